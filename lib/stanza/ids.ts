@@ -1,0 +1,62 @@
+/** Ids of messages and streams. */
+import { randomBytes } from 'node:crypto'
+
+const DIGITS = '0123456789abcdefghijklmnopqrstuv'
+const SEQUENCE_MAX = 32 ** 3
+
+let lastMs = 0
+let sequence = 0
+/** Two digits that keep apart the processes of a cluster. */
+let node = '00'
+
+function digits(value: number, length: number): string {
+  let text = ''
+  for (let i = 0; i < length; i++) {
+    text = DIGITS[value % 32] + text
+    value = Math.floor(value / 32)
+  }
+  return text
+}
+
+export function setNodeOfIds(number: number): void {
+  node = digits(number, 2)
+}
+
+/**
+ * A new id for a message: 14 characters that sort by time, unique within the process also when the clock goes back.
+ * The same string is its archive id, its stanza-id (XEP-0359) and its key in the offline queue.
+ */
+export function nextMessageId(nowMs: number = Date.now()): string {
+  if (nowMs > lastMs) {
+    lastMs = nowMs
+    sequence = 0
+  } else if (++sequence === SEQUENCE_MAX) {
+    lastMs++
+    sequence = 0
+  }
+  return digits(lastMs, 9) + digits(sequence, 3) + node
+}
+
+/** After a restart: ids must not go back behind those in storage. */
+export function continueIdsAfter(id: string): void {
+  const ms = timeOfMessageId(id)
+  if (ms !== undefined && ms >= lastMs) lastMs = ms + 1
+}
+
+/** Milliseconds since 1970 of a message id, or undefined when the text is no such id. */
+export function timeOfMessageId(id: string): number | undefined {
+  if (!/^[0-9a-v]{14}$/.test(id)) return undefined
+  let value = 0
+  for (let i = 0; i < 9; i++) value = value * 32 + DIGITS.indexOf(id[i] as string)
+  return value
+}
+
+/** The smallest message id of a millisecond: for ranges by time. */
+export function firstIdOf(ms: number): string {
+  return digits(Math.max(0, Math.floor(ms)), 9) + '00000'
+}
+
+/** An id that cannot be guessed: for streams, resources and tokens. */
+export function randomId(bytes = 12): string {
+  return randomBytes(bytes).toString('base64url')
+}

@@ -1,0 +1,178 @@
+/**
+ * A first-level child of a stream: a stanza (message, presence, iq) or a nonza such as `<r xmlns='urn:xmpp:sm:3'/>`.
+ *
+ * It keeps the bytes between its tags as they came. Changing `from` or appending a child writes a new start tag or
+ * tail around the same bytes; an element tree is built only when `element()` is called, and once.
+ */
+import { type Element, escapeXml } from '../xml/element.ts'
+import { buildElement } from '../xml/build.ts'
+import { StanzaError } from './errors.ts'
+
+/** A child element of the stanza: its name and where it stands in `content`. */
+export interface ChildSpan {
+  readonly name: string
+  readonly xmlns: string
+  readonly start: number
+  readonly end: number
+}
+
+export type Attributes = Readonly<Record<string, string>>
+
+const EMPTY = Buffer.alloc(0)
+export const CLIENT_NS = 'jabber:client'
+
+export class Stanza {
+  /** Local name: `message`, `presence`, `iq`, or a nonza's. */
+  readonly name: string
+  readonly xmlns: string
+  /** Unescaped attributes (an object without prototype) by qualified name (`to`, `xml:lang`), with prefix declarations (`xmlns:p`), without `xmlns`. */
+  readonly attrs: Attributes
+  /** The bytes between the tags: well-formed, no prefix undeclared, default namespace `xmlns`. */
+  readonly content: Buffer
+  readonly children: readonly ChildSpan[]
+  #bytes: Buffer | undefined
+  #element: Element | undefined
+
+  constructor(name: string, xmlns: string, attrs: Attributes, content: Buffer, children: readonly ChildSpan[]) {
+    this.name = name
+    this.xmlns = xmlns
+    this.attrs = attrs
+    this.content = content
+    this.children = children
+  }
+
+  get to(): string | undefined { return this.attrs['to'] }
+  get from(): string | undefined { return this.attrs['from'] }
+  get id(): string | undefined { return this.attrs['id'] }
+  get type(): string | undefined { return this.attrs['type'] }
+
+  /** Whether it is one of the three kinds of stanza (XEP-0198 counts these alone). */
+  get isStanza(): boolean {
+    return this.xmlns === CLIENT_NS && (this.name === 'message' || this.name === 'iq' || this.name === 'presence')
+  }
+
+  /** The first child of this name; of any namespace when `xmlns` is left out. */
+  find(name: string, xmlns?: string): ChildSpan | undefined {
+    for (const child of this.children) if (child.name === name && (xmlns === undefined || child.xmlns === xmlns)) return child
+    return undefined
+  }
+
+  has(name: string, xmlns: string = this.xmlns): boolean {
+    return this.find(name, xmlns) !== undefined
+  }
+
+  /** The whole stanza as a tree, built once. Treat it as read-only. */
+  element(): Element {
+    this.#element ??= buildElement(this.bytes())
+    return this.#element
+  }
+
+  /** One child as a tree, without building the others. */
+  childElement(child: ChildSpan): Element {
+    const element = buildElement(this.content.subarray(child.start, child.end), declarations(this.attrs))
+    if (element.attrs['xmlns'] === undefined && !element.name.includes(':')) element.attrs['xmlns'] = child.xmlns
+    return element
+  }
+
+  /** The same stanza with other attributes; `undefined` removes one. */
+  withAttrs(changes: Readonly<Record<string, string | undefined>>): Stanza {
+    const attrs = Object.create(null) as Record<string, string>
+    for (const key in this.attrs) if (!Object.hasOwn(changes, key)) attrs[key] = this.attrs[key] as string
+    for (const key in changes) if (changes[key] !== undefined) attrs[key] = changes[key]
+    return new Stanza(this.name, this.xmlns, attrs, this.content, this.children)
+  }
+
+  /** The same stanza with one more child at the end; `text` is the child serialised, with its `xmlns`. */
+  append(name: string, xmlns: string, text: string): Stanza {
+    const start = this.content.length
+    const length = Buffer.byteLength(text)
+    const content = Buffer.allocUnsafe(start + length)
+    this.content.copy(content)
+    content.write(text, start)
+    return new Stanza(this.name, this.xmlns, this.attrs, content, [...this.children, { name, xmlns, start, end: start + length }])
+  }
+
+  /** The same stanza without the children for which `unwanted` is true; itself when there is none. */
+  without(unwanted: (child: ChildSpan) => boolean): Stanza {
+    if (!this.children.some(unwanted)) return this
+    const parts: Buffer[] = []
+    const children: ChildSpan[] = []
+    let taken = 0
+    let removed = 0
+    for (const child of this.children) {
+      if (unwanted(child)) {
+        parts.push(this.content.subarray(taken, child.start))
+        taken = child.end
+        removed += child.end - child.start
+      } else children.push({ ...child, start: child.start - removed, end: child.end - removed })
+    }
+    parts.push(this.content.subarray(taken))
+    return new Stanza(this.name, this.xmlns, this.attrs, Buffer.concat(parts), children)
+  }
+
+  /** The start tag, or the whole of an empty element. */
+  head(): string {
+    let text = `<${this.name}`
+    if (this.xmlns !== CLIENT_NS) text += ` xmlns='${escapeXml(this.xmlns)}'`
+    for (const key in this.attrs) text += ` ${key}='${escapeXml(this.attrs[key] as string)}'`
+    return text + (this.content.length === 0 ? '/>' : '>')
+  }
+
+  /** Serialised, once; the default namespace in scope where it is written must be `jabber:client`. */
+  bytes(): Buffer {
+    if (this.#bytes !== undefined) return this.#bytes
+    const head = this.head()
+    if (this.content.length === 0) return (this.#bytes = Buffer.from(head))
+    const headBytes = Buffer.byteLength(head)
+    const bytes = Buffer.allocUnsafe(headBytes + this.content.length + this.name.length + 3)
+    bytes.write(head, 0)
+    this.content.copy(bytes, headBytes)
+    bytes.latin1Write(`</${this.name}>`, headBytes + this.content.length)
+    return (this.#bytes = bytes)
+  }
+
+  toString(): string {
+    return this.bytes().toString()
+  }
+}
+
+function declarations(attrs: Attributes): Attributes {
+  const found: Record<string, string> = {}
+  for (const key in attrs) if (key.startsWith('xmlns:')) found[key.slice(6)] = attrs[key] as string
+  return found
+}
+
+/** A stanza made by the server; `children` are serialised elements, each with its name and namespace. */
+export function makeStanza(name: string, attrs: Readonly<Record<string, string | undefined>>, children: readonly { name: string; xmlns: string; text: string }[] = []): Stanza {
+  const clean = Object.create(null) as Record<string, string>
+  for (const key in attrs) if (attrs[key] !== undefined) clean[key] = attrs[key]
+  if (children.length === 0) return new Stanza(name, CLIENT_NS, clean, EMPTY, [])
+  const spans: ChildSpan[] = []
+  let offset = 0
+  for (const child of children) {
+    const end = offset + Buffer.byteLength(child.text)
+    spans.push({ name: child.name, xmlns: child.xmlns, start: offset, end })
+    offset = end
+  }
+  return new Stanza(name, CLIENT_NS, clean, Buffer.from(children.map((child) => child.text).join('')), spans)
+}
+
+/** A stanza from element trees. A child without an `xmlns` of its own is in `jabber:client`. */
+export function stanzaOf(name: string, attrs: Readonly<Record<string, string | undefined>>, ...children: readonly Element[]): Stanza {
+  return makeStanza(name, attrs, children.map((child) => ({ name: child.getName(), xmlns: child.getNS() ?? CLIENT_NS, text: child.toString() })))
+}
+
+/** The empty or filled result of an IQ (RFC 6120 §8.2.3). */
+export function iqResult(request: Stanza, child?: Element): Stanza {
+  const attrs = { type: 'result', id: request.id, from: request.to, to: request.from }
+  return child ? stanzaOf('iq', attrs, child) : makeStanza('iq', attrs)
+}
+
+/** The error that answers a stanza, with its addresses swapped (RFC 6120 §8.3.1); the payload is not repeated. */
+export function errorReply(stanza: Stanza, error: StanzaError): Stanza {
+  return makeStanza(
+    stanza.name,
+    { type: 'error', id: stanza.id, from: stanza.to, to: stanza.from },
+    [{ name: 'error', xmlns: CLIENT_NS, text: error.toXml() }],
+  )
+}

@@ -1,0 +1,147 @@
+/** How an extension declares itself, and the parts it can ask for. */
+import type { Element } from '../../lib/xml/element.ts'
+import type { Jid } from '../../lib/jid.ts'
+import type { Stanza } from '../../lib/stanza/stanza.ts'
+import type { Accounts } from '../accounts/accounts.ts'
+import type { Access } from '../config/access.ts'
+import type { OptionTable } from '../config/options.ts'
+import type { HttpRoutes } from '../http/routes.ts'
+import type { Log } from '../log.ts'
+import type { Metrics } from '../metrics.ts'
+import type { Hooks } from '../router/hooks.ts'
+import type { Session } from '../sessions/session.ts'
+import type { Rosters } from '../sessions/rosters.ts'
+import type { Storage } from '../storage/shapes.ts'
+
+export interface Spec {
+  readonly xep?: number
+  readonly rfc?: number
+  readonly version?: string
+  readonly status: 'complete' | 'partial'
+  readonly note?: string
+}
+
+/** Where an IQ is addressed: the host itself, or an account (a bare JID; also no `to` at all, RFC 6120 §10.3.3). */
+export type IqTarget = 'host' | 'account'
+
+export interface IqRequest {
+  readonly stanza: Stanza
+  /** The payload: the one child of the IQ. */
+  readonly payload: Element
+  /** Full JID of the sender, always set. */
+  readonly from: Jid
+  /** The host or bare JID addressed; the sender's own bare JID when the IQ had no `to`. */
+  readonly to: Jid
+  /** The sender's session on this server, unless the IQ came from elsewhere. */
+  readonly session: Session | undefined
+}
+
+/** What the IQ's result holds: nothing, or one element. Throw a StanzaError to answer with an error. */
+export type IqHandler = (request: IqRequest) => Element | undefined | void | Promise<Element | undefined | void>
+
+/**
+ * IQ handlers by type, target and payload. `payload` is the namespace, a space and the element's name:
+ * `urn:xmpp:ping ping`. For `account` the handler decides who may ask (`request.from.bare === request.to.bare`); when nobody
+ * handles an account's IQ from a stranger, `service-unavailable` is answered.
+ */
+export interface IqRegistry {
+  get(payload: string, target: IqTarget | readonly IqTarget[], handler: IqHandler): void
+  set(payload: string, target: IqTarget | readonly IqTarget[], handler: IqHandler): void
+  /** Sends an IQ from the host (or from `from`) and resolves with the answer's stanza (result or error), or undefined after `timeoutMs`. */
+  request(stanza: Stanza, timeoutMs: number): Promise<Stanza | undefined>
+}
+
+export interface DiscoIdentity { readonly category: string; readonly type: string; readonly name?: string; readonly lang?: string }
+export interface DiscoItem { readonly jid: string; readonly node?: string; readonly name?: string }
+
+/** XEP-0030 as data. Answered by the disco extension; the caps hash in stream features is made of the host's part. */
+export interface DiscoRegistry {
+  feature(target: IqTarget, ...vars: string[]): void
+  identity(target: IqTarget, identity: DiscoIdentity): void
+  /** An extension form (XEP-0128), made anew for each answer; the host's must not depend on who asks. */
+  form(target: IqTarget, form: () => Element | undefined): void
+  item(target: IqTarget, item: DiscoItem): void
+  /** Items that depend on the account or on who asks. */
+  items(target: IqTarget, items: (request: IqRequest) => readonly DiscoItem[] | Promise<readonly DiscoItem[]>): void
+  /** A whole node of its own, for info and items. */
+  node(target: IqTarget, node: string, answer: { info?: (request: IqRequest) => Element | Promise<Element>; items?: (request: IqRequest) => Element | Promise<Element> }): void
+}
+
+/** Stream features beside those of the core (STARTTLS, SASL, bind, session, SM). */
+export interface StreamFeatures {
+  /** Before authentication; `secure` says whether the stream is encrypted. Return the element serialised. */
+  beforeLogin(feature: (stream: { readonly secure: boolean; readonly address: string }) => string | undefined): void
+  afterLogin(feature: () => string | undefined): void
+}
+
+/** Nonzas of bound sessions, such as `urn:xmpp:csi:0 active`. */
+export interface Nonzas {
+  handle(payload: string, handler: (session: Session, element: Stanza) => void): void
+  /**
+   * IQs of clients that have not logged in (XEP-0077). The answer goes to the same stream.
+   * `stream.address` is the peer's IP address.
+   */
+  beforeLogin(payload: string, handler: (stream: { readonly address: string; readonly secure: boolean; readonly host: string; close(): void }, iq: Stanza) => Promise<Stanza>): void
+}
+
+export interface Router {
+  /** Routes a stanza whose `from` and `to` are set, as if its sender (a local host, account or service) had just sent it. */
+  route(stanza: Stanza): void
+  /** Takes over a local domain, such as `upload.example.org`, that is not a host: stanzas to it come here. */
+  service(domain: string, handler: (stanza: Stanza, session: Session | undefined) => void): void
+  /** An IQ-only service domain with its own handlers and disco answers. `name` is its disco item's name. */
+  iqService(domain: string, name?: string): { readonly iq: IqRegistry; readonly disco: DiscoRegistry }
+}
+
+export interface Sessions {
+  get(fullJid: string): Session | undefined
+  /** Bound sessions of an account, available or not, also those waiting for resumption. */
+  of(bareJid: string): readonly Session[]
+  /** Of these the available ones (RFC 6121 §4.2) whose priority is not negative, highest first. */
+  available(bareJid: string): readonly Session[]
+  all(): Iterable<Session>
+}
+
+/** Everything an extension can ask for; it declares which, and sees no other. All of it belongs to one host. */
+export interface Parts {
+  /** The host this instance serves (a prepared domain). */
+  host: string
+  iq: IqRegistry
+  disco: DiscoRegistry
+  features: StreamFeatures
+  nonzas: Nonzas
+  hooks: Hooks
+  router: Router
+  sessions: Sessions
+  rosters: Rosters
+  accounts: Accounts
+  access: Access
+  storage: Storage
+  http: HttpRoutes
+  log: Log
+  metrics: Metrics
+  /** Calls `run` every `everyMs` until the host is reloaded or the server stops; errors are logged. */
+  every(everyMs: number, run: () => void | Promise<void>): void
+  /** Milliseconds since 1970; tests move it. */
+  now(): number
+  /** Whether another extension of this host is on, by its name. */
+  enabled(extension: string): boolean
+}
+
+export interface Extension<Needs extends keyof Parts = keyof Parts, Options = unknown> {
+  readonly name: string
+  /** ejabberd's module of the same job: its key under `modules` turns the extension on. Without one it is always on. */
+  readonly ejabberd?: string
+  readonly specs: readonly Spec[]
+  /** Features of the host in disco#info. More, and those of accounts, by the part `disco`. */
+  readonly features?: readonly string[]
+  readonly needs: readonly Needs[]
+  /** Options of the module by ejabberd's names: type, default and a line of help. */
+  readonly options?: OptionTable<Options>
+  /** Starts it for one host. What it returns is called when the host is reloaded or the server stops. */
+  start(parts: Pick<Parts, Needs>, options: Options): void | (() => void | Promise<void>)
+}
+
+export function defineExtension<const Needs extends keyof Parts, Options = Record<string, never>>(extension: Extension<Needs, Options>): Extension<Needs, Options> {
+  return extension
+}

@@ -1,0 +1,76 @@
+/**
+ * The named phases of a stanza's path and of a session's life. Within a phase handlers run in the order of the list in
+ * extensions/index.ts.
+ *
+ * A message or presence passes, for its sender's account if that is local: `checkOutgoing`, `stampOutgoing`; then for its
+ * recipient's if that is local: `checkIncoming`, `stampIncoming`; then once `store`, and `copy` for each side; then it is delivered,
+ * or `undeliverable` is asked. All of these are synchronous: whatever one stanza writes is committed together.
+ */
+import type { Jid } from '../../lib/jid.ts'
+import type { Stanza } from '../../lib/stanza/stanza.ts'
+import type { Session } from '../sessions/session.ts'
+
+/** A stanza with its route and what was learnt on the way. */
+export interface Delivery {
+  /** As it stands now; a stamp replaces it. */
+  stanza: Stanza
+  readonly from: Jid
+  readonly to: Jid
+  /** The sender's session, when it is here. */
+  readonly session: Session | undefined
+  /** The id under which it is archived and queued; set before `store`. */
+  readonly id: string
+  /** Milliseconds since 1970. */
+  readonly time: number
+  /** Whether the account of `from` or `to` is one of ours. */
+  readonly fromLocal: boolean
+  readonly toLocal: boolean
+  /** Set by `stampOutgoing` or `stampIncoming` (XEP-0334, XEP-0280 `<private/>`): not archived / not copied / not kept offline. */
+  noArchive: boolean
+  noCopy: boolean
+  noOffline: boolean
+  /** Whether the archive of each side took it; set by `store`. */
+  archivedFrom: boolean
+  archivedTo: boolean
+  /** Whether it must be on stable storage before anybody sees it; set by whoever writes it. */
+  durable: boolean
+  /** The sessions it went to, for `copy`. */
+  readonly reached: Session[]
+}
+
+type Handler = (delivery: Delivery) => void
+
+export interface Hooks {
+  /** May refuse, by throwing a StanzaError. */
+  checkOutgoing(handler: Handler): void
+  checkIncoming(handler: Handler): void
+  /** May change `delivery.stanza` and the flags. */
+  stampOutgoing(handler: Handler): void
+  stampIncoming(handler: Handler): void
+  /** May write it to the archive. Messages only. */
+  store(handler: Handler): void
+  /** After delivery to the addressed sessions: copies for other sessions of the sender and of the recipient. Messages only. */
+  copy(handler: Handler): void
+  /** No session took this message (RFC 6121 §8.5.2.2): true when the handler did. Otherwise the router answers as the RFC says. */
+  undeliverable(handler: (delivery: Delivery) => boolean): void
+
+  /**
+   * Before a stanza is sent to a session: `hold` keeps it in the session's outbox until something urgent is sent or the client
+   * becomes active; `drop` discards it; otherwise it goes at once. Asked only for sessions that are inactive (XEP-0352).
+   */
+  whileInactive(handler: (session: Session, stanza: Stanza) => 'hold' | 'drop' | 'send' | undefined): void
+
+  /** Resource binding is done. */
+  bound(handler: (session: Session) => void): void
+  /** First presence, or a presence with another priority: offline messages go out here when the priority is not negative. */
+  available(handler: (session: Session, presence: Stanza, first: boolean) => void): void
+  unavailable(handler: (session: Session) => void): void
+  /** The connection is gone but the session waits for resumption (XEP-0198 §5). */
+  detached(handler: (session: Session) => void): void
+  resumed(handler: (session: Session) => void): void
+  /** The session is over; stanzas that could not be delivered come back through `undeliverable`. */
+  closed(handler: (session: Session) => void): void
+  /** An account is being removed: erase what belongs to it. */
+  accountRemoved(handler: (bareJid: string) => void | Promise<void>): void
+  accountRegistered(handler: (bareJid: string) => void | Promise<void>): void
+}
