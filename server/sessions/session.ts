@@ -1,0 +1,369 @@
+/**
+ * A session: one bound resource of an account. It outlives its stream when stream management (XEP-0198) lets it resume,
+ * also across a restart of the process.
+ */
+import type { Jid } from '../../lib/jid.ts'
+import { StreamError } from '../../lib/stream/errors.ts'
+import type { Stanza } from '../../lib/stanza/stanza.ts'
+import type { Storage, Value } from '../storage/shapes.ts'
+import type { Gate, GateWaiter } from './gate.ts'
+
+/** The stream that carries a session at the moment. */
+export interface Carrier {
+  readonly address: string
+  readonly secure: boolean
+  /** Collects bytes; they are written once at the end of the turn. */
+  write(bytes: Buffer): void
+  /** Bytes not taken by the network yet. */
+  readonly backlog: number
+  /** Ends the stream, with a stream error or without. */
+  close(error?: StreamError): void
+}
+
+export interface SessionContext {
+  readonly storage: Storage
+  readonly gate: Gate
+  /** XEP-0352: asked for each stanza to an inactive session. */
+  whileInactive(session: Session, stanza: Stanza): 'hold' | 'drop' | 'send'
+  /** The session is over: these messages never arrived. */
+  ended(session: Session, undelivered: readonly Stanza[]): void
+  detached(session: Session): void
+  readonly limits: { readonly outboundBytes: number; readonly unacknowledged: number; readonly held: number }
+  now(): number
+}
+
+interface Unacknowledged {
+  readonly seq: number
+  readonly stanza: Stanza
+}
+
+/** XEP-0198 counters of a session. */
+export interface Management {
+  readonly id: string
+  readonly resumable: boolean
+  /** How long it may wait for resumption, ms. */
+  readonly resumeMs: number
+  /** Stanzas handled from the client, modulo 2^32. */
+  handled: number
+  /** Of these, how many the storage has been told. */
+  handledStored: number
+  sent: number
+  acknowledged: number
+  readonly queue: Unacknowledged[]
+  /** Stanzas sent since the last request for an acknowledgement. */
+  unrequested: number
+  requestedAt: number
+}
+
+const COUNTER = 2 ** 32
+const REQUEST_EVERY = 8
+export const ACK_REQUEST = Buffer.from("<r xmlns='urn:xmpp:sm:3'/>")
+
+export class Session implements GateWaiter {
+  readonly jid: Jid
+  readonly owner: string
+  readonly host: string
+  /** The last broadcast presence that was not unavailable, `from` set. */
+  presence: Stanza | undefined
+  priority = 0
+  /** Asked for its roster, so gets roster pushes (RFC 6121 §2.2). */
+  interested = false
+  active = true
+  management: Management | undefined
+  #directed: Set<string> | undefined
+  #carrier: Carrier | undefined
+  #state: Map<string, Value> | undefined
+  #stateDirty = false
+  #gated: { ticket: number; stanza: Stanza }[] | undefined
+  #held: Stanza[] | undefined
+  /** Acknowledgements that wait for their commit. */
+  #acks: { ticket: number; handled: number }[] | undefined
+  #resuming = false
+  #ended = false
+  /** When the stream was lost, ms. */
+  detachedAt = 0
+  readonly #context: SessionContext
+
+  constructor(jid: Jid, carrier: Carrier | undefined, context: SessionContext) {
+    this.jid = jid
+    this.owner = jid.bare
+    this.host = jid.domain
+    this.#carrier = carrier
+    this.#context = context
+  }
+
+  get connected(): boolean { return this.#carrier !== undefined }
+  get ended(): boolean { return this.#ended }
+  get address(): string { return this.#carrier?.address ?? '' }
+  get secure(): boolean { return this.#carrier?.secure ?? false }
+  get carrier(): Carrier | undefined { return this.#carrier }
+  /** JIDs that got directed presence and are to hear of the end of this session (RFC 6121 §4.6). */
+  get directed(): Set<string> { return (this.#directed ??= new Set()) }
+
+  /** What an extension keeps with the session, also across resumption and restart. */
+  get(name: string): Value | undefined {
+    return this.#state?.get(name)
+  }
+
+  set(name: string, value: Value | undefined): void {
+    if (value === undefined) this.#state?.delete(name)
+    else (this.#state ??= new Map()).set(name, value)
+    this.changed()
+  }
+
+  /** Something changed that a restart must find again; written once at the end of the turn. */
+  changed(): void {
+    if (this.#stateDirty || this.management?.resumable !== true) return
+    this.#stateDirty = true
+    queueMicrotask(() => {
+      this.#stateDirty = false
+      if (!this.#ended && this.management?.resumable === true) this.#context.storage.streams.state(this.management.id, this.snapshot())
+    })
+  }
+
+  /** The state that is kept with the stream. */
+  snapshot(): Value {
+    const extra: Record<string, Value> = {}
+    if (this.#state) for (const [key, value] of this.#state) extra[key] = value
+    return {
+      presence: this.presence?.bytes(),
+      priority: this.priority,
+      interested: this.interested,
+      active: this.active,
+      directed: this.#directed ? [...this.#directed] : [],
+      resumeMs: this.management?.resumeMs,
+      extra,
+    }
+  }
+
+  /** Takes over what `snapshot` wrote; `parse` reads stored stanzas. */
+  restore(state: Value, parse: (bytes: Buffer) => Stanza | undefined): void {
+    const from = state as { [key: string]: Value | undefined }
+    const presence = from['presence']
+    if (presence instanceof Uint8Array) this.presence = parse(Buffer.from(presence))
+    this.priority = Number(from['priority'] ?? 0)
+    this.interested = from['interested'] === true
+    this.active = from['active'] !== false
+    const directed = from['directed']
+    if (Array.isArray(directed)) for (const jid of directed) this.directed.add(String(jid))
+    const extra = from['extra']
+    if (extra !== null && typeof extra === 'object') {
+      for (const [key, value] of Object.entries(extra as { [key: string]: Value })) (this.#state ??= new Map()).set(key, value)
+    }
+  }
+
+  /**
+   * Sends a stanza to the client. `durable`: it was written to storage in this turn and is shown only after the commit.
+   * `volatile`: not worth keeping for a restart (presence never is).
+   */
+  send(stanza: Stanza, options: { readonly durable?: boolean; readonly volatile?: boolean } = {}): void {
+    if (this.#ended) return
+    if (!this.active) {
+      const verdict = this.#context.whileInactive(this, stanza)
+      if (verdict === 'drop') return
+      if (verdict === 'hold') {
+        const held = (this.#held ??= [])
+        held.push(stanza)
+        if (held.length > this.#context.limits.held) this.flushHeld()
+        return
+      }
+      if (this.#held !== undefined) this.flushHeld()
+    }
+    this.#push(stanza, options.durable === true, options.volatile === true)
+  }
+
+  /** Stanzas held back while the client is inactive, for the extension that merges them. */
+  get held(): Stanza[] { return (this.#held ??= []) }
+
+  /** Sends what was held back while the client was inactive. */
+  flushHeld(): void {
+    const held = this.#held
+    if (held === undefined) return
+    this.#held = undefined
+    for (const stanza of held) this.#push(stanza, false, false)
+  }
+
+  #push(stanza: Stanza, durable: boolean, volatile: boolean): void {
+    const management = this.management
+    let gated = durable
+    if (management !== undefined) {
+      management.sent = (management.sent + 1) % COUNTER
+      management.queue.push({ seq: management.sent, stanza })
+      if (management.resumable && !volatile && stanza.name !== 'presence') {
+        this.#context.storage.streams.push(management.id, management.sent, stanza.bytes())
+        // A message must not arrive before it is stored: after a crash nobody could tell that it had.
+        if (stanza.name === 'message') gated = true
+      }
+      if (management.queue.length > this.#context.limits.unacknowledged) {
+        // A client that never acknowledges: what it missed goes to the offline queue.
+        this.close(new StreamError('resource-constraint', 'too many unacknowledged stanzas'))
+        return
+      }
+    }
+    if (this.#resuming) return
+    if (gated || this.#gated !== undefined) {
+      const last = this.#gated?.at(-1)?.ticket ?? 0
+      const ticket = gated ? this.#context.gate.wait(this) : last
+      ;(this.#gated ??= []).push({ ticket, stanza })
+      return
+    }
+    this.#write(stanza)
+  }
+
+  released(ticket: number): void {
+    const acks = this.#acks
+    if (acks !== undefined) {
+      let handled = -1
+      let taken = 0
+      while (taken < acks.length && (acks[taken] as { ticket: number }).ticket <= ticket) handled = (acks[taken++] as { handled: number }).handled
+      if (taken === acks.length) this.#acks = undefined
+      else acks.splice(0, taken)
+      if (handled !== -1 && !this.#resuming) this.#carrier?.write(Buffer.from(`<a xmlns='urn:xmpp:sm:3' h='${handled}'/>`))
+    }
+    const gated = this.#gated
+    if (gated === undefined) return
+    let count = 0
+    while (count < gated.length && (gated[count] as { ticket: number }).ticket <= ticket) count++
+    if (count === 0) return
+    const ready = count === gated.length ? gated : gated.splice(0, count)
+    if (ready === gated) this.#gated = undefined
+    for (const each of ready) this.#write(each.stanza)
+  }
+
+  #write(stanza: Stanza): void {
+    const carrier = this.#carrier
+    if (carrier === undefined) return
+    carrier.write(stanza.bytes())
+    if (carrier.backlog > this.#context.limits.outboundBytes) {
+      // A reader that has stopped: its memory is bounded, and its stream ends.
+      carrier.close(new StreamError('policy-violation', 'the client does not read'))
+      return
+    }
+    const management = this.management
+    if (management !== undefined && ++management.unrequested >= REQUEST_EVERY) this.requestAck()
+  }
+
+  /** XEP-0198 §4: asks the client for an acknowledgement, unless one is awaited already. */
+  requestAck(): void {
+    const management = this.management
+    if (management === undefined || this.#carrier === undefined || management.queue.length === 0) return
+    management.unrequested = 0
+    if (management.requestedAt === 0) management.requestedAt = this.#context.now()
+    this.#carrier.write(ACK_REQUEST)
+  }
+
+  /** A stanza of the client has been handled; its effects and this count are committed together. */
+  countHandled(): void {
+    const management = this.management
+    if (management === undefined) return
+    management.handled = (management.handled + 1) % COUNTER
+    if (!management.resumable) return
+    if (management.handledStored !== -1) {
+      management.handledStored = -1
+      queueMicrotask(() => this.#storeHandled())
+    }
+  }
+
+  #storeHandled(): void {
+    const management = this.management
+    if (management === undefined || this.#ended || management.handledStored === management.handled) return
+    management.handledStored = management.handled
+    this.#context.storage.streams.handled(management.id, management.handled)
+  }
+
+  /** The client asks for an acknowledgement: it gets one when all that it covers is on stable storage (XEP-0198 §4). */
+  acknowledgeWhenStored(): void {
+    if (this.management === undefined) return
+    if (this.management.resumable) this.#storeHandled()
+    ;(this.#acks ??= []).push({ ticket: this.#context.gate.wait(this), handled: this.management.handled })
+  }
+
+  /** The client acknowledged up to `h` (XEP-0198 §4). False when it acknowledges what was never sent. */
+  acknowledged(h: number): boolean {
+    const management = this.management
+    if (management === undefined) return false
+    const count = (h - management.acknowledged + COUNTER) % COUNTER
+    if (count > management.queue.length) return false
+    management.requestedAt = 0
+    if (count === 0) return true
+    management.queue.splice(0, count)
+    management.acknowledged = h
+    if (management.resumable) this.#context.storage.streams.acknowledged(management.id, h)
+    return true
+  }
+
+  /** The connection is gone. The session waits for resumption when it may, else it ends. */
+  lostCarrier(carrier: Carrier): void {
+    if (this.#carrier !== carrier) return
+    this.#carrier = undefined
+    this.#resuming = false
+    if (this.#ended) return
+    if (this.management?.resumable === true) {
+      this.detachedAt = this.#context.now()
+      this.#context.detached(this)
+    } else this.close()
+  }
+
+  /**
+   * Continues on another stream (XEP-0198 §5): `h` is what the client has received. `write` gets called with the queue to
+   * send again once everything is stored. False when `h` cannot be.
+   */
+  resume(carrier: Carrier, h: number, restarted: boolean, write: (handled: number, again: readonly Stanza[]) => void): boolean {
+    const management = this.management
+    if (management === undefined) return false
+    if (restarted) {
+      // After a restart only what was stored is known; the client may have received presence beyond it.
+      while (management.queue.length > 0 && behind((management.queue[0] as Unacknowledged).seq, h)) management.queue.shift()
+      management.acknowledged = h
+      management.sent = h
+      const renumbered = management.queue.splice(0)
+      this.#context.storage.streams.acknowledged(management.id, (renumbered.at(-1)?.seq ?? h))
+      for (const each of renumbered) {
+        management.sent = (management.sent + 1) % COUNTER
+        management.queue.push({ seq: management.sent, stanza: each.stanza })
+        this.#context.storage.streams.push(management.id, management.sent, each.stanza.bytes())
+      }
+    } else if (!this.acknowledged(h)) return false
+    this.#carrier = carrier
+    this.detachedAt = 0
+    management.requestedAt = 0
+    management.unrequested = 0
+    this.#gated = undefined
+    this.#acks = undefined
+    this.#resuming = true
+    const handled = management.handled
+    this.#storeHandled()
+    this.#context.storage.afterCommit(() => {
+      if (this.#carrier !== carrier) return
+      // Whatever came for the session in the meantime is in the queue too.
+      this.#resuming = false
+      this.#gated = undefined
+      write(handled, management.queue.map((each) => each.stanza))
+    })
+    return true
+  }
+
+  /** Ends the session: `error` closes its stream with a stream error. What never arrived is handed back. */
+  close(error?: StreamError): void {
+    if (this.#ended) return
+    this.#ended = true
+    const carrier = this.#carrier
+    this.#carrier = undefined
+    const undelivered: Stanza[] = []
+    const management = this.management
+    if (management !== undefined) {
+      for (const each of management.queue) undelivered.push(each.stanza)
+      if (management.resumable) this.#context.storage.streams.close(management.id)
+    } else if (this.#gated !== undefined) for (const each of this.#gated) undelivered.push(each.stanza)
+    if (this.#held !== undefined) undelivered.push(...this.#held)
+    this.#gated = undefined
+    this.#held = undefined
+    carrier?.close(error)
+    this.#context.ended(this, undelivered)
+  }
+}
+
+/** Whether counter `a` is at or before `b`, modulo 2^32. */
+function behind(a: number, b: number): boolean {
+  return (b - a + COUNTER) % COUNTER < COUNTER / 2
+}
