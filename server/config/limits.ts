@@ -1,0 +1,133 @@
+/** Everything that grows has a limit, and all limits have their defaults here. Keys under `tidings: limits:` are these in snake_case. */
+import { duration, int, size, type OptionTable } from './options.ts'
+
+export interface Limits {
+  // One connection's XML
+  readonly stanzaBytes: number
+  readonly preAuthStanzaBytes: number
+  readonly preAuthBytes: number
+  readonly depth: number
+  readonly attributes: number
+  readonly children: number
+  // Connections
+  readonly preAuthTimeoutMs: number
+  readonly handshakeTimeoutMs: number
+  readonly authTries: number
+  readonly idlePingMs: number
+  readonly idleCloseMs: number
+  readonly connections: number
+  readonly connectionsPerAddress: number
+  readonly outboundBytes: number
+  readonly outboundStanzas: number
+  readonly heldStanzas: number
+  readonly heldBytes: number
+  readonly ackTimeoutMs: number
+  readonly closeTimeoutMs: number
+  // Stream management
+  readonly resumeQueueStanzas: number
+  readonly resumeQueueBytes: number
+  readonly resumeTimeoutMs: number
+  readonly resumableSessions: number
+  // Sessions
+  readonly sessionsPerUser: number
+  readonly directedPresences: number
+  readonly pendingIqs: number
+  readonly iqAnswerTimeoutMs: number
+  readonly stanzasInWork: number
+  // Accounts and what they keep
+  readonly rosterItems: number
+  readonly rosterGroups: number
+  readonly rosterNameLength: number
+  readonly rosterCache: number
+  readonly pendingSubscriptions: number
+  readonly offlineMessages: number
+  readonly offlineBytes: number
+  readonly blockedJids: number
+  readonly privateBytes: number
+  readonly privateElements: number
+  readonly vcardBytes: number
+  readonly passwordLength: number
+  readonly registrationsPerAddress: number
+  readonly capsCache: number
+  readonly capsBytes: number
+  readonly accountCache: number
+  readonly jidCache: number
+  // History
+  readonly archivePage: number
+  readonly archiveMessages: number
+  // HTTP
+  readonly httpConnections: number
+  readonly httpHeaderBytes: number
+  readonly httpRequestTimeoutMs: number
+  readonly uploadSlotsPerUser: number
+  readonly uploadsInWork: number
+}
+
+const time = duration()
+const count = int({ min: 1 })
+const bytes = size({ min: 1 })
+
+/** The limits with their defaults. Setting one under `tidings: limits:` changes it for all hosts and listeners. */
+export const limitTable: OptionTable<Limits> = {
+  stanzaBytes: { type: size({ min: 10_000 }), default: 262_144, help: 'Bytes of one stanza after login, unless the listener sets max_stanza_size (RFC 6120 §13.12 asks for at least 10000).' },
+  preAuthStanzaBytes: { type: size({ min: 10_000 }), default: 65_536, help: 'Bytes of one element before login, unless the listener sets pre_auth_max_stanza_size.' },
+  preAuthBytes: { type: bytes, default: 262_144, help: 'Bytes a connection may send in all before it has logged in.' },
+  depth: { type: count, default: 100, help: 'Depth of elements in a stanza.' },
+  attributes: { type: count, default: 100, help: 'Attributes of one element, namespace declarations included.' },
+  children: { type: count, default: 10_000, help: 'Elements in one stanza.' },
+
+  preAuthTimeoutMs: { type: time, default: 60_000, help: 'How long a connection may take to log in and bind; negotiation_timeout sets it too.' },
+  handshakeTimeoutMs: { type: time, default: 20_000, help: 'How long a TLS handshake may take.' },
+  authTries: { type: count, default: 5, help: 'Failed logins on one connection before it is closed.' },
+  idlePingMs: { type: time, default: 300_000, help: 'Silence after which a session is asked whether it is still there.' },
+  idleCloseMs: { type: time, default: 60_000, help: 'How long that answer may take before the connection is closed.' },
+  connections: { type: count, default: 200_000, help: 'Open client connections of the server.' },
+  connectionsPerAddress: { type: count, default: 10_000, help: 'Open client connections from one address that have not logged in.' },
+  outboundBytes: { type: bytes, default: 16_777_216, help: 'Bytes waiting to be written to one connection; beyond them it is closed.' },
+  outboundStanzas: { type: count, default: 10_000, help: 'Stanzas waiting to be written to one connection; max_fsm_queue sets it too.' },
+  heldStanzas: { type: count, default: 500, help: 'Stanzas held back for an inactive client (client state indication).' },
+  heldBytes: { type: bytes, default: 1_048_576, help: 'Bytes held back for an inactive client.' },
+  ackTimeoutMs: { type: time, default: 60_000, help: 'How long a client may take to acknowledge; mod_stream_mgmt ack_timeout sets it too.' },
+  closeTimeoutMs: { type: time, default: 5_000, help: 'How long a peer may take to close its side of the stream.' },
+
+  resumeQueueStanzas: { type: count, default: 5_000, help: 'Unacknowledged stanzas of one session; mod_stream_mgmt max_ack_queue sets it too.' },
+  resumeQueueBytes: { type: bytes, default: 16_777_216, help: 'Bytes of unacknowledged stanzas of one session.' },
+  resumeTimeoutMs: { type: time, default: 300_000, help: 'How long a session waits for its client to come back; mod_stream_mgmt resume_timeout sets it too.' },
+  resumableSessions: { type: count, default: 100_000, help: 'Sessions waiting for their client to come back.' },
+
+  sessionsPerUser: { type: count, default: 10, help: 'Sessions of one account, unless shaper_rules has max_user_sessions.' },
+  directedPresences: { type: count, default: 1_000, help: 'Addresses one session keeps directed presence with.' },
+  pendingIqs: { type: count, default: 10_000, help: 'IQs of the server that wait for an answer.' },
+  iqAnswerTimeoutMs: { type: time, default: 30_000, help: 'How long an answer to an IQ of the server may take.' },
+  stanzasInWork: { type: count, default: 100, help: 'Stanzas of one connection being worked on; beyond them its socket is not read.' },
+
+  rosterItems: { type: count, default: 5_000, help: 'Contacts of one account.' },
+  rosterGroups: { type: count, default: 50, help: 'Groups of one contact.' },
+  rosterNameLength: { type: count, default: 1_023, help: 'Characters of a contact\'s name or group.' },
+  rosterCache: { type: count, default: 20_000, help: 'Rosters kept in memory.' },
+  pendingSubscriptions: { type: count, default: 500, help: 'Unanswered subscription requests kept for one account.' },
+  offlineMessages: { type: count, default: 5_000, help: 'Offline messages of one account, unless shaper_rules has max_user_offline_messages.' },
+  offlineBytes: { type: bytes, default: 52_428_800, help: 'Bytes of offline messages of one account.' },
+  blockedJids: { type: count, default: 1_000, help: 'Entries of one account\'s block list.' },
+  privateBytes: { type: bytes, default: 262_144, help: 'Bytes of one element in private storage.' },
+  privateElements: { type: count, default: 200, help: 'Elements one account keeps in private storage.' },
+  vcardBytes: { type: bytes, default: 262_144, help: 'Bytes of a vCard.' },
+  passwordLength: { type: count, default: 1_023, help: 'Bytes of a password.' },
+  registrationsPerAddress: { type: count, default: 1_000, help: 'New accounts from one address within registration_timeout memory; beyond them addresses are forgotten oldest first.' },
+  capsCache: { type: count, default: 10_000, help: 'Sets of client capabilities kept in memory.' },
+  capsBytes: { type: bytes, default: 65_536, help: 'Bytes of one set of client capabilities that is kept.' },
+  accountCache: { type: count, default: 20_000, help: 'Accounts kept in memory.' },
+  jidCache: { type: count, default: 50_000, help: 'Prepared addresses kept in memory.' },
+
+  archivePage: { type: count, default: 250, help: 'Messages of one page of history.' },
+  archiveMessages: { type: int({ min: 1, infinity: true }), default: Infinity, help: 'Messages kept in the history of one account; the oldest go first.' },
+
+  httpConnections: { type: count, default: 10_000, help: 'Open HTTP connections.' },
+  httpHeaderBytes: { type: bytes, default: 16_384, help: 'Bytes of an HTTP request\'s headers.' },
+  httpRequestTimeoutMs: { type: time, default: 300_000, help: 'How long an HTTP request may take, its body included.' },
+  uploadSlotsPerUser: { type: count, default: 100, help: 'Upload slots one account may hold without having used them.' },
+  uploadsInWork: { type: count, default: 1_000, help: 'Uploads going on at once.' },
+}
+
+/** The limits when nothing is configured. */
+export const defaultLimits: Limits = Object.fromEntries(Object.entries(limitTable as unknown as Record<string, { default: unknown }>).map(([name, spec]) => [name, spec.default])) as unknown as Limits
