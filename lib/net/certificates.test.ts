@@ -1,0 +1,109 @@
+import { X509Certificate, createHash } from 'node:crypto'
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { type TLSSocket, connect, createServer } from 'node:tls'
+import type { AddressInfo } from 'node:net'
+import { expect } from 'chai'
+import { generate } from 'selfsigned'
+import { type SecureContexts, createSecureContexts, endPointHash } from './certificates.ts'
+
+async function certificate(names: readonly string[], days = 30): Promise<{ cert: string; key: string }> {
+  const made = await generate([{ name: 'commonName', value: names[0] as string }], {
+    keyType: 'ec', algorithm: 'sha384', notAfterDate: new Date(Date.now() + days * 86400000),
+    extensions: [{ name: 'subjectAltName', altNames: names.map((value) => ({ type: 2 as const, value })) }],
+  })
+  return { cert: made.cert, key: made.private }
+}
+
+describe('certificates', () => {
+  let dir: string
+  beforeEach(async () => { dir = await mkdtemp(path.join(tmpdir(), 'certificates-')) })
+  afterEach(() => rm(dir, { recursive: true }))
+
+  it('makes a self-signed certificate once, readable by the owner alone', async () => {
+    const options = { hosts: ['localhost'], certfiles: [], dataDir: dir }
+    const first = (await createSecureContexts(options)).certificateFor('localhost')
+    const again = (await createSecureContexts(options)).certificateFor('localhost')
+    expect(first.fingerprint256).to.equal(again.fingerprint256)
+    expect(first.subjectAltName).to.contain('DNS:localhost').and.contain('DNS:*.localhost').and.contain('DNS:upload.localhost').and.contain('DNS:conference.localhost')
+    expect(first.publicKey.asymmetricKeyType).to.equal('ec')
+    expect((await stat(path.join(dir, 'certs/localhost.self-signed.pem'))).mode & 0o777).to.equal(0o600)
+  })
+
+  it('renews a self-signed certificate before it ends', async () => {
+    const options = { hosts: ['localhost'], certfiles: [], dataDir: dir }
+    const first = (await createSecureContexts(options)).certificateFor()
+    const later = (await createSecureContexts({ ...options, now: () => Date.now() + 360 * 86400000 })).certificateFor()
+    expect(later.fingerprint256).not.to.equal(first.fingerprint256)
+  })
+
+  it('chooses by name, exact before wildcard, from keys in separate files', async () => {
+    const exact = await certificate(['chat.example.org'])
+    const wild = await certificate(['example.org', '*.example.org'])
+    await writeFile(path.join(dir, 'a.pem'), wild.key)
+    await writeFile(path.join(dir, 'b.pem'), wild.cert + exact.key)
+    await writeFile(path.join(dir, 'c.pem'), exact.cert)
+    const contexts = await createSecureContexts({ hosts: ['example.org', 'other.test'], certfiles: ['a', 'b', 'c'].map((each) => path.join(dir, `${each}.pem`)), dataDir: dir })
+    expect(contexts.problems).to.deep.equal([])
+    expect(contexts.selfSigned).to.deep.equal(['other.test'])
+    expect(contexts.certificateFor('CHAT.example.org').raw.equals(new X509Certificate(exact.cert).raw)).to.equal(true)
+    expect(contexts.certificateFor('upload.example.org').raw.equals(new X509Certificate(wild.cert).raw)).to.equal(true)
+    expect(contexts.certificateFor('upload.other.test').subjectAltName).to.contain('DNS:other.test')
+    expect(contexts.certificateFor('nobody.invalid').raw.equals(new X509Certificate(wild.cert).raw)).to.equal(true)
+  })
+
+  it('names what is wrong with a file', async () => {
+    const { cert } = await certificate(['example.org'])
+    await writeFile(path.join(dir, 'lonely.pem'), cert)
+    await writeFile(path.join(dir, 'empty.pem'), 'nothing')
+    const contexts = await createSecureContexts({ hosts: ['example.org'], certfiles: ['lonely', 'empty', 'missing'].map((each) => path.join(dir, `${each}.pem`)), dataDir: dir })
+    expect(contexts.problems.join('\n')).to.match(/no private key .*lonely\.pem/).and.match(/no PEM .*empty\.pem/).and.match(/cannot read .*missing\.pem/)
+    expect(contexts.selfSigned).to.deep.equal(['example.org'])
+  })
+
+  it('presents a new certificate after a reload', async () => {
+    const file = path.join(dir, 'site.pem')
+    const old = await certificate(['example.org'])
+    await writeFile(file, old.cert + old.key)
+    const contexts = await createSecureContexts({ hosts: ['example.org'], certfiles: [file], dataDir: dir })
+    const renewed = await certificate(['example.org'], 90)
+    await writeFile(file, renewed.cert + renewed.key)
+    await contexts.reload()
+    expect(await presented(contexts, 'example.org')).to.equal(new X509Certificate(renewed.cert).fingerprint256)
+  })
+
+  it('is trusted by a client that has the self-signed certificate', async () => {
+    const contexts = await createSecureContexts({ hosts: ['localhost'], certfiles: [], dataDir: dir })
+    const file = await readFile(path.join(dir, 'certs/localhost.self-signed.pem'), 'utf8')
+    expect(await presented(contexts, 'localhost', file)).to.equal(contexts.certificateFor('localhost').fingerprint256)
+  })
+
+  it('RFC 5929 §4.1: tls-server-end-point takes the hash of the signature', async () => {
+    const { cert } = await certificate(['example.org'])
+    const parsed = new X509Certificate(cert)
+    expect(endPointHash(parsed)?.toString('hex')).to.equal(createHash('sha384').update(parsed.raw).digest('hex'))
+  })
+
+  it('RFC 5929 §4.1: SHA-1 is replaced by SHA-256', async () => {
+    const made = await generate([{ name: 'commonName', value: 'old.test' }], { keyType: 'rsa', keySize: 2048, algorithm: 'sha1' })
+    const parsed = new X509Certificate(made.cert)
+    expect(endPointHash(parsed)?.toString('hex')).to.equal(createHash('sha256').update(parsed.raw).digest('hex'))
+  })
+})
+
+async function presented(contexts: SecureContexts, servername: string, ca?: string): Promise<string> {
+  const server = createServer({ SNICallback: contexts.sni })
+  await new Promise<void>((resolve) => { server.listen(0, '127.0.0.1', resolve) })
+  try {
+    const socket = await new Promise<TLSSocket>((resolve, reject) => {
+      const connected = connect({ port: (server.address() as AddressInfo).port, host: '127.0.0.1', servername, rejectUnauthorized: ca !== undefined, ...(ca ? { ca } : {}) }, () => resolve(connected))
+      connected.on('error', reject)
+    })
+    const fingerprint = socket.getPeerX509Certificate()?.fingerprint256 ?? ''
+    socket.destroy()
+    return fingerprint
+  } finally {
+    server.close()
+  }
+}

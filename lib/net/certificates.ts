@@ -1,0 +1,391 @@
+/**
+ * The server's certificates: read from PEM files, chosen by the name a client asks for (SNI), made when none fits.
+ *
+ * Certificates and keys may lie in one file or in several, in any order. What belongs together is found by looking at
+ * the keys; intermediates are taken from the same files.
+ */
+import { X509Certificate, createHash, createPrivateKey, type KeyObject } from 'node:crypto'
+import { chmod, mkdir, readFile, rename, writeFile } from 'node:fs/promises'
+import { isIP } from 'node:net'
+import path from 'node:path'
+import { type SecureContext, createSecureContext } from 'node:tls'
+import { domainToASCII } from 'node:url'
+import { generate } from 'selfsigned'
+
+export interface SecureContextsOptions {
+  readonly hosts: readonly string[]
+  /** PEM files, globs already expanded. */
+  readonly certfiles: readonly string[]
+  /** Where self-signed certificates are kept, in `certs/`. */
+  readonly dataDir: string
+  readonly ciphers?: string
+  /** For clients that show a certificate (SASL EXTERNAL): PEM of the authorities. */
+  readonly ca?: string
+  readonly now?: () => number
+}
+
+export interface SecureContexts {
+  /** The context for a domain; for an unknown one or none, that of the nearest host, in the end the first. */
+  contextFor(domain?: string): SecureContext
+  /** The certificate that `contextFor` presents. */
+  certificateFor(domain?: string): X509Certificate
+  /** PEM of the chain and the key that `contextFor` presents. */
+  pemFor(domain?: string): { cert: string; key: string }
+  /** As `SNICallback` of node:tls. */
+  readonly sni: (servername: string, callback: (error: Error | null, context?: SecureContext) => void) => void
+  /** Hosts that no certificate of `certfiles` covers. */
+  readonly selfSigned: readonly string[]
+  /** What is wrong with the files: unreadable, no key, expired. One sentence each. */
+  readonly problems: readonly string[]
+  /** Reads the files again, and makes what is missing. Connections that are open keep their certificate. When it throws, nothing has changed. */
+  reload(change?: Partial<Pick<SecureContextsOptions, 'hosts' | 'certfiles'>>): Promise<void>
+  /** Called after each reload. The result removes it. */
+  onReload(listener: () => void): () => void
+}
+
+interface Identity {
+  readonly certificate: X509Certificate
+  readonly cert: string
+  readonly key: string
+  readonly context: SecureContext
+}
+
+interface Loaded {
+  readonly identities: readonly Identity[]
+  /** Self-signed ones by host in ASCII. */
+  readonly made: ReadonlyMap<string, Identity>
+  readonly fallback: Identity
+  readonly selfSigned: readonly string[]
+  readonly problems: readonly string[]
+}
+
+const YEAR = 365 * 24 * 3600 * 1000
+/** A self-signed certificate is made anew this long before it ends. */
+const RENEW_BEFORE = 14 * 24 * 3600 * 1000
+const SUBDOMAINS = ['conference', 'upload', 'pubsub', 'proxy']
+/** How many names `contextFor` remembers; clients choose them. */
+const REMEMBERED_NAMES = 1000
+
+/** Loads the certificates and makes those that are missing. Rejects when there is no host, or a self-signed one cannot be stored. */
+export async function createSecureContexts(options: SecureContextsOptions): Promise<SecureContexts> {
+  let { hosts, certfiles } = options
+  const now = options.now ?? Date.now
+  let loaded = await load(options, now())
+  const chosen = new Map<string, Identity>()
+  const listeners = new Set<() => void>()
+
+  const choose = (domain: string): Identity => {
+    const name = asciiName(domain)
+    const known = chosen.get(name)
+    if (known !== undefined) return known
+    const identity = covering(loaded.identities, name, now()) ?? nearest(loaded.made, name) ?? parentOf(loaded.identities, name, now()) ?? loaded.fallback
+    if (chosen.size >= REMEMBERED_NAMES) chosen.clear()
+    chosen.set(name, identity)
+    return identity
+  }
+  const identityFor = (domain?: string): Identity => (domain === undefined || domain === '' ? loaded.fallback : choose(domain))
+
+  return {
+    contextFor: (domain) => identityFor(domain).context,
+    certificateFor: (domain) => identityFor(domain).certificate,
+    pemFor: (domain) => { const { cert, key } = identityFor(domain); return { cert, key } },
+    sni: (servername, callback) => { callback(null, identityFor(servername).context) },
+    get selfSigned() { return loaded.selfSigned },
+    get problems() { return loaded.problems },
+    async reload(change = {}) {
+      const next = { hosts: change.hosts ?? hosts, certfiles: change.certfiles ?? certfiles }
+      loaded = await load({ ...options, ...next }, now())
+      hosts = next.hosts
+      certfiles = next.certfiles
+      chosen.clear()
+      for (const listener of listeners) listener()
+    },
+    onReload(listener) {
+      listeners.add(listener)
+      return () => { listeners.delete(listener) }
+    },
+  }
+}
+
+async function load(options: SecureContextsOptions, time: number): Promise<Loaded> {
+  const problems: string[] = []
+  const pool = new Map<string, { certificate: X509Certificate; file: string }>()
+  const keys: { key: KeyObject; pem: string; file: string; used: boolean }[] = []
+  for (const file of options.certfiles) {
+    let text: string
+    try {
+      text = await readFile(file, 'utf8')
+    } catch (error) {
+      problems.push(`cannot read certificate file ${file}: ${(error as Error).message}`)
+      continue
+    }
+    const found = pemBlocks(text)
+    if (found.length === 0) problems.push(`no PEM certificate or key in ${file}`)
+    for (const { label, pem } of found) {
+      try {
+        if (label.endsWith('CERTIFICATE')) {
+          const certificate = new X509Certificate(pem)
+          pool.set(certificate.fingerprint256, { certificate, file })
+        } else keys.push({ key: createPrivateKey(pem), pem, file, used: false })
+      } catch (error) {
+        problems.push(`cannot use a ${label} in ${file}: ${(error as Error).message}`)
+      }
+    }
+  }
+
+  const all = [...pool.values()].map((each) => each.certificate)
+  const identities: Identity[] = []
+  for (const { certificate, file } of pool.values()) {
+    const key = keys.find((each) => certificate.checkPrivateKey(each.key))
+    if (key === undefined) {
+      if (!certificate.ca) problems.push(`no private key for the certificate of ${nameOf(certificate)} in ${file}`)
+      continue
+    }
+    key.used = true
+    if (certificate.validToDate.getTime() <= time) problems.push(`the certificate of ${nameOf(certificate)} in ${file} ended on ${certificate.validToDate.toISOString().slice(0, 10)}`)
+    try {
+      identities.push(identity(certificate, chainOf(certificate, all), key.pem, options))
+    } catch (error) {
+      problems.push(`cannot use the certificate of ${nameOf(certificate)} in ${file}: ${(error as Error).message}`)
+    }
+  }
+  for (const key of keys) if (!key.used) problems.push(`no certificate for the private key in ${key.file}`)
+
+  const made = new Map<string, Identity>()
+  const selfSigned: string[] = []
+  for (const host of options.hosts) {
+    const name = asciiName(host)
+    if (covering(identities, name, time) !== undefined) continue
+    selfSigned.push(host)
+    made.set(name, await selfSignedFor(name, options, time))
+  }
+  const first = options.hosts[0]
+  const fallback = (first === undefined ? undefined : covering(identities, asciiName(first), time) ?? made.get(asciiName(first))) ?? identities[0]
+  if (fallback === undefined) throw new Error('no host and no certificate: nothing to present to clients')
+  return { identities, made, fallback, selfSigned, problems }
+}
+
+function identity(certificate: X509Certificate, chain: string, key: string, options: SecureContextsOptions): Identity {
+  const context = createSecureContext({
+    cert: chain,
+    key,
+    // RFC 7590 and RFC 8996: nothing older.
+    minVersion: 'TLSv1.2',
+    honorCipherOrder: true,
+    ...(options.ciphers === undefined ? {} : { ciphers: options.ciphers }),
+    ...(options.ca === undefined ? {} : { ca: options.ca }),
+  })
+  return { certificate, cert: chain, key, context }
+}
+
+function pemBlocks(text: string): { label: string; pem: string }[] {
+  const blocks: { label: string; pem: string }[] = []
+  for (const match of text.matchAll(/-----BEGIN ([A-Z0-9 ]+)-----[\s\S]+?-----END \1-----/g)) {
+    const label = match[1] as string
+    if (label === 'CERTIFICATE' || label === 'TRUSTED CERTIFICATE' || label === 'X509 CERTIFICATE' || label.endsWith('PRIVATE KEY')) blocks.push({ label, pem: `${match[0]}\n` })
+  }
+  return blocks
+}
+
+/** The leaf and its issuers as far as they are known, without the root, which the client must have itself. */
+function chainOf(leaf: X509Certificate, all: readonly X509Certificate[]): string {
+  const chain = [leaf]
+  let last = leaf
+  while (chain.length < 10) {
+    const child = last
+    const issuer = all.find((each) => !chain.includes(each) && each.ca && child.checkIssued(each) && child.verify(each.publicKey))
+    if (issuer === undefined || issuer.checkIssued(issuer)) break
+    chain.push(issuer)
+    last = issuer
+  }
+  return chain.map((each) => each.toString()).join('')
+}
+
+function covers(certificate: X509Certificate, name: string): 'exact' | 'wildcard' | undefined {
+  if (isIP(name)) return certificate.checkIP(name) === undefined ? undefined : 'exact'
+  const matched = certificate.checkHost(name)
+  if (matched === undefined) return undefined
+  return matched.startsWith('*') ? 'wildcard' : 'exact'
+}
+
+/** The best certificate for a name: valid before ended, exact before wildcard, then the one that ends last. */
+function covering(identities: readonly Identity[], name: string, time: number): Identity | undefined {
+  let best: { identity: Identity; rank: number; until: number } | undefined
+  for (const each of identities) {
+    const match = covers(each.certificate, name)
+    if (match === undefined) continue
+    const until = each.certificate.validToDate.getTime()
+    const valid = until > time && each.certificate.validFromDate.getTime() <= time
+    const rank = (valid ? 2 : 0) + (match === 'exact' ? 1 : 0)
+    if (best === undefined || rank > best.rank || (rank === best.rank && until > best.until)) best = { identity: each, rank, until }
+  }
+  return best?.identity
+}
+
+/** The self-signed certificate of the host itself or of the nearest host above it. */
+function nearest(made: ReadonlyMap<string, Identity>, name: string): Identity | undefined {
+  for (let rest = name; rest !== ''; rest = above(rest)) {
+    const identity = made.get(rest)
+    if (identity !== undefined) return identity
+  }
+  return undefined
+}
+
+/** For a service that its host's certificate does not name: better the host's certificate than a stranger's. */
+function parentOf(identities: readonly Identity[], name: string, time: number): Identity | undefined {
+  for (let rest = above(name); rest.includes('.'); rest = above(rest)) {
+    const identity = covering(identities, rest, time)
+    if (identity !== undefined) return identity
+  }
+  return undefined
+}
+
+function above(name: string): string {
+  const dot = name.indexOf('.')
+  return dot === -1 ? '' : name.slice(dot + 1)
+}
+
+/** Domains as certificates and SNI write them. */
+function asciiName(domain: string): string {
+  const name = domain.endsWith('.') ? domain.slice(0, -1) : domain
+  if (name.startsWith('[') && name.endsWith(']')) return name.slice(1, -1)
+  return isIP(name) ? name : domainToASCII(name) || name.toLowerCase()
+}
+
+function nameOf(certificate: X509Certificate): string {
+  return certificate.subjectAltName ?? certificate.subject?.replaceAll('\n', ', ') ?? 'nobody'
+}
+
+async function selfSignedFor(name: string, options: SecureContextsOptions, time: number): Promise<Identity> {
+  const directory = path.join(options.dataDir, 'certs')
+  const file = path.join(directory, `${name.replaceAll(/[^a-z0-9.-]/gi, '_')}.self-signed.pem`)
+  const stored = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return ''
+    throw error
+  })
+  const existing = usable(stored, name, time)
+  if (existing !== undefined) return identity(existing.certificate, existing.certificate.toString(), existing.key, options)
+
+  const altNames = isIP(name)
+    ? [{ type: 7 as const, ip: name }]
+    : [name, `*.${name}`, ...SUBDOMAINS.map((each) => `${each}.${name}`)].map((value) => ({ type: 2 as const, value }))
+  const made = await generate([{ name: 'commonName', value: name.slice(0, 64) }], {
+    keyType: 'ec',
+    curve: 'P-256',
+    algorithm: 'sha256',
+    // An hour of clock difference must not make it invalid.
+    notBeforeDate: new Date(time - 3600 * 1000),
+    notAfterDate: new Date(time + YEAR),
+    extensions: [
+      { name: 'basicConstraints', cA: false, critical: true },
+      { name: 'keyUsage', digitalSignature: true, critical: true },
+      { name: 'extKeyUsage', serverAuth: true, clientAuth: true },
+      { name: 'subjectAltName', altNames },
+    ],
+  })
+  await mkdir(directory, { recursive: true, mode: 0o700 })
+  const draft = `${file}.${process.pid}.new`
+  await writeFile(draft, `${made.cert.trim()}\n${made.private.trim()}\n`, { mode: 0o600 })
+  await chmod(draft, 0o600)
+  await rename(draft, file)
+  const certificate = new X509Certificate(made.cert)
+  return identity(certificate, certificate.toString(), made.private, options)
+}
+
+function usable(text: string, name: string, time: number): { certificate: X509Certificate; key: string } | undefined {
+  const blocks = pemBlocks(text)
+  const cert = blocks.find((each) => each.label === 'CERTIFICATE')
+  const key = blocks.find((each) => each.label.endsWith('PRIVATE KEY'))
+  if (cert === undefined || key === undefined) return undefined
+  try {
+    const certificate = new X509Certificate(cert.pem)
+    const good = covers(certificate, name) !== undefined && certificate.validToDate.getTime() > time + RENEW_BEFORE && certificate.checkPrivateKey(createPrivateKey(key.pem))
+    return good ? { certificate, key: key.pem } : undefined
+  } catch {
+    return undefined // damaged: a new one is made
+  }
+}
+
+/** Hash functions by the OID of the signature algorithm. */
+const SIGNATURE_HASHES: Readonly<Record<string, string>> = {
+  '1.2.840.113549.1.1.4': 'md5',
+  '1.2.840.113549.1.1.5': 'sha1',
+  '1.2.840.113549.1.1.11': 'sha256',
+  '1.2.840.113549.1.1.12': 'sha384',
+  '1.2.840.113549.1.1.13': 'sha512',
+  '1.2.840.113549.1.1.14': 'sha224',
+  '1.2.840.10045.4.1': 'sha1',
+  '1.2.840.10045.4.3.1': 'sha224',
+  '1.2.840.10045.4.3.2': 'sha256',
+  '1.2.840.10045.4.3.3': 'sha384',
+  '1.2.840.10045.4.3.4': 'sha512',
+  '1.2.840.10040.4.3': 'sha1',
+  '2.16.840.1.101.3.4.3.2': 'sha256',
+}
+const HASHES: Readonly<Record<string, string>> = {
+  '1.3.14.3.2.26': 'sha1',
+  '2.16.840.1.101.3.4.2.1': 'sha256',
+  '2.16.840.1.101.3.4.2.2': 'sha384',
+  '2.16.840.1.101.3.4.2.3': 'sha512',
+  '2.16.840.1.101.3.4.2.4': 'sha224',
+}
+const RSASSA_PSS = '1.2.840.113549.1.1.10'
+
+/**
+ * The channel binding data `tls-server-end-point` of a server certificate; undefined when the certificate's signature
+ * uses no hash function (Ed25519), for which RFC 5929 §4.1 defines none.
+ */
+export function endPointHash(certificate: X509Certificate | Buffer): Buffer | undefined {
+  const der = Buffer.isBuffer(certificate) ? certificate : certificate.raw
+  const hash = signatureHash(der)
+  if (hash === undefined) return undefined
+  // RFC 5929 §4.1: MD5 and SHA-1 are replaced by SHA-256.
+  return createHash(hash === 'md5' || hash === 'sha1' ? 'sha256' : hash).update(der).digest()
+}
+
+function signatureHash(der: Buffer): string | undefined {
+  const certificate = readDer(der, 0)
+  const tbs = readDer(der, certificate.start)
+  const algorithm = readDer(der, tbs.end)
+  const oid = readDer(der, algorithm.start)
+  const name = oidText(der.subarray(oid.start, oid.end))
+  if (name !== RSASSA_PSS) return SIGNATURE_HASHES[name]
+  // RFC 4055 §3.1: hashAlgorithm [0], SHA-1 by default.
+  if (oid.end >= algorithm.end) return 'sha1'
+  const parameters = readDer(der, oid.end)
+  if (parameters.start >= parameters.end) return 'sha1'
+  const first = readDer(der, parameters.start)
+  if (first.tag !== 0xa0) return 'sha1'
+  const hashOid = readDer(der, readDer(der, first.start).start)
+  return HASHES[oidText(der.subarray(hashOid.start, hashOid.end))]
+}
+
+function readDer(der: Buffer, at: number): { tag: number; start: number; end: number } {
+  const tag = der[at]
+  let length = der[at + 1]
+  if (tag === undefined || length === undefined) throw new RangeError('certificate is not DER')
+  let start = at + 2
+  if (length >= 0x80) {
+    const bytes = length & 0x7f
+    if (bytes < 1 || bytes > 4 || start + bytes > der.length) throw new RangeError('certificate is not DER')
+    length = der.readUIntBE(start, bytes)
+    start += bytes
+  }
+  if (start + length > der.length) throw new RangeError('certificate is not DER')
+  return { tag, start, end: start + length }
+}
+
+function oidText(bytes: Buffer): string {
+  const parts: number[] = []
+  let value = 0
+  for (const byte of bytes) {
+    value = value * 128 + (byte & 0x7f)
+    if (byte >= 0x80) continue
+    if (parts.length === 0) {
+      const first = Math.min(2, Math.floor(value / 40))
+      parts.push(first, value - first * 40)
+    } else parts.push(value)
+    value = 0
+  }
+  return parts.join('.')
+}
