@@ -1,0 +1,292 @@
+// RFC 6121 §2: the roster, as stored and cached. The protocol is in extensions/roster.ts and sessions/presence.ts.
+import { StanzaError } from '../../lib/stanza/errors.ts'
+import { type MaybePromise, type Records, type Value } from '../storage/shapes.ts'
+
+export interface RosterItem {
+  /** The contact's bare JID, prepared. */
+  readonly jid: string
+  readonly name?: string
+  readonly subscription: 'none' | 'to' | 'from' | 'both'
+  /** Pending Out: our request waits for the contact's answer. */
+  readonly ask: boolean
+  /** RFC 6121 §3.4: a request of this contact is answered with yes before it comes. */
+  readonly approved: boolean
+  readonly groups: readonly string[]
+  /** Pending In: the contact's request, serialised, waiting for an answer. */
+  readonly pendingIn?: string
+  /** Holds nothing but `pendingIn`; the client never sees it (RFC 6121 Appendix A.1). */
+  readonly hidden?: boolean
+}
+
+export interface Roster {
+  /** Opaque to clients (RFC 6121 §2.6). */
+  readonly version: string
+  /** By the contact's bare JID, the hidden ones included. */
+  readonly items: ReadonlyMap<string, RosterItem>
+}
+
+/** One change of a roster: the contact's item as it is now, or undefined when it was removed. */
+export interface RosterChange {
+  readonly contact: string
+  readonly item: RosterItem | undefined
+  /** The roster's version just after the change. */
+  readonly version: string
+}
+
+/**
+ * All rosters, by owner (a bare JID). Reads are synchronous: the embedded store answers at once, and a distributed one is
+ * not supported here yet.
+ */
+export interface Rosters {
+  get(owner: string): Roster
+  /** One item, hidden or not, without reading the whole roster. */
+  item(owner: string, contact: string): RosterItem | undefined
+  /** Whether the owner sees the contact's presence. */
+  isSubscribedTo(owner: string, contact: string): boolean
+  /** Whether the contact sees the owner's presence. */
+  hasSubscriber(owner: string, contact: string): boolean
+  /** Contacts that see the owner's presence (`from` and `both`). */
+  subscribers(owner: string): readonly string[]
+  /** Contacts whose presence the owner sees (`to` and `both`). */
+  subscriptions(owner: string): readonly string[]
+  /** Stored requests that wait for the owner's answer, serialised. */
+  pendingRequests(owner: string): readonly string[]
+  /** Adds or replaces an item. Throws `resource-constraint` when the roster is full. */
+  set(owner: string, item: RosterItem): void
+  /** Whether there was such an item. */
+  remove(owner: string, contact: string): boolean
+  /** Erases the whole roster without telling listeners. */
+  removeAll(owner: string): void
+  /** Calls back on every change a client may see. Returns how to stop it. */
+  onChange(listener: (owner: string, change: RosterChange) => void): () => void
+  /** The changes since a version, oldest first; undefined when they are not known and the whole roster must be sent. */
+  changesSince(owner: string, version: string): readonly RosterChange[] | undefined
+}
+
+export interface RosterLimits {
+  /** Items in one roster. */
+  readonly rosterItemsMax?: number
+  /** Unanswered requests from strangers, which an attacker can send without end. */
+  readonly pendingRequestsMax?: number
+  /** Items of all rosters kept in memory; the rosters used last stay. */
+  readonly cachedItemsMax?: number
+  /** Changes remembered for clients that come back with an older version. */
+  readonly changesMax?: number
+}
+
+const TABLE = 'roster'
+const VERSIONS = 'roster_version'
+
+interface Entry {
+  version: string
+  stamp: number
+  items: Map<string, RosterItem>
+  /** [version, contact], oldest first. Complete since the version before the first. */
+  log: [number, string][]
+  /** The version before the oldest change of the log. */
+  since: number
+  hidden: number
+  subscribers: string[] | undefined
+  subscriptions: string[] | undefined
+}
+
+export function createRosters(records: Records, limits: RosterLimits = {}): Rosters {
+  const itemsMax = limits.rosterItemsMax ?? 5000
+  const pendingMax = limits.pendingRequestsMax ?? 500
+  const cachedMax = limits.cachedItemsMax ?? 500_000
+  const changesMax = limits.changesMax ?? 48
+  // A Map keeps insertion order: the first key is the roster that was not used for longest.
+  const cache = new Map<string, Entry>()
+  let cached = 0
+  const listeners = new Set<(owner: string, change: RosterChange) => void>()
+
+  function weight(entry: Entry): number {
+    return entry.items.size + 8
+  }
+
+  function load(owner: string): Entry {
+    const known = cache.get(owner)
+    if (known) {
+      cache.delete(owner)
+      cache.set(owner, known)
+      return known
+    }
+    const entry: Entry = { version: '0', stamp: 0, items: new Map(), log: [], since: 0, hidden: 0, subscribers: undefined, subscriptions: undefined }
+    for (const { key, value } of now(records.range(TABLE, [owner]))) {
+      const item = fromValue(key[1] ?? '', value)
+      entry.items.set(item.jid, item)
+      if (item.hidden) entry.hidden++
+    }
+    readVersion(entry, now(records.get(VERSIONS, [owner])))
+    cache.set(owner, entry)
+    cached += weight(entry)
+    for (const [oldest, old] of cache) {
+      if (cached <= cachedMax || oldest === owner) break
+      cache.delete(oldest)
+      cached -= weight(old)
+    }
+    return entry
+  }
+
+  function item(owner: string, contact: string): RosterItem | undefined {
+    const known = cache.get(owner)
+    if (known) return known.items.get(contact)
+    const value = now(records.get(TABLE, [owner, contact]))
+    return value === undefined ? undefined : fromValue(contact, value)
+  }
+
+  function changed(owner: string, entry: Entry, contact: string, current: RosterItem | undefined): void {
+    entry.stamp = Math.max(entry.stamp + 1, Date.now())
+    entry.version = entry.stamp.toString(36)
+    const earlier = entry.log.findIndex(([, name]) => name === contact)
+    if (earlier >= 0) entry.log.splice(earlier, 1)
+    entry.log.push([entry.stamp, contact])
+    while (entry.log.length > changesMax) entry.since = entry.log.shift()?.[0] ?? entry.since
+    records.put(VERSIONS, [owner], { stamp: entry.stamp, since: entry.since, log: entry.log })
+    const change: RosterChange = { contact, item: current, version: entry.version }
+    for (const listener of listeners) listener(owner, change)
+  }
+
+  function touch(entry: Entry): void {
+    entry.subscribers = undefined
+    entry.subscriptions = undefined
+  }
+
+  return {
+    get: load,
+    item,
+    isSubscribedTo: (owner, contact) => sees(item(owner, contact)),
+    hasSubscriber: (owner, contact) => seen(item(owner, contact)),
+    subscribers(owner) {
+      const entry = load(owner)
+      return (entry.subscribers ??= [...entry.items.values()].filter(seen).map((each) => each.jid))
+    },
+    subscriptions(owner) {
+      const entry = load(owner)
+      return (entry.subscriptions ??= [...entry.items.values()].filter(sees).map((each) => each.jid))
+    },
+    pendingRequests(owner) {
+      const found: string[] = []
+      for (const each of load(owner).items.values()) if (each.pendingIn !== undefined) found.push(each.pendingIn)
+      return found
+    },
+    set(owner, next) {
+      const entry = load(owner)
+      const before = entry.items.get(next.jid)
+      if (!before || before.hidden !== next.hidden) {
+        const hidden = next.hidden === true
+        if ((hidden ? entry.hidden : entry.items.size - entry.hidden) >= (hidden ? pendingMax : itemsMax)) throw new StanzaError('resource-constraint', 'The roster is full')
+      }
+      entry.hidden += Number(next.hidden === true) - Number(before?.hidden === true)
+      if (!before) cached++
+      entry.items.set(next.jid, next)
+      touch(entry)
+      records.put(TABLE, [owner, next.jid], toValue(next))
+      if (!next.hidden && !looksSame(before, next)) changed(owner, entry, next.jid, next)
+    },
+    remove(owner, contact) {
+      const entry = load(owner)
+      const before = entry.items.get(contact)
+      if (!before) return false
+      entry.items.delete(contact)
+      cached--
+      if (before.hidden) entry.hidden--
+      touch(entry)
+      records.delete(TABLE, [owner, contact])
+      if (!before.hidden) changed(owner, entry, contact, undefined)
+      return true
+    },
+    removeAll(owner) {
+      const known = cache.get(owner)
+      if (known) {
+        cache.delete(owner)
+        cached -= weight(known)
+      }
+      // What deleteRange returns is of no interest: it was issued, and later reads see it.
+      for (const { key } of now(records.range(TABLE, [owner]))) records.delete(TABLE, key)
+      records.delete(VERSIONS, [owner])
+    },
+    onChange(listener) {
+      listeners.add(listener)
+      return () => listeners.delete(listener)
+    },
+    changesSince(owner, version) {
+      const entry = load(owner)
+      if (version === entry.version) return []
+      const from = /^[0-9a-z]{1,11}$/.test(version) ? parseInt(version, 36) : NaN
+      if (!(from >= entry.since && from < entry.stamp)) return undefined
+      // Only versions we gave out are known: an account made anew must not take those of the one before it for its own.
+      if (from !== entry.since && !entry.log.some(([stamp]) => stamp === from)) return undefined
+      const found: RosterChange[] = []
+      for (const [stamp, contact] of entry.log) {
+        if (stamp <= from) continue
+        const current = entry.items.get(contact)
+        found.push({ contact, item: current?.hidden ? undefined : current, version: stamp.toString(36) })
+      }
+      return found
+    },
+  }
+}
+
+/** The owner of this item sees the contact. */
+export function sees(item: RosterItem | undefined): boolean {
+  return item !== undefined && (item.subscription === 'to' || item.subscription === 'both')
+}
+
+/** The contact sees the owner of this item. */
+export function seen(item: RosterItem | undefined): boolean {
+  return item !== undefined && (item.subscription === 'from' || item.subscription === 'both')
+}
+
+function looksSame(a: RosterItem | undefined, b: RosterItem): boolean {
+  return a !== undefined && !a.hidden && a.name === b.name && a.subscription === b.subscription && a.ask === b.ask && a.approved === b.approved &&
+    a.groups.length === b.groups.length && a.groups.every((group, i) => group === b.groups[i])
+}
+
+function now<T>(value: MaybePromise<T>): T {
+  if (value instanceof Promise) throw new Error('rosters need a storage driver that reads synchronously')
+  return value
+}
+
+type Fields = { readonly [key: string]: Value | undefined }
+
+function toValue(item: RosterItem): Value {
+  const value: Record<string, Value> = { subscription: item.subscription, groups: item.groups }
+  if (item.name !== undefined) value['name'] = item.name
+  if (item.ask) value['ask'] = true
+  if (item.approved) value['approved'] = true
+  if (item.pendingIn !== undefined) value['pendingIn'] = item.pendingIn
+  if (item.hidden) value['hidden'] = true
+  return value
+}
+
+function fromValue(jid: string, value: Value): RosterItem {
+  const fields = (typeof value === 'object' && value !== null ? value : {}) as Fields
+  const subscription = fields['subscription']
+  const groups = fields['groups']
+  return {
+    jid,
+    subscription: subscription === 'to' || subscription === 'from' || subscription === 'both' ? subscription : 'none',
+    ask: fields['ask'] === true,
+    approved: fields['approved'] === true,
+    groups: Array.isArray(groups) ? groups.filter((group) => typeof group === 'string') : [],
+    ...(typeof fields['name'] === 'string' ? { name: fields['name'] } : undefined),
+    ...(typeof fields['pendingIn'] === 'string' ? { pendingIn: fields['pendingIn'] } : undefined),
+    ...(fields['hidden'] === true ? { hidden: true } : undefined),
+  }
+}
+
+function readVersion(entry: Entry, value: Value | undefined): void {
+  if (typeof value !== 'object' || value === null) return
+  const fields = value as Fields
+  if (typeof fields['stamp'] !== 'number') return
+  entry.stamp = fields['stamp']
+  entry.version = entry.stamp.toString(36)
+  entry.since = typeof fields['since'] === 'number' ? fields['since'] : entry.stamp
+  const log = fields['log']
+  if (!Array.isArray(log)) return
+  for (const line of log as readonly Value[]) {
+    if (Array.isArray(line) && typeof line[0] === 'number' && typeof line[1] === 'string') entry.log.push([line[0], line[1]])
+  }
+}
+
