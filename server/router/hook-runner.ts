@@ -1,0 +1,73 @@
+/** Keeps the handlers of one host's hooks and runs them, in the order in which they were added. */
+import type { Stanza } from '../../lib/stanza/stanza.ts'
+import type { Session } from '../sessions/session.ts'
+import type { Delivery, Hooks } from './hooks.ts'
+
+type Handler = (delivery: Delivery) => void
+
+export class HookRunner implements Hooks {
+  readonly #checkOutgoing: Handler[] = []
+  readonly #checkIncoming: Handler[] = []
+  readonly #stampOutgoing: Handler[] = []
+  readonly #stampIncoming: Handler[] = []
+  readonly #store: Handler[] = []
+  readonly #copy: Handler[] = []
+  readonly #undeliverable: ((delivery: Delivery) => boolean)[] = []
+  readonly #whileInactive: ((session: Session, stanza: Stanza) => 'hold' | 'drop' | 'send' | undefined)[] = []
+  readonly #bound: ((session: Session) => void)[] = []
+  readonly #available: ((session: Session, presence: Stanza, first: boolean) => void)[] = []
+  readonly #unavailable: ((session: Session) => void)[] = []
+  readonly #detached: ((session: Session) => void)[] = []
+  readonly #resumed: ((session: Session) => void)[] = []
+  readonly #closed: ((session: Session) => void)[] = []
+  readonly #removed: ((bareJid: string) => void | Promise<void>)[] = []
+  readonly #registered: ((bareJid: string) => void | Promise<void>)[] = []
+
+  checkOutgoing(handler: Handler): void { this.#checkOutgoing.push(handler) }
+  checkIncoming(handler: Handler): void { this.#checkIncoming.push(handler) }
+  stampOutgoing(handler: Handler): void { this.#stampOutgoing.push(handler) }
+  stampIncoming(handler: Handler): void { this.#stampIncoming.push(handler) }
+  store(handler: Handler): void { this.#store.push(handler) }
+  copy(handler: Handler): void { this.#copy.push(handler) }
+  undeliverable(handler: (delivery: Delivery) => boolean): void { this.#undeliverable.push(handler) }
+  whileInactive(handler: (session: Session, stanza: Stanza) => 'hold' | 'drop' | 'send' | undefined): void { this.#whileInactive.push(handler) }
+  bound(handler: (session: Session) => void): void { this.#bound.push(handler) }
+  available(handler: (session: Session, presence: Stanza, first: boolean) => void): void { this.#available.push(handler) }
+  unavailable(handler: (session: Session) => void): void { this.#unavailable.push(handler) }
+  detached(handler: (session: Session) => void): void { this.#detached.push(handler) }
+  resumed(handler: (session: Session) => void): void { this.#resumed.push(handler) }
+  closed(handler: (session: Session) => void): void { this.#closed.push(handler) }
+  accountRemoved(handler: (bareJid: string) => void | Promise<void>): void { this.#removed.push(handler) }
+  accountRegistered(handler: (bareJid: string) => void | Promise<void>): void { this.#registered.push(handler) }
+
+  runOutgoing(delivery: Delivery): void {
+    for (const handler of this.#checkOutgoing) handler(delivery)
+    for (const handler of this.#stampOutgoing) handler(delivery)
+  }
+  runIncoming(delivery: Delivery): void {
+    for (const handler of this.#checkIncoming) handler(delivery)
+    for (const handler of this.#stampIncoming) handler(delivery)
+  }
+  runCheckIncoming(delivery: Delivery): void { for (const handler of this.#checkIncoming) handler(delivery) }
+  runStore(delivery: Delivery): void { for (const handler of this.#store) handler(delivery) }
+  runCopy(delivery: Delivery): void { for (const handler of this.#copy) handler(delivery) }
+  runUndeliverable(delivery: Delivery): boolean {
+    for (const handler of this.#undeliverable) if (handler(delivery)) return true
+    return false
+  }
+  runWhileInactive(session: Session, stanza: Stanza): 'hold' | 'drop' | 'send' {
+    for (const handler of this.#whileInactive) {
+      const verdict = handler(session, stanza)
+      if (verdict !== undefined) return verdict
+    }
+    return 'send'
+  }
+  runBound(session: Session): void { for (const handler of this.#bound) handler(session) }
+  runAvailable(session: Session, presence: Stanza, first: boolean): void { for (const handler of this.#available) handler(session, presence, first) }
+  runUnavailable(session: Session): void { for (const handler of this.#unavailable) handler(session) }
+  runDetached(session: Session): void { for (const handler of this.#detached) handler(session) }
+  runResumed(session: Session): void { for (const handler of this.#resumed) handler(session) }
+  runClosed(session: Session): void { for (const handler of this.#closed) handler(session) }
+  async runAccountRemoved(bareJid: string): Promise<void> { for (const handler of this.#removed) await handler(bareJid) }
+  async runAccountRegistered(bareJid: string): Promise<void> { for (const handler of this.#registered) await handler(bareJid) }
+}

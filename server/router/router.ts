@@ -1,0 +1,284 @@
+/**
+ * Where a stanza goes next: check, stamp, store, copy, then exactly one of a local session, a service, offline storage or an error.
+ * Everything here is synchronous, so that all that one stanza writes is committed together.
+ */
+import { Jid } from '../../lib/jid.ts'
+import { nextMessageId, timeOfMessageId } from '../../lib/stanza/ids.ts'
+import { StanzaError } from '../../lib/stanza/errors.ts'
+import { errorReply, type Stanza } from '../../lib/stanza/stanza.ts'
+import type { Host } from '../host.ts'
+import type { Log } from '../log.ts'
+import type { Session } from '../sessions/session.ts'
+import type { SessionRegistry } from '../sessions/sessions.ts'
+import type { PendingIqs } from './iq.ts'
+import type { Delivery } from './hooks.ts'
+
+export type Service = (stanza: Stanza, session: Session | undefined) => void
+
+export interface RouterParts {
+  readonly hosts: ReadonlyMap<string, Host>
+  readonly services: ReadonlyMap<string, Service>
+  readonly sessions: SessionRegistry
+  readonly log: Log
+  accountExists(bareJid: string): boolean
+  /** Whether new stanzas can be put on stable storage. */
+  healthy(): boolean
+  now(): number
+}
+
+const MESSAGE_TYPES = new Set(['normal', 'chat', 'groupchat', 'headline', 'error'])
+const IQ_TYPES = new Set(['get', 'set', 'result', 'error'])
+
+export class Router {
+  readonly #parts: RouterParts
+  pending!: PendingIqs
+
+  constructor(parts: RouterParts) {
+    this.#parts = parts
+  }
+
+  /**
+   * Routes a stanza whose `from` is set. Without `to` it is for the sender's own account (RFC 6120 §10.3). The result is a
+   * promise only for an IQ whose handler takes time.
+   */
+  route(stanza: Stanza, session?: Session): void | Promise<void> {
+    try {
+      const from = Jid.parse(stanza.from ?? '')
+      let to: Jid
+      try {
+        to = stanza.to === undefined ? from.toBare() : Jid.parse(stanza.to)
+      } catch {
+        throw new StanzaError('jid-malformed') // RFC 6120 §8.3.3.8
+      }
+      switch (stanza.name) {
+        case 'message':
+          return this.#message(stanza, from, to, session)
+        case 'presence':
+          return this.#presence(stanza, from, to, session)
+        case 'iq':
+          return this.#iq(stanza, from, to, session)
+      }
+    } catch (error) {
+      this.bounce(stanza, error, session)
+    }
+  }
+
+  /** Answers a stanza with an error, unless it is one of those that must not be answered (RFC 6120 §8.3.1). */
+  bounce(stanza: Stanza, error: unknown, session?: Session): void {
+    let stanzaError: StanzaError
+    if (error instanceof StanzaError) stanzaError = error
+    else {
+      this.#parts.log.error({ what: 'stanza_failed', id: stanza.id, from: stanza.from, to: stanza.to, error })
+      stanzaError = new StanzaError('internal-server-error')
+    }
+    if (stanza.type === 'error' || (stanza.name === 'iq' && stanza.type === 'result')) return
+    const reply = errorReply(stanza, stanzaError)
+    if (session !== undefined) session.send(reply)
+    else this.#toSender(reply)
+  }
+
+  #toSender(reply: Stanza): void {
+    const to = Jid.tryParse(reply.to ?? '')
+    if (to === undefined) return
+    const service = this.#parts.services.get(to.domain)
+    if (service !== undefined) return service(reply, undefined)
+    if (to.resource === '') {
+      if (reply.name === 'iq') this.pending.answered(reply)
+      return
+    }
+    this.#parts.sessions.get(to.toString())?.send(reply)
+  }
+
+  #message(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined): void {
+    const type = stanza.type
+    // RFC 6121 §5.2.2: an unknown type is a normal message.
+    if (type !== undefined && !MESSAGE_TYPES.has(type)) stanza = stanza.withAttrs({ type: undefined })
+    if (stanza.to === undefined) stanza = stanza.withAttrs({ to: to.toString() })
+    const delivery = this.#delivery(stanza, from, to, session)
+    const { hosts } = this.#parts
+    const fromHost = delivery.fromLocal ? hosts.get(from.domain) : undefined
+    if (!this.#parts.healthy() && type !== 'error') throw new StanzaError('resource-constraint', 'the server cannot store messages at the moment')
+    fromHost?.hooks.runOutgoing(delivery)
+    const service = this.#parts.services.get(to.domain)
+    if (service !== undefined) {
+      fromHost?.hooks.runStore(delivery)
+      fromHost?.hooks.runCopy(delivery)
+      return service(delivery.stanza, session)
+    }
+    const toHost = hosts.get(to.domain)
+    if (toHost === undefined) throw new StanzaError('remote-server-not-found') // RFC 6120 §10.4
+    if (to.local === '') {
+      // RFC 6121 §8.5: the server itself takes no messages.
+      if (type === 'error' || type === 'headline') return
+      throw new StanzaError('service-unavailable')
+    }
+    if (!delivery.toLocal) {
+      if (type === 'error') return
+      throw new StanzaError('service-unavailable') // RFC 6121 §8.5.1
+    }
+    toHost.hooks.runIncoming(delivery)
+    const targets = this.#targets(delivery)
+    if (targets === undefined) throw new StanzaError('service-unavailable')
+    ;(fromHost ?? toHost).hooks.runStore(delivery)
+    if (targets.length > 0) {
+      for (const target of targets) {
+        delivery.reached.push(target)
+        target.send(delivery.stanza, { durable: delivery.durable })
+      }
+    } else if (type !== 'error' && !toHost.hooks.runUndeliverable(delivery) && type !== 'headline' && !delivery.archivedTo) {
+      throw new StanzaError('service-unavailable') // RFC 6121 §8.5.2.2
+    }
+    fromHost?.hooks.runCopy(delivery)
+    if (toHost !== fromHost) toHost.hooks.runCopy(delivery)
+  }
+
+  /** RFC 6121 §8.5.2 and §8.5.3: the sessions that get the message; undefined when it must be refused. */
+  #targets(delivery: Delivery): readonly Session[] | undefined {
+    const { to } = delivery
+    const type = delivery.stanza.type ?? 'normal'
+    if (to.resource !== '') {
+      const session = this.#parts.sessions.get(to.toString())
+      if (session !== undefined) return [session]
+      if (type === 'error') return NONE
+      if (type === 'groupchat' || type === 'normal') return undefined // §8.5.3.2.1
+      if (type === 'headline') return NONE
+    } else if (type === 'groupchat') return undefined // §8.5.2.1.1
+    else if (type === 'error') return NONE
+    return this.#parts.sessions.available(to.bare)
+  }
+
+  #delivery(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined): Delivery {
+    const { hosts } = this.#parts
+    const id = nextMessageId()
+    return {
+      stanza,
+      from,
+      to,
+      session,
+      id,
+      time: timeOfMessageId(id) as number,
+      fromLocal: session !== undefined || (from.local !== '' && hosts.has(from.domain)),
+      toLocal: to.local !== '' && hosts.has(to.domain) && this.#parts.accountExists(to.bare),
+      noArchive: false,
+      noCopy: false,
+      noOffline: false,
+      archivedFrom: false,
+      archivedTo: false,
+      durable: false,
+      reached: [],
+    }
+  }
+
+  #presence(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined): void {
+    if (session !== undefined) {
+      const host = this.#parts.hosts.get(session.host)
+      if (stanza.to !== undefined) {
+        const delivery = this.#delivery(stanza, from, to, session)
+        host?.hooks.runOutgoing(delivery)
+        stanza = delivery.stanza
+      }
+      host?.presence.fromSession(session, stanza)
+      return
+    }
+    this.presenceTo(stanza, from, to)
+  }
+
+  /** A presence that has passed its sender's side. */
+  presenceTo(stanza: Stanza, from: Jid, to: Jid): void {
+    const service = this.#parts.services.get(to.domain)
+    if (service !== undefined) return service(stanza, undefined)
+    const host = this.#parts.hosts.get(to.domain)
+    if (host === undefined) {
+      if (stanza.type === 'error' || stanza.type === 'unavailable') return
+      throw new StanzaError('remote-server-not-found')
+    }
+    if (to.local === '' || !this.#parts.accountExists(to.bare)) return // RFC 6121 §8.5.1: silently ignored
+    const delivery = this.#delivery(stanza, from, to, undefined)
+    try {
+      host.hooks.runIncoming(delivery)
+    } catch (error) {
+      if (error instanceof StanzaError) return // XEP-0191 §3.3: presence from a blocked contact is dropped
+      throw error
+    }
+    host.presence.toAccount(delivery)
+  }
+
+  #iq(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined): void | Promise<void> {
+    const type = stanza.type
+    if (type === undefined || !IQ_TYPES.has(type) || stanza.id === undefined) throw new StanzaError('bad-request', 'an IQ needs an id and a known type')
+    const request = type === 'get' || type === 'set'
+    if (request && stanza.children.length !== 1) throw new StanzaError('bad-request', 'an IQ of type get or set has exactly one child')
+    const { hosts, sessions } = this.#parts
+    if (stanza.to !== undefined && from.bare !== to.bare && (to.local !== '' || session === undefined)) {
+      const delivery = this.#delivery(stanza, from, to, session)
+      if (delivery.fromLocal) hosts.get(from.domain)?.hooks.runOutgoing(delivery)
+      if (delivery.toLocal && to.domain !== '') hosts.get(to.domain)?.hooks.runCheckIncoming(delivery)
+    }
+    const service = this.#parts.services.get(to.domain)
+    if (service !== undefined) return service(stanza, session)
+    const host = hosts.get(to.domain)
+    if (host === undefined) {
+      if (!request) return
+      throw new StanzaError('remote-server-not-found')
+    }
+    if (to.resource !== '' && to.local !== '') {
+      const target = sessions.get(to.toString())
+      if (target !== undefined) return target.send(stanza)
+      if (request) throw new StanzaError('service-unavailable') // RFC 6121 §8.5.3.2.3
+      return
+    }
+    if (!request) {
+      this.pending.answered(stanza)
+      return
+    }
+    if (to.resource !== '') throw new StanzaError('service-unavailable')
+    if (to.local !== '' && from.bare !== to.bare && !this.#parts.accountExists(to.bare)) throw new StanzaError('service-unavailable')
+    if ((type === 'set') && !this.#parts.healthy()) throw new StanzaError('resource-constraint', 'the server cannot store anything at the moment')
+    const answer = host.iq.dispatch(stanza, from, to, to.local === '' ? 'host' : 'account', session)
+    if (answer instanceof Promise) return answer.then((reply) => this.#answer(reply, session))
+    this.#answer(answer, session)
+  }
+
+  #answer(reply: Stanza, session: Session | undefined): void {
+    if (session !== undefined) session.send(reply)
+    else void this.route(reply)
+  }
+
+  /** Messages that a session took with it when it ended: to the account's other sessions, or offline (XEP-0198 §5). */
+  undelivered(session: Session, stanzas: readonly Stanza[]): void {
+    const host = this.#parts.hosts.get(session.host)
+    if (host === undefined) return
+    for (const stanza of stanzas) {
+      if (stanza.name === 'iq' && (stanza.type === 'get' || stanza.type === 'set')) {
+        this.bounce(stanza, new StanzaError('recipient-unavailable'))
+        continue
+      }
+      if (stanza.name !== 'message' || stanza.type === 'error' || stanza.type === 'headline') continue
+      const from = Jid.tryParse(stanza.from ?? '')
+      // Copies (XEP-0280) and results (XEP-0313) come from the account itself and are history already.
+      if (from === undefined || (from.bare === session.owner && stanza.find('sent', 'urn:xmpp:carbons:2') !== undefined) || stanza.find('received', 'urn:xmpp:carbons:2') !== undefined || stanza.find('result', 'urn:xmpp:mam:2') !== undefined) continue
+      const others = this.#parts.sessions.available(session.owner)
+      if (others.length > 0) {
+        // Those with carbons have had their copy.
+        for (const other of others) if (other.get('carbons') !== true) other.send(stanza)
+        continue
+      }
+      const stamp = stanzaIdOf(stanza, session.owner)
+      const base = this.#delivery(stanza, from, session.jid, undefined)
+      const delivery: Delivery = { ...base, ...(stamp !== undefined ? { id: stamp, time: timeOfMessageId(stamp) ?? base.time } : {}) }
+      if (!host.hooks.runUndeliverable(delivery) && stamp === undefined) this.bounce(stanza, new StanzaError('recipient-unavailable'))
+    }
+  }
+}
+
+const NONE: readonly Session[] = []
+
+/** The id under which this account's archive has the message (XEP-0359). */
+function stanzaIdOf(stanza: Stanza, owner: string): string | undefined {
+  for (const child of stanza.children) {
+    if (child.name !== 'stanza-id' || child.xmlns !== 'urn:xmpp:sid:0') continue
+    const { attrs } = stanza.childElement(child)
+    if (attrs['by'] === owner && attrs['id'] !== undefined && timeOfMessageId(attrs['id']) !== undefined) return attrs['id']
+  }
+  return undefined
+}
