@@ -1,5 +1,6 @@
 /** Which handler answers a request: by method and path prefix, the longest prefix first. */
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Duplex } from 'node:stream'
 
 /** What is known about a request before a handler reads it. */
 export interface HttpPath {
@@ -15,11 +16,30 @@ export interface HttpPath {
 
 export type HttpHandler = (request: IncomingMessage, response: ServerResponse, path: HttpPath) => void | Promise<void>
 
+/** A request to change protocol (WebSocket); the handler owns the socket from here. */
+export type UpgradeHandler = (request: IncomingMessage, socket: Duplex, head: Buffer, path: HttpPath) => void
+
+/** What a handler is known by in `request_handlers` of a listener, and the path its routes are added under. */
+export const HANDLER_PATHS: Readonly<Record<string, string>> = {
+  mod_http_upload: '/upload',
+  ejabberd_http_ws: '/ws',
+  mod_bosh: '/bosh',
+  mod_host_meta: '/.well-known/host-meta',
+  mod_http_api: '/api',
+  mod_register_web: '/register',
+  mod_conversejs: '/conversejs',
+}
+
 export interface HttpRoutes {
   /** Adds a handler for a path and all below it; call the result to remove it. The latest of equal routes wins. */
   add(method: string, pathPrefix: string, handler: HttpHandler): () => void
-  /** `https://host:port` of the public listener, or undefined when nothing listens. */
-  baseUrl(host: string): string | undefined
+  /** Adds a handler for requests to change protocol. */
+  upgrade(pathPrefix: string, handler: UpgradeHandler): () => void
+  /**
+   * `https://host:port` of the public listener, or undefined when nothing listens. With `path`, one of HANDLER_PATHS: the
+   * address of that handler on a listener that has it, wherever the configuration put it.
+   */
+  baseUrl(host: string, path?: string): string | undefined
 }
 
 interface Route {
