@@ -64,16 +64,18 @@ export interface Rosters {
 }
 
 export interface RosterLimits {
-  /** Items in one roster. */
-  readonly rosterItemsMax?: number
+  /** Items of one roster. */
+  readonly rosterItems: number
+  /** Rosters kept in memory; those used last stay. */
+  readonly rosterCache: number
   /** Unanswered requests from strangers, which an attacker can send without end. */
-  readonly pendingRequestsMax?: number
-  /** Items of all rosters kept in memory; the rosters used last stay. */
-  readonly cachedItemsMax?: number
-  /** Changes remembered for clients that come back with an older version. */
-  readonly changesMax?: number
+  readonly pendingSubscriptions: number
 }
 
+/** Items of all rosters kept in memory: about 100 MB. */
+const CACHED_ITEMS_MAX = 500_000
+/** Changes remembered for clients that come back with an older version. */
+const CHANGES_MAX = 48
 const TABLE = 'roster'
 const VERSIONS = 'roster_version'
 
@@ -90,11 +92,8 @@ interface Entry {
   subscriptions: string[] | undefined
 }
 
-export function createRosters(records: Records, limits: RosterLimits = {}): Rosters {
-  const itemsMax = limits.rosterItemsMax ?? 5000
-  const pendingMax = limits.pendingRequestsMax ?? 500
-  const cachedMax = limits.cachedItemsMax ?? 500_000
-  const changesMax = limits.changesMax ?? 48
+/** Rosters over a table of records. One instance serves all hosts: an owner is a whole bare JID. */
+export function createRosters(records: Records, limits: RosterLimits): Rosters {
   // A Map keeps insertion order: the first key is the roster that was not used for longest.
   const cache = new Map<string, Entry>()
   let cached = 0
@@ -121,7 +120,7 @@ export function createRosters(records: Records, limits: RosterLimits = {}): Rost
     cache.set(owner, entry)
     cached += weight(entry)
     for (const [oldest, old] of cache) {
-      if (cached <= cachedMax || oldest === owner) break
+      if ((cached <= CACHED_ITEMS_MAX && cache.size <= limits.rosterCache) || oldest === owner) break
       cache.delete(oldest)
       cached -= weight(old)
     }
@@ -141,7 +140,7 @@ export function createRosters(records: Records, limits: RosterLimits = {}): Rost
     const earlier = entry.log.findIndex(([, name]) => name === contact)
     if (earlier >= 0) entry.log.splice(earlier, 1)
     entry.log.push([entry.stamp, contact])
-    while (entry.log.length > changesMax) entry.since = entry.log.shift()?.[0] ?? entry.since
+    while (entry.log.length > CHANGES_MAX) entry.since = entry.log.shift()?.[0] ?? entry.since
     records.put(VERSIONS, [owner], { stamp: entry.stamp, since: entry.since, log: entry.log })
     const change: RosterChange = { contact, item: current, version: entry.version }
     for (const listener of listeners) listener(owner, change)
@@ -173,11 +172,11 @@ export function createRosters(records: Records, limits: RosterLimits = {}): Rost
     set(owner, next) {
       const entry = load(owner)
       const before = entry.items.get(next.jid)
-      if (!before || before.hidden !== next.hidden) {
-        const hidden = next.hidden === true
-        if ((hidden ? entry.hidden : entry.items.size - entry.hidden) >= (hidden ? pendingMax : itemsMax)) throw new StanzaError('resource-constraint', 'The roster is full')
+      const hidden = next.hidden === true
+      if (!before || (before.hidden === true) !== hidden) {
+        if ((hidden ? entry.hidden : entry.items.size - entry.hidden) >= (hidden ? limits.pendingSubscriptions : limits.rosterItems)) throw new StanzaError('resource-constraint', 'The roster is full')
       }
-      entry.hidden += Number(next.hidden === true) - Number(before?.hidden === true)
+      entry.hidden += Number(hidden) - Number(before?.hidden === true)
       if (!before) cached++
       entry.items.set(next.jid, next)
       touch(entry)

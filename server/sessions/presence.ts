@@ -1,0 +1,458 @@
+// RFC 6121 §3 (subscriptions) and §4 (presence), for the accounts of this server.
+import { Jid } from '../../lib/jid.ts'
+import { StanzaError } from '../../lib/stanza/errors.ts'
+import { CLIENT_NS, makeStanza, stanzaOf, type Stanza } from '../../lib/stanza/stanza.ts'
+import { buildElement } from '../../lib/xml/build.ts'
+import { isElement } from '../../lib/xml/element.ts'
+import { type Sessions } from '../extensions/extension.ts'
+import { type Log } from '../log.ts'
+import { type MaybePromise } from '../storage/shapes.ts'
+import { seen, sees, type RosterItem, type Rosters } from './rosters.ts'
+import { type Session } from './session.ts'
+
+export interface PresenceDeps {
+  readonly rosters: Rosters
+  readonly sessions: Pick<Sessions, 'of'>
+  /** Whether accounts of this domain live here. */
+  isLocalHost(domain: string): boolean
+  /** Routes a stanza whose `from` and `to` are set; for a local account it comes back through `toAccount`. */
+  route(stanza: Stanza, session?: Session): void
+  accountExists(bareJid: string): MaybePromise<boolean>
+  /** False when either side blocks the other: `from` is a full JID, `to` a bare one. Asked for presence that skips `route`. */
+  mayReceive?(from: string, to: string): boolean
+  /** The first presence, or one with another priority or other capabilities (XEP-0115). */
+  onAvailable(session: Session, presence: Stanza, first: boolean): void
+  onUnavailable(session: Session): void
+  /** Addresses one session may keep directed presence with. */
+  readonly directedPresences?: number
+  readonly log?: Log
+}
+
+export interface Presence {
+  /** A presence of any type that a bound session sent. Throws a StanzaError to refuse it. */
+  fromSession(session: Session, stanza: Stanza): void
+  /** A presence for a local account, at its bare or full JID, from anywhere. */
+  toAccount(delivery: { readonly stanza: Stanza; readonly from: Jid; readonly to: Jid }): void
+  /** The session is over, or its client closed the stream: everybody who saw it hears of it. */
+  sessionGone(session: Session): void
+  /** The session was restored after a restart: it hears the present state of its contacts. */
+  resumedAfterRestart(session: Session): void
+}
+
+type SubscriptionType = 'subscribe' | 'subscribed' | 'unsubscribe' | 'unsubscribed'
+
+const CAPS_NS = 'http://jabber.org/protocol/caps'
+/** Of a stored request longer than this only the bare request is kept. */
+const PENDING_BYTES_MAX = 4096
+
+/** Presence of all accounts here. */
+export function createPresence(deps: PresenceDeps): Presence {
+  const { rosters, sessions } = deps
+  const directedMax = deps.directedPresences ?? 1000
+
+  function isLocal(bareJid: string): boolean {
+    return deps.isLocalHost(bareJid.slice(bareJid.indexOf('@') + 1))
+  }
+
+  function mayReceive(from: string, to: string): boolean {
+    return deps.mayReceive === undefined || deps.mayReceive(from, to)
+  }
+
+  // ---- Broadcast (RFC 6121 §4.2 – §4.5)
+
+  /** To every contact that sees this account. Contacts here are reached without the router. */
+  function broadcast(session: Session, stanza: Stanza): void {
+    const from = session.jid.toString()
+    for (const contact of rosters.subscribers(session.owner)) {
+      if (!isLocal(contact)) {
+        deps.route(stanza.withAttrs({ to: contact }), session)
+        continue
+      }
+      let copy: Stanza | undefined
+      for (const each of sessions.of(contact)) {
+        if (each.presence === undefined) continue
+        if (copy === undefined) {
+          if (!mayReceive(from, contact)) break
+          copy = stanza.withAttrs({ to: contact })
+        }
+        each.send(copy)
+      }
+    }
+  }
+
+  /** To the available resources of the same account; `self` says whether the sender gets it too. */
+  function toOwnResources(session: Session, stanza: Stanza, self: boolean): void {
+    let copy: Stanza | undefined
+    for (const each of sessions.of(session.owner)) {
+      if (each.presence === undefined || (each === session && !self)) continue
+      each.send((copy ??= stanza.withAttrs({ to: session.owner })))
+    }
+  }
+
+  function becomeAvailable(session: Session, stanza: Stanza): void {
+    const priority = priorityOf(stanza)
+    const before = session.presence
+    const first = before === undefined
+    const news = first || session.priority !== priority || capsOf(before) !== capsOf(stanza)
+    session.presence = stanza
+    session.priority = priority
+    session.changed()
+    broadcast(session, stanza)
+    toOwnResources(session, stanza, true) // RFC 6121 §4.2.2, §4.4.2: the sender included
+    if (first) {
+      sendPresencesOf(session)
+      deliverPending(session)
+    }
+    if (news) deps.onAvailable(session, stanza, first)
+  }
+
+  function becomeUnavailable(session: Session, stanza: Stanza): void {
+    const was = session.presence
+    session.presence = undefined
+    session.priority = 0
+    if (was !== undefined) {
+      broadcast(session, stanza)
+      toOwnResources(session, stanza, false)
+    }
+    // RFC 6121 §4.6.3: those who got directed presence hear of it as well, unless the broadcast has reached them.
+    const directed = [...session.directed]
+    session.directed.clear()
+    session.changed()
+    for (const address of directed) {
+      if (was !== undefined && rosters.hasSubscriber(session.owner, bareOf(address))) continue
+      try {
+        deps.route(stanza.withAttrs({ to: address }), session)
+      } catch (error) {
+        // One address that refuses (blocked, gone) must not keep the others from hearing.
+        if (!(error instanceof StanzaError)) throw error
+      }
+    }
+    if (was !== undefined) deps.onUnavailable(session)
+  }
+
+  /** What the session would learn by probing (RFC 6121 §4.3): of contacts here at once, of others by a probe. */
+  function sendPresencesOf(session: Session): void {
+    const { owner } = session
+    const to = session.jid.toString()
+    for (const each of sessions.of(owner)) {
+      if (each !== session && each.presence !== undefined) session.send(each.presence.withAttrs({ to }))
+    }
+    for (const contact of rosters.subscriptions(owner)) {
+      if (!isLocal(contact)) {
+        deps.route(makeStanza('presence', { type: 'probe', from: to, to: contact }), session)
+        continue
+      }
+      const others = sessions.of(contact)
+      if (others.length === 0 || !rosters.hasSubscriber(contact, owner)) continue
+      for (const each of others) {
+        if (each.presence !== undefined && mayReceive(each.jid.toString(), owner)) session.send(each.presence.withAttrs({ to }))
+      }
+    }
+  }
+
+  /** RFC 6121 §3.1.3: a request is delivered at each login until it is answered. */
+  function deliverPending(session: Session): void {
+    for (const text of rosters.pendingRequests(session.owner)) {
+      const stanza = parsePresence(text)
+      if (stanza) session.send(stanza)
+    }
+  }
+
+  /** The presence of all resources of an account to one contact, or that they are unavailable. */
+  function tellContact(owner: string, contact: string, available: boolean): void {
+    for (const each of sessions.of(owner)) {
+      if (each.presence === undefined) continue
+      if (available) deps.route(each.presence.withAttrs({ to: contact }), each)
+      else deps.route(makeStanza('presence', { type: 'unavailable', from: each.jid.toString(), to: contact }), each)
+    }
+  }
+
+  // ---- Directed presence (RFC 6121 §4.6)
+
+  function direct(session: Session, stanza: Stanza, to: Jid): void {
+    const address = to.toString()
+    const { directed } = session
+    if (stanza.type === 'unavailable') {
+      if (directed.delete(address)) session.changed()
+      deps.route(stanza, session)
+      return
+    }
+    priorityOf(stanza)
+    const known = directed.has(address)
+    if (!known && directed.size >= directedMax) throw new StanzaError('resource-constraint', 'Too many addresses with directed presence')
+    // Before routing: a refusal may come back at once, and takes the address out again.
+    directed.add(address)
+    try {
+      deps.route(stanza, session)
+    } catch (error) {
+      if (!known) directed.delete(address)
+      throw error
+    }
+    if (!known) session.changed()
+  }
+
+  // ---- Subscriptions sent by our users (RFC 6121 §3, Appendix A.2)
+
+  function subscriptionFrom(session: Session, stanza: Stanza, to: Jid, type: SubscriptionType): void {
+    const { owner } = session
+    const contact = to.bare
+    if (contact === owner) return // Own resources see each other anyway.
+    const item = rosters.item(owner, contact)
+    // RFC 6121 §3.1.2: both addresses are bare.
+    const out = stanza.withAttrs({ from: owner, to: contact })
+    switch (type) {
+      case 'subscribe': // A.2.1: always routed
+        if (!sees(item)) rosters.set(owner, change(item, contact, { ask: true, hidden: false }))
+        deps.route(out, session)
+        return
+      case 'unsubscribe': // A.2.2: always routed
+        if (item && (sees(item) || item.ask)) rosters.set(owner, change(item, contact, { subscription: seen(item) ? 'from' : 'none', ask: false }))
+        deps.route(out, session)
+        return
+      case 'subscribed': // A.2.3: routed only when there is a request
+        if (item?.pendingIn !== undefined) {
+          rosters.set(owner, change(item, contact, { subscription: sees(item) ? 'both' : 'from', pendingIn: undefined, hidden: false }))
+          deps.route(out, session)
+          tellContact(owner, contact, true) // §3.1.5
+        } else if (!seen(item)) rosters.set(owner, change(item, contact, { approved: true, hidden: false })) // §3.4.2
+        return
+      case 'unsubscribed': // A.2.4: routed only when there is a request or a subscription
+        if (item === undefined) return
+        if (item.pendingIn !== undefined) {
+          if (item.hidden) rosters.remove(owner, contact)
+          else rosters.set(owner, change(item, contact, { pendingIn: undefined, approved: false }))
+          deps.route(out, session)
+        } else if (seen(item)) {
+          rosters.set(owner, change(item, contact, { subscription: sees(item) ? 'to' : 'none', approved: false }))
+          deps.route(out, session)
+          tellContact(owner, contact, false) // §3.2.2
+        } else if (item.approved) rosters.set(owner, change(item, contact, { approved: false })) // §3.4: taken back
+        return
+      default: type satisfies never
+    }
+  }
+
+  // ---- Subscriptions that arrive (Appendix A.3)
+
+  function subscriptionTo(stanza: Stanza, owner: string, contact: string, type: SubscriptionType): void {
+    if (owner === contact) return
+    const item = rosters.item(owner, contact)
+    const incoming = stanza.withAttrs({ from: contact, to: owner })
+    switch (type) {
+      case 'subscribe': // A.3.1
+        if (seen(item)) {
+          deps.route(makeStanza('presence', { type: 'subscribed', id: stanza.id, from: owner, to: contact })) // §3.1.3
+        } else if (item?.approved) { // §3.4.3
+          rosters.set(owner, change(item, contact, { subscription: sees(item) ? 'both' : 'from', pendingIn: undefined, hidden: false }))
+          deps.route(makeStanza('presence', { type: 'subscribed', id: stanza.id, from: owner, to: contact }))
+          tellContact(owner, contact, true)
+        } else if (item?.pendingIn === undefined) {
+          const kept = incoming.content.length > PENDING_BYTES_MAX ? makeStanza('presence', { type, from: contact, to: owner }) : incoming
+          try {
+            rosters.set(owner, change(item, contact, { pendingIn: kept.toString(), hidden: item === undefined || item.hidden === true }))
+          } catch (error) {
+            // Too many strangers ask at once: this one may ask again.
+            if (error instanceof StanzaError) return
+            throw error
+          }
+          for (const each of sessions.of(owner)) if (each.presence !== undefined) each.send(incoming)
+        }
+        return
+      case 'unsubscribe': // A.3.2
+        if (item === undefined) return
+        if (item.pendingIn !== undefined) {
+          deliverSubscription(owner, incoming)
+          if (item.hidden) rosters.remove(owner, contact)
+          else rosters.set(owner, change(item, contact, { pendingIn: undefined }))
+        } else if (seen(item)) {
+          deliverSubscription(owner, incoming)
+          rosters.set(owner, change(item, contact, { subscription: sees(item) ? 'to' : 'none' }))
+          tellContact(owner, contact, false) // §3.3.3
+        }
+        return
+      case 'subscribed': // A.3.3: ignored when nobody asked
+        if (!item?.ask || sees(item)) return
+        deliverSubscription(owner, incoming)
+        rosters.set(owner, change(item, contact, { subscription: seen(item) ? 'both' : 'to', ask: false }))
+        return
+      case 'unsubscribed': // A.3.4
+        if (item === undefined || !(item.ask || sees(item))) return
+        deliverSubscription(owner, incoming)
+        rosters.set(owner, change(item, contact, { subscription: seen(item) ? 'from' : 'none', ask: false }))
+        return
+      default: type satisfies never
+    }
+  }
+
+  function deliverSubscription(owner: string, stanza: Stanza): void {
+    for (const each of sessions.of(owner)) if (each.interested || each.presence !== undefined) each.send(stanza)
+  }
+
+  // ---- Probes (RFC 6121 §4.3.2)
+
+  function answerProbe(from: Jid, to: Jid): void {
+    const owner = to.bare
+    const asker = from.bare
+    const prober = from.toString()
+    const own = asker === owner
+    const allowed = own || rosters.hasSubscriber(owner, asker)
+    let answered = false
+    for (const each of sessions.of(owner)) {
+      if (each.presence === undefined || (to.resource !== '' && each.jid.resource !== to.resource)) continue
+      if (!allowed && !each.directed.has(prober) && !each.directed.has(asker)) continue
+      if (own && each.jid.resource === from.resource) continue
+      answered = true
+      deps.route(each.presence.withAttrs({ to: prober }), each)
+    }
+    if (answered || own) return
+    if (allowed) {
+      deps.route(makeStanza('presence', { type: 'unavailable', from: to.toString(), to: prober }))
+      return
+    }
+    // The same answer whether the account exists or not. A request that waits for its answer must not be taken for refused.
+    if (to.local !== '' && rosters.item(owner, asker)?.pendingIn === undefined) deps.route(makeStanza('presence', { type: 'unsubscribed', from: owner, to: asker }))
+  }
+
+  return {
+    fromSession(session, given) {
+      const full = session.jid.toString()
+      const stanza = given.from === full ? given : given.withAttrs({ from: full })
+      const { type } = stanza
+      if (stanza.to === undefined) {
+        if (type === undefined) becomeAvailable(session, stanza)
+        else if (type === 'unavailable') becomeUnavailable(session, stanza)
+        else if (type !== 'error') throw new StanzaError('bad-request', 'Such a presence needs an address') // RFC 6121 §4.7.1
+        return
+      }
+      const to = Jid.tryParse(stanza.to)
+      if (to === undefined) throw new StanzaError('jid-malformed')
+      switch (type) {
+        case undefined:
+        case 'unavailable':
+          direct(session, stanza, to)
+          return
+        case 'subscribe':
+        case 'subscribed':
+        case 'unsubscribe':
+        case 'unsubscribed':
+          subscriptionFrom(session, stanza, to, type)
+          return
+        case 'probe':
+        case 'error':
+          deps.route(stanza, session)
+          return
+        default:
+          throw new StanzaError('bad-request', 'No such type of presence') // RFC 6121 §4.7.1
+      }
+    },
+
+    toAccount({ stanza, from, to }) {
+      const owner = to.bare
+      const { type } = stanza
+      switch (type) {
+        case undefined:
+        case 'unavailable':
+          // RFC 6121 §8.5: to the resource, or to all available ones; ignored when there is none or no such account.
+          for (const each of sessions.of(owner)) {
+            if (to.resource === '' ? each.presence !== undefined : each.jid.resource === to.resource) each.send(stanza)
+          }
+          return
+        case 'error': {
+          // To a bare JID nobody waits for it (RFC 6121 §8.5.2.1.2); a resource may be joining a room.
+          if (to.resource === '') return
+          for (const each of sessions.of(owner)) {
+            if (each.jid.resource !== to.resource) continue
+            if (each.directed.delete(from.toString())) each.changed()
+            each.send(stanza)
+          }
+          return
+        }
+        case 'subscribe': {
+          // RFC 6121 §8.5.1: silently ignored when there is no such account.
+          const known = deps.accountExists(owner)
+          if (known === true) subscriptionTo(stanza, owner, from.bare, type)
+          else if (known !== false) {
+            known.then((exists) => {
+              if (exists) subscriptionTo(stanza, owner, from.bare, type)
+            }).catch((error: unknown) => deps.log?.error({ what: 'subscription_failed', owner, error: String(error) }))
+          }
+          return
+        }
+        case 'subscribed':
+        case 'unsubscribe':
+        case 'unsubscribed':
+          subscriptionTo(stanza, owner, from.bare, type)
+          return
+        case 'probe':
+          answerProbe(from, to)
+          return
+        default:
+          throw new StanzaError('bad-request', 'No such type of presence')
+      }
+    },
+
+    sessionGone(session) {
+      if (session.presence === undefined && session.directed.size === 0) return
+      becomeUnavailable(session, makeStanza('presence', { type: 'unavailable', from: session.jid.toString() })) // RFC 6121 §4.5.1
+    },
+
+    resumedAfterRestart(session) {
+      if (session.presence === undefined) return
+      sendPresencesOf(session)
+      deliverPending(session)
+    },
+  }
+}
+
+/** RFC 6121 §4.7.2.3: a byte, 0 when it is missing. Throws `bad-request` for anything else. */
+export function priorityOf(stanza: Stanza): number {
+  const child = stanza.find('priority', CLIENT_NS)
+  if (child === undefined) return 0
+  const text = stanza.childElement(child).text().trim()
+  // compat: some clients send an empty element for the default.
+  if (text === '') return 0
+  const priority = /^[+-]?\d{1,6}$/.test(text) ? Number(text) : NaN
+  if (!(priority >= -128 && priority <= 127)) throw new StanzaError('bad-request', 'The priority is an integer from -128 to 127')
+  return priority
+}
+
+interface ItemChanges {
+  readonly subscription?: RosterItem['subscription']
+  readonly ask?: boolean
+  readonly approved?: boolean
+  readonly pendingIn?: string | undefined
+  readonly hidden?: boolean
+}
+
+/** The item with some fields changed; a new one when there was none. */
+function change(item: RosterItem | undefined, contact: string, changes: ItemChanges): RosterItem {
+  const pendingIn = Object.hasOwn(changes, 'pendingIn') ? changes.pendingIn : item?.pendingIn
+  const hidden = changes.hidden ?? item?.hidden === true
+  return {
+    jid: contact,
+    subscription: changes.subscription ?? item?.subscription ?? 'none',
+    ask: changes.ask ?? item?.ask ?? false,
+    approved: changes.approved ?? item?.approved ?? false,
+    groups: item?.groups ?? [],
+    ...(item?.name !== undefined ? { name: item.name } : undefined),
+    ...(pendingIn !== undefined ? { pendingIn } : undefined),
+    ...(hidden ? { hidden } : undefined),
+  }
+}
+
+function capsOf(stanza: Stanza): string {
+  const child = stanza.find('c', CAPS_NS)
+  return child === undefined ? '' : stanza.content.latin1Slice(child.start, child.end)
+}
+
+function bareOf(address: string): string {
+  const slash = address.indexOf('/')
+  return slash === -1 ? address : address.slice(0, slash)
+}
+
+/** A stored request. */
+function parsePresence(text: string): Stanza | undefined {
+  const element = buildElement(Buffer.from(text))
+  if (element.getName() !== 'presence') return undefined
+  return stanzaOf('presence', element.attrs, ...element.children.filter(isElement))
+}
