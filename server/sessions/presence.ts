@@ -228,7 +228,7 @@ export function createPresence(deps: PresenceDeps): Presence {
           tellContact(owner, contact, false) // §3.2.2
         } else if (item.approved) rosters.set(owner, change(item, contact, { approved: false })) // §3.4: taken back
         return
-      default: type satisfies never
+      default: return type satisfies never
     }
   }
 
@@ -280,7 +280,7 @@ export function createPresence(deps: PresenceDeps): Presence {
         deliverSubscription(owner, incoming)
         rosters.set(owner, change(item, contact, { subscription: seen(item) ? 'from' : 'none', ask: false }))
         return
-      default: type satisfies never
+      default: return type satisfies never
     }
   }
 
@@ -442,7 +442,7 @@ function change(item: RosterItem | undefined, contact: string, changes: ItemChan
 
 function capsOf(stanza: Stanza): string {
   const child = stanza.find('c', CAPS_NS)
-  return child === undefined ? '' : stanza.content.latin1Slice(child.start, child.end)
+  return child === undefined ? '' : stanza.content.toString('latin1', child.start, child.end)
 }
 
 function bareOf(address: string): string {

@@ -1,0 +1,174 @@
+// RFC 6121 §2: managing the roster; XEP-0237 (roster versioning) is its §2.6. Presence and subscriptions are in sessions/presence.ts.
+import { Jid } from '../../lib/jid.ts'
+import { StanzaError } from '../../lib/stanza/errors.ts'
+import { randomId } from '../../lib/stanza/ids.ts'
+import { makeStanza } from '../../lib/stanza/stanza.ts'
+import { escapeXml, xml, type Element } from '../../lib/xml/element.ts'
+import { accessRule, anything, bool } from '../config/options.ts'
+import { seen, sees, type Roster, type RosterChange, type RosterItem } from '../sessions/rosters.ts'
+import { type Session } from '../sessions/session.ts'
+import { defineExtension } from './extension.ts'
+
+export const ROSTER_NS = 'jabber:iq:roster'
+/** Characters of a name or group (RFC 6121 §2.3.3: the server's own limit). */
+const NAME_MAX = 1023
+const GROUPS_MAX = 50
+
+export const roster = defineExtension({
+  name: 'roster',
+  ejabberd: 'mod_roster',
+  specs: [{ rfc: 6121, status: 'complete', note: '§2' }, { xep: 237, version: '1.3', status: 'complete' }],
+  features: [ROSTER_NS],
+  needs: ['host', 'iq', 'features', 'hooks', 'router', 'sessions', 'rosters', 'access'],
+  options: {
+    versioning: { type: bool(), default: false, help: 'Sends only the changes to clients that have an earlier roster (XEP-0237).' },
+    access: { type: accessRule(), default: 'all', help: 'Who may change their roster.' },
+    store_current_id: { type: bool(), default: false, help: 'Versions are always stored.', ignored: 'versions are always stored' },
+    db_type: { type: anything(), default: undefined as unknown, help: 'Where rosters are stored.', ignored: 'rosters are kept in the storage of the server' },
+    use_cache: { type: bool(), default: true, help: 'Rosters are always cached.', ignored: 'rosters are always cached' },
+    cache_size: { type: anything(), default: undefined as unknown, help: 'See tidings: limits: roster_cache.', ignored: 'tidings: limits: roster_cache bounds the cache' },
+    cache_life_time: { type: anything(), default: undefined as unknown, help: 'See tidings: limits: roster_cache.', ignored: 'tidings: limits: roster_cache bounds the cache' },
+    cache_missed: { type: anything(), default: undefined as unknown, help: 'See tidings: limits: roster_cache.', ignored: 'tidings: limits: roster_cache bounds the cache' },
+  },
+  start({ host, iq, features, hooks, router, sessions, rosters, access }, options) {
+    if (options.versioning) features.afterLogin(() => "<ver xmlns='urn:xmpp:features:rosterver'/>") // RFC 6121 §2.6.1
+    features.afterLogin(() => "<sub xmlns='urn:xmpp:features:pre-approval'/>") // RFC 6121 §3.4.1
+
+    iq.get(`${ROSTER_NS} query`, 'account', ({ payload, from, to, session }) => {
+      if (from.bare !== to.bare) throw new StanzaError('service-unavailable')
+      // RFC 6121 §2.1.3: a roster get holds no items.
+      if (payload.getChildElements().length > 0) throw new StanzaError('bad-request')
+      const known = payload.attrs['ver']
+      const current = rosters.get(from.bare)
+      if (!options.versioning || known === undefined) {
+        interest(session)
+        return queryOf(current, false)
+      }
+      if (known !== '' && rosters.changesSince(from.bare, known) !== undefined) {
+        // RFC 6121 §2.6.3: an empty result, then a push for each change. Until those are out no newer push may overtake them.
+        setImmediate(() => {
+          if (session === undefined) return
+          const changes = rosters.changesSince(from.bare, known)
+          interest(session)
+          if (changes === undefined) pushAll(session, rosters.get(from.bare))
+          else for (const change of changes) push(session, change, true)
+        })
+        return undefined
+      }
+      interest(session)
+      return queryOf(current, true)
+    })
+
+    iq.set(`${ROSTER_NS} query`, 'account', ({ payload, from, to, session }) => {
+      if (from.bare !== to.bare) throw new StanzaError('forbidden') // RFC 6121 §2.3.3
+      if (!access.allows(options.access, session ? { jid: from, address: session.address } : { jid: from })) throw new StanzaError('not-allowed')
+      const elements = payload.getChildElements()
+      const [element] = elements
+      if (elements.length !== 1 || element === undefined || !element.is('item', ROSTER_NS)) throw new StanzaError('bad-request', 'A roster set holds exactly one item')
+      const jid = element.attrs['jid']
+      if (jid === undefined || jid === '') throw new StanzaError('bad-request', 'The item has no jid')
+      const parsed = Jid.tryParse(jid)
+      if (parsed === undefined) throw new StanzaError('jid-malformed')
+      const contact = parsed.bare
+      if (contact === from.bare) throw new StanzaError('not-allowed', 'Nobody is their own contact')
+      if (element.attrs['subscription'] === 'remove') {
+        const item = rosters.item(from.bare, contact)
+        if (item === undefined || item.hidden) throw new StanzaError('item-not-found') // RFC 6121 §2.5.3
+        rosters.remove(from.bare, contact)
+        endSubscriptions(from.bare, item)
+        return
+      }
+      rosters.set(from.bare, edited(rosters.item(from.bare, contact), contact, element))
+    })
+
+    function interest(session: Session | undefined): void {
+      if (session === undefined || session.interested) return
+      session.interested = true
+      session.changed()
+    }
+
+    /** RFC 6121 §2.5.2: what the contact hears when its item is removed, or the account. */
+    function endSubscriptions(owner: string, item: RosterItem): void {
+      if (sees(item) || item.ask) router.route(makeStanza('presence', { type: 'unsubscribe', from: owner, to: item.jid }))
+      if (!seen(item)) {
+        // A request that nobody can answer any more is refused.
+        if (item.pendingIn !== undefined) router.route(makeStanza('presence', { type: 'unsubscribed', from: owner, to: item.jid }))
+        return
+      }
+      router.route(makeStanza('presence', { type: 'unsubscribed', from: owner, to: item.jid }))
+      for (const each of sessions.of(owner)) {
+        if (each.presence !== undefined) router.route(makeStanza('presence', { type: 'unavailable', from: each.jid.toString(), to: item.jid }))
+      }
+    }
+
+    hooks.accountRemoved((owner) => {
+      const items = [...rosters.get(owner).items.values()]
+      // The roster goes first: what the contacts' side answers finds nothing to change.
+      rosters.removeAll(owner)
+      for (const item of items) endSubscriptions(owner, item)
+    })
+
+    // RFC 6121 §2.1.6: a push to each resource that has asked for the roster. All hosts share the rosters; we push for ours.
+    return rosters.onChange((owner, change) => {
+      if (!ownedBy(owner, host)) return
+      for (const session of sessions.of(owner)) if (session.interested) push(session, change, options.versioning)
+    })
+  },
+})
+
+function ownedBy(owner: string, host: string): boolean {
+  return owner.length > host.length && owner.endsWith(host) && owner[owner.length - host.length - 1] === '@'
+}
+
+function queryOf(current: Roster, versioning: boolean): Element {
+  const query = xml('query', { xmlns: ROSTER_NS, ver: versioning ? current.version : undefined })
+  for (const item of current.items.values()) if (!item.hidden) query.append(itemElement(item))
+  return query
+}
+
+function itemElement(item: RosterItem): Element {
+  return xml('item', {
+    jid: item.jid,
+    name: item.name,
+    subscription: item.subscription,
+    ask: item.ask ? 'subscribe' : undefined,
+    approved: item.approved ? 'true' : undefined,
+  }, item.groups.map((group) => xml('group', null, group)))
+}
+
+function push(session: Session, change: RosterChange, versioning: boolean): void {
+  const item = change.item ? itemElement(change.item).toString() : `<item jid='${escapeXml(change.contact)}' subscription='remove'/>`
+  const ver = versioning ? ` ver='${change.version}'` : ''
+  session.send(makeStanza('iq', { type: 'set', id: `push-${randomId(6)}`, to: session.jid.toString() }, [
+    { name: 'query', xmlns: ROSTER_NS, text: `<query xmlns='${ROSTER_NS}'${ver}>${item}</query>` },
+  ]))
+}
+
+function pushAll(session: Session, current: Roster): void {
+  for (const item of current.items.values()) if (!item.hidden) push(session, { contact: item.jid, item, version: current.version }, true)
+}
+
+/** The item as the client wants it: name and groups are the client's, all else is ours (RFC 6121 §2.1.2, §2.3.2). */
+function edited(before: RosterItem | undefined, contact: string, element: Element): RosterItem {
+  const name = element.attrs['name']
+  if (name !== undefined && name.length > NAME_MAX) throw new StanzaError('not-acceptable', 'The name is too long')
+  const groups: string[] = []
+  for (const child of element.getChildElements()) {
+    if (!child.is('group', ROSTER_NS)) continue
+    const group = child.text()
+    if (group === '') throw new StanzaError('not-acceptable', 'A group has no name')
+    if (group.length > NAME_MAX) throw new StanzaError('not-acceptable', 'The name of a group is too long')
+    if (groups.includes(group)) throw new StanzaError('bad-request', 'A group is given twice')
+    if (groups.length >= GROUPS_MAX) throw new StanzaError('not-acceptable', 'Too many groups')
+    groups.push(group)
+  }
+  return {
+    jid: contact,
+    subscription: before?.subscription ?? 'none',
+    ask: before?.ask ?? false,
+    approved: before?.approved ?? false,
+    groups,
+    ...(name !== undefined && name !== '' ? { name } : undefined),
+    ...(before?.pendingIn !== undefined ? { pendingIn: before.pendingIn } : undefined),
+  }
+}
