@@ -1,0 +1,23 @@
+/** RFC 4616: PLAIN. */
+import { accountOf, decodeText, SaslFailure, type Mechanism, type SaslContext } from './mechanism.ts'
+
+export class PlainServer implements Mechanism {
+  private readonly context: SaslContext
+
+  constructor(context: SaslContext) {
+    this.context = context
+  }
+
+  async step(input: Buffer): Promise<{ kind: 'success'; data: undefined; user: string }> {
+    const { host, accounts } = this.context
+    // RFC 4616 §2: [authzid] NUL authcid NUL passwd
+    const parts = decodeText(input).split('\0')
+    const [authzid, name, password] = parts
+    if (parts.length !== 3 || authzid === undefined || !name || !password) throw new SaslFailure('malformed-request')
+    const account = accountOf(name, authzid, host)
+    // A name that cannot be an account takes the time of one that could.
+    const correct = await accounts.checkPassword(account?.bare ?? `@${host}`, password)
+    if (!correct || account === undefined) throw new SaslFailure('not-authorized')
+    return { kind: 'success', data: undefined, user: account.local }
+  }
+}
