@@ -127,7 +127,7 @@ export class Stanza {
     const bytes = Buffer.allocUnsafe(headBytes + this.content.length + this.name.length + 3)
     bytes.write(head, 0)
     this.content.copy(bytes, headBytes)
-    bytes.latin1Write(`</${this.name}>`, headBytes + this.content.length)
+    bytes.write(`</${this.name}>`, headBytes + this.content.length)
     return (this.#bytes = bytes)
   }
 

@@ -4,6 +4,7 @@ import type { Jid } from '../../lib/jid.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
 import type { Accounts } from '../accounts/accounts.ts'
 import type { Access } from '../config/access.ts'
+import type { Limits } from '../config/limits.ts'
 import type { OptionTable } from '../config/options.ts'
 import type { HttpRoutes } from '../http/routes.ts'
 import type { Log } from '../log.ts'
@@ -120,6 +121,10 @@ export interface Parts {
   http: HttpRoutes
   log: Log
   metrics: Metrics
+  /** Turns stream management on for the host (XEP-0198). */
+  resumption(options: { readonly resumeMs: number; readonly maxResumeMs: number; readonly ackTimeoutMs: number }): void
+  /** The limits of the configuration. */
+  limits: Limits
   /** Calls `run` every `everyMs` until the host is reloaded or the server stops; errors are logged. */
   every(everyMs: number, run: () => void | Promise<void>): void
   /** Milliseconds since 1970; tests move it. */

@@ -5,7 +5,7 @@
 import { Jid } from '../../lib/jid.ts'
 import { nextMessageId, timeOfMessageId } from '../../lib/stanza/ids.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
-import { errorReply, type Stanza } from '../../lib/stanza/stanza.ts'
+import { errorReply, makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
 import type { Host } from '../host.ts'
 import type { Log } from '../log.ts'
 import type { Session } from '../sessions/session.ts'
@@ -181,6 +181,20 @@ export class Router {
       return
     }
     this.presenceTo(stanza, from, to)
+  }
+
+  /** Whether neither side refuses presence from a full JID to an account (XEP-0191); for broadcasts, which do not pass `route`. */
+  presenceAllowed(from: string, to: string): boolean {
+    const delivery = this.#delivery(makeStanza('presence', { from, to }), Jid.parse(from), Jid.parse(to), undefined)
+    try {
+      const { hosts } = this.#parts
+      if (delivery.fromLocal) hosts.get(delivery.from.domain)?.hooks.runOutgoing(delivery)
+      hosts.get(delivery.to.domain)?.hooks.runIncoming(delivery)
+      return true
+    } catch (error) {
+      if (error instanceof StanzaError) return false
+      throw error
+    }
   }
 
   /** A presence that has passed its sender's side. */

@@ -292,6 +292,11 @@ export class Session implements GateWaiter {
     return true
   }
 
+  /** Lets go of a stream that another is about to replace. */
+  detach(carrier: Carrier): void {
+    if (this.#carrier === carrier) this.#carrier = undefined
+  }
+
   /** The connection is gone. The session waits for resumption when it may, else it ends. */
   lostCarrier(carrier: Carrier): void {
     if (this.#carrier !== carrier) return

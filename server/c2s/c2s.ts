@@ -1,0 +1,265 @@
+/** Client listeners, and the sessions that come of them. */
+import net from 'node:net'
+import tls from 'node:tls'
+import { Jid } from '../../lib/jid.ts'
+import type { SecureContexts } from '../../lib/net/certificates.ts'
+import { StreamError } from '../../lib/stream/errors.ts'
+import type { Accounts } from '../accounts/accounts.ts'
+import type { Shaper } from '../config/access.ts'
+import type { ListenConfig } from '../config/config.ts'
+import type { Limits } from '../config/limits.ts'
+import type { Host } from '../host.ts'
+import type { Log } from '../log.ts'
+import type { Metrics } from '../metrics.ts'
+import type { Router } from '../router/router.ts'
+import { Session, type Carrier, type SessionContext } from '../sessions/session.ts'
+import type { SessionRegistry } from '../sessions/sessions.ts'
+import type { Storage } from '../storage/shapes.ts'
+import { parseStanza } from './parse-stanza.ts'
+import { ClientStream } from './client-stream.ts'
+
+export interface C2sParts {
+  readonly hosts: ReadonlyMap<string, Host>
+  readonly router: Router
+  readonly sessions: SessionRegistry
+  readonly accounts: Accounts
+  readonly storage: Storage
+  readonly limits: Limits
+  readonly log: Log
+  readonly metrics: Metrics
+  readonly certificates: SecureContexts | undefined
+  readonly sessionContext: SessionContext
+  now(): number
+}
+
+const SWEEP_MS = 1000
+const FORGOTTEN_MAX = 10_000
+
+export class C2s implements AsyncDisposable {
+  readonly #parts: C2sParts
+  readonly #servers: { readonly listen: ListenConfig; readonly server: net.Server }[] = []
+  readonly #streams = new Set<ClientStream>()
+  /** By XEP-0198 id: sessions that can be resumed. */
+  readonly #resumable = new Map<string, Session>()
+  /** Of these the ones that were found in storage at start and have not been resumed since. */
+  readonly #restarted = new Set<Session>()
+  /** Ids of sessions that are over and what they had handled, for `<failed h=…/>`. */
+  readonly #forgotten = new Map<string, number>()
+  readonly #sweep: NodeJS.Timeout
+  readonly #stanzas
+  readonly #errors
+  readonly #failures
+  #closing = false
+
+  constructor(parts: C2sParts) {
+    this.#parts = parts
+    const { metrics } = parts
+    metrics.gauge('tidings_connections', 'Open client streams', [], () => this.#streams.size)
+    metrics.gauge('tidings_sessions', 'Bound sessions', [], () => parts.sessions.size)
+    metrics.gauge('tidings_sessions_resumable', 'Sessions that can be resumed', [], () => this.#resumable.size)
+    this.#stanzas = metrics.counter('tidings_stanzas_received_total', 'Stanzas received from clients', ['kind'])
+    this.#errors = metrics.counter('tidings_stream_errors_total', 'Streams ended by an error', ['condition'])
+    this.#failures = metrics.counter('tidings_login_failures_total', 'Failed logins', ['condition'])
+    this.#sweep = setInterval(() => this.#tick(), SWEEP_MS)
+    this.#sweep.unref()
+  }
+
+  get hosts(): ReadonlyMap<string, Host> { return this.#parts.hosts }
+  get router(): Router { return this.#parts.router }
+  get sessions(): SessionRegistry { return this.#parts.sessions }
+  get accounts(): Accounts { return this.#parts.accounts }
+  get limits(): Limits { return this.#parts.limits }
+  get log(): Log { return this.#parts.log }
+  get defaultHost(): string { return this.#parts.hosts.keys().next().value ?? 'localhost' }
+  now(): number { return this.#parts.now() }
+
+  counted(kind: string, _type: string | undefined): void { this.#stanzas.inc(1, { kind }) }
+  streamError(condition: string): void { this.#errors.inc(1, { condition }) }
+  failedLogin(condition: string): void { this.#failures.inc(1, { condition }) }
+
+  /** Opens a listener; resolves with its port. */
+  async listen(listen: ListenConfig): Promise<number> {
+    const server = listen.tls
+      ? tls.createServer({ ...this.tlsOptions(listen), ALPNProtocols: ['xmpp-client'], handshakeTimeout: this.limits.handshakeTimeoutMs })
+      : net.createServer()
+    server.maxConnections = this.limits.connections
+    server.on(listen.tls ? 'secureConnection' : 'connection', (socket: net.Socket) => this.#accept(listen, socket))
+    server.on('tlsClientError', (error: Error, socket: net.Socket) => {
+      this.log.debug({ what: 'tls_failed', error: error.message })
+      socket.destroy()
+    })
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject)
+      server.listen({ port: listen.port, host: listen.ip, backlog: listen.backlog }, () => {
+        server.off('error', reject)
+        resolve()
+      })
+    })
+    server.on('error', (error) => this.log.error({ what: 'listener_failed', port: listen.port, error }))
+    this.#servers.push({ listen, server })
+    return (server.address() as net.AddressInfo).port
+  }
+
+  /** TLS options of a listener; for STARTTLS with the domain of the stream, when the client sends no SNI. */
+  tlsOptions(listen: ListenConfig, domain?: string): tls.TlsOptions {
+    const { certificates } = this.#parts
+    const { minVersion, maxVersion, ciphers, honorCipherOrder } = listen.tlsOptions
+    return {
+      ...(certificates === undefined ? {} : { SNICallback: (name, callback) => callback(null, certificates.contextFor(domain ?? name)), ...certificates.pemFor(domain) }),
+      ...(minVersion === undefined ? {} : { minVersion }),
+      ...(maxVersion === undefined ? {} : { maxVersion }),
+      ...(ciphers === undefined ? {} : { ciphers }),
+      honorCipherOrder,
+    }
+  }
+
+  #accept(listen: ListenConfig, socket: net.Socket): void {
+    if (this.#closing || this.#streams.size >= this.limits.connections) {
+      socket.destroy()
+      return
+    }
+    this.#streams.add(new ClientStream(this, listen, socket, (socket.remoteAddress ?? '').replace(/^::ffff:/, ''), listen.tls))
+  }
+
+  closed(stream: ClientStream): void {
+    this.#streams.delete(stream)
+  }
+
+  mayConnect(listen: ListenConfig, host: Host, jid: Jid, address: string): boolean {
+    return host.config.access.allows(listen.access, { jid, address })
+  }
+
+  sessionsMax(host: Host, jid: Jid): number {
+    const value = host.config.access.value('max_user_sessions', { jid })
+    return typeof value === 'number' ? value : this.limits.sessionsPerUser
+  }
+
+  readonly #shapers = new WeakMap<Session, Shaper | null>()
+
+  shaperOf(listen: ListenConfig, host: Host, session: Session): Shaper | undefined {
+    let shaper = this.#shapers.get(session)
+    if (shaper === undefined) {
+      shaper = (listen.shaper === '' ? undefined : host.config.access.shaper(listen.shaper, { jid: session.jid, address: session.address })) ?? null
+      this.#shapers.set(session, shaper)
+    }
+    return shaper ?? undefined
+  }
+
+  createSession(jid: Jid, carrier: Carrier | undefined): Session {
+    const session = new Session(jid, carrier, this.#parts.sessionContext)
+    this.#parts.sessions.add(session)
+    return session
+  }
+
+  // --- resumption (XEP-0198 §5)
+
+  resumable(session: Session): void {
+    const { management } = session
+    if (management === undefined) return
+    this.#resumable.set(management.id, session)
+    this.#parts.storage.streams.open(management.id, session.owner, session.jid.resource, session.snapshot())
+  }
+
+  resumableSession(id: string): { session: Session; restarted: boolean } | undefined {
+    const session = this.#resumable.get(id)
+    return session === undefined ? undefined : { session, restarted: this.#restarted.has(session) }
+  }
+
+  lastHandled(id: string): number | undefined {
+    return this.#forgotten.get(id)
+  }
+
+  resumed(session: Session): void {
+    this.#restarted.delete(session)
+  }
+
+  /** A session is over. */
+  ended(session: Session): void {
+    this.#parts.sessions.remove(session)
+    const { management } = session
+    if (management === undefined || !management.resumable) return
+    this.#resumable.delete(management.id)
+    this.#restarted.delete(session)
+    this.#forgotten.set(management.id, management.handled)
+    if (this.#forgotten.size > FORGOTTEN_MAX) this.#forgotten.delete(this.#forgotten.keys().next().value as string)
+  }
+
+  /** Brings back the sessions that could be resumed when the last process ended. */
+  async restore(): Promise<void> {
+    const stored = await this.#parts.storage.streams.load()
+    for (const stream of stored) {
+      const owner = Jid.tryParse(stream.owner)
+      const host = owner === undefined ? undefined : this.#parts.hosts.get(owner.domain)
+      if (owner === undefined || host?.streamManagement === undefined || !(await this.accounts.exists(owner.bare))) {
+        this.#parts.storage.streams.close(stream.id)
+        continue
+      }
+      const jid = owner.withResource(stream.resource)
+      const taken = this.#parts.sessions.get(jid.toString())
+      if (taken !== undefined) taken.close()
+      const session = this.createSession(jid, undefined)
+      session.restore(stream.state, parseStanza)
+      const state = stream.state as { resumeMs?: number } | null
+      session.management = {
+        id: stream.id, resumable: true, resumeMs: Number(state?.resumeMs ?? host.streamManagement.resumeMs),
+        handled: stream.handled, handledStored: stream.handled, sent: stream.unacknowledged.at(-1)?.seq ?? 0, acknowledged: 0,
+        queue: [], unrequested: 0, requestedAt: 0,
+      }
+      for (const { seq, bytes } of stream.unacknowledged) {
+        const stanza = parseStanza(bytes)
+        if (stanza !== undefined) session.management.queue.push({ seq, stanza })
+      }
+      session.detachedAt = this.now()
+      this.#resumable.set(stream.id, session)
+      this.#restarted.add(session)
+    }
+    if (stored.length > 0) this.log.info({ what: 'sessions_restored', sessions: this.#resumable.size })
+  }
+
+  /** Looks after silence and sessions that wait too long. */
+  #tick(): void {
+    const now = this.now()
+    const { idlePingMs, idleCloseMs } = this.limits
+    for (const session of this.#resumable.values()) {
+      if (!session.connected && now - session.detachedAt > (session.management?.resumeMs ?? 0)) {
+        this.log.info({ what: 'session_expired', jid: session.jid.toString() })
+        session.close()
+      }
+    }
+    for (const stream of this.#streams) {
+      const { session } = stream
+      if (session === undefined) continue
+      const { management } = session
+      if (management !== undefined) {
+        const ackTimeoutMs = this.hosts.get(session.host)?.streamManagement?.ackTimeoutMs ?? this.limits.ackTimeoutMs
+        if (management.requestedAt !== 0 && now - management.requestedAt > ackTimeoutMs) {
+          stream.close(new StreamError('connection-timeout', 'no acknowledgement'))
+          continue
+        }
+        if (management.queue.length > 0 && management.requestedAt === 0) session.requestAck()
+      }
+      const silence = now - stream.heardAt
+      if (silence > idlePingMs + idleCloseMs && stream.silent) stream.close(new StreamError('connection-timeout'))
+      else if (silence > idlePingMs && !stream.silent) {
+        stream.silent = true
+        if (management !== undefined) stream.write(ACK)
+        else stream.write(Buffer.from(`<iq type='get' from='${session.host}' to='${escapeAttribute(session.jid.toString())}' id='silence'><ping xmlns='urn:xmpp:ping'/></iq>`))
+      }
+    }
+  }
+
+  /** Closes the listeners and all streams, so that clients can resume (XEP-0198 §5). */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closing = true
+    clearInterval(this.#sweep)
+    const closed = this.#servers.map(({ server }) => new Promise<void>((resolve) => server.close(() => resolve())))
+    for (const stream of this.#streams) stream.close(new StreamError('system-shutdown'))
+    await Promise.race([Promise.all(closed), new Promise((resolve) => setTimeout(resolve, 2000).unref())])
+  }
+}
+
+const ACK = Buffer.from("<r xmlns='urn:xmpp:sm:3'/>")
+
+function escapeAttribute(text: string): string {
+  return text.replaceAll('&', '&amp;').replaceAll("'", '&apos;').replaceAll('<', '&lt;')
+}

@@ -1,0 +1,644 @@
+/** A client's stream: opening, STARTTLS, SASL, resource binding, and then the session's stanzas (RFC 6120 §4 to §7). */
+import type { Socket } from 'node:net'
+import tls from 'node:tls'
+import type { X509Certificate } from 'node:crypto'
+import { Jid } from '../../lib/jid.ts'
+import { endPointHash } from '../../lib/net/certificates.ts'
+import { createSaslServer, mechanismsFor, type SaslContext, type SaslServer } from '../../lib/sasl/server.ts'
+import { randomId } from '../../lib/stanza/ids.ts'
+import { StanzaError } from '../../lib/stanza/errors.ts'
+import { CLIENT_NS, errorReply, iqResult, type Stanza } from '../../lib/stanza/stanza.ts'
+import { StreamError } from '../../lib/stream/errors.ts'
+import { escapeXml, xml } from '../../lib/xml/element.ts'
+import { StreamParser, type StreamHandler, type StreamHeader } from '../../lib/xml/parser.ts'
+import type { ListenConfig } from '../config/config.ts'
+import type { Host } from '../host.ts'
+import type { Carrier, Session } from '../sessions/session.ts'
+import type { C2s } from './c2s.ts'
+
+const NS = {
+  streams: 'http://etherx.jabber.org/streams',
+  tls: 'urn:ietf:params:xml:ns:xmpp-tls',
+  sasl: 'urn:ietf:params:xml:ns:xmpp-sasl',
+  bind: 'urn:ietf:params:xml:ns:xmpp-bind',
+  session: 'urn:ietf:params:xml:ns:xmpp-session',
+  sm: 'urn:xmpp:sm:3',
+  channelBinding: 'urn:xmpp:sasl-cb:0',
+} as const
+
+const STREAM_END = Buffer.from('</stream:stream>')
+const COUNTER_MAX = 2 ** 32 - 1
+
+export class ClientStream implements StreamHandler, Carrier {
+  readonly address: string
+  readonly #c2s: C2s
+  readonly listen: ListenConfig
+  #socket: Socket
+  readonly #parser: StreamParser
+  #secure: boolean
+  #host: Host | undefined
+  #user: string | undefined
+  #session: Session | undefined
+  #sasl: SaslServer | undefined
+  #authTries = 0
+  #headerSent = false
+  #opened = false
+  #closed = false
+  #out: Buffer[] = []
+  #scheduled = false
+  #preAuthBytes = 0
+  #timer: NodeJS.Timeout | undefined
+  #busy = false
+  #lang: string | undefined
+  /** When the client last sent anything, ms. */
+  heardAt: number
+  #pinged = false
+  #shaperPause: NodeJS.Timeout | undefined
+  #allowance = 0
+  #allowanceAt = 0
+
+  constructor(c2s: C2s, listen: ListenConfig, socket: Socket, address: string, secure: boolean) {
+    this.#c2s = c2s
+    this.listen = listen
+    this.#socket = socket
+    this.#secure = secure
+    this.address = address
+    const { limits } = c2s
+    this.heardAt = c2s.now()
+    this.#parser = new StreamParser({ stanzaBytes: listen.preAuthMaxStanzaBytes, depth: limits.depth, attributes: limits.attributes, children: limits.children }, this)
+    // RFC 6120 §13.12: what has not logged in does not stay.
+    this.#timer = setTimeout(() => this.close(new StreamError('connection-timeout')), limits.preAuthTimeoutMs)
+    this.#timer.unref()
+    socket.setNoDelay(true)
+    this.#attach(socket)
+  }
+
+  get secure(): boolean { return this.#secure }
+  get session(): Session | undefined { return this.#session }
+  get host(): string { return this.#host?.name ?? '' }
+  get backlog(): number { return this.#socket.writableLength }
+
+  #attach(socket: Socket): void {
+    socket.on('data', (chunk: Buffer) => this.#read(chunk))
+    socket.on('error', () => this.#gone())
+    socket.on('end', () => this.#gone())
+    socket.on('close', () => this.#gone())
+  }
+
+  #read(chunk: Buffer): void {
+    if (this.#closed) return
+    this.heardAt = this.#c2s.now()
+    this.#pinged = false
+    if (this.#session === undefined) {
+      this.#preAuthBytes += chunk.length
+      if (this.#preAuthBytes > this.#c2s.limits.preAuthBytes) return this.close(new StreamError('policy-violation', 'too much before login'))
+    } else this.#shape(chunk.length)
+    this.#guard(() => this.#parser.write(chunk))
+  }
+
+  /** Runs what may throw a StreamError: the one place where they are caught. */
+  #guard(run: () => void): void {
+    try {
+      run()
+    } catch (error) {
+      if (error instanceof StreamError) this.close(error)
+      else {
+        this.#c2s.log.error({ what: 'stream_failed', address: this.address, error })
+        this.close(new StreamError('internal-server-error'))
+      }
+    }
+  }
+
+  /** Slows the client down to its shaper's rate by not reading for a while. */
+  #shape(bytes: number): void {
+    const host = this.#host
+    if (host === undefined || this.#session === undefined) return
+    const shaper = this.#c2s.shaperOf(this.listen, host, this.#session)
+    if (shaper === undefined) return
+    const now = this.#c2s.now()
+    this.#allowance = Math.min(shaper.burst, this.#allowance + ((now - this.#allowanceAt) / 1000) * shaper.rate)
+    if (this.#allowanceAt === 0) this.#allowance = shaper.burst
+    this.#allowanceAt = now
+    this.#allowance -= bytes
+    if (this.#allowance >= 0 || this.#shaperPause !== undefined) return
+    this.#socket.pause()
+    this.#shaperPause = setTimeout(() => {
+      this.#shaperPause = undefined
+      if (!this.#closed && !this.#busy) this.#socket.resume()
+    }, Math.min(10_000, (-this.#allowance / shaper.rate) * 1000))
+    this.#shaperPause.unref()
+  }
+
+  // --- opening
+
+  streamOpened(header: StreamHeader): void {
+    const { attrs } = header
+    this.#opened = true
+    this.#headerSent = false
+    this.#lang = attrs['xml:lang']
+    const to = attrs['to']
+    let domain: string | undefined
+    if (to !== undefined) {
+      const jid = Jid.tryParse(to)
+      domain = jid?.local === '' && jid.resource === '' ? jid.domain : undefined
+    } else if (this.#host !== undefined) domain = this.#host.name
+    const host = domain === undefined ? undefined : this.#c2s.hosts.get(domain)
+    if (this.#user !== undefined && host !== this.#host) {
+      throw new StreamError('host-unknown', 'not the host of the login')
+    }
+    this.#host = host
+    const from = attrs['from']
+    this.#sendHeader(from !== undefined ? Jid.tryParse(from)?.toString() : undefined)
+    if (to === undefined && host === undefined) throw new StreamError('host-unknown', 'the stream header needs a to')
+    if (host === undefined) throw new StreamError('host-unknown')
+    const version = attrs['version']
+    // RFC 6120 §4.7.5: no version means 0.9, which we do not speak.
+    if (version === undefined || !/^\d+\.\d+$/.test(version) || Number(version.split('.')[0]) < 1) throw new StreamError('unsupported-version')
+    this.#sendText(this.#features(host))
+  }
+
+  #sendHeader(to?: string): void {
+    this.#headerSent = true
+    const host = this.#host?.name ?? this.#c2s.defaultHost
+    this.#sendText(
+      `<?xml version='1.0'?><stream:stream xmlns='${CLIENT_NS}' xmlns:stream='${NS.streams}' version='1.0' id='${randomId()}' from='${escapeXml(host)}' xml:lang='en'${to ? ` to='${escapeXml(to)}'` : ''}>`,
+    )
+  }
+
+  #features(host: Host): string {
+    let text = '<stream:features>'
+    if (this.#user === undefined) {
+      if (!this.#secure && this.listen.starttls) text += `<starttls xmlns='${NS.tls}'>${this.listen.starttlsRequired ? '<required/>' : ''}</starttls>`
+      if (this.#secure || !this.listen.starttlsRequired) {
+        const context = this.#saslContext(host)
+        const mechanisms = mechanismsFor(context)
+        if (mechanisms.length > 0) {
+          text += `<mechanisms xmlns='${NS.sasl}'>${mechanisms.map((name) => `<mechanism>${name}</mechanism>`).join('')}</mechanisms>`
+          if (context.channelBinding !== undefined && context.channelBinding.types.length > 0) {
+            // XEP-0440 §3
+            text += `<sasl-channel-binding xmlns='${NS.channelBinding}'>${context.channelBinding.types.map((type) => `<channel-binding type='${type}'/>`).join('')}</sasl-channel-binding>`
+          }
+        }
+        text += host.features.before({ secure: this.#secure, address: this.address })
+      }
+    } else {
+      text += `<bind xmlns='${NS.bind}'/><session xmlns='${NS.session}'><optional/></session>`
+      if (host.streamManagement !== undefined) text += `<sm xmlns='${NS.sm}'/>`
+      text += host.features.after()
+    }
+    return `${text}</stream:features>`
+  }
+
+  #saslContext(host: Host): SaslContext {
+    const socket = this.#socket
+    const binding = this.#secure && socket instanceof tls.TLSSocket ? channelBindingOf(socket) : undefined
+    return {
+      host: host.name,
+      accounts: this.#c2s.accounts,
+      secure: this.#secure,
+      channelBinding: binding,
+      offeredPlus: binding !== undefined && binding.types.length > 0,
+      disabled: host.config.disabledMechanisms,
+    }
+  }
+
+  streamClosed(): void {
+    // RFC 6120 §4.4: the client closes; a resumable session ends with it.
+    const session = this.#session
+    this.#session = undefined
+    session?.close()
+    this.close()
+  }
+
+  // --- stanzas
+
+  stanza(stanza: Stanza): void {
+    if (this.#closed) return
+    const session = this.#session
+    if (session !== undefined) return this.#fromSession(session, stanza)
+    if (this.#user !== undefined) return this.#beforeBind(stanza)
+    this.#beforeLogin(stanza)
+  }
+
+  #fromSession(session: Session, stanza: Stanza): void {
+    if (stanza.xmlns === NS.sm) return this.#management(session, stanza)
+    if (!stanza.isStanza) {
+      const handler = this.#host?.nonzas.get(`${stanza.xmlns} ${stanza.name}`)
+      if (handler === undefined) {
+        if (stanza.xmlns === NS.sasl || stanza.xmlns === NS.tls) throw new StreamError('unsupported-stanza-type', 'the negotiation is over')
+        throw new StreamError('unsupported-stanza-type')
+      }
+      handler(session, stanza)
+      return
+    }
+    const claimed = stanza.from
+    if (claimed !== undefined) {
+      const jid = Jid.tryParse(claimed)
+      // RFC 6120 §8.1.2.1
+      if (jid === undefined || (!jid.equals(session.jid) && jid.toString() !== session.owner)) throw new StreamError('invalid-from')
+    }
+    this.#c2s.counted(stanza.name, stanza.type)
+    const stamped = stanza.withAttrs({ from: session.jid.toString(), ...(stanza.attrs['xml:lang'] === undefined && this.#lang !== undefined && stanza.name !== 'iq' ? { 'xml:lang': this.#lang } : {}) })
+    if (stamped.name === 'iq' && stamped.type === 'set' && stamped.has('session', NS.session)) {
+      // RFC 3921's session, for old clients: nothing to do.
+      session.send(iqResult(stamped.withAttrs({ to: undefined })))
+      session.countHandled()
+      return
+    }
+    const pending = this.#c2s.router.route(stamped, session)
+    if (pending === undefined) {
+      session.countHandled()
+      return
+    }
+    // RFC 6120 §10.1: in order; and what is acknowledged has been handled.
+    this.#wait(pending, () => session.countHandled())
+  }
+
+  /** Stops reading until something has been done. */
+  #wait(pending: Promise<unknown>, then: () => void): void {
+    this.#busy = true
+    this.#parser.pause()
+    let settled = false
+    const done = (): void => {
+      settled = true
+      this.#busy = false
+      if (this.#closed) return
+      this.#guard(() => {
+        then()
+        this.#parser.resume()
+      })
+      if (!this.#busy && !this.#closed && this.#shaperPause === undefined) this.#socket.resume()
+    }
+    pending.then(done, (error: unknown) => {
+      this.#c2s.log.error({ what: 'stanza_failed', address: this.address, error })
+      done()
+    })
+    setImmediate(() => {
+      if (!settled) this.#socket.pause()
+    })
+  }
+
+  #beforeLogin(stanza: Stanza): void {
+    const host = this.#host as Host
+    if (stanza.xmlns === NS.tls && stanza.name === 'starttls') return this.#startTls()
+    if (!this.#secure && this.listen.starttlsRequired) throw new StreamError('policy-violation', 'STARTTLS is required')
+    if (stanza.xmlns === NS.sasl) return this.#authenticate(host, stanza)
+    if (stanza.isStanza && stanza.name === 'iq') {
+      const child = stanza.children[0]
+      const handler = child === undefined ? undefined : host.nonzas.before(`${child.xmlns} ${child.name}`)
+      if (handler !== undefined) {
+        const stream = { address: this.address, secure: this.#secure, host: host.name, close: () => this.close() }
+        return this.#wait(
+          handler(stream, stanza).catch((error: unknown) => {
+            if (error instanceof StanzaError) return errorReply(stanza, error)
+            this.#c2s.log.error({ what: 'iq_failed', error })
+            return errorReply(stanza, new StanzaError('internal-server-error'))
+          }).then((reply) => this.write(reply.bytes())),
+          () => {},
+        )
+      }
+    }
+    // RFC 6120 §4.9.3.12
+    if (stanza.isStanza || stanza.xmlns === NS.sm) throw new StreamError('not-authorized')
+    throw new StreamError('unsupported-stanza-type')
+  }
+
+  #beforeBind(stanza: Stanza): void {
+    if (stanza.xmlns === NS.sm) {
+      if (stanza.name === 'resume') return this.#resume(stanza)
+      // XEP-0198 §3: not before binding.
+      return this.#sendText(failed('unexpected-request'))
+    }
+    if (stanza.xmlns === NS.sasl || stanza.xmlns === NS.tls) throw new StreamError('policy-violation', 'the negotiation is over')
+    if (!stanza.isStanza) throw new StreamError('unsupported-stanza-type')
+    if (stanza.name === 'iq' && stanza.type === 'set' && stanza.children.length === 1 && stanza.has('bind', NS.bind)) return this.#bind(stanza)
+    if (stanza.name === 'iq' && stanza.has('bind', NS.bind)) return this.write(errorReply(stanza, new StanzaError('bad-request')).bytes())
+    // RFC 6120 §7.3.1
+    throw new StreamError('not-authorized', 'bind a resource first')
+  }
+
+  // --- STARTTLS (RFC 6120 §5)
+
+  #startTls(): void {
+    if (this.#secure || !this.listen.starttls) {
+      this.#sendText(`<failure xmlns='${NS.tls}'/>`)
+      this.close()
+      return
+    }
+    // RFC 6120 §5.4.3.3: nothing sent in the clear may count after the handshake.
+    this.#parser.pause()
+    if (this.#parser.takeRest().length > 0) throw new StreamError('policy-violation', 'data behind starttls')
+    this.#sendText(`<proceed xmlns='${NS.tls}'/>`)
+    this.#flush()
+    const plain = this.#socket
+    plain.removeAllListeners('data')
+    plain.removeAllListeners('end')
+    plain.removeAllListeners('close')
+    plain.removeAllListeners('error')
+    plain.on('error', () => this.#gone())
+    const secured = new tls.TLSSocket(plain, { isServer: true, ...this.#c2s.tlsOptions(this.listen, this.#host?.name) })
+    this.#socket = secured
+    this.#opened = false
+    secured.on('secure', () => {
+      this.#secure = true
+      this.#parser.reset()
+      this.#parser.resume()
+    })
+    this.#attach(secured)
+  }
+
+  // --- SASL (RFC 6120 §6)
+
+  #authenticate(host: Host, stanza: Stanza): void {
+    if (stanza.name === 'abort') {
+      this.#sasl = undefined
+      return this.#saslFailure('aborted')
+    }
+    if (stanza.name === 'auth') {
+      if (this.#sasl !== undefined) this.#sasl = undefined
+      const mechanism = stanza.attrs['mechanism'] ?? ''
+      const context = this.#saslContext(host)
+      if (!mechanismsFor(context).includes(mechanism)) return this.#saslFailure(mechanism === 'PLAIN' && !this.#secure ? 'encryption-required' : 'invalid-mechanism')
+      const text = stanza.content.toString()
+      this.#sasl = createSaslServer(mechanism, context)
+      if (this.#sasl === undefined) return this.#saslFailure('invalid-mechanism')
+      if (text === '') {
+        // RFC 6120 §6.4.2: no initial response; the client speaks first in all our mechanisms.
+        return this.#sendText(`<challenge xmlns='${NS.sasl}'/>`)
+      }
+      return this.#saslStep(text === '=' ? '' : text)
+    }
+    if (stanza.name === 'response') {
+      if (this.#sasl === undefined) return this.#saslFailure('malformed-request')
+      const text = stanza.content.toString()
+      return this.#saslStep(text === '=' ? '' : text)
+    }
+    throw new StreamError('unsupported-stanza-type')
+  }
+
+  #saslStep(text: string): void {
+    const sasl = this.#sasl as SaslServer
+    // RFC 6120 §6.5.5
+    if (!/^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/.test(text)) return this.#saslFailure('incorrect-encoding')
+    const host = this.#host as Host
+    this.#wait(
+      sasl.step(Buffer.from(text, 'base64')).then(
+        (outcome) => {
+          if (this.#closed) return
+          if (outcome.kind === 'challenge') return this.#sendText(`<challenge xmlns='${NS.sasl}'>${outcome.data.toString('base64')}</challenge>`)
+          this.#sasl = undefined
+          if (outcome.kind === 'failure') return this.#saslFailure(outcome.condition, outcome.text)
+          const jid = Jid.of(outcome.user, host.name)
+          if (!this.#c2s.mayConnect(this.listen, host, jid, this.address)) return this.#saslFailure('not-authorized')
+          this.#user = outcome.user
+          this.#c2s.log.info({ what: 'authenticated', user: jid.toString(), address: this.address, secure: this.#secure })
+          this.#parser.limits = { ...this.#parser.limits, stanzaBytes: this.listen.maxStanzaBytes }
+          this.#parser.reset()
+          this.#opened = false
+          this.#sendText(outcome.data === undefined ? `<success xmlns='${NS.sasl}'/>` : `<success xmlns='${NS.sasl}'>${outcome.data.toString('base64')}</success>`)
+        },
+        (error: unknown) => {
+          this.#c2s.log.error({ what: 'sasl_failed', error })
+          this.#saslFailure('temporary-auth-failure')
+        },
+      ),
+      () => {},
+    )
+  }
+
+  #saslFailure(condition: string, text?: string): void {
+    this.#sasl = undefined
+    this.#sendText(`<failure xmlns='${NS.sasl}'><${condition}/>${text ? `<text xml:lang='en'>${escapeXml(text)}</text>` : ''}</failure>`)
+    this.#c2s.log.info({ what: 'authentication_failed', condition, address: this.address })
+    this.#c2s.failedLogin(condition)
+    // RFC 6120 §6.4.5: a few tries, then the stream is closed.
+    if (++this.#authTries >= this.#c2s.limits.authTries) this.close(new StreamError('policy-violation', 'too many failed logins'))
+  }
+
+  // --- binding (RFC 6120 §7)
+
+  #bind(stanza: Stanza): void {
+    const host = this.#host as Host
+    const payload = stanza.childElement(stanza.children[0] as NonNullable<(typeof stanza.children)[0]>)
+    const wanted = payload.getChildText('resource', NS.bind) ?? ''
+    let jid: Jid
+    try {
+      jid = Jid.of(this.#user as string, host.name, wanted === '' ? randomId(9) : wanted)
+    } catch {
+      return this.write(errorReply(stanza, new StanzaError('bad-request', 'no valid resource')).bytes())
+    }
+    const { sessions } = this.#c2s
+    const others = sessions.of(jid.bare)
+    const old = sessions.get(jid.toString())
+    if (old !== undefined) {
+      switch (host.config.resourceConflict) {
+        case 'closenew':
+          return this.write(errorReply(stanza, new StanzaError('conflict')).bytes())
+        case 'setresource':
+          jid = jid.withResource(randomId(9))
+          break
+        case 'acceptnew':
+        case 'closeold':
+          old.close(new StreamError('conflict', 'replaced by a new connection'))
+      }
+    }
+    const max = this.#c2s.sessionsMax(host, jid)
+    if (old === undefined && others.length >= max) {
+      // The one that waits for resumption longest makes room.
+      const waiting = others.filter((each) => !each.connected).sort((a, b) => a.detachedAt - b.detachedAt)[0]
+      if (waiting === undefined) return this.write(errorReply(stanza, new StanzaError('resource-constraint', 'too many sessions', { type: 'wait' })).bytes())
+      waiting.close()
+    }
+    this.#logged()
+    const session = this.#c2s.createSession(jid, this)
+    this.#session = session
+    this.write(iqResult(stanza.withAttrs({ to: undefined, from: undefined }), xml('bind', { xmlns: NS.bind }, xml('jid', null, escapeText(jid.toString())))).bytes())
+    host.hooks.runBound(session)
+    this.#c2s.log.info({ what: 'session_bound', jid: jid.toString(), address: this.address, secure: this.#secure })
+  }
+
+  #logged(): void {
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+  }
+
+  // --- stream management (XEP-0198)
+
+  #management(session: Session, stanza: Stanza): void {
+    const host = this.#host as Host
+    switch (stanza.name) {
+      case 'enable': {
+        if (host.streamManagement === undefined) return this.#sendText(failed('service-unavailable'))
+        if (session.management !== undefined) return this.#sendText(failed('unexpected-request'))
+        const wantsResume = stanza.attrs['resume'] === 'true' || stanza.attrs['resume'] === '1'
+        const { resumeMs, maxResumeMs } = host.streamManagement
+        const asked = Number(stanza.attrs['max'])
+        const waitMs = Number.isFinite(asked) && asked > 0 && stanza.attrs['max'] !== undefined ? Math.min(asked * 1000, maxResumeMs) : resumeMs
+        const resumable = wantsResume && waitMs > 0
+        session.management = {
+          id: randomId(18), resumable, resumeMs: waitMs,
+          handled: 0, handledStored: 0, sent: 0, acknowledged: 0, queue: [], unrequested: 0, requestedAt: 0,
+        }
+        if (!resumable) return this.#sendText(`<enabled xmlns='${NS.sm}'/>`)
+        const { id } = session.management
+        this.#c2s.resumable(session)
+        return this.#sendText(`<enabled xmlns='${NS.sm}' id='${id}' resume='true' max='${Math.floor(waitMs / 1000)}'/>`)
+      }
+      case 'r':
+        if (session.management === undefined) throw new StreamError('unsupported-stanza-type', 'stream management is not enabled')
+        return session.acknowledgeWhenStored()
+      case 'a': {
+        const h = counter(stanza.attrs['h'])
+        if (session.management === undefined || h === undefined) throw new StreamError('undefined-condition', 'no valid acknowledgement')
+        const sent = session.management.sent
+        if (!session.acknowledged(h)) {
+          // XEP-0198 §4
+          throw new StreamError('undefined-condition', `You acknowledged ${h} stanzas, but I only sent you ${sent} so far.`, `<handled-count-too-high xmlns='${NS.sm}' h='${h}' send-count='${sent}'/>`)
+        }
+        return
+      }
+      case 'resume':
+        return this.#sendText(failed('unexpected-request'))
+      default:
+        throw new StreamError('unsupported-stanza-type')
+    }
+  }
+
+  #resume(stanza: Stanza): void {
+    const host = this.#host as Host
+    const previous = stanza.attrs['previd']
+    const h = counter(stanza.attrs['h'])
+    if (previous === undefined || h === undefined) return this.#sendText(failed('bad-request'))
+    if (host.streamManagement === undefined) return this.#sendText(failed('feature-not-implemented'))
+    const found = this.#c2s.resumableSession(previous)
+    // Somebody else's stream is as unknown as one that never was (XEP-0198 §5).
+    if (found === undefined || found.session.owner !== Jid.of(this.#user as string, host.name).toString()) {
+      return this.#sendText(failed('item-not-found', this.#c2s.lastHandled(previous)))
+    }
+    const { session, restarted } = found
+    const old = session.carrier
+    if (old !== undefined) {
+      session.detach(old)
+      old.close(new StreamError('conflict', 'resumed on another connection'))
+    }
+    const accepted = session.resume(this, h, restarted, (handled, again) => {
+      this.#sendText(`<resumed xmlns='${NS.sm}' previd='${escapeXml(previous)}' h='${handled}'/>`)
+      for (const each of again) this.write(each.bytes())
+      session.requestAck()
+      host.hooks.runResumed(session)
+      if (restarted) host.presence.resumedAfterRestart(session)
+    })
+    if (!accepted) {
+      const sent = session.management?.sent ?? 0
+      session.close()
+      throw new StreamError('undefined-condition', `You acknowledged ${h} stanzas, but I only sent you ${sent} so far.`, `<handled-count-too-high xmlns='${NS.sm}' h='${h}' send-count='${sent}'/>`)
+    }
+    this.#logged()
+    this.#session = session
+    this.#c2s.resumed(session)
+    this.#c2s.log.info({ what: 'session_resumed', jid: session.jid.toString(), address: this.address })
+  }
+
+  // --- writing
+
+  write(bytes: Buffer): void {
+    if (this.#closed) return
+    this.#out.push(bytes)
+    if (!this.#scheduled) {
+      this.#scheduled = true
+      setImmediate(() => this.#flush())
+    }
+  }
+
+  #sendText(text: string): void {
+    this.write(Buffer.from(text))
+  }
+
+  #flush(): void {
+    this.#scheduled = false
+    const out = this.#out
+    if (out.length === 0) return
+    this.#out = []
+    if (this.#socket.destroyed) return
+    this.#socket.write(out.length === 1 ? (out[0] as Buffer) : Buffer.concat(out))
+  }
+
+  close(error?: StreamError): void {
+    if (this.#closed) return
+    if (!this.#headerSent) {
+      // RFC 6120 §4.9.1.2: an error before the header is sent inside a stream of its own.
+      this.#sendHeader()
+    }
+    if (error !== undefined) {
+      this.#sendText(error.toXml())
+      this.#c2s.streamError(error.condition)
+      this.#c2s.log.debug({ what: 'stream_error', condition: error.condition, text: error.text, address: this.address })
+    }
+    this.write(STREAM_END)
+    this.#flush()
+    this.#closed = true
+    const socket = this.#socket
+    socket.end()
+    const timer = setTimeout(() => socket.destroy(), this.#c2s.limits.closeTimeoutMs)
+    timer.unref()
+    socket.once('close', () => clearTimeout(timer))
+    // What the peer still sends is read and dropped, so that the socket closes cleanly.
+    socket.resume()
+    this.#left()
+  }
+
+  /** Silence: a ping by whitespace would prove nothing, so the session's extension pings; see C2s. */
+  get silent(): boolean { return this.#pinged }
+  set silent(value: boolean) { this.#pinged = value }
+
+  #gone(): void {
+    if (!this.#closed) {
+      this.#closed = true
+      this.#socket.destroy()
+    }
+    this.#left()
+  }
+
+  #left(): void {
+    this.#logged()
+    clearTimeout(this.#shaperPause)
+    this.#c2s.closed(this)
+    const session = this.#session
+    this.#session = undefined
+    session?.lostCarrier(this)
+    void this.#opened
+  }
+}
+
+function failed(condition: string, h?: number): string {
+  return `<failed xmlns='${NS.sm}'${h === undefined ? '' : ` h='${h}'`}><${condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>`
+}
+
+function counter(text: string | undefined): number | undefined {
+  if (text === undefined || !/^\d{1,10}$/.test(text)) return undefined
+  const value = Number(text)
+  return value <= COUNTER_MAX ? value : undefined
+}
+
+/** ltx escapes text itself when it serialises. */
+function escapeText(text: string): string {
+  return text
+}
+
+/** What a login can be bound to (RFC 9266, RFC 5929). */
+function channelBindingOf(socket: tls.TLSSocket): SaslContext['channelBinding'] {
+  const certificate: X509Certificate | undefined = socket.getX509Certificate?.()
+  const endPoint = certificate === undefined ? undefined : endPointHash(certificate)
+  const exporter = socket.getProtocol() === 'TLSv1.3'
+  const types: string[] = []
+  if (exporter) types.push('tls-exporter')
+  if (endPoint !== undefined) types.push('tls-server-end-point')
+  return {
+    types,
+    data(type) {
+      if (type === 'tls-exporter' && exporter) return socket.exportKeyingMaterial(32, 'EXPORTER-Channel-Binding', Buffer.alloc(0))
+      if (type === 'tls-server-end-point') return endPoint
+      return undefined
+    },
+  }
+}

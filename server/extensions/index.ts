@@ -1,0 +1,35 @@
+/** All extensions. Their order is the order of their handlers within a phase. */
+import { archive } from './archive.ts'
+import { blocking } from './blocking.ts'
+import { caps } from './caps.ts'
+import { carbons } from './carbons.ts'
+import { clientState } from './client-state.ts'
+import { contactAddresses } from './contact-addresses.ts'
+import { disco } from './disco.ts'
+import { entityTime } from './entity-time.ts'
+import type { Extension } from './extension.ts'
+import { flexibleOffline } from './flexible-offline.ts'
+import { hints } from './hints.ts'
+import { httpUpload } from './http-upload.ts'
+import { lastActivity } from './last-activity.ts'
+import { offline } from './offline.ts'
+import { ping } from './ping.ts'
+import { privateStorage } from './private-storage.ts'
+import { register } from './register.ts'
+import { roster } from './roster.ts'
+import { stanzaIds } from './stanza-ids.ts'
+import { streamLimits } from './stream-limits.ts'
+import { streamManagement } from './stream-management.ts'
+import { vcard } from './vcard.ts'
+import { version } from './version.ts'
+
+export const extensions = [
+  // What may refuse or mark a stanza comes first.
+  blocking, hints, stanzaIds,
+  // Then what stores and copies it.
+  archive, carbons, offline,
+  streamManagement, streamLimits, clientState,
+  disco, caps, contactAddresses,
+  roster, register, privateStorage, vcard, lastActivity, flexibleOffline,
+  ping, version, entityTime, httpUpload,
+] as unknown as readonly Extension[]

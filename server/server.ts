@@ -1,0 +1,311 @@
+/** Builds the whole server from a configuration, top to bottom. */
+import path from 'node:path'
+import { Jid } from '../lib/jid.ts'
+import { createSecureContexts, type SecureContexts } from '../lib/net/certificates.ts'
+import { continueIdsAfter } from '../lib/stanza/ids.ts'
+import { StanzaError } from '../lib/stanza/errors.ts'
+import { makeStanza, type Stanza } from '../lib/stanza/stanza.ts'
+import { StreamError } from '../lib/stream/errors.ts'
+import { createAccounts, type Accounts } from './accounts/accounts.ts'
+import { C2s } from './c2s/c2s.ts'
+import type { Config } from './config/config.ts'
+import { parseOptions, type OptionTable } from './config/options.ts'
+import { createDiscoRegistry, type HostDisco } from './extensions/disco-registry.ts'
+import type { Extension, IqRegistry, Parts, DiscoRegistry } from './extensions/extension.ts'
+import { serveDisco } from './extensions/disco-registry.ts'
+import { extensions } from './extensions/index.ts'
+import { HostFeatures, HostNonzas, type Host } from './host.ts'
+import { createHttp } from './http/http.ts'
+import { createLog, type Log } from './log.ts'
+import { createMetrics, type Metrics } from './metrics.ts'
+import { HookRunner } from './router/hook-runner.ts'
+import { IqDispatcher, PendingIqs } from './router/iq.ts'
+import { Router, type Service } from './router/router.ts'
+import { Gate } from './sessions/gate.ts'
+import { createPresence } from './sessions/presence.ts'
+import { createRosters } from './sessions/rosters.ts'
+import { SessionRegistry } from './sessions/sessions.ts'
+import { openEmbedded } from './storage/embedded/embedded.ts'
+import type { Storage } from './storage/shapes.ts'
+
+export interface ServerOptions {
+  readonly config: Config
+  /** Where the embedded store, certificates and the control socket live. */
+  readonly dataDir: string
+  readonly log?: Log
+  /** In place of the embedded store; not closed by the server. */
+  readonly storage?: Storage
+  readonly now?: () => number
+}
+
+export interface Server extends AsyncDisposable {
+  readonly accounts: Accounts
+  readonly sessions: SessionRegistry
+  readonly storage: Storage
+  readonly hosts: ReadonlyMap<string, Host>
+  readonly certificates: SecureContexts | undefined
+  readonly metrics: Metrics & { render(): Promise<string>; readonly contentType: string }
+  readonly log: Log
+  readonly dataDir: string
+  /** The ports listened on, by the configured port. */
+  readonly ports: readonly { readonly module: string; readonly configured: number; readonly port: number; readonly ip: string; readonly tls: boolean }[]
+  /** Adds an account and tells the extensions. */
+  register(bareJid: string, password: string): Promise<void>
+  /** Removes an account with all that belongs to it, and ends its sessions. */
+  unregister(bareJid: string): Promise<void>
+  /** Hosts, access rules, certificates and modules as in this configuration; listeners stay. */
+  reload(config: Config): Promise<void>
+  status(): { readonly healthy: boolean; readonly storage: ReturnType<Storage['status']>; readonly sessions: number; readonly uptimeMs: number }
+  close(): Promise<void>
+}
+
+/** Starts everything; rejects with an error for people when it cannot (data in use or damaged, a port taken). */
+export async function createServer(options: ServerOptions): Promise<Server> {
+  const now = options.now ?? Date.now
+  const startedAt = now()
+  let config = options.config
+  const log = options.log ?? createLog(config.loglevel)
+  const { limits } = config
+  const metrics = createMetrics()
+  const storage = options.storage ?? (await openEmbedded(options.dataDir))
+  const accounts = createAccounts(storage.records, { cachedMax: limits.accountCache })
+  const wantsTls = config.listen.some((listen) => listen.tls || listen.starttls)
+  const certificates = wantsTls ? await createSecureContexts({ hosts: config.hosts, certfiles: config.certfiles, dataDir: options.dataDir }) : undefined
+  for (const problem of certificates?.problems ?? []) log.warn({ what: 'certificate_problem', problem })
+  const http = createHttp({ contexts: certificates, log, metrics, trustedProxies: config.trustedProxies })
+  const sessions = new SessionRegistry()
+  const rosters = createRosters(storage.records)
+  const hosts = new Map<string, Host>()
+  const services = new Map<string, Service>()
+  const gate = new Gate(storage)
+
+  const router: Router = new Router({
+    hosts, services, sessions, log,
+    accountExists: (bareJid) => {
+      const exists = accounts.exists(bareJid)
+      if (exists instanceof Promise) throw new Error('the account store of this driver is not synchronous')
+      return exists
+    },
+    healthy: () => storage.healthy,
+    now,
+  })
+  const pending = new PendingIqs((stanza) => void router.route(stanza))
+  router.pending = pending
+
+  const c2s: C2s = new C2s({
+    hosts, router, sessions, accounts, storage, limits, log, metrics, certificates, now,
+    sessionContext: {
+      storage, gate, now,
+      limits: { outboundBytes: limits.outboundBytes, unacknowledged: limits.resumeQueueStanzas, held: limits.heldStanzas },
+      whileInactive: (session, stanza) => hosts.get(session.host)?.hooks.runWhileInactive(session, stanza) ?? 'send',
+      detached: (session) => hosts.get(session.host)?.hooks.runDetached(session),
+      ended(session, undelivered) {
+        c2s.ended(session)
+        const host = hosts.get(session.host)
+        if (host === undefined) return
+        host.presence.sessionGone(session)
+        host.hooks.runClosed(session)
+        router.undelivered(session, undelivered)
+      },
+    },
+  })
+
+  const routePresence = (stanza: Stanza): void => {
+    if (stanza.name !== 'presence') return void router.route(stanza)
+    try {
+      const from = Jid.parse(stanza.from ?? '')
+      router.presenceTo(stanza, from, stanza.to === undefined ? from.toBare() : Jid.parse(stanza.to))
+    } catch (error) {
+      router.bounce(stanza, error)
+    }
+  }
+
+  function buildHost(name: string): Host {
+    const hooks = new HookRunner()
+    const iq = new IqDispatcher(pending, log)
+    const disco = createDiscoRegistry()
+    disco.identity('host', { category: 'server', type: 'im', name: 'Tidings' })
+    disco.identity('account', { category: 'account', type: 'registered' })
+    const hostConfig = config.host(name)
+    const presence = createPresence({
+      rosters, sessions, log,
+      isLocalHost: (domain) => hosts.has(domain),
+      route: routePresence,
+      accountExists: (bareJid) => accounts.exists(bareJid),
+      directedPresences: limits.directedPresences,
+      ...(hostConfig.modules.has('mod_blocking') ? { mayReceive: (from: string, to: string) => router.presenceAllowed(from, to) } : {}),
+      onAvailable: (session, stanza, first) => hooks.runAvailable(session, stanza, first),
+      onUnavailable: (session) => hooks.runUnavailable(session),
+    })
+    const host: Host = { name, config: hostConfig, hooks, iq, disco, features: new HostFeatures(), nonzas: new HostNonzas(), presence, streamManagement: undefined, stops: [] }
+    const isOn = (extension: Extension): boolean => extension.ejabberd === undefined || hostConfig.modules.has(extension.ejabberd)
+    for (const extension of extensions) {
+      if (!isOn(extension)) continue
+      const { options: parsed } = parseOptions((extension.options ?? {}) as OptionTable<object>, hostConfig.modules.get(extension.ejabberd ?? ''), { option: `modules.${extension.ejabberd ?? extension.name}` })
+      if (extension.features !== undefined) disco.feature('host', ...extension.features)
+      const stop = extension.start(partsOf(host, isOn), parsed)
+      if (stop !== undefined) host.stops.push(stop)
+    }
+    return host
+  }
+
+  function partsOf(host: Host, isOn: (extension: Extension) => boolean): Parts {
+    return {
+      host: host.name,
+      iq: host.iq, disco: host.disco, features: host.features, nonzas: host.nonzas, hooks: host.hooks,
+      sessions, rosters, storage, http, log, metrics, limits, now,
+      access: host.config.access,
+      accounts: {
+        ...bound(accounts),
+        register: server.register,
+        unregister: server.unregister,
+      },
+      router: {
+        route: (stanza) => void router.route(stanza),
+        service(domain, handler) {
+          services.set(domain, handler)
+          host.stops.push(() => void services.delete(domain))
+        },
+        iqService: (domain, name) => iqService(host, domain, name),
+      },
+      resumption(resumption) {
+        host.streamManagement = resumption
+      },
+      every(everyMs, run) {
+        const timer = setInterval(() => {
+          void (async () => run())().catch((error: unknown) => log.error({ what: 'task_failed', error }))
+        }, everyMs)
+        timer.unref()
+        host.stops.push(() => clearInterval(timer))
+      },
+      enabled: (name) => extensions.some((extension) => extension.name === name && isOn(extension)),
+    }
+  }
+
+  function iqService(host: Host, domain: string, name?: string): { iq: IqRegistry; disco: DiscoRegistry } {
+    const iq = new IqDispatcher(pending, log)
+    const disco: HostDisco = createDiscoRegistry()
+    serveDisco(iq, disco, 'host')
+    host.disco.item('host', name === undefined ? { jid: domain } : { jid: domain, name })
+    services.set(domain, (stanza, session) => {
+      if (stanza.name !== 'iq') {
+        if (stanza.name === 'message' && stanza.type !== 'error') router.bounce(stanza, new StanzaError('service-unavailable'), session)
+        return
+      }
+      if (stanza.type !== 'get' && stanza.type !== 'set') return void pending.answered(stanza)
+      const from = Jid.parse(stanza.from ?? '')
+      const reply = (answer: Stanza): void => (session !== undefined ? session.send(answer) : void router.route(answer))
+      const answer = iq.dispatch(stanza, from, Jid.parse(domain), 'host', session)
+      if (answer instanceof Promise) void answer.then(reply)
+      else reply(answer)
+    })
+    host.stops.push(() => void services.delete(domain))
+    return { iq, disco }
+  }
+
+  async function stopHost(host: Host): Promise<void> {
+    for (const stop of host.stops.splice(0)) await stop()
+  }
+
+  const ports: { module: string; configured: number; port: number; ip: string; tls: boolean }[] = []
+  let closed: Promise<void> | undefined
+
+  const server: Server = {
+    accounts, sessions, storage, hosts, certificates, metrics, log, ports,
+    dataDir: options.dataDir,
+    async register(bareJid, password) {
+      await accounts.register(bareJid, password)
+      await hosts.get(Jid.parse(bareJid).domain)?.hooks.runAccountRegistered(bareJid)
+    },
+    async unregister(bareJid) {
+      const jid = Jid.parse(bareJid)
+      // First nobody can log in any more; then what is left goes.
+      await accounts.unregister(jid.bare)
+      for (const session of sessions.of(jid.bare)) session.close(new StreamError('not-authorized', 'the account was removed'))
+      await hosts.get(jid.domain)?.hooks.runAccountRemoved(jid.bare)
+      removeRoster(jid.bare)
+      await storage.committed()
+    },
+    async reload(next) {
+      config = next
+      log.level = next.loglevel
+      await certificates?.reload({ hosts: next.hosts, certfiles: next.certfiles })
+      for (const [name, host] of [...hosts]) {
+        await stopHost(host)
+        if (!next.hosts.includes(name)) {
+          for (const session of sessions.all()) if (session.host === name) session.close(new StreamError('host-gone'))
+          hosts.delete(name)
+        }
+      }
+      for (const name of next.hosts) hosts.set(name, buildHost(name))
+      log.info({ what: 'configuration_reloaded', hosts: next.hosts.length })
+    },
+    status: () => ({ healthy: storage.healthy, storage: storage.status(), sessions: sessions.size, uptimeMs: now() - startedAt }),
+    close() {
+      return (closed ??= (async () => {
+        await c2s[Symbol.asyncDispose]()
+        await http.close(1000)
+        pending.close()
+        for (const host of hosts.values()) await stopHost(host)
+        await storage.committed()
+        if (options.storage === undefined) await storage[Symbol.asyncDispose]()
+      })())
+    },
+    [Symbol.asyncDispose]() {
+      return this.close()
+    },
+  }
+
+  /** A removed account leaves its contacts' rosters as an unsubscription would (RFC 6121 §3.3). */
+  function removeRoster(owner: string): void {
+    for (const item of [...rosters.get(owner).items.values()]) {
+      for (const type of ['unsubscribe', 'unsubscribed']) routePresence(makeStanza('presence', { type, from: owner, to: item.jid }))
+      rosters.remove(owner, item.jid)
+    }
+  }
+
+  metrics.gauge('tidings_storage_pending_writes', 'Writes waiting for their commit', [], () => storage.status().pendingWrites)
+  metrics.gauge('tidings_storage_commit_ms', 'How long the last commit took', [], () => storage.status().commitMs)
+  metrics.gauge('tidings_storage_healthy', 'Whether writes reach stable storage', [], () => (storage.healthy ? 1 : 0))
+
+  try {
+    continueIdsAfter('')
+    for (const name of config.hosts) hosts.set(name, buildHost(name))
+    await c2s.restore()
+    for (const listen of config.listen) {
+      if (listen.module === 'ejabberd_c2s') {
+        const port = await c2s.listen(listen)
+        ports.push({ module: listen.module, configured: listen.port, port, ip: listen.ip, tls: listen.tls })
+        if (listen.starttls && !listen.starttlsRequired) log.warn({ what: 'starttls_optional', port, text: 'Clients may log in and register without encryption here; set starttls_required: true to forbid it.' })
+        if (!listen.starttls && !listen.tls) log.warn({ what: 'listener_unencrypted', port, text: 'This listener offers no encryption.' })
+      } else if (listen.module === 'ejabberd_http') {
+        const listener = await http.listen({ port: listen.port, ip: listen.ip, unixPath: listen.unixPath, tls: listen.tls, handlers: listen.requestHandlers, headers: listen.customHeaders })
+        ports.push({ module: listen.module, configured: listen.port, port: listener.port, ip: listen.ip, tls: listen.tls })
+      }
+    }
+    log.info({ what: 'server_ready', hosts: config.hosts.length, ms: now() - startedAt })
+  } catch (error) {
+    await server.close()
+    throw error
+  }
+  return server
+}
+
+
+/** Methods of an object as own properties, for spreading. */
+function bound(accounts: Accounts): Accounts {
+  return {
+    exists: (bare) => accounts.exists(bare),
+    register: (bare, password) => accounts.register(bare, password),
+    unregister: (bare) => accounts.unregister(bare),
+    setPassword: (bare, password) => accounts.setPassword(bare, password),
+    checkPassword: (bare, password) => accounts.checkPassword(bare, password),
+    scramKeys: (bare, hash) => accounts.scramKeys(bare, hash),
+    list: (host) => accounts.list(host),
+    count: (host) => accounts.count(host),
+  }
+}
+
+export function defaultConfigFile(): string {
+  return path.join(import.meta.dirname, '../config/ejabberd-compat.yml')
+}
