@@ -1,0 +1,108 @@
+// XEP-0352: Client State Indication, version 1.0.0 (2020-10-14)
+import type { Stanza } from '../../lib/stanza/stanza.ts'
+import { bool } from '../config/options.ts'
+import { defineExtension } from './extension.ts'
+
+const NS = 'urn:xmpp:csi:0'
+const CHAT_STATES_NS = 'http://jabber.org/protocol/chatstates'
+const PUBSUB_EVENT_NS = 'http://jabber.org/protocol/pubsub#event'
+const MUC_USER_NS = 'http://jabber.org/protocol/muc#user'
+/** What may stand beside a chat state without making the message worth a wake-up. */
+const BESIDE_CHAT_STATE = new Set(['urn:xmpp:hints', 'urn:xmpp:sid:0', 'urn:xmpp:delay', 'urn:xmpp:occupant-id:0'])
+
+export interface ClientStateOptions {
+  readonly queue_presence: boolean
+  readonly queue_chat_states: boolean
+  readonly queue_pep: boolean
+}
+
+export const clientState = defineExtension({
+  name: 'client-state',
+  ejabberd: 'mod_client_state',
+  specs: [{ xep: 352, version: '1.0.0', status: 'complete' }],
+  needs: ['features', 'nonzas', 'hooks'],
+  options: {
+    queue_presence: { type: bool(), default: true, help: 'Hold presence back, the latest of each sender.' },
+    queue_chat_states: { type: bool(), default: true, help: 'Hold chat states back, the latest of each sender.' },
+    queue_pep: { type: bool(), default: true, help: 'Hold notifications of personal events back, the latest of each item.' },
+  },
+  start({ features, nonzas, hooks }, options) {
+    features.afterLogin(() => `<csi xmlns='${NS}'/>`)
+
+    nonzas.handle(`${NS} inactive`, (session) => {
+      session.active = false
+      session.changed()
+    })
+    nonzas.handle(`${NS} active`, (session) => {
+      if (session.active) return
+      session.active = true
+      session.flushHeld()
+      session.changed()
+    })
+    // §5.1: a resumed stream starts active
+    hooks.resumed((session) => {
+      session.active = true
+      session.flushHeld()
+    })
+
+    hooks.whileInactive((session, stanza) => {
+      const key = holdKey(stanza, options)
+      if (key === undefined) {
+        // What the message says makes the chat state before it worthless.
+        if (stanza.name === 'message' && stanza.has('body')) discard(session.held, `chat-state ${bareOf(stanza.from)}`, options)
+        return 'send'
+      }
+      discard(session.held, key, options)
+      return 'hold'
+    })
+  },
+})
+
+/** Takes what a newer stanza replaces out of those held back. How many there may be is the session's limit. */
+function discard(held: Stanza[], key: string, options: ClientStateOptions): void {
+  const at = held.findIndex((stanza) => holdKey(stanza, options) === key)
+  if (at !== -1) held.splice(at, 1)
+}
+
+/** What a stanza that can wait is the latest of; undefined when it has to go at once. */
+export function holdKey(stanza: Stanza, options: ClientStateOptions): string | undefined {
+  if (stanza.name === 'presence') return options.queue_presence ? presenceKey(stanza) : undefined
+  if (stanza.name !== 'message' || stanza.type === 'error' || stanza.has('body')) return undefined
+  if (options.queue_pep && stanza.has('event', PUBSUB_EVENT_NS)) return eventKey(stanza)
+  if (options.queue_chat_states && isChatStateOnly(stanza)) return `chat-state ${bareOf(stanza.from)}`
+  return undefined
+}
+
+function presenceKey(stanza: Stanza): string | undefined {
+  // Subscriptions, probes and errors want an answer.
+  if (stanza.type !== undefined && stanza.type !== 'unavailable') return undefined
+  // The user's own entry to a room and removal from it (XEP-0045 §7.2.2, status 110) are not somebody else's coming and going.
+  const muc = stanza.find('x', MUC_USER_NS)
+  if (muc !== undefined && stanza.content.includes('110') &&
+    stanza.childElement(muc).getChildren('status').some((status) => status.attrs['code'] === '110')) return undefined
+  return `presence ${stanza.from ?? ''}`
+}
+
+/** Nodes may hold several items, each of which counts. */
+function eventKey(stanza: Stanza): string | undefined {
+  const span = stanza.find('event', PUBSUB_EVENT_NS)
+  const items = span && stanza.childElement(span).getChild('items')
+  if (items === undefined) return undefined // purge, delete, configuration: rare, and their order matters
+  const ids = items.getChildElements().map((item) => item.attrs['id'] ?? '')
+  return `event ${JSON.stringify([stanza.from ?? '', items.attrs['node'] ?? '', ids])}`
+}
+
+function isChatStateOnly(stanza: Stanza): boolean {
+  let found = false
+  for (const { name, xmlns } of stanza.children) {
+    if (xmlns === CHAT_STATES_NS) found = true
+    else if (!BESIDE_CHAT_STATE.has(xmlns) && !(name === 'thread' && xmlns === stanza.xmlns)) return false
+  }
+  return found
+}
+
+function bareOf(jid: string | undefined): string {
+  if (jid === undefined) return ''
+  const slash = jid.indexOf('/')
+  return slash === -1 ? jid : jid.slice(0, slash)
+}

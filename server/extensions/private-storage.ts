@@ -1,0 +1,69 @@
+// XEP-0049: Private XML Storage, version 1.2 (2004-03-01)
+import { StanzaError } from '../../lib/stanza/errors.ts'
+import { buildElement } from '../../lib/xml/build.ts'
+import { xml } from '../../lib/xml/element.ts'
+import { defineExtension, type IqRequest } from './extension.ts'
+import { standalone } from './standalone-element.ts'
+
+const NS = 'jabber:iq:private'
+/** Key [owner, namespace, name]; value: the element serialised. */
+const TABLE = 'private'
+const ELEMENT_BYTES_MAX = 262_144
+const ELEMENTS_MAX = 200
+/** A namespace is part of a key of the store. */
+const NAMESPACE_BYTES_MAX = 512
+
+export const privateStorage = defineExtension({
+  name: 'private-storage',
+  ejabberd: 'mod_private',
+  specs: [{ xep: 49, version: '1.2', status: 'complete' }],
+  features: [NS],
+  needs: ['iq', 'disco', 'hooks', 'storage'],
+  start({ iq, disco, hooks, storage }) {
+    const { records } = storage
+    disco.feature('account', NS)
+
+    iq.get(`${NS} query`, 'account', async (request) => {
+      requireOwner(request)
+      const wanted = request.payload.getChildElements()
+      const [element, ...more] = wanted
+      if (element === undefined || more.length > 0) throw new StanzaError('bad-request') // §5: one element at a time
+      const namespace = namespaceOf(element.getNS())
+      const stored = await records.get(TABLE, [request.from.bare, namespace, element.getName()])
+      return xml('query', { xmlns: NS }, typeof stored === 'string' ? buildElement(Buffer.from(stored)) : xml(element.getName(), { xmlns: namespace }))
+    })
+
+    iq.set(`${NS} query`, 'account', async (request) => {
+      requireOwner(request)
+      const owner = request.from.bare
+      const elements = request.payload.getChildElements()
+      if (elements.length === 0) throw new StanzaError('bad-request')
+      const kept = await records.range(TABLE, [owner], { limit: ELEMENTS_MAX + 1 })
+      const names = new Set(kept.map(({ key }) => `${key[1]} ${key[2]}`))
+      const writes = elements.map((element) => {
+        const namespace = namespaceOf(element.getNS())
+        const text = standalone(element).toString()
+        if (Buffer.byteLength(text) > ELEMENT_BYTES_MAX) throw new StanzaError('policy-violation', `more than ${ELEMENT_BYTES_MAX} bytes`)
+        names.add(`${namespace} ${element.getName()}`)
+        return { key: [owner, namespace, element.getName()], text }
+      })
+      if (names.size > ELEMENTS_MAX) throw new StanzaError('resource-constraint', `more than ${ELEMENTS_MAX} elements`)
+      for (const { key, text } of writes) records.put(TABLE, key, text)
+      await storage.committed() // the result says that it is safe
+    })
+
+    hooks.accountRemoved(async (owner) => { await records.deleteRange(TABLE, [owner]) })
+  },
+})
+
+/** §5: nobody reads or writes the private storage of another. */
+function requireOwner({ from, to }: IqRequest): void {
+  if (from.bare !== to.bare) throw new StanzaError('forbidden')
+}
+
+function namespaceOf(namespace: string | undefined): string {
+  // §5: the element must have a namespace of its own, and not one that the protocol itself is made of.
+  if (namespace === undefined || namespace === NS || namespace === 'jabber:client') throw new StanzaError('not-acceptable')
+  if (Buffer.byteLength(namespace) > NAMESPACE_BYTES_MAX) throw new StanzaError('not-acceptable')
+  return namespace
+}

@@ -1,0 +1,215 @@
+// XEP-0077: In-Band Registration, version 2.4 (2012-01-25)
+import { isIPv6 } from 'node:net'
+import { Jid } from '../../lib/jid.ts'
+import { nextMessageId } from '../../lib/stanza/ids.ts'
+import { StanzaError } from '../../lib/stanza/errors.ts'
+import { errorReply, iqResult, type Stanza, stanzaOf } from '../../lib/stanza/stanza.ts'
+import { StreamError } from '../../lib/stream/errors.ts'
+import { type Element, xml } from '../../lib/xml/element.ts'
+import { AccountError } from '../accounts/accounts.ts'
+import { accessRule, bool, duration, int, list, record, text } from '../config/options.ts'
+import { defineExtension, type IqRequest } from './extension.ts'
+
+const NS = 'jabber:iq:register'
+const FEATURE_NS = 'http://jabber.org/features/iq-register'
+const OOB_NS = 'jabber:x:oob'
+/** Addresses whose last registration is remembered. */
+const ADDRESSES_MAX = 20_000
+const INSTRUCTIONS = 'Choose a username and password to register with this server'
+
+interface WelcomeMessage {
+  readonly subject: string
+  readonly body: string
+}
+
+export const register = defineExtension({
+  name: 'register',
+  ejabberd: 'mod_register',
+  specs: [{ xep: 77, version: '2.4', status: 'complete' }],
+  features: [NS],
+  needs: ['host', 'iq', 'disco', 'features', 'nonzas', 'router', 'sessions', 'accounts', 'access', 'log', 'now'],
+  options: {
+    access: { type: accessRule(), default: 'all', help: 'Which accounts may be registered.' },
+    access_from: { type: accessRule(), default: 'none', help: 'Which accounts may register others.' },
+    access_remove: { type: accessRule(), default: 'all', help: 'Which accounts may remove themselves.' },
+    ip_access: { type: accessRule(), default: 'all', help: 'Addresses from which accounts may be registered.' },
+    password_strength: { type: int({ max: 1000 }), default: 0, help: 'Entropy in bits that a password needs.' },
+    redirect_url: { type: text(), default: '', help: 'Where to register instead, a URL.' },
+    welcome_message: {
+      type: record<WelcomeMessage>({
+        subject: { type: text(), default: '', help: 'Its subject.' },
+        body: { type: text(), default: '', help: 'Its text.' },
+      }),
+      default: { subject: '', body: '' } as WelcomeMessage,
+      help: 'A message for every new account.',
+    },
+    registration_watchers: { type: list(text()), default: [] as readonly string[], help: 'JIDs that are told of every new account.' },
+    registration_timeout: { type: duration(), default: 600_000, help: 'How long an address waits between two registrations.' },
+    captcha_protected: { type: bool(), default: false, help: 'Registration needs a CAPTCHA. There is none yet, so true means no registration before login.' },
+    allow_modules: { type: list(text()), default: ['all'] as readonly string[], help: 'Which modules may register accounts.', ignored: 'has no effect: no other module registers accounts.' },
+  },
+  start({ host, iq, disco, features, nonzas, router, sessions, accounts, access, log, now }, options) {
+    disco.feature('account', NS)
+    const recent = new Map<string, number>()
+
+    /** Refuses an address that has registered an account just now; the answer undoes it when registration fails. */
+    function takeTurn(address: string): () => void {
+      const network = networkOf(address)
+      const at = now()
+      for (const [key, since] of recent) { // in order of time
+        if (at - since < options.registration_timeout) break
+        recent.delete(key)
+      }
+      if (recent.has(network)) throw new StanzaError('resource-constraint', 'Please wait before you register another account')
+      if (recent.size >= ADDRESSES_MAX) throw new StanzaError('resource-constraint', 'Too many registrations at the moment')
+      if (Number.isFinite(options.registration_timeout)) recent.set(network, at)
+      return () => recent.delete(network)
+    }
+
+    async function createAccount(query: Element, address: string, by?: Jid): Promise<void> {
+      const username = query.getChildText('username')
+      const password = query.getChildText('password')
+      if (username === null || username === '' || password === null || password === '') throw new StanzaError('not-acceptable') // §3.1.1
+      const jid = accountJid(username, host)
+      if (!access.allows(options.access, { jid, address })) throw new StanzaError('forbidden', 'This account may not be registered')
+      requireStrength(password, options.password_strength)
+      const giveBack = takeTurn(address)
+      try {
+        await withStanzaErrors(accounts.register(jid.bare, password))
+      } catch (error) {
+        giveBack()
+        throw error
+      }
+      log.info({ what: 'account_registered', jid: jid.bare, address, by: by?.bare })
+      const { subject, body } = options.welcome_message
+      if (subject !== '' || body !== '') sendMessage(jid.bare, body, subject)
+      for (const watcher of options.registration_watchers) sendMessage(watcher, `The account ${jid.bare} was registered from ${address}`)
+    }
+
+    function sendMessage(to: string, body: string, subject = ''): void {
+      router.route(stanzaOf('message', { id: nextMessageId(now()), from: host, to, type: 'normal' },
+        ...(subject === '' ? [] : [xml('subject', null, subject)]), xml('body', null, body)))
+    }
+
+    function form(): Element {
+      if (options.redirect_url !== '') { // §6
+        return xml('query', { xmlns: NS },
+          xml('instructions', null, `To register, visit ${options.redirect_url}`),
+          xml('x', { xmlns: OOB_NS }, xml('url', null, options.redirect_url)))
+      }
+      return xml('query', { xmlns: NS }, xml('instructions', null, INSTRUCTIONS), xml('username'), xml('password'))
+    }
+
+    const mayRegister = (address: string): boolean =>
+      !options.captcha_protected && access.allows(options.ip_access, { address })
+
+    features.beforeLogin(({ address }) => mayRegister(address) ? `<register xmlns='${FEATURE_NS}'/>` : undefined)
+
+    // ---- Before login (§3.1)
+
+    async function answerStranger(address: string, request: Stanza): Promise<Stanza> {
+      try {
+        if (request.to !== undefined && Jid.tryParse(request.to)?.toString() !== host) throw new StanzaError('not-allowed')
+        const child = request.find('query', NS)
+        if (child === undefined || (request.type !== 'get' && request.type !== 'set')) throw new StanzaError('bad-request')
+        if (!mayRegister(address)) throw new StanzaError('forbidden', 'Accounts cannot be registered from this address')
+        if (request.type === 'get') return iqResult(request, form())
+        const query = request.childElement(child)
+        if (query.getChild('remove') !== undefined) throw new StanzaError('registration-required') // §3.2: for those who are registered
+        if (options.redirect_url !== '') throw new StanzaError('not-allowed', `To register, visit ${options.redirect_url}`)
+        await createAccount(query, address)
+        return iqResult(request)
+      } catch (error) {
+        if (error instanceof StanzaError) return errorReply(request, error)
+        log.error({ what: 'registration_failed', address, error })
+        return errorReply(request, new StanzaError('internal-server-error'))
+      }
+    }
+    nonzas.beforeLogin(`${NS} query`, (stream, request) => answerStranger(stream.address, request))
+
+    // ---- Of those who have logged in
+
+    iq.get(`${NS} query`, ['host', 'account'], (request) => {
+      requireAccountHere(request)
+      // §3.1.1: who has an account learns so, and which
+      return xml('query', { xmlns: NS }, xml('registered'), xml('username', null, request.from.local), xml('password'))
+    })
+
+    iq.set(`${NS} query`, ['host', 'account'], async (request) => {
+      requireAccountHere(request)
+      const { from, payload, session } = request
+      if (payload.getChild('remove') !== undefined) return removeAccount(request)
+      const username = payload.getChildText('username')
+      const password = payload.getChildText('password')
+      if (username === null || username === '' || password === null || password === '') throw new StanzaError('bad-request') // §3.3
+      if (accountJid(username, host).bare === from.bare) {
+        requireStrength(password, options.password_strength)
+        await withStanzaErrors(accounts.setPassword(from.bare, password))
+        log.info({ what: 'password_changed', jid: from.bare })
+        return
+      }
+      if (!access.allows(options.access_from, { jid: from, address: session?.address })) throw new StanzaError('forbidden')
+      await createAccount(payload, session?.address ?? '', from)
+    })
+
+    /** §3.2 */
+    async function removeAccount({ from, payload, session }: IqRequest): Promise<void> {
+      if (payload.getChildElements().length > 1) throw new StanzaError('bad-request') // §3.2.1
+      if (!access.allows(options.access_remove, { jid: from, address: session?.address })) throw new StanzaError('forbidden')
+      await accounts.unregister(from.bare)
+      log.info({ what: 'account_removed', jid: from.bare })
+      // After the result has been sent.
+      setImmediate(() => {
+        for (const each of [...sessions.of(from.bare)]) each.close(new StreamError('not-authorized', 'the account was removed'))
+      })
+    }
+
+    function requireAccountHere({ from, to, session }: IqRequest): void {
+      if (session === undefined || from.domain !== host || from.local === '') throw new StanzaError('not-allowed')
+      if (to.local !== '' && to.bare !== from.bare) throw new StanzaError('forbidden')
+    }
+  },
+})
+
+function accountJid(username: string, host: string): Jid {
+  try {
+    return Jid.of(username, host)
+  } catch {
+    throw new StanzaError('jid-malformed', 'This cannot be a username')
+  }
+}
+
+async function withStanzaErrors(work: Promise<void>): Promise<void> {
+  try {
+    await work
+  } catch (error) {
+    if (error instanceof AccountError) throw new StanzaError(error.condition, error.message)
+    throw error
+  }
+}
+
+function requireStrength(password: string, bits: number): void {
+  if (bits > 0 && entropyOf(password) < bits) throw new StanzaError('not-acceptable', 'The password is too weak')
+}
+
+/** Entropy of a password in bits, counted as ejabberd does: its length times the logarithm of the characters in use. */
+export function entropyOf(password: string): number {
+  const kinds: readonly [RegExp, number][] = [[/[a-z]/, 26], [/[A-Z]/, 26], [/[0-9]/, 10], [/[!-/:-@[-`{-~]/, 33], [/[^!-~]/, 128]]
+  const alphabet = kinds.reduce((sum, [pattern, size]) => sum + (pattern.test(password) ? size : 0), 0)
+  return alphabet === 0 ? 0 : [...password].length * Math.log2(alphabet)
+}
+
+/** What counts as one address: an IPv4 address, or the /64 that one customer has of IPv6. */
+export function networkOf(address: string): string {
+  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)
+  if (mapped?.[1] !== undefined) return mapped[1]
+  if (!isIPv6(address)) return address
+  const [head = '', tail] = (address.split('%')[0] ?? '').split('::')
+  const groups = head === '' ? [] : head.split(':')
+  if (tail !== undefined) {
+    const after = tail === '' ? [] : tail.split(':')
+    while (groups.length + after.length < 8) groups.push('0')
+    groups.push(...after)
+  }
+  return groups.slice(0, 4).map((group) => (Number.parseInt(group, 16) || 0).toString(16)).join(':')
+}

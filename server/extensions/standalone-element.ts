@@ -1,0 +1,33 @@
+/** Elements taken out of the stanza they came in, so that they mean the same wherever they are written. */
+import { type Element, isElement } from '../../lib/xml/element.ts'
+
+/** A copy that carries the namespaces it inherited: its default namespace and the prefixes used inside it. */
+export function standalone(element: Element): Element {
+  const copy = element.clone()
+  if (!element.name.includes(':') && copy.attrs['xmlns'] === undefined) {
+    const xmlns = element.getNS()
+    if (xmlns !== undefined) copy.attrs['xmlns'] = xmlns
+  }
+  const used = new Set<string>()
+  collectPrefixes(element, used)
+  for (const prefix of used) {
+    const key = `xmlns:${prefix}`
+    if (copy.attrs[key] !== undefined) continue
+    for (let above = element.parent; above !== null && above !== undefined; above = above.parent) {
+      const found = above.attrs[key]
+      if (found === undefined) continue
+      copy.attrs[key] = found
+      break
+    }
+  }
+  return copy
+}
+
+function collectPrefixes(element: Element, into: Set<string>): void {
+  for (const name of [element.name, ...Object.keys(element.attrs)]) {
+    const at = name.indexOf(':')
+    const prefix = at === -1 ? '' : name.slice(0, at)
+    if (prefix !== '' && prefix !== 'xml' && prefix !== 'xmlns') into.add(prefix)
+  }
+  for (const child of element.children) if (isElement(child)) collectPrefixes(child, into)
+}

@@ -1,0 +1,75 @@
+// XEP-0054: vcard-temp, version 1.3.0 (2024-06-27)
+import { StanzaError } from '../../lib/stanza/errors.ts'
+import { buildElement } from '../../lib/xml/build.ts'
+import { type Element, xml } from '../../lib/xml/element.ts'
+import { anything, bool, host, int, list, text } from '../config/options.ts'
+import { defineExtension } from './extension.ts'
+import { standalone } from './standalone-element.ts'
+
+const NS = 'vcard-temp'
+/** Key [owner]; value: the vCard serialised. */
+const TABLE = 'vcard'
+const VCARD_BYTES_MAX = 262_144
+
+const SEARCH_TEXT = 'has no effect: there is no user directory (XEP-0055).'
+
+export const vcard = defineExtension({
+  name: 'vcard',
+  ejabberd: 'mod_vcard',
+  specs: [{ xep: 54, version: '1.3.0', status: 'complete' }],
+  features: [NS],
+  needs: ['iq', 'disco', 'hooks', 'storage'],
+  options: {
+    vcard: { type: anything(), default: undefined as unknown, help: 'The vCard of the host, as a map of its fields.' },
+    search: { type: bool(), default: false, help: 'A directory of users.', ignored: SEARCH_TEXT },
+    matches: { type: int({ infinity: true }), default: 30, help: 'How many results a search answers.', ignored: SEARCH_TEXT },
+    allow_return_all: { type: bool(), default: false, help: 'Whether an empty search answers everybody.', ignored: SEARCH_TEXT },
+    host: { type: host(), default: 'vjud.@HOST@', help: 'The domain of the directory.', ignored: SEARCH_TEXT },
+    hosts: { type: list(host()), default: [] as readonly string[], help: 'The domains of the directory.', ignored: SEARCH_TEXT },
+    name: { type: text(), default: 'vCard User Search', help: 'The name of the directory.', ignored: SEARCH_TEXT },
+  },
+  start({ iq, disco, hooks, storage }, options) {
+    const { records } = storage
+    disco.feature('account', NS)
+
+    const ofHost = hostVcard(options.vcard)
+    iq.get(`${NS} vCard`, 'host', () => {
+      if (ofHost === undefined) throw new StanzaError('item-not-found')
+      return ofHost.clone()
+    })
+
+    iq.get(`${NS} vCard`, 'account', async ({ from, to }) => {
+      const stored = await records.get(TABLE, [to.bare])
+      if (typeof stored === 'string') return buildElement(Buffer.from(stored))
+      // §3.1: one's own missing vCard is an empty one; that of another looks the same as an account that does not exist.
+      if (from.bare === to.bare) return xml('vCard', { xmlns: NS })
+      throw new StanzaError('service-unavailable')
+    })
+
+    iq.set(`${NS} vCard`, 'account', async ({ payload, from, to }) => {
+      if (from.bare !== to.bare) throw new StanzaError('forbidden') // §3.2
+      const text = standalone(payload).toString()
+      if (Buffer.byteLength(text) > VCARD_BYTES_MAX) throw new StanzaError('policy-violation', `a vCard has at most ${VCARD_BYTES_MAX} bytes`)
+      records.put(TABLE, [from.bare], text)
+      await storage.committed()
+    })
+
+    hooks.accountRemoved((owner) => records.delete(TABLE, [owner]))
+  },
+})
+
+/** ejabberd's option `vcard`: field names in small letters, values, maps and lists of them. */
+export function hostVcard(option: unknown): Element | undefined {
+  if (option === null || typeof option !== 'object') return undefined
+  return xml('vCard', { xmlns: NS }, fieldsOf(option))
+}
+
+function fieldsOf(option: object): Element[] {
+  const entries: [unknown, unknown][] = option instanceof Map ? [...option.entries()] : Object.entries(option)
+  return entries.flatMap(([key, value]) => (Array.isArray(value) ? value : [value]).map((each: unknown) => {
+    const name = String(key).toUpperCase()
+    if (each !== null && typeof each === 'object') return xml(name, null, fieldsOf(each))
+    // A flag such as `work: true` is an empty element.
+    return xml(name, null, each === true || each === null || each === undefined ? null : String(each))
+  }))
+}
