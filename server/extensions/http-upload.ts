@@ -1,0 +1,531 @@
+// XEP-0363: HTTP File Upload, version 1.2.0
+import { createHash, randomInt } from 'node:crypto'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { pipeline } from 'node:stream/promises'
+import type { Jid } from '../../lib/jid.ts'
+import { type Element, xml } from '../../lib/xml/element.ts'
+import { StanzaError } from '../../lib/stanza/errors.ts'
+import { accessRule, anything, bool, duration, host as hostType, int, list, map, oneOf, shaperRule, size, text } from '../config/options.ts'
+import { HttpError, acceptBody, answer, corsHeaders } from '../http/http.ts'
+import type { HttpPath } from '../http/routes.ts'
+import type { Key, Storage, Value } from '../storage/shapes.ts'
+import { type IqRequest, type Parts, defineExtension } from './extension.ts'
+
+const NS = 'urn:xmpp:http:upload:0'
+const PURPOSE_NS = 'urn:xmpp:http:upload:purpose:0'
+/** Where the routes are; the configuration may mount them elsewhere. */
+const ROUTE = '/upload'
+
+/** One record for each slot, by owner and secret. */
+const SLOTS = 'uploads'
+/** The owner of a secret. */
+const SECRETS = 'upload-secrets'
+/** Unused slots and ephemeral files by the time they end; files by the time they were made. */
+const ENDS = 'upload-ends'
+const TIMES = 'upload-times'
+/** First part of the keys of SECRETS: a file's address does not name its host. */
+const ALL = '*'
+
+/** XEP-0363 §9: around 300 s are recommended. */
+const SLOT_MS = 300_000
+const OPEN_SLOTS_MAX = 100
+const FILES_MAX = 20_000
+const UPLOADS_AT_ONCE = 1000
+const FILENAME_BYTES_MAX = 255
+/** Profile pictures are kept for good, so an account may have few. */
+const PROFILE_BYTES_MAX = 20 * 1024 * 1024
+const JOB_MS = 600_000
+const DAY = 86_400_000
+
+const PURPOSES = ['message', 'profile', 'ephemeral', 'permanent'] as const
+type Purpose = (typeof PURPOSES)[number]
+
+interface Slot {
+  readonly [key: string]: Value
+  readonly host: string
+  readonly dir: string
+  readonly file: string
+  readonly size: number
+  /** Empty until it is known. */
+  readonly type: string
+  readonly purpose: Purpose
+  readonly made: number
+  readonly done: boolean
+  /** When the unused slot or the ephemeral file ends; null when nothing but its age ends it. */
+  readonly ends: number | null
+}
+
+/** How much an account may keep, and for how long. */
+export interface UploadPolicy {
+  readonly maxAgeMs: number
+  /** Beyond `hard` an upload is refused, unless old files can be removed until `soft` is reached. */
+  quota(owner: Jid): { readonly hard: number; readonly soft: number | undefined }
+}
+
+const policies = new WeakMap<Storage, { defaults: UploadPolicy | undefined; readonly hosts: Map<string, UploadPolicy> }>()
+
+function policiesOf(storage: Storage): { defaults: UploadPolicy | undefined; readonly hosts: Map<string, UploadPolicy> } {
+  let known = policies.get(storage)
+  if (known === undefined) policies.set(storage, (known = { defaults: undefined, hosts: new Map() }))
+  return known
+}
+
+/** Sets quota and expiry for hosts without `mod_http_upload_quota`. */
+export function setUploadDefaults(storage: Storage, defaults: { readonly quotaBytes: number; readonly expiryMs: number }): void {
+  policiesOf(storage).defaults = { maxAgeMs: defaults.expiryMs, quota: () => ({ hard: defaults.quotaBytes, soft: undefined }) }
+}
+
+interface QuotaOptions {
+  max_days: number
+  access_soft_quota: string
+  access_hard_quota: string
+}
+
+/** ejabberd's `mod_http_upload_quota`: the rules give megabytes. */
+export const httpUploadQuota = defineExtension({
+  name: 'http-upload-quota',
+  ejabberd: 'mod_http_upload_quota',
+  specs: [],
+  needs: ['host', 'access', 'storage'],
+  options: {
+    max_days: { type: int({ min: 1, infinity: true }), default: Infinity, help: 'Days after which a file is removed.' },
+    access_soft_quota: { type: shaperRule(), default: 'soft_upload_quota', help: 'Shaper rule with the megabytes to go down to, by removing the oldest files, when the hard quota is reached.' },
+    access_hard_quota: { type: shaperRule(), default: 'hard_upload_quota', help: 'Shaper rule with the megabytes an account may have.' },
+  },
+  start({ host, access, storage }, options: QuotaOptions) {
+    const megabytes = (rule: string, jid: Jid): number => {
+      const value = Number(access.value(rule, { jid }) ?? Infinity)
+      return Number.isNaN(value) ? Infinity : value * 1024 * 1024
+    }
+    const policy: UploadPolicy = {
+      maxAgeMs: options.max_days * DAY,
+      quota(owner) {
+        const hard = megabytes(options.access_hard_quota, owner)
+        const soft = megabytes(options.access_soft_quota, owner)
+        return { hard, soft: soft === Infinity ? undefined : Math.min(soft, hard) }
+      },
+    }
+    const { hosts } = policiesOf(storage)
+    hosts.set(host, policy)
+    return () => { if (hosts.get(host) === policy) hosts.delete(host) }
+  },
+})
+
+interface UploadOptions {
+  host: string
+  hosts: readonly string[]
+  name: string
+  access: string
+  max_size: number
+  secret_length: number
+  jid_in_url: 'sha1' | 'node'
+  put_url: string
+  get_url: string
+  custom_headers: ReadonlyMap<string, string>
+  rm_on_unregister: boolean
+  docroot: string
+  thumbnail: boolean
+  file_mode: string
+  dir_mode: string
+  content_types: unknown
+  external_secret: string
+  service_url: string
+  vcard: unknown
+  slot_lifetime: number
+}
+
+export const httpUpload = defineExtension({
+  name: 'http-upload',
+  ejabberd: 'mod_http_upload',
+  specs: [{ xep: 363, version: '1.2.0', status: 'complete' }],
+  needs: ['host', 'router', 'access', 'storage', 'http', 'hooks', 'log', 'metrics', 'every', 'now'],
+  options: {
+    host: { type: hostType(), default: 'upload.@HOST@', help: 'Domain of the upload service.' },
+    hosts: { type: list(hostType()), default: [], help: 'Several domains in place of host.' },
+    name: { type: text(), default: 'HTTP File Upload', help: 'Name of the service in the list of services.' },
+    access: { type: accessRule(), default: 'local', help: 'Who may upload.' },
+    max_size: { type: size({ min: 1 }), default: 104_857_600, help: 'Bytes of the largest file.' },
+    secret_length: { type: int({ min: 16, max: 128 }), default: 40, help: 'Characters of the random part of an address.' },
+    jid_in_url: { type: oneOf('sha1', 'node'), default: 'sha1', help: 'Whether an address shows who uploaded: a hash of the account, or its name.' },
+    put_url: { type: text(), default: '', help: 'Where clients upload to; @HOST@ is replaced. Unless set, the address of the HTTP listener that has mod_http_upload.' },
+    get_url: { type: text(), default: '', help: 'Where files are downloaded from; put_url unless set.' },
+    custom_headers: { type: map(text()), default: new Map<string, string>(), help: 'HTTP headers of every answer.' },
+    rm_on_unregister: { type: bool(), default: true, help: 'Whether the files of a removed account are removed.' },
+    slot_lifetime: { type: duration(), default: SLOT_MS, help: 'How long an address can be uploaded to.' },
+    docroot: { type: text(), default: '', help: 'Directory of the files.', ignored: 'files are kept in the data directory.' },
+    thumbnail: { type: bool(), default: false, help: 'Thumbnails of images.', ignored: 'no thumbnails are made.' },
+    file_mode: { type: text(), default: '', help: 'Permissions of files.', ignored: 'files can be read by the server alone.' },
+    dir_mode: { type: text(), default: '', help: 'Permissions of directories.', ignored: 'directories can be read by the server alone.' },
+    content_types: { type: anything(), default: undefined, help: 'Content types by file ending.', ignored: 'the content type is the one that was uploaded.' },
+    external_secret: { type: text(), default: '', help: 'Secret shared with an external upload service.', ignored: 'the files are served here.' },
+    service_url: { type: text(), default: '', help: 'Address of an external upload service.', ignored: 'the files are served here.' },
+    vcard: { type: anything(), default: undefined, help: 'vCard of the service.', ignored: 'the service has no vCard.' },
+  },
+  start(parts, options: UploadOptions) {
+    return startUpload(parts, options)
+  },
+})
+
+type Needed = Pick<Parts, 'host' | 'router' | 'access' | 'storage' | 'http' | 'hooks' | 'log' | 'metrics' | 'every' | 'now'>
+
+function startUpload(parts: Needed, options: UploadOptions): () => void {
+  const { host, router, access, storage, http, hooks, log, now } = parts
+  const { records, blobs } = storage
+  const uploads = parts.metrics.counter('tidings_uploads_total', 'Files uploaded')
+  const uploadedBytes = parts.metrics.counter('tidings_upload_bytes_total', 'Bytes uploaded')
+  /** Secrets being uploaded to, and the one upload of each. */
+  const inWork = new Set<string>()
+
+  const policy = (): UploadPolicy | undefined => {
+    const known = policiesOf(storage)
+    return known.hosts.get(host) ?? known.defaults
+  }
+  const domains = (options.hosts.length > 0 ? options.hosts : [options.host]).map((each) => each.replaceAll('@HOST@', host))
+  const maxSize = Number.isFinite(options.max_size) ? options.max_size : undefined
+
+  for (const domain of domains) {
+    const { iq, disco } = router.iqService(domain, options.name)
+    disco.identity('host', { category: 'store', type: 'file', name: options.name })
+    disco.feature('host', NS, ...PURPOSES.map((purpose) => `${PURPOSE_NS}#${purpose}`))
+    // XEP-0363 §4
+    if (maxSize !== undefined) disco.form('host', () => limitsForm(maxSize))
+    iq.get(`${NS} request`, 'host', requestSlot)
+  }
+
+  /** XEP-0363 §5 */
+  async function requestSlot(request: IqRequest): Promise<Element> {
+    const { payload, from } = request
+    if (!access.allows(options.access, { jid: from })) throw new StanzaError('forbidden', 'You are not allowed to upload files')
+    const asked = readRequest(payload)
+    // XEP-0363 §7
+    if (maxSize !== undefined && asked.size > maxSize) {
+      throw new StanzaError('not-acceptable', `File too large. The maximum file size is ${maxSize} bytes`, {
+        type: 'modify', extra: `<file-too-large xmlns='${NS}'><max-file-size>${maxSize}</max-file-size></file-too-large>`,
+      })
+    }
+    const time = now()
+    if (asked.until !== undefined && asked.until <= time) throw new StanzaError('not-acceptable', 'expire-before has passed')
+    const put = base(options.put_url)
+    const get = options.get_url === '' ? put : base(options.get_url)
+    if (put === undefined || get === undefined) throw new StanzaError('service-unavailable', 'No HTTP listener serves uploads')
+
+    const owner = from.bare
+    await makeRoom(from, asked, time)
+
+    const secret = randomText(options.secret_length)
+    const dir = options.jid_in_url === 'sha1' ? createHash('sha1').update(owner).digest('hex') : encodePart(from.local)
+    const ends = Math.min(time + options.slot_lifetime, asked.until ?? Infinity)
+    const slot: Slot = { host, dir, file: asked.file, size: asked.size, type: asked.type, purpose: asked.purpose, made: time, done: false, ends, ...(asked.until === undefined ? {} : { until: asked.until }) }
+    records.put(SLOTS, [owner, secret], slot)
+    records.put(SECRETS, [ALL, secret], owner)
+    records.put(ENDS, timeKey(host, ends, secret), owner)
+    const path = `/${dir}/${secret}/${encodePart(asked.file)}`
+    // The address must not be handed out before the slot is safe.
+    await storage.committed()
+    return xml('slot', { xmlns: NS }, xml('put', { url: put + path }), xml('get', { url: get + path }))
+  }
+
+  function base(configured: string): string | undefined {
+    const url = configured === '' ? http.baseUrl(host, ROUTE) : configured.replaceAll('@HOST@', host).replaceAll('@HOST_URL_ENCODE@', encodeURIComponent(host))
+    return url?.replace(/\/+$/, '')
+  }
+
+  /** Refuses the upload, or removes old files, when the account has no room for it. */
+  async function makeRoom(from: Jid, asked: Asked, time: number): Promise<void> {
+    const all = (await records.range(SLOTS, [from.bare], { limit: FILES_MAX })).map(({ key, value }) => ({ secret: key[1] as string, slot: value as Slot }))
+    const current = all.filter(({ slot }) => slot.ends === null || slot.ends > time)
+    const unused = current.filter(({ slot }) => !slot.done)
+    if (unused.length >= OPEN_SLOTS_MAX || current.length >= FILES_MAX) {
+      throw quotaError(`You can have ${OPEN_SLOTS_MAX} unused slots and ${FILES_MAX} files`, Math.min(...unused.map(({ slot }) => slot.ends ?? Infinity), time + DAY))
+    }
+    const sum = (slots: readonly { slot: Slot }[]): number => slots.reduce((bytes, { slot }) => bytes + slot.size, 0)
+    if (asked.purpose === 'profile' && sum(current.filter(({ slot }) => slot.purpose === 'profile')) + asked.size > PROFILE_BYTES_MAX) {
+      throw quotaError(`Files of your profile may have ${PROFILE_BYTES_MAX} bytes`, time + DAY)
+    }
+    const quota = policy()?.quota(from.toBare())
+    let used = sum(current)
+    if (quota === undefined || used + asked.size <= quota.hard) return
+    if (quota.soft !== undefined && asked.size <= quota.hard) {
+      // Files of a profile and permanent ones stay (XEP-0363 §6).
+      const oldest = current.filter(({ slot }) => slot.done && (slot.purpose === 'message' || slot.purpose === 'ephemeral')).sort((a, b) => a.slot.made - b.slot.made)
+      for (const { secret, slot } of oldest) {
+        if (used + asked.size <= quota.soft) break
+        await remove(from.bare, secret, slot)
+        used -= slot.size
+      }
+      if (used + asked.size <= quota.hard) return
+    }
+    const first = current.filter(({ slot }) => slot.purpose === 'message').reduce((least, { slot }) => Math.min(least, slot.done ? slot.made + (policy()?.maxAgeMs ?? Infinity) : slot.ends ?? Infinity), Infinity)
+    throw quotaError(`Quota reached. Your files may have ${quota.hard} bytes`, Math.max(time + 60_000, Math.min(first, time + 30 * DAY)))
+  }
+
+  async function remove(owner: string, secret: string, slot: Slot): Promise<void> {
+    await blobs.delete(secret)
+    records.delete(SLOTS, [owner, secret])
+    records.delete(SECRETS, [ALL, secret])
+    records.delete(TIMES, timeKey(slot.host, slot.made, secret))
+    if (slot.ends !== null) records.delete(ENDS, timeKey(slot.host, slot.ends, secret))
+  }
+
+  /** The slot that an address names; undefined when there is none, or it has ended. */
+  async function find(path: HttpPath): Promise<{ owner: string; secret: string; slot: Slot } | undefined> {
+    const [, , dir, secret, file, ...more] = path.path.split('/')
+    if (dir === undefined || secret === undefined || file === undefined || more.length > 0 || !/^[A-Za-z0-9]{1,128}$/.test(secret)) return undefined
+    const owner = await records.get(SECRETS, [ALL, secret])
+    if (typeof owner !== 'string') return undefined
+    const slot = (await records.get(SLOTS, [owner, secret])) as Slot | undefined
+    if (slot === undefined || slot.dir !== dir || slot.file !== decodePart(file)) return undefined
+    return slot.ends !== null && slot.ends <= now() ? undefined : { owner, secret, slot }
+  }
+
+  function setHeaders(response: ServerResponse): void {
+    // XEP-0363 §9: web clients of other origins.
+    for (const [name, value] of Object.entries(corsHeaders(['OPTIONS', 'HEAD', 'GET', 'PUT']))) response.setHeader(name, value)
+    // XEP-0363 §11: nothing that was uploaded may run in the name of this origin.
+    response.setHeader('Content-Security-Policy', "default-src 'none'; img-src 'self'; media-src 'self'; frame-ancestors 'none'; sandbox")
+    response.setHeader('X-Content-Type-Options', 'nosniff')
+    response.setHeader('Cross-Origin-Resource-Policy', 'cross-origin')
+    response.setHeader('Referrer-Policy', 'no-referrer')
+    for (const [name, value] of options.custom_headers) response.setHeader(name, value.replaceAll('@HOST@', host))
+  }
+
+  /** XEP-0363 §8 */
+  async function receive(request: IncomingMessage, response: ServerResponse, path: HttpPath): Promise<void> {
+    setHeaders(response)
+    const found = await find(path)
+    if (found === undefined) throw new HttpError(404)
+    const { owner, secret, slot } = found
+    // An address is for one file: who has it must not be shown another one later.
+    if (slot.done || inWork.has(secret)) throw new HttpError(409, 'already uploaded')
+    const length = request.headers['content-length']
+    if (length === undefined) throw new HttpError(411)
+    if (Number(length) !== slot.size) throw new HttpError(Number(length) > slot.size ? 413 : 400, `the slot is for ${slot.size} bytes`)
+    if (request.headers['content-encoding'] !== undefined) throw new HttpError(415, 'content codings are not supported')
+    const sent = request.headers['content-type']
+    if (slot.type !== '' && sent !== undefined && essence(sent) !== essence(slot.type)) throw new HttpError(415, `the slot is for ${slot.type}`)
+    if (sent !== undefined && !isContentType(sent)) throw new HttpError(400, 'Content-Type is malformed')
+    if (inWork.size >= UPLOADS_AT_ONCE) throw new HttpError(503, 'too many uploads', { 'Retry-After': '30' })
+
+    inWork.add(secret)
+    try {
+      // Left by an upload that was not finished when the server stopped.
+      if ((await blobs.size(secret)) !== undefined) await blobs.delete(secret)
+      acceptBody(request, response)
+      try {
+        await blobs.put(secret, slot.size, request as AsyncIterable<Uint8Array>)
+      } catch (error) {
+        if (request.destroyed && !request.complete) throw new HttpError(400, 'the upload broke off')
+        const code = (error as NodeJS.ErrnoException).code
+        if (code === 'ENOSPC' || code === 'EDQUOT') throw new HttpError(507, 'no space left')
+        throw error
+      }
+      const still = (await records.get(SLOTS, [owner, secret])) as Slot | undefined
+      if (still === undefined) {
+        // The account went away meanwhile.
+        await blobs.delete(secret)
+        throw new HttpError(404)
+      }
+      const until = typeof slot['until'] === 'number' ? slot['until'] : null
+      if (slot.ends !== null) records.delete(ENDS, timeKey(slot.host, slot.ends, secret))
+      if (until !== null) records.put(ENDS, timeKey(slot.host, until, secret), owner)
+      records.put(TIMES, timeKey(slot.host, slot.made, secret), owner)
+      records.put(SLOTS, [owner, secret], { ...slot, done: true, ends: until, type: slot.type === '' ? sent ?? 'application/octet-stream' : slot.type })
+      await storage.committed()
+    } finally {
+      inWork.delete(secret)
+    }
+    uploads.inc()
+    uploadedBytes.inc(slot.size)
+    response.writeHead(201, { 'Content-Length': 0 })
+    response.end()
+  }
+
+  async function send(request: IncomingMessage, response: ServerResponse, path: HttpPath): Promise<void> {
+    setHeaders(response)
+    const found = await find(path)
+    if (found === undefined || !found.slot.done) throw new HttpError(404)
+    const { secret, slot } = found
+    const tag = `"${createHash('sha256').update(secret).digest('base64url').slice(0, 22)}"`
+    const modified = new Date(Math.floor(slot.made / 1000) * 1000)
+    const age = Math.max(0, Math.min(30 * 86_400, Math.floor(((slot.ends ?? Infinity) - now()) / 1000)))
+    response.setHeader('ETag', tag)
+    response.setHeader('Last-Modified', modified.toUTCString())
+    response.setHeader('Cache-Control', `private, max-age=${age}, immutable`)
+    response.setHeader('Accept-Ranges', 'bytes')
+    if (notModified(request, tag, modified)) {
+      response.writeHead(304)
+      response.end()
+      return
+    }
+    const ifRange = request.headers['if-range']
+    const range = ifRange === undefined || ifRange === tag ? readRange(request.headers.range, slot.size) : undefined
+    if (range === 'unsatisfiable') throw new HttpError(416, undefined, { 'Content-Range': `bytes */${slot.size}` })
+    const headers = {
+      'Content-Type': slot.type,
+      'Content-Disposition': disposition(slot.type, slot.file),
+      'Content-Length': range ? range.end - range.start + 1 : slot.size,
+      ...(range ? { 'Content-Range': `bytes ${range.start}-${range.end}/${slot.size}` } : {}),
+    }
+    if (request.method === 'HEAD') {
+      response.writeHead(range ? 206 : 200, headers)
+      response.end()
+      return
+    }
+    const blob = await blobs.get(secret, range)
+    if (blob === undefined) {
+      log.error({ what: 'upload_lost', slot: secret.slice(0, 8) })
+      throw new HttpError(404)
+    }
+    response.writeHead(range ? 206 : 200, headers)
+    await pipeline(blob.body, response).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'ERR_STREAM_PREMATURE_CLOSE' && error.code !== 'ECONNRESET' && error.code !== 'EPIPE') throw error
+    })
+  }
+
+  const routes = [
+    http.add('PUT', ROUTE, receive),
+    http.add('GET', ROUTE, send),
+    http.add('OPTIONS', ROUTE, (request, response) => {
+      setHeaders(response)
+      response.removeHeader('Content-Security-Policy')
+      if (request.headers['access-control-request-method'] === undefined) return answer(request, response, 200, 'OPTIONS, HEAD, GET, PUT', { Allow: 'OPTIONS, HEAD, GET, PUT' })
+      response.writeHead(204)
+      response.end()
+    }),
+  ]
+
+  async function expire(table: string, before: number, wanted: (slot: Slot) => boolean): Promise<void> {
+    let after: Key | undefined
+    for (;;) {
+      const page = await records.range(table, [host], { limit: 200, ...(after ? { after } : {}) })
+      for (const { key, value } of page) {
+        const [, time, secret] = key
+        if (time === undefined || secret === undefined || Number(time) > before) return
+        after = key
+        if (typeof value !== 'string' || inWork.has(secret)) continue
+        const slot = (await records.get(SLOTS, [value, secret])) as Slot | undefined
+        if (slot === undefined) records.delete(table, key)
+        else if (wanted(slot)) await remove(value, secret, slot)
+      }
+      if (page.length < 200) return
+    }
+  }
+
+  parts.every(JOB_MS, async () => {
+    await expire(ENDS, now(), () => true)
+    const { maxAgeMs } = policy() ?? { maxAgeMs: Infinity }
+    // XEP-0363 §6: age ends messages alone.
+    if (Number.isFinite(maxAgeMs)) await expire(TIMES, now() - maxAgeMs, (slot) => slot.purpose === 'message' || slot.purpose === 'ephemeral')
+  })
+
+  hooks.accountRemoved(async (bareJid) => {
+    if (!options.rm_on_unregister) return
+    for (const { key, value } of await records.range(SLOTS, [bareJid])) await remove(bareJid, key[1] as string, value as Slot)
+  })
+
+  return () => { for (const removeRoute of routes) removeRoute() }
+}
+
+interface Asked {
+  readonly file: string
+  readonly size: number
+  readonly type: string
+  readonly purpose: Purpose
+  readonly until: number | undefined
+}
+
+function readRequest(payload: Element): Asked {
+  const file = payload.attrs['filename']
+  const bytes = payload.attrs['size']
+  if (file === undefined || bytes === undefined) throw new StanzaError('bad-request', 'filename and size are required')
+  // oxlint-disable-next-line no-control-regex
+  if (file === '' || file === '.' || file === '..' || /[/\u0000-\u001f\u007f]/.test(file) || Buffer.byteLength(file) > FILENAME_BYTES_MAX) throw new StanzaError('not-acceptable', 'This file name cannot be used')
+  if (!/^\d{1,16}$/.test(bytes) || Number(bytes) < 1) throw new StanzaError('not-acceptable', 'size must be a positive number of bytes')
+  const type = payload.attrs['content-type'] ?? ''
+  if (type !== '' && !isContentType(type)) throw new StanzaError('not-acceptable', 'content-type is malformed')
+  const named = payload.getChildElements().filter((each) => each.getNS() === PURPOSE_NS)
+  const element = named[0]
+  const purpose = element === undefined ? 'message' : PURPOSES.find((each) => each === element.getName())
+  if (named.length > 1 || purpose === undefined) throw new StanzaError('feature-not-implemented', 'This purpose is not known')
+  let until: number | undefined
+  if (purpose === 'ephemeral') {
+    const stamp = element?.attrs['expire-before'] ?? ''
+    until = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/.test(stamp) ? Date.parse(stamp) : NaN
+    if (Number.isNaN(until)) throw new StanzaError('bad-request', 'expire-before must be a date and time')
+  }
+  return { file, size: Number(bytes), type, purpose, until }
+}
+
+function limitsForm(maxSize: number): Element {
+  return xml('x', { xmlns: 'jabber:x:data', type: 'result' },
+    xml('field', { var: 'FORM_TYPE', type: 'hidden' }, xml('value', null, NS)),
+    xml('field', { var: 'max-file-size' }, xml('value', null, String(maxSize))))
+}
+
+function quotaError(message: string, retry: number): StanzaError {
+  return new StanzaError('resource-constraint', message, { type: 'wait', extra: `<retry xmlns='${NS}' stamp='${new Date(Math.ceil(retry / 1000) * 1000).toISOString().replace('.000Z', 'Z')}'/>` })
+}
+
+const ALPHABET = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789'
+
+function randomText(length: number): string {
+  let made = ''
+  for (let index = 0; index < length; index++) made += ALPHABET[randomInt(ALPHABET.length)] as string
+  return made
+}
+
+function timeKey(host: string, time: number, secret: string): Key {
+  return [host, String(Math.floor(time)).padStart(15, '0'), secret]
+}
+
+/** RFC 3986: everything but unreserved characters is encoded. */
+function encodePart(part: string): string {
+  return encodeURIComponent(part).replaceAll(/[!'()*]/g, (character) => `%${character.charCodeAt(0).toString(16).toUpperCase()}`)
+}
+
+function decodePart(part: string): string | undefined {
+  try {
+    return decodeURIComponent(part)
+  } catch {
+    return undefined
+  }
+}
+
+function isContentType(type: string): boolean {
+  return type.length <= 255 && /^[\w!#$&^.+-]+\/[\w!#$&^.+-]+(\s*;\s*[\w!#$&^.+-]+=([\w!#$&^.+:/-]+|"[^"\\\r\n]*"))*\s*;?\s*$/.test(type) && /^[\x20-\x7e]*$/.test(type)
+}
+
+function essence(type: string): string {
+  return (type.split(';')[0] ?? '').trim().toLowerCase()
+}
+
+/** Shown in the browser only when it cannot run anything: no SVG, HTML, XML or PDF. */
+function disposition(type: string, file: string): string {
+  const kind = essence(type)
+  const inline = (kind.startsWith('image/') && kind !== 'image/svg+xml') || kind.startsWith('video/') || kind.startsWith('audio/') || kind === 'text/plain'
+  // RFC 6266 §4.3
+  const plain = file.replaceAll(/[^\w .-]/g, '_')
+  return `${inline ? 'inline' : 'attachment'}; filename="${plain}"; filename*=UTF-8''${encodePart(file)}`
+}
+
+/** RFC 9110 §13.1: If-None-Match goes before If-Modified-Since. */
+function notModified(request: IncomingMessage, tag: string, modified: Date): boolean {
+  const match = request.headers['if-none-match']
+  if (match !== undefined) return match === '*' || match.split(',').some((each) => each.trim().replace(/^W\//, '') === tag)
+  const since = request.headers['if-modified-since']
+  return since !== undefined && Date.parse(since) >= modified.getTime()
+}
+
+/** RFC 9110 §14.2: one range of bytes; anything else is answered with the whole file. */
+function readRange(header: string | undefined, length: number): { start: number; end: number } | 'unsatisfiable' | undefined {
+  const match = /^bytes=(\d*)-(\d*)$/.exec(header?.trim() ?? '')
+  if (match === null || (match[1] === '' && match[2] === '')) return undefined
+  if (match[1] === '') {
+    const last = Number(match[2])
+    return last === 0 ? 'unsatisfiable' : { start: Math.max(0, length - last), end: length - 1 }
+  }
+  const start = Number(match[1])
+  const end = match[2] === '' ? length - 1 : Math.min(Number(match[2]), length - 1)
+  if (match[2] !== '' && Number(match[2]) < start) return undefined
+  return start >= length ? 'unsatisfiable' : { start, end }
+}
