@@ -74,7 +74,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   for (const problem of certificates?.problems ?? []) log.warn({ what: 'certificate_problem', problem })
   const http = createHttp({ contexts: certificates, log, metrics, trustedProxies: config.trustedProxies })
   const sessions = new SessionRegistry()
-  const rosters = createRosters(storage.records)
+  const rosters = createRosters(storage.records, limits)
   const hosts = new Map<string, Host>()
   const services = new Map<string, Service>()
   const gate = new Gate(storage)

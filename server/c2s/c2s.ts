@@ -100,12 +100,13 @@ export class C2s implements AsyncDisposable {
     return (server.address() as net.AddressInfo).port
   }
 
-  /** TLS options of a listener; for STARTTLS with the domain of the stream, when the client sends no SNI. */
+  /** TLS options of a listener. With `domain`, for STARTTLS: a client without SNI gets the certificate of its stream's host. */
   tlsOptions(listen: ListenConfig, domain?: string): tls.TlsOptions {
     const { certificates } = this.#parts
     const { minVersion, maxVersion, ciphers, honorCipherOrder } = listen.tlsOptions
+    if (domain !== undefined && certificates !== undefined) return { secureContext: certificates.contextFor(domain), honorCipherOrder }
     return {
-      ...(certificates === undefined ? {} : { SNICallback: (name, callback) => callback(null, certificates.contextFor(domain ?? name)), ...certificates.pemFor(domain) }),
+      ...(certificates === undefined ? {} : { SNICallback: certificates.sni, ...certificates.pemFor() }),
       ...(minVersion === undefined ? {} : { minVersion }),
       ...(maxVersion === undefined ? {} : { maxVersion }),
       ...(ciphers === undefined ? {} : { ciphers }),
