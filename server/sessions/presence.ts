@@ -15,8 +15,8 @@ export interface PresenceDeps {
   readonly sessions: Pick<Sessions, 'of'>
   /** Whether accounts of this domain live here. */
   isLocalHost(domain: string): boolean
-  /** Routes a stanza whose `from` and `to` are set; for a local account it comes back through `toAccount`. */
-  route(stanza: Stanza, session?: Session): void
+  /** Sends on a presence that has passed its sender's side; for a local account it comes back through `toAccount`. */
+  route(stanza: Stanza): void
   accountExists(bareJid: string): MaybePromise<boolean>
   /** False when either side blocks the other: `from` is a full JID, `to` a bare one. Asked for presence that skips `route`. */
   mayReceive?(from: string, to: string): boolean
@@ -65,7 +65,7 @@ export function createPresence(deps: PresenceDeps): Presence {
     const from = session.jid.toString()
     for (const contact of rosters.subscribers(session.owner)) {
       if (!isLocal(contact)) {
-        deps.route(stanza.withAttrs({ to: contact }), session)
+        deps.route(stanza.withAttrs({ to: contact }))
         continue
       }
       let copy: Stanza | undefined
@@ -121,7 +121,7 @@ export function createPresence(deps: PresenceDeps): Presence {
     for (const address of directed) {
       if (was !== undefined && rosters.hasSubscriber(session.owner, bareOf(address))) continue
       try {
-        deps.route(stanza.withAttrs({ to: address }), session)
+        deps.route(stanza.withAttrs({ to: address }))
       } catch (error) {
         // One address that refuses (blocked, gone) must not keep the others from hearing.
         if (!(error instanceof StanzaError)) throw error
@@ -139,7 +139,7 @@ export function createPresence(deps: PresenceDeps): Presence {
     }
     for (const contact of rosters.subscriptions(owner)) {
       if (!isLocal(contact)) {
-        deps.route(makeStanza('presence', { type: 'probe', from: to, to: contact }), session)
+        deps.route(makeStanza('presence', { type: 'probe', from: to, to: contact }))
         continue
       }
       const others = sessions.of(contact)
@@ -162,8 +162,8 @@ export function createPresence(deps: PresenceDeps): Presence {
   function tellContact(owner: string, contact: string, available: boolean): void {
     for (const each of sessions.of(owner)) {
       if (each.presence === undefined) continue
-      if (available) deps.route(each.presence.withAttrs({ to: contact }), each)
-      else deps.route(makeStanza('presence', { type: 'unavailable', from: each.jid.toString(), to: contact }), each)
+      if (available) deps.route(each.presence.withAttrs({ to: contact }))
+      else deps.route(makeStanza('presence', { type: 'unavailable', from: each.jid.toString(), to: contact }))
     }
   }
 
@@ -174,7 +174,7 @@ export function createPresence(deps: PresenceDeps): Presence {
     const { directed } = session
     if (stanza.type === 'unavailable') {
       if (directed.delete(address)) session.changed()
-      deps.route(stanza, session)
+      deps.route(stanza)
       return
     }
     priorityOf(stanza)
@@ -183,7 +183,7 @@ export function createPresence(deps: PresenceDeps): Presence {
     // Before routing: a refusal may come back at once, and takes the address out again.
     directed.add(address)
     try {
-      deps.route(stanza, session)
+      deps.route(stanza)
     } catch (error) {
       if (!known) directed.delete(address)
       throw error
@@ -203,16 +203,16 @@ export function createPresence(deps: PresenceDeps): Presence {
     switch (type) {
       case 'subscribe': // A.2.1: always routed
         if (!sees(item)) rosters.set(owner, change(item, contact, { ask: true, hidden: false }))
-        deps.route(out, session)
+        deps.route(out)
         return
       case 'unsubscribe': // A.2.2: always routed
         if (item && (sees(item) || item.ask)) rosters.set(owner, change(item, contact, { subscription: seen(item) ? 'from' : 'none', ask: false }))
-        deps.route(out, session)
+        deps.route(out)
         return
       case 'subscribed': // A.2.3: routed only when there is a request
         if (item?.pendingIn !== undefined) {
           rosters.set(owner, change(item, contact, { subscription: sees(item) ? 'both' : 'from', pendingIn: undefined, hidden: false }))
-          deps.route(out, session)
+          deps.route(out)
           tellContact(owner, contact, true) // §3.1.5
         } else if (!seen(item)) rosters.set(owner, change(item, contact, { approved: true, hidden: false })) // §3.4.2
         return
@@ -221,10 +221,10 @@ export function createPresence(deps: PresenceDeps): Presence {
         if (item.pendingIn !== undefined) {
           if (item.hidden) rosters.remove(owner, contact)
           else rosters.set(owner, change(item, contact, { pendingIn: undefined, approved: false }))
-          deps.route(out, session)
+          deps.route(out)
         } else if (seen(item)) {
           rosters.set(owner, change(item, contact, { subscription: sees(item) ? 'to' : 'none', approved: false }))
-          deps.route(out, session)
+          deps.route(out)
           tellContact(owner, contact, false) // §3.2.2
         } else if (item.approved) rosters.set(owner, change(item, contact, { approved: false })) // §3.4: taken back
         return
@@ -302,7 +302,7 @@ export function createPresence(deps: PresenceDeps): Presence {
       if (!allowed && !each.directed.has(prober) && !each.directed.has(asker)) continue
       if (own && each.jid.resource === from.resource) continue
       answered = true
-      deps.route(each.presence.withAttrs({ to: prober }), each)
+      deps.route(each.presence.withAttrs({ to: prober }))
     }
     if (answered || own) return
     if (allowed) {
@@ -339,7 +339,7 @@ export function createPresence(deps: PresenceDeps): Presence {
           return
         case 'probe':
         case 'error':
-          deps.route(stanza, session)
+          deps.route(stanza)
           return
         default:
           throw new StanzaError('bad-request', 'No such type of presence') // RFC 6121 §4.7.1

@@ -137,8 +137,6 @@ export function createRosters(records: Records, limits: RosterLimits): Rosters {
   function changed(owner: string, entry: Entry, contact: string, current: RosterItem | undefined): void {
     entry.stamp = Math.max(entry.stamp + 1, Date.now())
     entry.version = entry.stamp.toString(36)
-    const earlier = entry.log.findIndex(([, name]) => name === contact)
-    if (earlier >= 0) entry.log.splice(earlier, 1)
     entry.log.push([entry.stamp, contact])
     while (entry.log.length > CHANGES_MAX) entry.since = entry.log.shift()?.[0] ?? entry.since
     records.put(VERSIONS, [owner], { stamp: entry.stamp, since: entry.since, log: entry.log })
@@ -216,13 +214,17 @@ export function createRosters(records: Records, limits: RosterLimits): Rosters {
       if (!(from >= entry.since && from < entry.stamp)) return undefined
       // Only versions we gave out are known: an account made anew must not take those of the one before it for its own.
       if (from !== entry.since && !entry.log.some(([stamp]) => stamp === from)) return undefined
-      const found: RosterChange[] = []
+      // RFC 6121 §2.6.3: of several changes of one contact the last is enough.
+      const last = new Map<string, number>()
       for (const [stamp, contact] of entry.log) {
         if (stamp <= from) continue
-        const current = entry.items.get(contact)
-        found.push({ contact, item: current?.hidden ? undefined : current, version: stamp.toString(36) })
+        last.delete(contact)
+        last.set(contact, stamp)
       }
-      return found
+      return [...last].map(([contact, stamp]) => {
+        const current = entry.items.get(contact)
+        return { contact, item: current?.hidden ? undefined : current, version: stamp.toString(36) }
+      })
     },
   }
 }
