@@ -1,0 +1,84 @@
+/** A whole server for a test: free ports, its own folder, everything gone at the end. */
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { loadConfig } from './config/config.ts'
+import { createLog } from './log.ts'
+import { createServer, type Server } from './server.ts'
+
+export const TEST_CONFIG = `
+hosts: [localhost]
+loglevel: none
+listen:
+  - { port: 0, ip: 127.0.0.1, module: ejabberd_c2s, starttls: true }
+  - { port: 0, ip: 127.0.0.1, module: ejabberd_c2s, tls: true }
+  - { port: 0, ip: 127.0.0.1, module: ejabberd_http, tls: true, request_handlers: { /upload: mod_http_upload } }
+access_rules:
+  local: { allow: all }
+shaper_rules:
+  max_user_sessions: 20
+  max_user_offline_messages: 1000
+modules:
+  mod_adhoc: {}
+  mod_blocking: {}
+  mod_caps: {}
+  mod_carboncopy: {}
+  mod_client_state: {}
+  mod_disco: {}
+  mod_http_upload: { put_url: "https://@HOST@:5443/upload" }
+  mod_last: {}
+  mod_mam: { default: always }
+  mod_offline: {}
+  mod_ping: {}
+  mod_private: {}
+  mod_register: { ip_access: all }
+  mod_roster: { versioning: true }
+  mod_stream_mgmt: {}
+  mod_time: {}
+  mod_vcard: {}
+  mod_version: {}
+`
+
+export interface TestServer extends AsyncDisposable {
+  readonly server: Server
+  readonly host: '127.0.0.1'
+  readonly domain: 'localhost'
+  /** Port of the listener with STARTTLS. */
+  readonly port: number
+  readonly tlsPort: number
+  readonly dataDir: string
+  /** Stops the server and starts another on the same data. */
+  restart(): Promise<void>
+}
+
+/** Starts a server on the embedded store with the accounts given as `name: password`. */
+export async function startTestServer(options: { accounts?: Readonly<Record<string, string>>; config?: string } = {}): Promise<TestServer> {
+  const dir = await mkdtemp(path.join(tmpdir(), 'tidings-'))
+  const file = path.join(dir, 'ejabberd.yml')
+  await writeFile(file, options.config ?? TEST_CONFIG)
+  const dataDir = path.join(dir, 'data')
+  const start = async (): Promise<Server> => {
+    const { config, problems } = loadConfig(file)
+    const errors = problems.filter((problem) => problem.level === 'error')
+    if (errors.length > 0) throw new Error(JSON.stringify(errors))
+    return createServer({ config, dataDir, log: createLog(process.env['TIDINGS_TEST_LOG'] ?? 'silent') })
+  }
+  let server = await start()
+  for (const [name, password] of Object.entries(options.accounts ?? {})) await server.register(`${name}@localhost`, password)
+  return {
+    get server() { return server },
+    host: '127.0.0.1',
+    domain: 'localhost',
+    get port() { return (server.ports.find((each) => each.module === 'ejabberd_c2s' && !each.tls) as { port: number }).port },
+    get tlsPort() { return (server.ports.find((each) => each.module === 'ejabberd_c2s' && each.tls) as { port: number }).port },
+    dataDir,
+    async restart() {
+      await server.close()
+      server = await start()
+    },
+    async [Symbol.asyncDispose]() {
+      await server.close()
+      await rm(dir, { recursive: true, force: true })
+    },
+  }
+}
