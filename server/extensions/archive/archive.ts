@@ -1,0 +1,156 @@
+// XEP-0313: Message Archive Management, version 1.1.3 (2025-04-09)
+// XEP-0441: Message Archive Management Preferences, version 0.2.0 (2020-08-25)
+import { StanzaError } from '../../../lib/stanza/errors.ts'
+import type { Stanza } from '../../../lib/stanza/stanza.ts'
+import { escapeXml } from '../../../lib/xml/element.ts'
+import { accessRule, bool, duration, int, oneOf } from '../../config/options.ts'
+import type { Delivery } from '../../router/hooks.ts'
+import { defineExtension, type IqRequest } from '../extension.ts'
+import { type ArchiveDefault, createPreferences, preferencesXml, readPreferences } from './preferences.ts'
+import { MAM_NS, queryForm, readMetadata, readQuery, resultMessage, runQuery } from './query.ts'
+import { isWorthArchiving } from './worth.ts'
+
+export const STANZA_ID_NS = 'urn:xmpp:sid:0'
+const EXPIRE_EVERY_MS = 3_600_000
+
+export interface ArchiveOptions {
+  default: ArchiveDefault
+  request_activates_archiving: boolean
+  assume_mam_usage: boolean
+  access_preferences: string
+  cache_size: number
+  expire: number
+  compress_xml: boolean
+  use_cache: boolean
+  cache_life_time: number
+}
+
+export const archive = defineExtension({
+  name: 'archive',
+  ejabberd: 'mod_mam',
+  specs: [
+    { xep: 313, version: '1.1.3', status: 'complete' },
+    { xep: 441, version: '0.2.0', status: 'complete' },
+  ],
+  needs: ['host', 'iq', 'disco', 'hooks', 'storage', 'rosters', 'access', 'every', 'now'],
+  options: {
+    default: { type: oneOf('always', 'never', 'roster'), default: 'never', help: 'What is archived for accounts that have not chosen for themselves.' },
+    request_activates_archiving: { type: bool(), default: false, help: 'Archive nothing for an account before its client first asks for the archive.' },
+    assume_mam_usage: { type: bool(), default: false, help: 'Do not keep undelivered messages a second time when the archive has them: clients are trusted to fetch them.' },
+    access_preferences: { type: accessRule(), default: 'all', help: 'Who may read and change archive preferences.' },
+    cache_size: { type: int({ min: 1, infinity: true }), default: 10_000, help: 'Accounts whose preferences are kept in memory.' },
+    expire: { type: duration(), default: Infinity, help: 'Remove messages older than this from the archive.' },
+    compress_xml: { type: bool(), default: false, help: 'Compress stored messages.', ignored: 'has no effect: a message is stored once for both sides, as it was sent.' },
+    use_cache: { type: bool(), default: true, help: 'Keep preferences in memory.', ignored: 'has no effect: preferences are always kept in memory, as many as cache_size says.' },
+    cache_life_time: { type: duration(), default: Infinity, help: 'How long preferences are kept in memory.', ignored: 'has no effect: what is kept in memory is never out of date.' },
+  },
+  start({ host, iq, disco, hooks, storage, rosters, access, every, now }, options: ArchiveOptions) {
+    // With request_activates_archiving an account is off until its first query writes its preferences.
+    const untilChosen = options.request_activates_archiving ? 'never' : options.default
+    const preferences = createPreferences(storage.records, rosters, untilChosen, options.cache_size)
+    const { archive: history } = storage
+    // §7: of the account, never of the host.
+    disco.feature('account', MAM_NS, `${MAM_NS}#extended`, `${MAM_NS}#groupchat-field`)
+
+    const ownerOf = (request: IqRequest): string => {
+      // §8.1: archives are private.
+      if (request.from.bare !== request.to.bare) throw new StanzaError('forbidden', 'this archive is not yours')
+      return request.to.bare
+    }
+    const activate = async (owner: string): Promise<void> => {
+      if (options.request_activates_archiving && !(await preferences.chosen(owner))) {
+        preferences.set(owner, { default: options.default, always: new Set(), never: new Set() })
+      }
+    }
+
+    iq.get(`${MAM_NS} query`, 'account', (request) => {
+      ownerOf(request)
+      return queryForm()
+    })
+    iq.set(`${MAM_NS} query`, 'account', async (request) => {
+      const owner = ownerOf(request)
+      const { session } = request
+      // The results go to the session that asked; there is none behind a component.
+      if (session === undefined) throw new StanzaError('not-allowed')
+      const query = readQuery(request.payload)
+      await activate(owner)
+      const page = await runQuery(history, owner, query)
+      const to = request.from.toString()
+      for (const item of query.flip ? page.items.toReversed() : page.items) {
+        // Not kept for a restart: the client asks again for what it has not got.
+        session.send(resultMessage(item, owner, to, query.queryId), { volatile: true })
+      }
+      return page.fin
+    })
+    iq.get(`${MAM_NS} metadata`, 'account', (request) => readMetadata(history, ownerOf(request)))
+
+    const mayChoose = (request: IqRequest): string => {
+      const owner = ownerOf(request)
+      if (!access.allows(options.access_preferences, { jid: request.from })) throw new StanzaError('forbidden', 'archive preferences are not yours to choose here')
+      return owner
+    }
+    iq.get(`${MAM_NS} prefs`, 'account', async (request) => {
+      const owner = mayChoose(request)
+      await activate(owner)
+      return preferencesXml(await preferences.get(owner))
+    })
+    iq.set(`${MAM_NS} prefs`, 'account', (request) => {
+      const owner = mayChoose(request)
+      const chosen = readPreferences(request.payload)
+      preferences.set(owner, chosen)
+      return preferencesXml(chosen)
+    })
+
+    // Deliveries that passed `store`, when it matters to know an undelivered message from one that comes back.
+    const fresh = options.assume_mam_usage ? new WeakSet<Delivery>() : undefined
+
+    hooks.store((delivery) => {
+      fresh?.add(delivery)
+      if (delivery.noArchive || delivery.stanza.name !== 'message' || !isWorthArchiving(delivery.stanza)) return
+      const { from, to } = delivery
+      const owners: { owner: string; with: string }[] = []
+      // Each host's instance archives for its own accounts.
+      if (delivery.fromLocal && from.domain === host && !delivery.archivedFrom && preferences.wants(from.bare, to)) {
+        owners.push({ owner: from.bare, with: to.bare })
+        delivery.archivedFrom = true
+      }
+      if (delivery.toLocal && to.domain === host && !delivery.archivedTo && (from.bare === to.bare ? delivery.archivedFrom : preferences.wants(to.bare, from))) {
+        // A note to oneself is one message, not two (§6.1.1).
+        if (from.bare !== to.bare) owners.push({ owner: to.bare, with: from.bare })
+        delivery.archivedTo = true
+      }
+      if (owners.length === 0) return
+      history.append({ id: delivery.id, bytes: delivery.stanza.bytes(), owners })
+      delivery.durable = true
+      // §3.4: the recipient learns the id; the sender's copies get theirs with the carbons.
+      if (delivery.archivedTo && to.domain === host) delivery.stanza = withStanzaId(delivery.stanza, to.bare, delivery.id)
+    })
+
+    if (fresh) {
+      hooks.undeliverable((delivery) => {
+        // A message that comes back from a stream nobody resumed, and that the archive has.
+        return !fresh.has(delivery) && delivery.stanza.has('stanza-id', STANZA_ID_NS) && carriesIdBy(delivery.stanza, delivery.to.bare)
+      })
+    }
+    hooks.bound((session) => preferences.preload(session.owner))
+    hooks.accountRemoved(async (owner) => {
+      preferences.remove(owner)
+      await history.purge(owner)
+    })
+    if (options.expire !== Infinity) {
+      every(EXPIRE_EVERY_MS, async () => {
+        await history.expire(now() - options.expire)
+      })
+    }
+  },
+})
+
+/** XEP-0359 §3: the id under which `by` has archived the message. */
+export function withStanzaId(stanza: Stanza, by: string, id: string): Stanza {
+  return stanza.append('stanza-id', STANZA_ID_NS, `<stanza-id xmlns='${STANZA_ID_NS}' by='${escapeXml(by)}' id='${escapeXml(id)}'/>`)
+}
+
+function carriesIdBy(stanza: Stanza, by: string): boolean {
+  const mark = `by='${escapeXml(by)}'`
+  return stanza.children.some((child) => child.name === 'stanza-id' && child.xmlns === STANZA_ID_NS && stanza.content.utf8Slice(child.start, child.end).includes(mark))
+}

@@ -1,0 +1,233 @@
+/** XEP-0313 §4: reads a query, runs it, and builds the messages that answer it. Serves archives of accounts and of rooms. */
+import { Jid } from '../../../lib/jid.ts'
+import { buildForm, parseForm, FORMS_NS, VALIDATE_NS } from '../../../lib/forms.ts'
+import { buildResultSet, parseResultSet } from '../../../lib/result-set.ts'
+import { DELAY_NS, formatDateTime, parseDateTime } from '../../../lib/stanza/delay.ts'
+import { StanzaError } from '../../../lib/stanza/errors.ts'
+import { timeOfMessageId } from '../../../lib/stanza/ids.ts'
+import { readStanza } from '../../../lib/stanza/read.ts'
+import { CLIENT_NS, Stanza } from '../../../lib/stanza/stanza.ts'
+import { type Element, escapeXml, xml } from '../../../lib/xml/element.ts'
+import type { Archive, ArchivedItem, ArchiveQuery } from '../../storage/shapes.ts'
+
+export const MAM_NS = 'urn:xmpp:mam:2'
+const PAGE_DEFAULT = 50
+const PAGE_MAX = 250
+/** Ids in one query. */
+const IDS_MAX = 250
+/** Items are counted for a page up to here, and not at all beyond: counting must not cost more than the page. */
+const COUNT_MAX = 500
+/** The same for a query that asks for the count alone. */
+const COUNT_ALONE_MAX = 10_000
+/** Items looked at for one page when the filter is a full JID, which the index does not know. */
+const SCAN_MAX = 10_000
+
+export interface Query {
+  readonly queryId: string | undefined
+  readonly with: Jid | undefined
+  readonly start: number | undefined
+  readonly end: number | undefined
+  /** From the form. */
+  readonly beforeId: string | undefined
+  readonly afterId: string | undefined
+  readonly ids: readonly string[] | undefined
+  readonly max: number
+  /** From the result set; an empty `before` asks for the last page. */
+  readonly after: string | undefined
+  readonly before: string | undefined
+  readonly flip: boolean
+}
+
+/** XEP-0313 §4.1.5: the fields a query may hold. */
+export function queryForm(): Element {
+  return xml(
+    'query',
+    { xmlns: MAM_NS },
+    buildForm('form', {
+      formType: MAM_NS,
+      fields: [
+        { var: 'with', type: 'jid-single' },
+        { var: 'start', type: 'text-single' },
+        { var: 'end', type: 'text-single' },
+        { var: 'before-id', type: 'text-single' },
+        { var: 'after-id', type: 'text-single' },
+        { var: 'ids', type: 'list-multi', extra: [xml('validate', { xmlns: VALIDATE_NS, datatype: 'xs:string' }, xml('open'))] },
+        { var: 'include-groupchat', type: 'boolean' },
+      ],
+    }),
+  )
+}
+
+const FIELDS: ReadonlySet<string> = new Set(['with', 'start', 'end', 'before-id', 'after-id', 'ids', 'include-groupchat'])
+
+export function readQuery(payload: Element): Query {
+  // The node belongs to archives of pubsub (XEP-0442).
+  if (payload.attrs['node'] !== undefined) throw new StanzaError('item-not-found', 'this archive has no nodes')
+  const forms = payload.getChildren('x', FORMS_NS)
+  if (forms.length > 1) throw new StanzaError('bad-request', 'more than one data form')
+  const form = forms[0] && parseForm(forms[0], { kinds: ['submit'], formType: MAM_NS })
+  // §4.1.5: a field that we do not know might have narrowed the result.
+  for (const name of form?.fields.keys() ?? []) if (!FIELDS.has(name)) throw new StanzaError('feature-not-implemented', `the field ${name} is unknown`)
+  form?.boolean('include-groupchat')
+  const time = (name: string): number | undefined => {
+    const text = form?.value(name)
+    if (text === undefined || text === '') return undefined
+    const ms = parseDateTime(text)
+    if (ms === undefined) throw new StanzaError('bad-request', `${name} must be a date and time`)
+    return ms
+  }
+  const written = form?.value('with')
+  const other = written === undefined || written === '' ? undefined : Jid.tryParse(written)
+  if (written !== undefined && written !== '' && other === undefined) throw new StanzaError('bad-request', 'with must be an address')
+  const ids = form?.has('ids') ? [...new Set(form.values('ids'))] : undefined
+  if (ids && ids.length > IDS_MAX) throw new StanzaError('policy-violation', `at most ${IDS_MAX} ids`)
+  const set = parseResultSet(payload)
+  // XEP-0059 §2.6: positions would have to be counted from the start each time.
+  if (set.index !== undefined) throw new StanzaError('feature-not-implemented', 'pages by index are not offered')
+  return {
+    queryId: payload.attrs['queryid'],
+    with: other,
+    start: time('start'),
+    end: time('end'),
+    beforeId: form?.value('before-id') || undefined,
+    afterId: form?.value('after-id') || undefined,
+    ids,
+    max: Math.min(set.max ?? PAGE_DEFAULT, PAGE_MAX),
+    after: set.after || undefined,
+    before: set.before,
+    flip: payload.getChild('flip-page', MAM_NS) !== undefined,
+  }
+}
+
+export interface Page {
+  readonly items: readonly ArchivedItem[]
+  readonly fin: Element
+}
+
+/** Runs a query. `addressOf` picks the address that a full JID in `with` is compared with. */
+export async function runQuery(archive: Archive, owner: string, query: Query, matches: (item: ArchivedItem, other: string) => boolean = toOrFrom): Promise<Page> {
+  // §4.1.3 and §4.3.2: the client's picture of the archive is not ours, and it has to know.
+  for (const id of [query.beforeId, query.afterId, query.before, query.after, ...(query.ids ?? [])]) {
+    if (id === undefined || id === '') continue
+    let item = archive.get(owner, id)
+    if (item instanceof Promise) item = await item
+    if (item === undefined) throw new StanzaError('item-not-found', 'the archive has no such id')
+  }
+  const full = query.with !== undefined && query.with.resource !== '' ? query.with.toString() : undefined
+  const filter: Omit<ArchiveQuery, 'max' | 'direction'> = {
+    ...(query.with && { with: query.with.bare }),
+    ...(query.start !== undefined && { start: query.start }),
+    ...(query.end !== undefined && { end: query.end }),
+    ...(query.ids && { ids: query.ids }),
+  }
+  const whole = { ...filter, ...range(query.afterId, query.beforeId) }
+  if (query.max === 0) {
+    // XEP-0059 §2.7: the count alone. A full JID cannot be counted by the index.
+    const count = full === undefined ? await archive.count(owner, whole, COUNT_ALONE_MAX) : undefined
+    return { items: [], fin: fin(count === 0, { count }) }
+  }
+  const direction = query.before !== undefined ? 'backward' : 'forward'
+  const after = later(query.afterId, query.after)
+  const before = earlier(query.beforeId, query.before === '' ? undefined : query.before)
+  let items: readonly ArchivedItem[]
+  let complete: boolean
+  if (full === undefined) {
+    let page = archive.query(owner, { ...filter, ...range(after, before), max: query.max, direction })
+    if (page instanceof Promise) page = await page
+    items = page.items
+    complete = page.complete
+  } else {
+    const wanted = full
+    ;({ items, complete } = await scan(archive, owner, { ...filter, ...range(after, before), max: query.max, direction }, (item) => matches(item, wanted)))
+  }
+  const unlimited = query.after === undefined && (query.before === undefined || query.before === '')
+  let count: number | undefined
+  if (unlimited && complete) count = items.length
+  else if (full === undefined) {
+    const counted = await archive.count(owner, whole, COUNT_MAX)
+    if (counted < COUNT_MAX) count = counted
+  }
+  let index: number | undefined
+  if (unlimited && direction === 'forward') index = 0
+  else if (count !== undefined && query.before === '' && query.after === undefined) index = count - items.length
+  return { items, fin: fin(complete, { first: items[0]?.id, last: items.at(-1)?.id, index, count }) }
+}
+
+/** Pages through the bare JID's messages and keeps what matches. */
+async function scan(archive: Archive, owner: string, query: ArchiveQuery, matches: (item: ArchivedItem) => boolean): Promise<{ items: ArchivedItem[]; complete: boolean }> {
+  const kept: ArchivedItem[] = []
+  let cursor: { afterId?: string; beforeId?: string } = {}
+  for (let scanned = 0; scanned < SCAN_MAX; ) {
+    const page = await archive.query(owner, { ...query, ...cursor, max: PAGE_MAX })
+    scanned += page.items.length
+    const inOrder = query.direction === 'forward' ? page.items : page.items.toReversed()
+    for (const item of inOrder) {
+      if (!matches(item)) continue
+      // One more than asked for: the page is not the last.
+      if (kept.length === query.max) return { items: query.direction === 'forward' ? kept : kept.reverse(), complete: false }
+      kept.push(item)
+    }
+    const edge = inOrder.at(-1)
+    if (page.complete || edge === undefined) return { items: query.direction === 'forward' ? kept : kept.reverse(), complete: true }
+    cursor = query.direction === 'forward' ? { afterId: edge.id } : { beforeId: edge.id }
+  }
+  // An empty page that is not the last would leave the client nowhere to go on from.
+  if (kept.length === 0) throw new StanzaError('resource-constraint', 'too many messages to look through; narrow the query by time')
+  return { items: query.direction === 'forward' ? kept : kept.reverse(), complete: false }
+}
+
+/** §4.1.1: a message of an account matches by its `to` or its `from`. */
+function toOrFrom(item: ArchivedItem, other: string): boolean {
+  const stanza = readStanza(item.bytes)
+  return stanza.attrs['from'] === other || stanza.attrs['to'] === other
+}
+
+function range(afterId: string | undefined, beforeId: string | undefined): { afterId?: string; beforeId?: string } {
+  return { ...(afterId !== undefined && { afterId }), ...(beforeId !== undefined && { beforeId }) }
+}
+
+function later(a: string | undefined, b: string | undefined): string | undefined {
+  return a === undefined || (b !== undefined && b > a) ? b : a
+}
+
+function earlier(a: string | undefined, b: string | undefined): string | undefined {
+  return a === undefined || (b !== undefined && b < a) ? b : a
+}
+
+function fin(complete: boolean, set: Parameters<typeof buildResultSet>[0]): Element {
+  return xml('fin', { xmlns: MAM_NS, complete: complete ? 'true' : undefined }, buildResultSet(set))
+}
+
+const TAIL = Buffer.from('</forwarded></result>')
+const MESSAGE = '<message'
+const NAMESPACE = Buffer.from(`${MESSAGE} xmlns='${CLIENT_NS}'`)
+
+/** The stored bytes with their namespace, for use inside `<forwarded/>`. Bytes that are there already are copied once. */
+export function forwardedParts(bytes: Buffer): Buffer[] {
+  if (bytes.length === 0) return []
+  return bytes.latin1Slice(0, 16).startsWith(`${MESSAGE} xmlns=`) ? [bytes] : [NAMESPACE, bytes.subarray(MESSAGE.length)]
+}
+
+/** One message of the answer (§4.2), built around the stored bytes. */
+export function resultMessage(item: ArchivedItem, from: string, to: string, queryId: string | undefined): Stanza {
+  const query = queryId === undefined ? '' : ` queryid='${escapeXml(queryId)}'`
+  const time = timeOfMessageId(item.id)
+  const delay = time === undefined ? '' : `<delay xmlns='${DELAY_NS}' stamp='${formatDateTime(time)}'/>`
+  const head = Buffer.from(`<result xmlns='${MAM_NS}'${query} id='${escapeXml(item.id)}'><forwarded xmlns='urn:xmpp:forward:0'>${delay}`)
+  const content = Buffer.concat([head, ...forwardedParts(item.bytes), TAIL])
+  const attrs = Object.create(null) as Record<string, string>
+  attrs['from'] = from
+  attrs['to'] = to
+  attrs['id'] = item.id
+  return new Stanza('message', CLIENT_NS, attrs, content, [{ name: 'result', xmlns: MAM_NS, start: 0, end: content.length }])
+}
+
+/** §5: the first and last item of the archive. */
+export async function readMetadata(archive: Archive, owner: string): Promise<Element> {
+  const bounds = await archive.bounds(owner)
+  const edge = (name: string, id: string): Element => {
+    const time = timeOfMessageId(id)
+    return xml(name, { id, timestamp: time === undefined ? undefined : formatDateTime(time) })
+  }
+  return xml('metadata', { xmlns: MAM_NS }, bounds && [edge('start', bounds.first), edge('end', bounds.last)])
+}
