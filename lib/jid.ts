@@ -10,8 +10,10 @@ import { hasRightToLeft, isFreeform, isIdentifier, obeysBidiRule } from './preci
 
 /** RFC 7622 §3.2 to §3.4: each part has at most this many bytes of UTF-8. */
 export const PART_BYTES_MAX = 1023
-/** Longer texts are not worth preparing: no part can end up within its limit by mappings that shorten by so much. */
-const TEXT_CHARS_MAX = 4 * 3 * PART_BYTES_MAX
+/** Longer texts are not prepared: mapping and composing characters does not bring them within the limit of a part. */
+const PART_CHARS_MAX = 2 * PART_BYTES_MAX
+/** For domains beyond ASCII: DNS has none with more than 253 characters, and IDNA is slow. */
+const IDNA_CHARS_MAX = 512
 
 export type JidPart = 'local' | 'domain' | 'resource'
 
@@ -47,7 +49,6 @@ export class Jid {
   static parse(text: string): Jid {
     const known = recent.get(text)
     if (known !== undefined) return known
-    if (text.length > TEXT_CHARS_MAX) throw new JidError('domain', 'is too long')
     // RFC 7622 §3.1: the first slash ends what may hold an at sign.
     const slash = text.indexOf('/')
     const front = slash < 0 ? text : text.slice(0, slash)
@@ -170,7 +171,12 @@ const IDNA = { checkHyphens: true, checkBidi: true, checkJoiners: true, useSTD3A
 
 /** Prepares a domainpart: RFC 7622 §3.2; its labels are U-labels. Throws a JidError. */
 export function prepareDomain(text: string): string {
-  if (text.length <= PART_BYTES_MAX && PLAIN_DOMAIN.test(text)) return text
+  if (text.length <= PART_BYTES_MAX) {
+    if (PLAIN_DOMAIN.test(text)) return text
+    // Only ASCII can match, and its case is all that changes.
+    const lower = text.replace(/[A-Z]/g, (c) => c.toLowerCase())
+    if (PLAIN_DOMAIN.test(lower)) return lower
+  }
   checkText('domain', text)
   if (text.startsWith('[')) return prepareLiteral(text)
   // RFC 7622 §3.2: a final dot is stripped; IDNA knows three more characters for a dot.
@@ -209,7 +215,7 @@ function prepareLiteral(text: string): string {
 
 function checkText(part: JidPart, text: string): void {
   if (text === '') throw new JidError(part, 'is empty')
-  if (text.length > TEXT_CHARS_MAX) throw new JidError(part, 'is too long')
+  if (text.length > (part === 'domain' ? IDNA_CHARS_MAX : PART_CHARS_MAX)) throw new JidError(part, 'is too long')
   if (/\p{Surrogate}/u.test(text)) throw new JidError(part, 'is not Unicode')
 }
 

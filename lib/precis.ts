@@ -50,7 +50,15 @@ export function isFreeform(text: string): boolean {
   return isOf(text, true)
 }
 
+const ARABIC_INDIC = /[\u0660-\u0669]/
+const EXTENDED_ARABIC_INDIC = /[\u06f0-\u06f9]/
+const JAPANESE = /[\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Han}]/u
+
 function isOf(text: string, freeform: boolean): boolean {
+  // Where the context is the whole text it is looked at once, not for each character.
+  // RFC 5892 Appendices A.8 and A.9: the digits of the two blocks do not mix; A.7: the middle dot.
+  if (ARABIC_INDIC.test(text) && EXTENDED_ARABIC_INDIC.test(text)) return false
+  if (text.includes('\u30fb') && !JAPANESE.test(text)) return false
   const characters = Array.from(text)
   for (let i = 0; i < characters.length; i++) {
     const property = propertyOf(characters[i] as string)
@@ -82,12 +90,9 @@ function fitsContext(characters: readonly string[], i: number): boolean {
     case '\u05f3':
     case '\u05f4':
       return /^\p{Script=Hebrew}$/u.test(before)
-    case '\u30fb':
-      return characters.some((c) => /^[\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Han}]$/u.test(c))
   }
-  // Arabic-Indic digits and the extended ones do not mix.
-  const others = character <= '\u0669' ? /^[\u06f0-\u06f9]$/ : /^[\u0660-\u0669]$/
-  return !characters.some((c) => others.test(c))
+  // The others depend on the whole text, see `isOf`.
+  return true
 }
 
 /** Whether the text has characters of the classes R, AL or AN. */

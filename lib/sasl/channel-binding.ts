@@ -1,12 +1,12 @@
 /** What a TLS connection can be bound to: tls-exporter (RFC 9266), tls-server-end-point and tls-unique (RFC 5929). */
-import { createHash, X509Certificate } from 'node:crypto'
 import { type TLSSocket } from 'node:tls'
+import { endPointHash } from '../net/certificates.ts'
 import { type ChannelBinding } from './mechanism.ts'
 
 /** The server's side of a connection that has finished its handshake; undefined when nothing can be bound to. */
 export function channelBindingOf(socket: TLSSocket): ChannelBinding | undefined {
   const certificate = socket.getX509Certificate()
-  const endPoint = certificate === undefined ? undefined : hashCertificate(certificate)
+  const endPoint = certificate === undefined ? undefined : endPointHash(certificate)
   const types: string[] = []
   if (socket.getProtocol() === 'TLSv1.3') {
     // RFC 9266 §3: before TLS 1.3 only with an extended master secret, which we cannot see.
@@ -32,12 +32,4 @@ export function channelBindingOf(socket: TLSSocket): ChannelBinding | undefined 
 /** RFC 5929 §3.1: the first Finished message: the client's, unless the session was resumed. */
 function firstFinished(socket: TLSSocket): Buffer | undefined {
   return socket.isSessionReused() ? socket.getFinished() : socket.getPeerFinished()
-}
-
-/** RFC 5929 §4.1; undefined when the certificate's signature does not name one hash. */
-function hashCertificate(certificate: X509Certificate): Buffer | undefined {
-  const signature = (certificate as X509Certificate & { readonly signatureAlgorithm?: string }).signatureAlgorithm ?? ''
-  const hash = /(md5|sha-?1|sha-?224|sha-?256|sha-?384|sha-?512)/i.exec(signature)?.[1]?.toLowerCase().replace('-', '')
-  if (hash === undefined) return undefined
-  return createHash(hash === 'md5' || hash === 'sha1' ? 'sha256' : hash).update(certificate.raw).digest()
 }

@@ -1,5 +1,5 @@
 /** RFC 5802 §3: what a server keeps of a password, and how it is made. */
-import { createHash, createHmac, pbkdf2, randomBytes } from 'node:crypto'
+import { hash as hashOnce, createHmac, pbkdf2, randomBytes } from 'node:crypto'
 import { promisify } from 'node:util'
 import saslprep from '@mongodb-js/saslprep'
 
@@ -29,7 +29,7 @@ export function hmac(hash: ScramHash, key: Buffer, data: string | Buffer): Buffe
 }
 
 export function digest(hash: ScramHash, data: Buffer): Buffer {
-  return createHash(ALGORITHMS[hash].name).update(data).digest()
+  return hashOnce(ALGORITHMS[hash].name, data, 'buffer')
 }
 
 export function xor(a: Buffer, b: Buffer): Buffer {
