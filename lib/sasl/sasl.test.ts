@@ -163,6 +163,8 @@ describe('SASL', () => {
     // A client that could bind, to a server that offered it.
     expect(await outcome('SCRAM-SHA-1', ['y,,n=juliet,r=abc'])).to.equal('not-authorized')
     expect(await login('SCRAM-SHA-1', { user: 'juliet', password: 'pencil', couldBind: true }, contextOf({ offeredPlus: false }))).to.include({ kind: 'success' })
+    const disabled = ['SCRAM-SHA-1-PLUS', 'SCRAM-SHA-256-PLUS', 'SCRAM-SHA-512-PLUS']
+    expect(await outcome('SCRAM-SHA-1', ['y,,n=juliet,r=abc'], contextOf({ disabled }))).to.equal('challenge')
     expect(await outcome('SCRAM-SHA-1', ['p=tls-exporter,,n=juliet,r=abc'])).to.equal('malformed-request')
     expect(await outcome('SCRAM-SHA-1-PLUS', ['n,,n=juliet,r=abc'])).to.equal('malformed-request')
     expect(await outcome('SCRAM-SHA-1-PLUS', ['y,,n=juliet,r=abc'])).to.equal('malformed-request')

@@ -51,7 +51,10 @@ function isPossible({ name, plus }: MechanismSpec, context: SaslContext): boolea
 /** Starts an exchange; undefined for a mechanism that is unknown or not possible here (`invalid-mechanism`). */
 export function createSaslServer(mechanism: string, context: SaslContext): SaslServer | undefined {
   const found = MECHANISMS.find(({ name }) => name === mechanism)
-  return found === undefined || !isPossible(found, context) ? undefined : new ExchangeServer(found.start(context))
+  if (found === undefined || !isPossible(found, context)) return undefined
+  // The operator may have turned off every mechanism with channel binding.
+  const offeredPlus = context.offeredPlus && MECHANISMS.some((other) => other.plus && isPossible(other, context))
+  return new ExchangeServer(found.start({ ...context, offeredPlus }))
 }
 
 /** The longest message of any mechanism: a PLAIN with each of its three parts in full. */
