@@ -116,6 +116,8 @@ export interface StoredStream {
   handled: number
   /** Sent but not acknowledged, in order; `seq` is the outbound count of each, modulo 2^32. */
   unacknowledged: { readonly seq: number; readonly bytes: Buffer }[]
+  /** The last `seq` that the client acknowledged, 0 at first: with `unacknowledged` it says how many were sent. */
+  readonly acknowledged: number
   /** When the process was last known to serve it, ms. */
   readonly seenAt: number
 }

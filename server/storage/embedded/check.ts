@@ -1,0 +1,131 @@
+/**
+ * Looks at a data directory before LMDB does: LMDB maps its file into memory and believes it, so that a damaged one ends the
+ * process. What is checked: the FORMAT file, the two meta pages of `data.mdb`, and that the file is as long as the newer one says.
+ */
+import { closeSync, existsSync, fstatSync, mkdirSync, openSync, readdirSync, readFileSync, readSync, renameSync, rmSync, writeFileSync, fsyncSync } from 'node:fs'
+import { join } from 'node:path'
+import { StorageError } from '../errors.ts'
+
+const FORMAT = 'tidings-data 1'
+/** Written first: what is found beside it was never finished. */
+const FORMAT_NEW = 'tidings-data 1 being made'
+
+export const DATABASE = 'store'
+const DATA_FILE = 'data.mdb'
+
+const META_MAGIC = 0xbeefc0de
+const META_VERSION = 2
+/** Offsets in a meta page, after LMDB's page header of 24 bytes. */
+const MAGIC_AT = 24
+const VERSION_AT = 28
+const PAGE_SIZE_AT = 48
+const LAST_PAGE_AT = 144
+const TRANSACTION_AT = 152
+const META_BYTES = 168
+const RESTORE = 'Restore the data directory from a backup, or move it away to begin with an empty one.'
+
+/** Makes the directory when it is new, and refuses one that is damaged or not ours. Call `finishDirectory` when the database is open. */
+export function checkDirectory(dir: string): void {
+  try {
+    mkdirSync(dir, { recursive: true, mode: 0o700 })
+  } catch (error) {
+    throw new StorageError(`cannot make the data directory ${dir}: ${(error as Error).message}`)
+  }
+  const formatFile = join(dir, 'FORMAT')
+  const dataFile = join(dir, DATABASE, DATA_FILE)
+  let format: string | undefined
+  try {
+    format = readFileSync(formatFile, 'latin1').slice(0, 200).trim()
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw new StorageError(`cannot read ${formatFile}: ${(error as Error).message}`)
+  }
+  if (format === undefined) {
+    if (existsSync(dataFile)) throw new StorageError(`${dir} holds a database but no FORMAT file, which says its version: it is damaged or not a data directory of Tidings. ${RESTORE}`)
+    writeFormat(dir, FORMAT_NEW)
+    return
+  }
+  if (format === FORMAT_NEW) {
+    // The first start was interrupted; nothing was ever acknowledged.
+    rmSync(join(dir, DATABASE), { recursive: true, force: true })
+    return
+  }
+  if (format !== FORMAT) {
+    const version = /^tidings-data (\d{1,9})\b/.exec(format)?.[1]
+    if (version !== undefined) throw new StorageError(`${dir} was written in data format ${version}, and this version of Tidings reads format 1. Run the version that wrote it.`)
+    throw new StorageError(`${formatFile} is not a format file of Tidings: is this the right data directory? ${RESTORE}`)
+  }
+  if (!existsSync(dataFile)) throw new StorageError(`${dataFile} is missing, although FORMAT says that ${dir} is in use. ${RESTORE}`)
+  checkDatabase(dataFile)
+}
+
+export function finishDirectory(dir: string): void {
+  if (readFileSync(join(dir, 'FORMAT'), 'latin1').trim() !== FORMAT) writeFormat(dir, FORMAT)
+}
+
+function writeFormat(dir: string, text: string): void {
+  const temporary = join(dir, 'FORMAT.tmp')
+  const fd = openSync(temporary, 'w', 0o600)
+  try {
+    writeFileSync(fd, text + '\n')
+    fsyncSync(fd)
+  } finally {
+    closeSync(fd)
+  }
+  renameSync(temporary, join(dir, 'FORMAT'))
+  syncDirectory(dir)
+}
+
+/** A rename is durable once its directory is. */
+export function syncDirectory(dir: string): void {
+  const fd = openSync(dir, 'r')
+  try {
+    fsyncSync(fd)
+  } finally {
+    closeSync(fd)
+  }
+}
+
+interface Meta {
+  readonly pageSize: number
+  readonly lastPage: number
+  readonly transaction: bigint
+}
+
+function checkDatabase(file: string): void {
+  const fd = openSync(file, 'r')
+  try {
+    const size = fstatSync(fd).size
+    const damaged = (what: string): StorageError => new StorageError(`the database ${file} is damaged: ${what}. ${RESTORE}`)
+    if (size === 0) throw damaged('it is empty')
+    const first = readMeta(fd, 0)
+    if (!first) throw damaged('its first page is no database header of this format')
+    const second = readMeta(fd, first.pageSize)
+    if (!second) throw damaged('its second page is no database header of this format')
+    if (second.pageSize !== first.pageSize) throw damaged('its two headers contradict each other')
+    const newer = first.transaction >= second.transaction ? first : second
+    const needed = (newer.lastPage + 1) * newer.pageSize
+    if (size < needed) throw damaged(`it is truncated (${size} bytes of at least ${needed})`)
+  } finally {
+    closeSync(fd)
+  }
+}
+
+function readMeta(fd: number, at: number): Meta | undefined {
+  const page = Buffer.alloc(META_BYTES)
+  if (readSync(fd, page, 0, META_BYTES, at) < META_BYTES) return undefined
+  if (page.readUInt32LE(MAGIC_AT) !== META_MAGIC || page.readUInt32LE(VERSION_AT) !== META_VERSION) return undefined
+  const pageSize = page.readUInt32LE(PAGE_SIZE_AT)
+  if (pageSize < 512 || pageSize > 65_536 || (pageSize & (pageSize - 1)) !== 0) return undefined
+  const lastPage = Number(page.readBigUInt64LE(LAST_PAGE_AT))
+  if (lastPage > 2 ** 40) return undefined
+  return { pageSize, lastPage, transaction: page.readBigUInt64LE(TRANSACTION_AT) }
+}
+
+/** Whether the directory has anything of ours in it. */
+export function isUsed(dir: string): boolean {
+  try {
+    return readdirSync(dir).includes('FORMAT')
+  } catch {
+    return false
+  }
+}

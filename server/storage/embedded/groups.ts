@@ -1,0 +1,236 @@
+/**
+ * Group commit over LMDB. Writes of a turn of the event loop gather in the open group. A group is one LMDB transaction,
+ * written and synced by LMDB's own thread, while the next group gathers: the busier the server, the larger the groups.
+ *
+ * Reads see what is written and not committed yet: `#pending` lies over the database.
+ */
+import { type RootDatabase } from 'lmdb'
+import { type OrderedStore } from '../ordered.ts'
+
+interface Entry {
+  readonly key: string
+  value: Buffer | undefined
+  readonly group: Group
+}
+
+interface Group {
+  readonly entries: Entry[]
+  readonly callbacks: (() => void)[]
+  bytes: number
+}
+
+export interface GroupOptions {
+  /** Called when a commit failed, and with undefined when it went through after all. */
+  readonly onProblem: (problem: string | undefined) => void
+  readonly onCallbackError: (error: unknown) => void
+}
+
+const RETRY_FIRST_MS = 50
+const RETRY_MAX_MS = 2000
+
+export class GroupedStore implements OrderedStore {
+  readonly #db: RootDatabase<Buffer, string>
+  readonly #options: GroupOptions
+  readonly #pending = new Map<string, Entry>()
+  #open: Group = newGroup()
+  #committing: Group | undefined
+  #scheduled = false
+  /** Bytes and writes of the group being committed and the open one. */
+  #pendingBytes = 0
+  #commitMs = 0
+  #closing: AbortController = new AbortController()
+  /** Adds rows to the group that is about to be committed. */
+  beforeSeal: () => void = () => {}
+
+  constructor(db: RootDatabase<Buffer, string>, options: GroupOptions) {
+    this.#db = db
+    this.#options = options
+  }
+
+  get pendingWrites(): number { return this.#open.entries.length + (this.#committing?.entries.length ?? 0) }
+  get pendingBytes(): number { return this.#pendingBytes }
+  /** Time that commits take, smoothed. */
+  get commitMs(): number { return this.#commitMs }
+
+  get(key: string): Buffer | undefined {
+    const entry = this.#pending.get(key)
+    return entry ? entry.value : this.#db.getBinary(key)
+  }
+
+  has(key: string): boolean {
+    const entry = this.#pending.get(key)
+    return entry ? entry.value !== undefined : this.#db.doesExist(key)
+  }
+
+  put(key: string, value: Buffer): void { this.#write(key, value) }
+  delete(key: string): void { this.#write(key, undefined) }
+
+  keys(start: string, end: string, limit: number, reverse: boolean): string[] {
+    if (start >= end || limit <= 0) return []
+    const pending = this.#pendingBetween(start, end)
+    // Pending removals may hide as many keys of the database.
+    const stored = this.#storedKeys(start, end, limit + pending.length, reverse)
+    if (pending.length === 0) return stored
+    pending.sort((a, b) => (a.key < b.key === reverse ? 1 : -1))
+    const merged: string[] = []
+    let p = 0
+    for (let s = 0; merged.length < limit && (s < stored.length || p < pending.length);) {
+      const key = stored[s]
+      const entry = pending[p]
+      if (entry && (key === undefined || entry.key === key || entry.key < key !== reverse)) {
+        if (entry.key === key) s++
+        if (entry.value) merged.push(entry.key)
+        p++
+      } else {
+        merged.push(key as string)
+        s++
+      }
+    }
+    return merged
+  }
+
+  count(start: string, end: string, limit: number): number {
+    if (start >= end) return 0
+    const pending = this.#pendingBetween(start, end)
+    // The database counts ten times as fast without a limit as it hands out keys, but looks at all of them.
+    const slack = limit + pending.length
+    let count = Number.isFinite(slack) ? this.#storedKeys(start, end, slack, false).length : this.#db.getKeysCount({ start, end })
+    for (const { key, value } of pending) {
+      const stored = this.#db.doesExist(key)
+      if (value && !stored) count++
+      else if (!value && stored) count--
+    }
+    return Math.min(limit, count)
+  }
+
+  /** Calls back when the group that is open now is on disk. */
+  afterCommit(callback: () => void): void {
+    this.#open.callbacks.push(callback)
+    this.#schedule()
+  }
+
+  committed(): Promise<void> {
+    return new Promise((resolve) => { this.afterCommit(resolve) })
+  }
+
+  /** Makes sure that a commit comes, for rows that `beforeSeal` adds. */
+  touch(): void { this.#schedule() }
+
+  /** Waits for what is written; gives up after `waitMs` when the disk takes nothing. */
+  async close(waitMs: number): Promise<boolean> {
+    let timer: NodeJS.Timeout | undefined
+    const done = await Promise.race([
+      this.committed().then(() => true),
+      new Promise<false>((resolve) => { timer = setTimeout(() => { resolve(false) }, waitMs) }),
+    ])
+    clearTimeout(timer)
+    this.#closing.abort()
+    return done
+  }
+
+  #storedKeys(start: string, end: string, limit: number, reverse: boolean): string[] {
+    const range = reverse ? { start: end, end: start, exclusiveStart: true, inclusiveEnd: true, reverse: true } : { start, end }
+    const found: string[] = []
+    for (const key of this.#db.getKeys(Number.isFinite(limit) ? { ...range, limit } : range)) found.push(key)
+    return found
+  }
+
+  #pendingBetween(start: string, end: string): Entry[] {
+    const found: Entry[] = []
+    for (const entry of this.#pending.values()) if (entry.key >= start && entry.key < end) found.push(entry)
+    return found
+  }
+
+  #write(key: string, value: Buffer | undefined): void {
+    const group = this.#open
+    const bytes = key.length + (value?.length ?? 0)
+    const entry = this.#pending.get(key)
+    if (entry && entry.group === group) entry.value = value
+    else {
+      const added: Entry = { key, value, group }
+      this.#pending.set(key, added)
+      group.entries.push(added)
+    }
+    group.bytes += bytes
+    this.#pendingBytes += bytes
+    this.#schedule()
+  }
+
+  #schedule(): void {
+    if (this.#scheduled || this.#committing) return
+    this.#scheduled = true
+    // At the end of the turn, so that a turn's writes are never divided.
+    setImmediate(() => { void this.#commit() })
+  }
+
+  async #commit(): Promise<void> {
+    this.beforeSeal()
+    const group = this.#open
+    this.#committing = group
+    this.#scheduled = false
+    this.#open = newGroup()
+    const startedAt = performance.now()
+    if (group.entries.length > 0) {
+      for (let delayMs = RETRY_FIRST_MS; !(await this.#transact(group)); delayMs = Math.min(RETRY_MAX_MS, delayMs * 2)) {
+        await sleep(delayMs, this.#closing.signal)
+        if (this.#closing.signal.aborted) return
+      }
+      this.#commitMs += (performance.now() - startedAt - this.#commitMs) / 8
+      // The read transaction must be younger than the commit before the overlay goes.
+      this.#db.resetReadTxn()
+      for (const entry of group.entries) if (this.#pending.get(entry.key) === entry) this.#pending.delete(entry.key)
+      this.#pendingBytes -= group.bytes
+    }
+    this.#committing = undefined
+    for (const callback of group.callbacks) {
+      try {
+        callback()
+      } catch (error) {
+        this.#options.onCallbackError(error)
+      }
+    }
+    if (this.#open.entries.length > 0 || this.#open.callbacks.length > 0) this.#schedule()
+  }
+
+  /** Writes a group as one transaction; false when it failed, and then nothing of it is written. */
+  async #transact(group: Group): Promise<boolean> {
+    const db = this.#db
+    try {
+      await db.batch(() => {
+        for (const { key, value } of group.entries) {
+          // Their promises are the batch's own, but each that exists must be heard.
+          const written = value ? db.put(key, value) : db.remove(key)
+          if (written instanceof Promise) written.catch(ignore)
+        }
+      })
+      this.#options.onProblem(undefined)
+      return true
+    } catch (error) {
+      this.#options.onProblem(`writing to the database failed: ${await reasonOf(error)}`)
+      return false
+    }
+  }
+}
+
+function newGroup(): Group {
+  return { entries: [], callbacks: [], bytes: 0 }
+}
+
+function ignore(): void {}
+
+/** LMDB's reason comes as a promise beside the error, and not always. */
+async function reasonOf(error: unknown): Promise<string> {
+  const cause = (error as { commitError?: Promise<unknown> }).commitError
+  if (cause) {
+    const reason = await Promise.race([cause.then(ignore, (reason: unknown) => reason), sleep(10)])
+    if (reason instanceof Error) return reason.message
+  }
+  return error instanceof Error ? error.message : String(error)
+}
+
+function sleep(ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms)
+    signal?.addEventListener('abort', () => { clearTimeout(timer); resolve() }, { once: true })
+  })
+}

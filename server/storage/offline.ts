@@ -1,0 +1,61 @@
+/** Offline queues over an ordered store: `o owner 0 id -> bytes`. */
+import { decodePart, encodePart, KEY_END, type OrderedStore } from './ordered.ts'
+import { type OfflineQueue, type QueuedStanza } from './shapes.ts'
+
+/** Owners whose count is remembered. */
+const COUNTS_MAX = 20_000
+const CHUNK = 256
+
+export function createOfflineQueue(store: OrderedStore, committed: () => Promise<void>): OfflineQueue {
+  const counts = new Map<string, number>()
+
+  function count(owner: string): number {
+    const known = counts.get(owner)
+    if (known !== undefined) return known
+    const prefix = `o${encodePart(owner)}`
+    const counted = store.count(prefix, prefix + KEY_END, Infinity)
+    if (counts.size >= COUNTS_MAX) counts.delete(counts.keys().next().value as string)
+    counts.set(owner, counted)
+    return counted
+  }
+
+  function removeKey(owner: string, key: string): void {
+    if (!store.has(key)) return
+    const before = count(owner)
+    store.delete(key)
+    counts.set(owner, before - 1)
+  }
+
+  return {
+    push(owner, entry) {
+      const key = `o${encodePart(owner)}${encodePart(entry.id)}`
+      const before = count(owner)
+      const isNew = !store.has(key)
+      store.put(key, entry.bytes)
+      if (isNew) counts.set(owner, before + 1)
+    },
+    count,
+    list(owner, max, after) {
+      const prefix = `o${encodePart(owner)}`
+      const start = after === undefined ? prefix : `${prefix}${encodePart(after)}\0`
+      const found: QueuedStanza[] = []
+      for (const key of store.keys(start, prefix + KEY_END, max, false)) {
+        const bytes = store.get(key)
+        if (bytes) found.push({ id: decodePart(key.slice(prefix.length, -1)), bytes })
+      }
+      return found
+    },
+    remove(owner, ids) {
+      for (const id of ids) removeKey(owner, `o${encodePart(owner)}${encodePart(id)}`)
+    },
+    async clear(owner) {
+      const prefix = `o${encodePart(owner)}`
+      for (;;) {
+        const keys = store.keys(prefix, prefix + KEY_END, CHUNK, false)
+        for (const key of keys) removeKey(owner, key)
+        if (keys.length < CHUNK) return
+        await committed()
+      }
+    },
+  }
+}
