@@ -1,11 +1,21 @@
 /** The whole configuration, as read from an `ejabberd.yml`. */
-import { type Access } from './access.ts'
-import { type Limits } from './limits.ts'
-import { type ConfigNode } from './node.ts'
-import { type Problem } from './problems.ts'
+import { existsSync, globSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { dirname, resolve } from 'node:path'
+import { Jid } from '../../lib/jid.ts'
+import { createAccess, isNetwork, type Access, type AccessLayer, type Shaper } from './access.ts'
+import { globalOptionNames, hostOptionNames, moduleNames, removedModuleNames, removedOptionNames, renamedModules, renamedOptions } from './ejabberd-names.ts'
+import { defaultLimits, limitTable, type Limits } from './limits.ts'
+import { readListeners } from './listen.ts'
+import { entryOf, show, textOf, toNode, toValue, type ConfigNode, type MapEntry, type MapNode } from './node.ts'
+import { anything, bool, duration, either, int, list, oneOf, OptionError, parseOptions, size, text, type OptionSpec, type OptionTable, type OptionType } from './options.ts'
+import { didYouMean, type Problem } from './problems.ts'
+import { readTls, tlsTable, type TlsNames } from './tls.ts'
+import { joinValues, readConfigTree, withHost } from './yaml.ts'
 export { formatProblem, type Problem } from './problems.ts'
 
-export type ListenModule = 'ejabberd_c2s' | 'ejabberd_http' | 'ejabberd_s2s_in' | 'ejabberd_service' | 'mod_mqtt' | 'ejabberd_stun' | 'ejabberd_sip' | 'ejabberd_xmlrpc'
+/** The listeners this server has; others are reported and not opened. */
+export type ListenModule = 'ejabberd_c2s' | 'ejabberd_http'
 
 export interface ListenConfig {
   /** A TCP port; 0 picks a free one. */
@@ -38,8 +48,8 @@ export interface ListenConfig {
 
 /** In the terms of `node:tls`; what is undefined is Node's default. */
 export interface TlsOptions {
-  readonly minVersion: 'TLSv1' | 'TLSv1.1' | 'TLSv1.2' | 'TLSv1.3' | undefined
-  readonly maxVersion: 'TLSv1' | 'TLSv1.1' | 'TLSv1.2' | 'TLSv1.3' | undefined
+  readonly minVersion: 'TLSv1.2' | 'TLSv1.3' | undefined
+  readonly maxVersion: 'TLSv1.2' | 'TLSv1.3' | undefined
   readonly ciphers: string | undefined
   readonly honorCipherOrder: boolean
   readonly dhFile: string | undefined
@@ -104,9 +114,513 @@ export interface LoadOptions {
   readonly strict?: boolean | undefined
   /** Environment for EJABBERD_MACRO_…; the process's unless told. */
   readonly env?: Readonly<Record<string, string | undefined>> | undefined
+  /** Reads a file's text; tests give their own. */
+  readonly readText?: (file: string) => string
+}
+
+export const VERSION = '0.1.0'
+
+interface GlobalOptions {
+  loglevel: string
+  certfiles: readonly string[]
+  negotiation_timeout: number
+  registration_timeout: number
+  trusted_proxies: 'all' | readonly string[]
+  queue_dir: string
+}
+
+interface HostOptions extends TlsNames {
+  language: string
+  auth_method: readonly string[]
+  auth_password_format: 'plain' | 'scram'
+  auth_scram_hash: 'sha' | 'sha256' | 'sha512'
+  disable_sasl_mechanisms: readonly string[]
+  resource_conflict: 'setresource' | 'closeold' | 'closenew' | 'acceptnew'
+  max_fsm_queue: number
+}
+
+const LOG_LEVELS: Readonly<Record<string, string>> = {
+  0: 'silent', 1: 'fatal', 2: 'error', 3: 'warn', 4: 'info', 5: 'debug',
+  none: 'silent', emergency: 'fatal', alert: 'fatal', critical: 'fatal', error: 'error', warning: 'warn', notice: 'info', info: 'info', debug: 'debug',
+}
+
+const network: OptionType<string> = {
+  expects: 'an IP address or a network such as 10.0.0.0/8',
+  parse(node) {
+    const written = textOf(node) ?? ''
+    if (!isNetwork(written)) throw new OptionError(node, `${show(node)} is not allowed here; expected ${this.expects}.`)
+    return written
+  },
+}
+
+/** Options for the whole server. */
+export const globalTable: OptionTable<GlobalOptions> = {
+  loglevel: { type: oneOf(...Object.keys(LOG_LEVELS)), default: 'info', help: 'How much is logged.' },
+  certfiles: { type: list(text()), default: [], help: 'Files or globs of keys, certificates and chains, in any order.' },
+  negotiation_timeout: { type: duration(), default: 60_000, help: 'How long a connection may take to log in.' },
+  registration_timeout: { type: duration(), default: 600_000, help: 'How long an address waits between two new accounts.' },
+  trusted_proxies: { type: either(oneOf('all'), list(network)), default: [], help: 'Proxies whose X-Forwarded-For is believed.' },
+  queue_dir: { type: text(), default: '', help: 'Unused: queues are in memory.', ignored: 'has no effect: queues are in memory.' },
+}
+
+/** Options that `host_config` may set for one host. */
+export const hostTable: OptionTable<HostOptions> = {
+  language: { type: text(), default: 'en', help: 'Language of texts that the server writes.' },
+  auth_method: { type: list(text()), default: ['internal'], help: 'Only internal (mnesia): accounts in the server\'s own store.' },
+  auth_password_format: { type: oneOf('plain', 'scram'), default: 'scram', help: 'Passwords are kept as SCRAM keys whatever is set.' },
+  auth_scram_hash: { type: oneOf('sha', 'sha256', 'sha512'), default: 'sha', help: 'The hash of stored passwords; logins by the others need no more than the password once.' },
+  disable_sasl_mechanisms: { type: list(text()), default: [], help: 'SASL mechanisms that are never offered.' },
+  resource_conflict: { type: oneOf('setresource', 'closeold', 'closenew', 'acceptnew'), default: 'acceptnew', help: 'What happens when a resource is already bound.' },
+  max_fsm_queue: { type: int({ min: 1 }), default: 0, help: 'Stanzas waiting to be written to one connection.' },
+  ...tlsTable('c2s_'),
+}
+
+interface TidingsNames { data: string; metrics: unknown; archive_retention: number; offline_expiry: number; upload: unknown; self_signed: boolean; limits: unknown }
+
+/** The key `tidings`. */
+export const tidingsTable: OptionTable<TidingsNames> = {
+  data: { type: text(), default: '', help: 'Folder of the data, relative to the configuration file.' },
+  metrics: { type: anything(), default: undefined, help: 'Listener of /metrics and /health: port and ip.' },
+  archive_retention: { type: duration({ unit: 'days' }), default: Infinity, help: 'How long history is kept; a bare number counts days.' },
+  offline_expiry: { type: duration({ unit: 'days' }), default: Infinity, help: 'How long offline messages are kept; a bare number counts days.' },
+  upload: { type: anything(), default: undefined, help: 'Uploads: quota (bytes of one account) and expiry.' },
+  self_signed: { type: bool(), default: true, help: 'Whether hosts without a certificate in certfiles get one that the server signs itself.' },
+  limits: { type: anything(), default: undefined, help: 'Limits by their names in snake_case.' },
+}
+
+export const metricsTable: OptionTable<{ port: number; ip: string }> = {
+  port: { type: int({ min: 0, max: 65_535 }), default: 5280, help: 'TCP port; 0 picks a free one.' },
+  ip: { type: text(), default: '127.0.0.1', help: 'Address to listen on. What it serves is not for the public.' },
+}
+
+export const uploadTable: OptionTable<{ quota: number; expiry: number }> = {
+  quota: { type: size({ min: 1 }), default: Infinity, help: 'Bytes one account may have stored.' },
+  expiry: { type: duration({ unit: 'days' }), default: Infinity, help: 'How long a file is kept; a bare number counts days.' },
+}
+
+/** Read by their own readers, below. */
+const STRUCTURAL = new Set(['hosts', 'listen', 'modules', 'acl', 'access_rules', 'access', 'shaper', 'shaper_rules', 'host_config', 'append_host_config', 'tidings'])
+/** What may differ between hosts although it is not in a table. */
+const HOST_STRUCTURAL = new Set(['modules', 'acl', 'access_rules', 'access', 'shaper_rules'])
+
+/** Known to ejabberd, and what happens here instead. The first that fits. */
+const INSTEAD: readonly (readonly [RegExp, string])[] = [
+  [/^(sql_|default_db$|default_ram_db$|update_sql_schema|pgsql_|odbc_)/, 'has no effect: accounts, rosters and messages are kept in this server\'s own store, and no SQL database is read or written.'],
+  [/^ldap_/, 'has no effect: this server does not ask LDAP directories.'],
+  [/^(extauth_|pam_|jwt_|ext_api_|auth_external|auth_opts)/, 'has no effect: accounts are checked against this server\'s own store alone.'],
+  [/^(anonymous_protocol|allow_multiple_connections)$/, 'has no effect: there are no anonymous logins.'],
+  [/^(s2s_|outgoing_s2s_|domain_balancing|max_s2s|route_subdomains)/, 'has no effect: this server does not talk to other servers.'],
+  [/^(oauth_|api_permissions$|commands|ejabberdctl_|access_commands)/, 'has no effect: there is no HTTP API and no OAuth.'],
+  [/^captcha_/, 'has no effect: there are no captchas.'],
+  [/^(redis_|cluster_|router_|sm_db|sm_cache|sm_use|net_ticktime|rpc_timeout)/, 'has no effect: this server runs as one process and keeps its state itself.'],
+  [/(^|_)(cache_life_time|cache_missed|cache_size|use_cache)$/, 'has no effect: caches are bounded by tidings.limits.'],
+  [/^(log_|hide_sensitive)/, 'has no effect: the log goes to standard output, without secrets or messages; rotate it where it is kept.'],
+  [/^(websocket_)/, 'has no effect: limits of connections are set by tidings.limits.'],
+  [/^(oom_|queue_|validate_stream)/, 'has no effect: queues are in memory and bounded by tidings.limits; streams are always checked.'],
+  [/^acme$/, 'has no effect: certificates are not fetched; keep them current in certfiles.'],
+  [/^(allow_contrib_modules|install_contrib_modules)$/, 'has no effect: modules written for ejabberd cannot be loaded.'],
+  [/^ca_file$/, 'has no effect: the system\'s own certificate authorities are trusted.'],
+]
+
+/** Values that say what this server does anyway, so nothing is worth reporting. */
+const SAME: Readonly<Record<string, readonly string[]>> = {
+  default_db: ['mnesia', 'internal'], default_ram_db: ['mnesia', 'internal'], queue_type: ['ram'], hide_sensitive_log_data: ['true'],
+  c2s_tls_compression: ['false'], s2s_use_starttls: ['false'], allow_contrib_modules: ['false'], validate_stream: ['true'],
+  allow_multiple_connections: ['false'], s2s_zlib: ['false'], s2s_access: ['none'], oauth_access: ['none'], router_db_type: ['mnesia'], sm_db_type: ['mnesia'],
+  cluster_backend: ['mnesia'],
 }
 
 /** Reads a configuration file. The configuration is complete even when there are problems; do not serve with one of level `error`. */
-export function loadConfig(_file: string, _options: LoadOptions = {}): { config: Config; problems: Problem[] } {
-  throw new Error('not yet')
+export function loadConfig(file: string, options: LoadOptions = {}): { config: Config; problems: Problem[] } {
+  const folder = resolve(dirname(file))
+  const { tree, problems } = readConfigTree(file, {
+    env: options.env ?? process.env,
+    keywords: { VERSION, SEMVER: VERSION, HOME: homedir(), CONFIG_PATH: folder, DATABASE_PATH: folder, LOG_PATH: folder },
+    ...(options.readText ? { readText: options.readText } : {}),
+  })
+  const root = withCurrentNames(tree, problems, 'top')
+  const report = (entry: { readonly file: string; readonly line: number }, option: string, level: Problem['level'], what: string): void => {
+    problems.push({ file: entry.file, line: entry.line, option, level, text: what })
+  }
+  const own = (key: string): ConfigNode | undefined => entryOf(root, key)?.value
+
+  // Names nobody knows
+  for (const entry of root.entries) checkName(entry, '', new Set([...Object.keys(globalTable), ...Object.keys(hostTable), ...STRUCTURAL]), problems)
+
+  const hosts = readHosts(entryOf(root, 'hosts'), file, problems)
+  const globals = readTable(globalTable, root.entries, '', problems)
+  const loglevel = LOG_LEVELS[globals.loglevel] ?? 'info'
+  const shapers = readShapers(own('shaper'), problems)
+  const { tidings, limits } = readTidings(entryOf(root, 'tidings'), problems)
+
+  // Per host
+  const globalEntries = root.entries.filter((entry) => Object.hasOwn(hostTable, entry.key) || HOST_STRUCTURAL.has(entry.key))
+  const perHost = readHostConfigs(root, hosts, problems)
+  const globalHost = readTable(hostTable, globalEntries, '', problems)
+  const globalModules = readModules(own('modules'), problems)
+  const globalLayer = layerOf(root)
+  const globalAccess = createAccess(hosts, [globalLayer], shapers)
+  problems.push(...globalAccess.problems)
+  checkAuth(globalHost, root, '', problems)
+  const byHost = new Map<string, HostConfig>()
+  const checks = new Map<string, ReturnType<typeof createAccess>['check']>()
+  for (const name of hosts) {
+    const { entries, appended } = perHost.get(name) ?? { entries: [], appended: [] }
+    const hostNode: MapNode = { kind: 'map', entries: [...entries, ...appended], file: root.file, line: root.line }
+    const values = hostNode.entries.length === 0 ? globalHost : { ...globalHost, ...readTable(hostTable, hostNode.entries, `host_config.${name}`, problems, true) }
+    if (hostNode.entries.length > 0) checkAuth(values, hostNode, `host_config.${name}.`, problems)
+    const hostModules = entryOf({ ...hostNode, entries: [...entries] }, 'modules')?.value
+    const modules = new Map(hostModules ? readModules(hostModules, problems) : globalModules)
+    for (const entry of appended) if (entry.key === 'modules') for (const [module, node] of readModules(entry.value, problems)) modules.set(module, node)
+    let { access, check } = globalAccess
+    if (hostNode.entries.some((entry) => HOST_STRUCTURAL.has(entry.key) && entry.key !== 'modules')) {
+      const made = createAccess(hosts, [layerOf(hostNode), globalLayer], shapers)
+      const before = new Set(globalAccess.problems.map((problem) => `${problem.file}:${problem.line}:${problem.text}`))
+      problems.push(...made.problems.filter((problem) => !before.has(`${problem.file}:${problem.line}:${problem.text}`)))
+      ;({ access, check } = made)
+    }
+    checks.set(name, check)
+    byHost.set(name, {
+      name,
+      modules: new Map([...modules].map(([module, node]) => [module, withHost(node, name)])),
+      access,
+      language: values.language,
+      authMethods: ['internal'],
+      authPasswordFormat: values.auth_password_format,
+      authScramHash: values.auth_scram_hash === 'sha' ? 'SHA-1' : values.auth_scram_hash === 'sha256' ? 'SHA-256' : 'SHA-512',
+      disabledMechanisms: values.disable_sasl_mechanisms.map((mechanism) => mechanism.toUpperCase()),
+      registrationTimeoutMs: globals.registration_timeout,
+      resourceConflict: values.resource_conflict,
+      get(option) {
+        const node = entryOf(hostNode, option)?.value ?? own(option)
+        return node === undefined ? undefined : toValue(withHost(node, name))
+      },
+    })
+  }
+
+  const limitsSet = new Set(tidings.limitsSet)
+  const allLimits: Limits = {
+    ...limits,
+    ...(entryOf(root, 'negotiation_timeout') && !limitsSet.has('preAuthTimeoutMs') ? { preAuthTimeoutMs: globals.negotiation_timeout } : {}),
+    ...(globalHost.max_fsm_queue > 0 && !limitsSet.has('outboundStanzas') ? { outboundStanzas: globalHost.max_fsm_queue } : {}),
+  }
+  const tlsOptions = readTls(globalHost, 'c2s_', folder, root, problems)
+  const { listen, certfiles: listenerCertfiles } = readListeners(entryOf(root, 'listen'), { limits: allLimits, tlsOptions, folder, check: globalAccess.check, problems })
+  const certfiles = [...new Set([...globals.certfiles.map((path) => ({ path, at: entryOf(root, 'certfiles') ?? root })), ...listenerCertfiles].flatMap(({ path, at }) => {
+    const pattern = resolve(folder, path)
+    const found = /[*?[{]/.test(pattern) ? globSync(pattern).toSorted() : existsSync(pattern) ? [pattern] : []
+    if (found.length === 0) report(at, 'certfiles', 'warning', `"${path}" matches no file; hosts without a certificate get one that the server signs itself.`)
+    return found
+  }))]
+
+  if (options.strict) for (const [index, problem] of problems.entries()) problems[index] = { ...problem, level: 'error' }
+  const config: Config = {
+    file, hosts, listen, certfiles, loglevel,
+    language: globalHost.language,
+    trustedProxies: globals.trusted_proxies === 'all' ? ['0.0.0.0/0', '::/0'] : globals.trusted_proxies,
+    tlsOptions,
+    tidings: tidings.options,
+    limits: allLimits,
+    host(name) {
+      const found = byHost.get(name)
+      if (!found) throw new Error(`${name} is not a host of this server`)
+      return found
+    },
+  }
+  ruleChecks.set(config, checks)
+  return { config, problems: withoutRepeats(problems) }
+}
+
+type RuleCheck = ReturnType<typeof createAccess>['check']
+const ruleChecks = new WeakMap<Config, ReadonlyMap<string, RuleCheck>>()
+
+export interface ExtensionDeclaration {
+  readonly name: string
+  readonly ejabberd?: string
+  readonly options?: unknown
+}
+
+/**
+ * Checks the modules of every host against the extensions there are: modules that are not part of this server, options
+ * and values that are not allowed, rules that are not defined, and request handlers nobody serves.
+ */
+export function checkModules(config: Config, extensions: readonly ExtensionDeclaration[], { strict = false, handlers = [] }: { readonly strict?: boolean; readonly handlers?: readonly string[] } = {}): Problem[] {
+  const problems: Problem[] = []
+  const byModule = new Map(extensions.filter((extension) => extension.ejabberd !== undefined).map((extension) => [extension.ejabberd ?? '', extension]))
+  for (const host of config.hosts) {
+    for (const [module, node] of config.host(host).modules) {
+      const at = { file: node.file, line: node.line, option: `modules.${module}` }
+      const extension = byModule.get(module)
+      if (!extension) {
+        const close = moduleNames.has(module) || removedModuleNames.has(module) ? '' : didYouMean(module, new Set([...moduleNames.keys(), ...byModule.keys()]))
+        const text = moduleNames.has(module) ? 'is a module of ejabberd\'s that this server does not have; it is off.'
+          : removedModuleNames.has(module) ? 'is a module of older versions of ejabberd; it is off.'
+            : `is not a module that this server or ejabberd knows; it is off.${close}`
+        problems.push({ ...at, level: close === '' ? 'warning' : 'error', text })
+        continue
+      }
+      const table = (extension.options ?? {}) as OptionTable<Record<string, unknown>>
+      const { options, problems: found } = parseOptions(table, node, at)
+      problems.push(...found)
+      for (const [name, spec] of Object.entries(table) as [string, OptionSpec<unknown>][]) {
+        const entry = entryOf(node, name)
+        if (spec.type.rule === undefined || !entry) continue
+        const written = options[name]
+        if (typeof written === 'string') problems.push(...(ruleChecks.get(config)?.get(host)?.(written, spec.type.rule, { file: entry.file, line: entry.line, option: `modules.${module}.${name}` }) ?? []))
+      }
+    }
+  }
+  const served = new Set([...byModule.keys(), ...handlers])
+  for (const listener of config.listen) {
+    for (const [path, handler] of listener.requestHandlers) {
+      const at = { file: listener.file, line: listener.line, option: 'listen.request_handlers' }
+      if (!served.has(handler)) problems.push({ ...at, level: 'warning', text: `${path}: ${handler} is not part of this server; the path answers 404.` })
+      else if (byModule.has(handler) && !config.hosts.some((host) => config.host(host).modules.has(handler))) {
+        problems.push({ ...at, level: 'warning', text: `${path}: ${handler} is not among the modules of any host; the path answers 404.` })
+      }
+    }
+  }
+  return withoutRepeats(problems).map((problem) => strict ? { ...problem, level: 'error' } : problem)
+}
+
+function withoutRepeats(problems: readonly Problem[]): Problem[] {
+  return [...new Map(problems.map((problem) => [`${problem.file}:${problem.line}:${problem.option}:${problem.text}`, problem])).values()]
+}
+
+/** Old names become the current ones; what they were is reported only when it has no effect any more. */
+function withCurrentNames(tree: MapNode, problems: Problem[], _place: 'top'): MapNode {
+  const entries: MapEntry[] = []
+  for (const entry of tree.entries) {
+    const current = renamedOptions.get(entry.key)
+    if (current === undefined) { entries.push(entry); continue }
+    const index = entries.findIndex((other) => other.key === current)
+    const value: ConfigNode = current === 'certfiles' && entry.value.kind === 'scalar' ? { kind: 'list', items: [entry.value], file: entry.file, line: entry.line } : entry.value
+    const before = entries[index]
+    if (!before) entries.push({ ...entry, key: current, value })
+    else {
+      const asList = before.value.kind === 'scalar' && value.kind === 'list' ? { kind: 'list', items: [before.value], file: before.file, line: before.line } as const : before.value
+      const joined = joinValues(asList, value)
+      if (joined) entries[index] = { ...before, value: joined }
+      else problems.push({ file: entry.file, line: entry.line, option: entry.key, level: 'error', text: `is the older name of ${current}, which is already set.` })
+    }
+  }
+  // `certfiles` written after an older name for it.
+  const merged: MapEntry[] = []
+  for (const entry of entries) {
+    const index = merged.findIndex((other) => other.key === entry.key && entry.key === 'certfiles')
+    const before = merged[index]
+    const list = (node: ConfigNode): ConfigNode => node.kind === 'scalar' ? { kind: 'list', items: [node], file: node.file, line: node.line } : node
+    if (before) merged[index] = { ...before, value: joinValues(list(before.value), list(entry.value)) ?? before.value }
+    else merged.push(entry)
+  }
+  return { ...tree, entries: merged }
+}
+
+function checkName(entry: MapEntry, prefix: string, supported: ReadonlySet<string>, problems: Problem[]): void {
+  const { key, file, line } = entry
+  const option = `${prefix}${key}`
+  if (supported.has(key)) return
+  const written = textOf(entry.value)
+  if (written !== undefined && (SAME[key]?.includes(written) ?? false)) return
+  if (key === 'include_config_file' || key === 'define_keyword' || key === 'define_macro') {
+    problems.push({ file, line, option, level: 'error', text: 'is allowed only at the top level of a file.' })
+  } else if (globalOptionNames.has(key) || hostOptionNames.has(key)) {
+    problems.push({ file, line, option, level: 'warning', text: INSTEAD.find(([pattern]) => pattern.test(key))?.[1] ?? 'has no effect: this server does not have this option of ejabberd\'s.' })
+  } else if (removedOptionNames.has(key)) {
+    problems.push({ file, line, option, level: 'warning', text: INSTEAD.find(([pattern]) => pattern.test(key))?.[1] ?? 'has no effect: it is an option of older versions of ejabberd.' })
+  } else {
+    const close = didYouMean(key, new Set([...supported, ...globalOptionNames, ...hostOptionNames]))
+    problems.push({ file, line, option, level: 'error', text: `is not an option that this server or ejabberd knows.${close}` })
+  }
+}
+
+/** Reads the entries that a table knows. With `onlySet` the answer holds only what is set. */
+function readTable<O extends object>(table: OptionTable<O>, entries: readonly MapEntry[], option: string, problems: Problem[], onlySet = false): O {
+  const known = entries.filter((entry) => Object.hasOwn(table, entry.key))
+  const first = known[0]
+  const node: MapNode = { kind: 'map', entries: known, file: first?.file ?? '-', line: first?.line ?? 0 }
+  const read = parseOptions(table, node, { option })
+  problems.push(...read.problems)
+  if (!onlySet) return read.options
+  return Object.fromEntries(Object.entries(read.options).filter(([key]) => known.some((entry) => entry.key === key))) as O
+}
+
+function readHosts(entry: MapEntry | undefined, file: string, problems: Problem[]): string[] {
+  if (!entry) {
+    problems.push({ file, line: 1, option: 'hosts', level: 'error', text: 'is missing; expected a list of the domains to serve.' })
+    return ['localhost']
+  }
+  const hosts: string[] = []
+  const items = entry.value.kind === 'list' ? entry.value.items : [entry.value]
+  for (const item of items) {
+    const written = textOf(item) ?? ''
+    const jid = Jid.tryParse(written)
+    if (!jid || jid.local !== '' || jid.resource !== '') {
+      problems.push({ file: item.file, line: item.line, option: 'hosts', level: 'error', text: `${show(item)} is not allowed here; expected a domain such as example.org.` })
+    } else if (!hosts.includes(jid.domain)) hosts.push(jid.domain)
+  }
+  if (hosts.length === 0 && items.length === 0) problems.push({ file: entry.file, line: entry.line, option: 'hosts', level: 'error', text: 'is empty; expected a list of the domains to serve.' })
+  return hosts.length === 0 ? ['localhost'] : hosts
+}
+
+/** `normal: 1000`, `normal: "maxrate 1000"`, `normal: {rate: 3000, burst_size: 20000}`; `none` and `infinity` slow nobody. */
+function readShapers(node: ConfigNode | undefined, problems: Problem[]): ReadonlyMap<string, Shaper> {
+  const shapers = new Map<string, Shaper>()
+  if (node === undefined || (node.kind === 'scalar' && node.value === null)) return shapers
+  const entries = node.kind === 'map' ? node.entries : node.kind === 'list' ? node.items.flatMap((item) => item.kind === 'map' ? item.entries : []) : []
+  const number = either(oneOf('none'), int({ min: 1, infinity: true }))
+  for (const { key, value, file, line } of entries) {
+    const option = `shaper.${key}`
+    const rateOf = (value: ConfigNode): number => {
+      const rate = number.parse(value)
+      return rate === 'none' ? Infinity : rate
+    }
+    try {
+      if (value.kind === 'map') {
+        const table: OptionTable<{ rate: number | 'none'; burst_size: number | 'none' }> = {
+          rate: { type: number, default: 'none', help: 'Bytes per second.' }, burst_size: { type: number, default: 'none', help: 'Bytes that may come at once.' },
+        }
+        const { options, problems: found } = parseOptions(table, value, { option })
+        problems.push(...found)
+        const rate = options.rate === 'none' ? Infinity : options.rate
+        shapers.set(key, { rate, burst: options.burst_size === 'none' ? rate : options.burst_size })
+        if (!entryOf(value, 'rate')) problems.push({ file, line, option, level: 'error', text: 'has no rate; expected bytes per second.' })
+      } else {
+        const old = /^maxrate\s+(\d+)$/.exec(textOf(value) ?? '')?.[1]
+        const rate = rateOf(old === undefined ? value : toNode(Number(old), value))
+        shapers.set(key, { rate, burst: rate })
+      }
+    } catch (error) {
+      if (!(error instanceof OptionError)) throw error
+      problems.push({ file: error.node.file, line: error.node.line, option, level: 'error', text: error.message })
+    }
+  }
+  for (const [name, shaper] of shapers) if (!Number.isFinite(shaper.rate)) shapers.set(name, { rate: Infinity, burst: Infinity })
+  return shapers
+}
+
+function readModules(node: ConfigNode | undefined, problems: Problem[]): Map<string, ConfigNode> {
+  const modules = new Map<string, ConfigNode>()
+  if (node === undefined || (node.kind === 'scalar' && node.value === null)) return modules
+  const nothing = (item: ConfigNode): ConfigNode => ({ kind: 'map', entries: [], file: item.file, line: item.line })
+  const entries: MapEntry[] = node.kind === 'map' ? [...node.entries] : []
+  if (node.kind === 'list') {
+    for (const item of node.items) {
+      const name = textOf(item)
+      if (item.kind === 'map') entries.push(...item.entries)
+      else if (name !== undefined) entries.push({ key: name, value: nothing(item), file: item.file, line: item.line })
+      else problems.push({ file: item.file, line: item.line, option: 'modules', level: 'error', text: `${show(item)} is not allowed here; expected the name of a module.` })
+    }
+  } else if (node.kind === 'scalar') problems.push({ file: node.file, line: node.line, option: 'modules', level: 'error', text: `${show(node)} is not allowed here; expected a map of modules.` })
+  for (const { key: written, value, file, line } of entries) {
+    const name = renamedModules.get(written) ?? written.replace(/^(mod_\w+)_odbc$/, '$1')
+    const at = { file, line }
+    if (modules.has(name)) {
+      const joined = joinValues(modules.get(name) ?? nothing(value), value)
+      if (joined) modules.set(name, joined)
+      else problems.push({ ...at, option: `modules.${name}`, level: 'error', text: 'is set twice.' })
+      continue
+    }
+    const empty = value.kind === 'scalar' && value.value === null
+    modules.set(name, empty ? { ...nothing(value), ...at } : value.kind === 'map' ? { ...value, ...at } : value)
+    // A module without options may be written in any empty form; everything else is checked by its table.
+    if (value.kind === 'scalar' && !empty) problems.push({ ...at, option: `modules.${name}`, level: 'error', text: `${show(value)} is not allowed here; expected a map of options.` })
+  }
+  return modules
+}
+
+function layerOf(node: MapNode): AccessLayer {
+  return { acl: entryOf(node, 'acl')?.value, accessRules: entryOf(node, 'access_rules')?.value, shaperRules: entryOf(node, 'shaper_rules')?.value, oldAccess: entryOf(node, 'access')?.value }
+}
+
+/** `host_config` and `append_host_config`, by host. */
+function readHostConfigs(root: MapNode, hosts: readonly string[], problems: Problem[]): Map<string, { entries: MapEntry[]; appended: MapEntry[] }> {
+  const result = new Map<string, { entries: MapEntry[]; appended: MapEntry[] }>()
+  const supported = new Set([...Object.keys(hostTable), ...HOST_STRUCTURAL])
+  for (const kind of ['host_config', 'append_host_config'] as const) {
+    const node = entryOf(root, kind)?.value
+    if (node === undefined || (node.kind === 'scalar' && node.value === null)) continue
+    const maps = node.kind === 'map' ? node.entries : node.kind === 'list' ? node.items.flatMap((item) => item.kind === 'map' ? item.entries : []) : []
+    if (node.kind === 'scalar') problems.push({ file: node.file, line: node.line, option: kind, level: 'error', text: `${show(node)} is not allowed here; expected a map of hosts.` })
+    for (const { key, value, file, line } of maps) {
+      const host = Jid.tryParse(key)?.domain ?? key
+      const option = `${kind}.${host}`
+      if (!hosts.includes(host)) {
+        problems.push({ file, line, option, level: 'warning', text: `is not among hosts, so it has no effect.${didYouMean(host, hosts)}` })
+        continue
+      }
+      if (value.kind === 'scalar' && value.value === null) continue
+      const entries = value.kind === 'map' ? value.entries : value.kind === 'list' ? value.items.flatMap((item) => item.kind === 'map' ? item.entries : []) : undefined
+      if (!entries) { problems.push({ file, line, option, level: 'error', text: `${show(value)} is not allowed here; expected a map of options.` }); continue }
+      const target = result.get(host) ?? { entries: [], appended: [] }
+      for (const entry of entries) {
+        if (Object.hasOwn(globalTable, entry.key) || (STRUCTURAL.has(entry.key) && !HOST_STRUCTURAL.has(entry.key)) || globalOptionNames.has(entry.key)) {
+          problems.push({ file: entry.file, line: entry.line, option: `${option}.${entry.key}`, level: 'error', text: 'cannot differ between hosts; set it at the top level.' })
+          continue
+        }
+        checkName(entry, `${option}.`, supported, problems)
+        target[kind === 'host_config' ? 'entries' : 'appended'].push(entry)
+      }
+      result.set(host, target)
+    }
+  }
+  return result
+}
+
+const INTERNAL = new Set(['internal', 'mnesia'])
+
+/** Serving from another account store than the one asked for would let the wrong people in, so that is an error. */
+function checkAuth(values: HostOptions, node: MapNode, prefix: string, problems: Problem[]): void {
+  const method = entryOf(node, 'auth_method')
+  const others = values.auth_method.filter((name) => !INTERNAL.has(name))
+  if (method && others.length > 0) {
+    const has = others.length < values.auth_method.length
+    problems.push({
+      file: method.file, line: method.line, option: `${prefix}auth_method`, level: has ? 'warning' : 'error',
+      text: `"${others.join(', ')}" is not available; allowed is internal (accounts in this server's own store)${has ? ', which is used alone' : ''}.`,
+    })
+  }
+  const format = entryOf(node, 'auth_password_format')
+  if (format && values.auth_password_format === 'plain') {
+    problems.push({ file: format.file, line: format.line, option: `${prefix}auth_password_format`, level: 'warning', text: '"plain" has no effect: passwords are kept as SCRAM keys.' })
+  }
+}
+
+function readTidings(entry: MapEntry | undefined, problems: Problem[]): { tidings: { options: TidingsOptions; limitsSet: readonly string[] }; limits: Limits } {
+  const read = parseOptions(tidingsTable, entry?.value ?? null, { option: 'tidings' })
+  problems.push(...read.problems)
+  const part = <O extends object>(name: string, table: OptionTable<O>): O | undefined => {
+    const node = entry && entryOf(entry.value, name)?.value
+    if (!node) return undefined
+    const inner = parseOptions(table, node, { option: `tidings.${name}` })
+    problems.push(...inner.problems)
+    return inner.options
+  }
+  const byName = new Map(Object.keys(limitTable).map((name) => [snakeCase(name), name]))
+  const specs = limitTable as unknown as Readonly<Record<string, OptionSpec<number>>>
+  const limitsBySnake = Object.fromEntries([...byName].map(([snake, name]) => [snake, specs[name]])) as unknown as OptionTable<Record<string, number>>
+  const set = part('limits', limitsBySnake)
+  const limits = set ? Object.fromEntries([...byName].map(([snake, name]) => [name, set[snake]])) as unknown as Limits : defaultLimits
+  const limitsNode = entry && entryOf(entry.value, 'limits')?.value
+  const limitsSet = [...byName].filter(([snake]) => limitsNode && entryOf(limitsNode, snake)).map(([, name]) => name)
+  const upload = part('upload', uploadTable)
+  return {
+    limits,
+    tidings: {
+      limitsSet,
+      options: {
+        data: read.options.data === '' ? undefined : read.options.data,
+        metrics: part('metrics', metricsTable),
+        archiveRetentionMs: read.options.archive_retention,
+        offlineExpiryMs: read.options.offline_expiry,
+        upload: { quotaBytes: upload?.quota ?? Infinity, expiryMs: upload?.expiry ?? Infinity },
+        selfSigned: read.options.self_signed,
+      },
+    },
+  }
+}
+
+/** A limit's name as written in a file: `preAuthTimeoutMs` is `pre_auth_timeout`. */
+export function snakeCase(name: string): string {
+  return name.replace(/Ms$/, '').replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
 }

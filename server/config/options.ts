@@ -1,10 +1,13 @@
 /** Options as data: type, default and a line of help. The reader, the checks and the manual page are made from the tables. */
 import { definitionOf, isNode, show, textOf, toNode, toValue, type ConfigNode, type MapNode, type Where } from './node.ts'
+import { moduleNames, removedModuleOptionNames } from './ejabberd-names.ts'
 import { didYouMean, type Problem } from './problems.ts'
 
 export interface OptionType<T> {
   /** What is allowed, for the manual and for problems: `an integer from 1 to 10`. */
   readonly expects: string
+  /** For names of rules: which kind, so that undefined names are found. */
+  readonly rule?: 'access' | 'shaper'
   /** Throws an OptionError when the value is not allowed. */
   parse(node: ConfigNode): T
 }
@@ -155,12 +158,12 @@ export function either<A, B>(one: OptionType<A>, other: OptionType<B>): OptionTy
 
 /** The name of an access rule, or a definition in place: both are given to `access.allows(rule, …)` as they are. */
 export function accessRule(): OptionType<string> {
-  return { expects: 'the name of an access rule, or a list of allow and deny rules', parse: (node) => textOf(node) ?? definitionOf(node) }
+  return { rule: 'access', expects: 'the name of an access rule, or a list of allow and deny rules', parse: (node) => textOf(node) ?? definitionOf(node) }
 }
 
 /** The name of a shaper rule or a shaper, a number, or a definition in place: given to `access.value` or `access.shaper`. */
 export function shaperRule(): OptionType<string> {
-  return { expects: 'the name of a shaper or of a shaper rule', parse: (node) => textOf(node) ?? definitionOf(node) }
+  return { rule: 'shaper', expects: 'the name of a shaper or of a shaper rule', parse: (node) => textOf(node) ?? definitionOf(node) }
 }
 
 /** A domain, or several by `@HOST@`, which is replaced by the host that the module runs for. */
@@ -212,6 +215,8 @@ export function record<O extends object>(table: OptionTable<O>): OptionType<O> {
   }
 }
 
+const UNUSED_NAMES = new Set(['db_type', 'ram_db_type', 'use_cache', 'cache_size', 'cache_missed', 'cache_life_time'])
+
 export interface OptionsWhere {
   /** Path of the map itself, such as `modules.mod_mam`. */
   readonly option: string
@@ -240,7 +245,10 @@ export function parseOptions<O extends object>(table: OptionTable<O>, raw: unkno
     }
     const spec = Object.hasOwn(specs, key) ? specs[key] : undefined
     if (!spec) {
+      const module = /^modules\.(\w+)$/.exec(where.option)?.[1] ?? ''
       if (where.known && new Set(where.known.names).has(key)) report('warning', where.known.text)
+      else if (moduleNames.get(module)?.has(key)) report('warning', UNUSED_NAMES.has(key) ? 'has no effect: everything is kept in this server\'s own store, with caches of its own.' : 'has no effect: this server does not have this option of ejabberd\'s.')
+      else if (removedModuleOptionNames.has(key)) report('warning', 'has no effect: it is an option of older versions of ejabberd.')
       else report('error', `is not an option here.${didYouMean(key, Object.keys(specs)) || ` Known are ${Object.keys(specs).join(', ') || 'none'}.`}`)
       continue
     }

@@ -1,0 +1,240 @@
+/** Listeners: the list under `listen`. */
+import { isIP } from 'node:net'
+import { type createAccess } from './access.ts'
+import { type ListenConfig, type ListenModule, type TlsOptions } from './config.ts'
+import { handlerNames, listenerNames, moduleNames, removedListenerNames, renamedModules } from './ejabberd-names.ts'
+import { type Limits } from './limits.ts'
+import { entryOf, show, textOf, toNode, type ConfigNode, type MapEntry, type MapNode } from './node.ts'
+import { accessRule, bool, int, list, map, oneOf, OptionError, parseOptions, shaperRule, size, text, type OptionTable, type OptionType } from './options.ts'
+import { didYouMean, type Problem } from './problems.ts'
+import { readTls, tlsTable } from './tls.ts'
+
+interface Common {
+  port: number | string
+  ip: string
+  module: string
+  transport: string
+  accept_interval: number
+  send_timeout: unknown
+  backlog: number
+  unix_socket: unknown
+  use_proxy_protocol: boolean
+}
+
+interface Listener extends Common {
+  access: string
+  shaper: string
+  tls: boolean
+  starttls: boolean
+  starttls_required: boolean
+  zlib: boolean
+  tls_verify: boolean
+  allow_unencrypted_sasl2: boolean
+  max_stanza_size: number
+  max_stanza_elements: number
+  pre_auth_max_stanza_size: number
+  pre_auth_max_stanza_elements: number
+  max_fsm_queue: number
+  request_handlers: ReadonlyMap<string, string>
+  custom_headers: ReadonlyMap<string, string>
+  tag: string
+  certfile: readonly string[]
+  ciphers: string
+  dhfile: string
+  cafile: string
+  protocol_options: readonly string[]
+  tls_compression: boolean
+}
+
+const port: OptionType<number | string> = {
+  expects: 'a port from 0 to 65535 or "unix:/path"',
+  parse(node) {
+    const written = textOf(node) ?? ''
+    if (written.startsWith('unix:') && written.length > 5) return written.slice(5)
+    try { return int({ min: 0, max: 65_535 }).parse(node) } catch { throw new OptionError(node, `${show(node)} is not allowed here; expected ${this.expects}.`) }
+  },
+}
+
+const ip: OptionType<string> = {
+  expects: 'an IP address such as 127.0.0.1 or "::"',
+  parse(node) {
+    const written = textOf(node) ?? ''
+    if (isIP(written) === 0) throw new OptionError(node, `${show(node)} is not allowed here; expected ${this.expects}.`)
+    return written
+  },
+}
+
+const tlsNames = tlsTable('c2s_')
+const anyValue: OptionType<unknown> = { expects: 'any value', parse: (node) => node }
+const elements = int({ min: 1, infinity: true })
+
+const common: OptionTable<Common> = {
+  port: { type: port, default: 0, help: 'TCP port, or unix:/path.' },
+  ip: { type: ip, default: '0.0.0.0', help: 'Address to listen on; "::" is IPv6 and IPv4.' },
+  module: { type: text(), default: '', help: 'ejabberd_c2s or ejabberd_http.' },
+  transport: { type: oneOf('tcp'), default: 'tcp', help: 'tcp.' },
+  accept_interval: { type: int(), default: 0, help: 'Unused.', ignored: 'has no effect: connections are accepted as they come, up to tidings.limits.connections.' },
+  send_timeout: { type: anyValue, default: undefined, help: 'Unused.', ignored: 'has no effect: a slow reader is closed when tidings.limits.outbound_bytes is reached.' },
+  backlog: { type: int({ min: 1 }), default: 511, help: 'Connections waiting to be accepted.' },
+  unix_socket: { type: anyValue, default: undefined, help: 'Unused.', ignored: 'has no effect: the socket gets the process\'s own rights.' },
+  use_proxy_protocol: { type: bool(), default: false, help: 'Whether every connection begins with a PROXY protocol header that names the client.' },
+}
+
+const tlsTableOfListener: OptionTable<Pick<Listener, 'tls' | 'certfile' | 'ciphers' | 'dhfile' | 'cafile' | 'protocol_options' | 'tls_compression'>> = {
+  tls: { type: bool(), default: false, help: 'TLS from the first byte.' },
+  certfile: { type: list(text()), default: [], help: 'Older name: goes to certfiles.' },
+  ciphers: tlsNames.c2s_ciphers,
+  dhfile: tlsNames.c2s_dhfile,
+  cafile: tlsNames.c2s_cafile,
+  protocol_options: tlsNames.c2s_protocol_options,
+  tls_compression: tlsNames.c2s_tls_compression,
+}
+
+const clientTable: OptionTable<Omit<Listener, 'request_handlers' | 'custom_headers' | 'tag'>> = {
+  ...common,
+  ...tlsTableOfListener,
+  access: { type: accessRule(), default: 'all', help: 'Access rule: who may log in here.' },
+  shaper: { type: shaperRule(), default: 'none', help: 'How fast a client may send.' },
+  starttls: { type: bool(), default: false, help: 'Whether STARTTLS is offered.' },
+  starttls_required: { type: bool(), default: false, help: 'Whether nothing but STARTTLS is allowed on a plain connection.' },
+  zlib: { type: bool(), default: false, help: 'Stream compression is not offered (XEP-0138 is unsafe under TLS).' },
+  tls_verify: { type: bool(), default: false, help: 'Client certificates are not asked for.' },
+  allow_unencrypted_sasl2: { type: bool(), default: false, help: 'Unused.' },
+  max_stanza_size: { type: size({ min: 1 }), default: 0, help: 'Bytes of one stanza after login.' },
+  max_stanza_elements: { type: elements, default: Infinity, help: 'Elements of one stanza.', ignored: 'has no effect on one listener: set tidings.limits.children.' },
+  pre_auth_max_stanza_size: { type: size({ min: 1 }), default: 0, help: 'Bytes of one element before login.' },
+  pre_auth_max_stanza_elements: { type: elements, default: Infinity, help: 'Elements of one stanza before login.', ignored: 'has no effect on one listener: set tidings.limits.children.' },
+  max_fsm_queue: { type: int({ min: 1 }), default: 0, help: 'Stanzas waiting to be written to one connection.' },
+}
+
+const httpTable: OptionTable<Common & Pick<Listener, 'tls' | 'certfile' | 'ciphers' | 'dhfile' | 'cafile' | 'protocol_options' | 'tls_compression' | 'request_handlers' | 'custom_headers' | 'tag' | 'allow_unencrypted_sasl2'>> = {
+  ...common,
+  ...tlsTableOfListener,
+  request_handlers: { type: map(text()), default: new Map(), help: 'Path prefix to module, such as /upload: mod_http_upload.' },
+  custom_headers: { type: map(text()), default: new Map(), help: 'Headers of every answer.' },
+  tag: { type: text(), default: '', help: 'Unused.', ignored: 'has no effect: there is no HTTP API.' },
+  allow_unencrypted_sasl2: { type: bool(), default: false, help: 'Unused.' },
+}
+
+/** What the listener tables are, for the manual. */
+export const listenTables = { ejabberd_c2s: clientTable, ejabberd_http: httpTable }
+
+/** Booleans of older files that stand for request handlers. */
+const OLD_HANDLERS: Readonly<Record<string, readonly [string, string]>> = {
+  captcha: ['/captcha', 'ejabberd_captcha'], register: ['/register', 'mod_register_web'], web_admin: ['/admin', 'ejabberd_web_admin'],
+  http_bind: ['/bosh', 'mod_bosh'], xmlrpc: ['/', 'ejabberd_xmlrpc'],
+}
+
+export interface ListenContext {
+  readonly limits: Limits
+  readonly tlsOptions: TlsOptions
+  readonly folder: string
+  readonly check: ReturnType<typeof createAccess>['check']
+  readonly problems: Problem[]
+}
+
+/** Reads the list. Listeners of modules that this server does not have are reported and left out. */
+export function readListeners(entry: MapEntry | undefined, context: ListenContext): { listen: ListenConfig[]; certfiles: { path: string; at: { file: string; line: number } }[] } {
+  const { problems } = context
+  const listen: ListenConfig[] = []
+  const certfiles: { path: string; at: { file: string; line: number } }[] = []
+  if (!entry || (entry.value.kind === 'scalar' && entry.value.value === null)) return { listen, certfiles }
+  const items = entry.value.kind === 'list' ? entry.value.items : [entry.value]
+  for (const item of items) {
+    if (item.kind !== 'map') {
+      problems.push({ file: item.file, line: item.line, option: 'listen', level: 'error', text: `${show(item)} is not allowed here; expected a list of maps with port and module.` })
+      continue
+    }
+    const found = readListener(item, context, certfiles)
+    if (!found) continue
+    const same = listen.find((other) => overlap(other, found))
+    if (same) problems.push({ file: found.file, line: found.line, option: 'listen.port', level: 'error', text: `"${found.unixPath ?? `${found.ip}:${found.port}`}" is already opened by the listener at ${same.file}:${same.line}.` })
+    else listen.push(found)
+  }
+  return { listen, certfiles }
+}
+
+function readListener(node: MapNode, context: ListenContext, certfiles: { path: string; at: { file: string; line: number } }[]): ListenConfig | undefined {
+  const { problems, limits } = context
+  const moduleEntry = entryOf(node, 'module')
+  const module = moduleEntry && textOf(moduleEntry.value)
+  const report = (at: { file: string; line: number }, option: string, level: Problem['level'], text: string): void => { problems.push({ file: at.file, line: at.line, option, level, text }) }
+  if (module === undefined) { report(moduleEntry ?? node, 'listen.module', 'error', `is missing; expected ejabberd_c2s or ejabberd_http.`); return undefined }
+  if (module !== 'ejabberd_c2s' && module !== 'ejabberd_http') {
+    if (listenerNames.has(module) || moduleNames.has(module)) report(moduleEntry ?? node, 'listen.module', 'warning', `"${module}" is a listener of ejabberd's that this server does not have; the port ${textOf(entryOf(node, 'port')?.value ?? toNode('')) ?? ''} is not opened.`)
+    else report(moduleEntry ?? node, 'listen.module', 'error', `"${module}" is not allowed here; expected ejabberd_c2s or ejabberd_http.${didYouMean(module, listenerNames.keys())}`)
+    return undefined
+  }
+  if (!entryOf(node, 'port')) report(node, 'listen.port', 'error', 'is missing; expected a port from 0 to 65535 or "unix:/path".')
+
+  const entries: MapEntry[] = []
+  const handlers = new Map<string, string>()
+  for (const item of node.entries) {
+    const old = Object.hasOwn(OLD_HANDLERS, item.key) && module === 'ejabberd_http' ? OLD_HANDLERS[item.key] : undefined
+    if (old) { if (['true', 'yes', 'on', 'y'].includes(textOf(item.value) ?? '')) handlers.set(...old) } else entries.push(item)
+  }
+  const current: MapNode = { ...node, entries }
+  const read = parseOptions<Partial<Listener> & Common>((module === 'ejabberd_c2s' ? clientTable : httpTable) as unknown as OptionTable<Partial<Listener> & Common>, current, {
+    option: 'listen', known: { names: [...removedListenerNames, ...(listenerNames.get(module) ?? [])], text: 'has no effect: it is an option of other versions of ejabberd.' },
+  })
+  const { options } = read
+  problems.push(...read.problems)
+  for (const name of ['zlib', 'tls_verify'] as const) {
+    const item = entryOf(current, name)
+    if (item && options[name]) report(item, `listen.${name}`, 'warning', name === 'zlib' ? 'has no effect: streams are not compressed.' : 'has no effect: client certificates are not asked for.')
+  }
+  for (const rule of ['access', 'shaper'] as const) {
+    const item = entryOf(current, rule)
+    const written = options[rule]
+    if (item && written !== undefined) problems.push(...context.check(written, rule, { file: item.file, line: item.line, option: `listen.${rule}` }))
+  }
+  for (const path of options.certfile ?? []) certfiles.push({ path, at: entryOf(current, 'certfile') ?? node })
+  for (const [path, written] of options.request_handlers ?? []) {
+    const handler = renamedModules.get(written) ?? written
+    const at = entryOf(current, 'request_handlers') ?? node
+    const line = (at as MapEntry).value?.kind === 'map' ? entryOf((at as MapEntry).value, path) ?? at : at
+    if (!moduleNames.has(handler) && !handlerNames.has(handler)) report(line, 'listen.request_handlers', 'error', `"${written}" is not allowed here; expected the name of a request handler such as mod_http_upload.${didYouMean(written, [...moduleNames.keys(), ...handlerNames])}`)
+    else handlers.set(pathOf(path), handler)
+  }
+  if (options.starttls_required === true && options.starttls !== true && options.tls !== true) report(entryOf(current, 'starttls_required') ?? node, 'listen.starttls_required', 'warning', 'implies starttls, which is on.')
+  const unixPath = typeof options.port === 'string' ? options.port : undefined
+  const tlsOptions = readTls({
+    c2s_ciphers: options.ciphers ?? '', c2s_dhfile: options.dhfile ?? '', c2s_cafile: options.cafile ?? '',
+    c2s_protocol_options: options.protocol_options ?? [], c2s_tls_compression: options.tls_compression ?? false,
+  }, '', context.folder, current, problems, context.tlsOptions)
+  return {
+    port: typeof options.port === 'number' ? options.port : 0,
+    unixPath,
+    ip: options.ip,
+    module: module satisfies ListenModule,
+    tls: options.tls ?? false,
+    starttls: (options.starttls ?? false) || (options.starttls_required ?? false),
+    starttlsRequired: options.starttls_required ?? false,
+    tlsOptions,
+    requestHandlers: handlers,
+    customHeaders: options.custom_headers ?? new Map(),
+    access: options.access ?? 'all',
+    shaper: options.shaper ?? 'none',
+    maxStanzaBytes: options.max_stanza_size || limits.stanzaBytes,
+    preAuthMaxStanzaBytes: options.pre_auth_max_stanza_size || Math.min(limits.preAuthStanzaBytes, options.max_stanza_size || Infinity),
+    maxQueue: options.max_fsm_queue || limits.outboundStanzas,
+    useProxyProtocol: options.use_proxy_protocol,
+    backlog: options.backlog,
+    file: node.file,
+    line: node.line,
+  }
+}
+
+function overlap(one: ListenConfig, other: ListenConfig): boolean {
+  if (one.unixPath !== undefined || other.unixPath !== undefined) return one.unixPath === other.unixPath
+  if (one.port === 0 || one.port !== other.port) return false
+  const everywhere = (address: string): boolean => address === '::' || address === '0.0.0.0'
+  return one.ip === other.ip || everywhere(one.ip) || everywhere(other.ip)
+}
+
+/** `/upload`, whether it was written with a slash at either end or not. */
+function pathOf(written: string): string {
+  return `/${written.replace(/^\/+|\/+$/g, '')}`
+}
+
+export type { ConfigNode }
