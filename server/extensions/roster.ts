@@ -111,7 +111,7 @@ export const roster = defineExtension({
     // RFC 6121 §2.1.6: a push to each resource that has asked for the roster. All hosts share the rosters; we push for ours.
     return rosters.onChange((owner, change) => {
       if (!ownedBy(owner, host)) return
-      for (const session of sessions.of(owner)) if (session.interested) push(session, change, options.versioning)
+      for (const session of sessions.of(owner)) if (session.interested) push(session, change, options.versioning, true)
     })
   },
 })
@@ -136,12 +136,13 @@ function itemElement(item: RosterItem): Element {
   }, item.groups.map((group) => xml('group', null, group)))
 }
 
-function push(session: Session, change: RosterChange, versioning: boolean): void {
+/** `durable`: the change was made in this turn, and nobody hears of it before it is stored; nor of the result that follows. */
+function push(session: Session, change: RosterChange, versioning: boolean, durable = false): void {
   const item = change.item ? itemElement(change.item).toString() : `<item jid='${escapeXml(change.contact)}' subscription='remove'/>`
   const ver = versioning ? ` ver='${change.version}'` : ''
   session.send(makeStanza('iq', { type: 'set', id: `push-${randomId(6)}`, to: session.jid.toString() }, [
     { name: 'query', xmlns: ROSTER_NS, text: `<query xmlns='${ROSTER_NS}'${ver}>${item}</query>` },
-  ]))
+  ]), { durable })
 }
 
 function pushAll(session: Session, current: Roster): void {

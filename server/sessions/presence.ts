@@ -255,7 +255,7 @@ export function createPresence(deps: PresenceDeps): Presence {
             if (error instanceof StanzaError) return
             throw error
           }
-          for (const each of sessions.of(owner)) if (each.presence !== undefined) each.send(incoming)
+          for (const each of sessions.of(owner)) if (each.presence !== undefined) each.send(incoming, { durable: true })
         }
         return
       case 'unsubscribe': // A.3.2
@@ -284,8 +284,9 @@ export function createPresence(deps: PresenceDeps): Presence {
     }
   }
 
+  /** After the commit: what the contact has answered must not be forgotten once the client has seen it. */
   function deliverSubscription(owner: string, stanza: Stanza): void {
-    for (const each of sessions.of(owner)) if (each.interested || each.presence !== undefined) each.send(stanza)
+    for (const each of sessions.of(owner)) if (each.interested || each.presence !== undefined) each.send(stanza, { durable: true })
   }
 
   // ---- Probes (RFC 6121 §4.3.2)
