@@ -124,7 +124,8 @@ export class Stanza {
     const head = this.head()
     if (this.content.length === 0) return (this.#bytes = Buffer.from(head))
     const headBytes = Buffer.byteLength(head)
-    const bytes = Buffer.allocUnsafe(headBytes + this.content.length + this.name.length + 3)
+    const tail = `</${this.name}>`
+    const bytes = Buffer.allocUnsafe(headBytes + this.content.length + Buffer.byteLength(tail))
     bytes.write(head, 0)
     this.content.copy(bytes, headBytes)
     bytes.write(`</${this.name}>`, headBytes + this.content.length)
