@@ -24,6 +24,7 @@ import { Router, type Service } from './router/router.ts'
 import { Gate } from './sessions/gate.ts'
 import { createPresence } from './sessions/presence.ts'
 import { createRosters } from './sessions/rosters.ts'
+import type { Session } from './sessions/session.ts'
 import { SessionRegistry } from './sessions/sessions.ts'
 import { openEmbedded } from './storage/embedded/embedded.ts'
 import type { Storage } from './storage/shapes.ts'
@@ -110,12 +111,14 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     },
   })
 
-  const routePresence = (stanza: Stanza): void => {
+  const routePresence = (stanza: Stanza, session?: Session): void => {
     if (stanza.name !== 'presence') return void router.route(stanza)
     try {
       const from = Jid.parse(stanza.from ?? '')
       router.presenceTo(stanza, from, stanza.to === undefined ? from.toBare() : Jid.parse(stanza.to))
     } catch (error) {
+      // A probe or a broadcast that finds no server is nobody's mistake; a directed presence or a request is answered.
+      if (error instanceof StanzaError && (stanza.type === undefined || stanza.type === 'probe') && session?.directed.has(stanza.to ?? '') !== true) return
       router.bounce(stanza, error)
     }
   }

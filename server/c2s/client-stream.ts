@@ -1,9 +1,8 @@
 /** A client's stream: opening, STARTTLS, SASL, resource binding, and then the session's stanzas (RFC 6120 §4 to §7). */
 import type { Socket } from 'node:net'
 import tls from 'node:tls'
-import type { X509Certificate } from 'node:crypto'
 import { Jid } from '../../lib/jid.ts'
-import { endPointHash } from '../../lib/net/certificates.ts'
+import { channelBindingOf } from '../../lib/sasl/channel-binding.ts'
 import { createSaslServer, mechanismsFor, type SaslContext, type SaslServer } from '../../lib/sasl/server.ts'
 import { randomId } from '../../lib/stanza/ids.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
@@ -623,22 +622,4 @@ function counter(text: string | undefined): number | undefined {
 /** ltx escapes text itself when it serialises. */
 function escapeText(text: string): string {
   return text
-}
-
-/** What a login can be bound to (RFC 9266, RFC 5929). */
-function channelBindingOf(socket: tls.TLSSocket): SaslContext['channelBinding'] {
-  const certificate: X509Certificate | undefined = socket.getX509Certificate?.()
-  const endPoint = certificate === undefined ? undefined : endPointHash(certificate)
-  const exporter = socket.getProtocol() === 'TLSv1.3'
-  const types: string[] = []
-  if (exporter) types.push('tls-exporter')
-  if (endPoint !== undefined) types.push('tls-server-end-point')
-  return {
-    types,
-    data(type) {
-      if (type === 'tls-exporter' && exporter) return socket.exportKeyingMaterial(32, 'EXPORTER-Channel-Binding', Buffer.alloc(0))
-      if (type === 'tls-server-end-point') return endPoint
-      return undefined
-    },
-  }
 }

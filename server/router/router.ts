@@ -249,12 +249,13 @@ export class Router {
     if (to.local !== '' && from.bare !== to.bare && !this.#parts.accountExists(to.bare)) throw new StanzaError('service-unavailable')
     if ((type === 'set') && !this.#parts.healthy()) throw new StanzaError('resource-constraint', 'the server cannot store anything at the moment')
     const answer = host.iq.dispatch(stanza, from, to, to.local === '' ? 'host' : 'account', session)
-    if (answer instanceof Promise) return answer.then((reply) => this.#answer(reply, session))
-    this.#answer(answer, session)
+    if (answer instanceof Promise) return answer.then((reply) => this.#answer(reply, session, type === 'set'))
+    this.#answer(answer, session, type === 'set')
   }
 
-  #answer(reply: Stanza, session: Session | undefined): void {
-    if (session !== undefined) session.send(reply)
+  #answer(reply: Stanza, session: Session | undefined, durable: boolean): void {
+    // The result of a set says that it is done: it waits for the commit.
+    if (session !== undefined) session.send(reply, { durable })
     else void this.route(reply)
   }
 
