@@ -1,8 +1,8 @@
 /**
  * Looks at a data directory before LMDB does: LMDB maps its file into memory and believes it, so that a damaged one ends the
- * process. What is checked: the FORMAT file, the two meta pages of `data.mdb`, and that the file is as long as the newer one says.
+ * process. What is checked: the FORMAT file, the two meta pages of `data.mdb`, the roots of its trees, and that the file is as long as the newer one says.
  */
-import { closeSync, existsSync, fstatSync, mkdirSync, openSync, readdirSync, readFileSync, readSync, renameSync, rmSync, writeFileSync, fsyncSync } from 'node:fs'
+import { closeSync, existsSync, fstatSync, fsyncSync, ftruncateSync, mkdirSync, openSync, readFileSync, readSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { StorageError } from '../errors.ts'
 
@@ -22,6 +22,19 @@ const PAGE_SIZE_AT = 48
 const LAST_PAGE_AT = 144
 const TRANSACTION_AT = 152
 const META_BYTES = 168
+/** Roots of the tree of free pages and of the tree of rows. */
+const FREE_ROOT_AT = 88
+const ROOT_AT = 136
+const NO_PAGE = 0xffff_ffff_ffff_ffffn
+const PAGE_HEADER_BYTES = 24
+const NODE_HEADER_BYTES = 8
+const BRANCH = 1
+const LEAF = 2
+const OVERFLOW = 4
+/** Of a node: its value is on overflow pages. */
+const BIG = 1
+/** A tree deeper than this is no tree. */
+const DEPTH_MAX = 32
 const RESTORE = 'Restore the data directory from a backup, or move it away to begin with an empty one.'
 
 /** Makes the directory when it is new, and refuses one that is damaged or not ours. Call `finishDirectory` when the database is open. */
@@ -89,10 +102,11 @@ interface Meta {
   readonly pageSize: number
   readonly lastPage: number
   readonly transaction: bigint
+  readonly roots: readonly bigint[]
 }
 
 function checkDatabase(file: string): void {
-  const fd = openSync(file, 'r')
+  const fd = openSync(file, 'r+')
   try {
     const size = fstatSync(fd).size
     const damaged = (what: string): StorageError => new StorageError(`the database ${file} is damaged: ${what}. ${RESTORE}`)
@@ -104,7 +118,16 @@ function checkDatabase(file: string): void {
     if (second.pageSize !== first.pageSize) throw damaged('its two headers contradict each other')
     const newer = first.transaction >= second.transaction ? first : second
     const needed = (newer.lastPage + 1) * newer.pageSize
-    if (size < needed) throw damaged(`it is truncated (${size} bytes of at least ${needed})`)
+    // Pages at the end that were taken and freed in one transaction are counted and never written, so a file may rightly be
+    // shorter: then every page in use must be found. Lengthening the file spares the next start the same.
+    if (size < needed) {
+      for (const root of newer.roots) {
+        if (root !== NO_PAGE && !isWhole(fd, newer.pageSize, Math.floor(size / newer.pageSize), Number(root), 0)) throw damaged(`it is truncated or overwritten (${size} bytes)`)
+      }
+      ftruncateSync(fd, needed)
+    } else {
+      for (const root of newer.roots) if (root !== NO_PAGE && !readPage(fd, newer.pageSize, Number(root))) throw damaged('the root of its tree is not there')
+    }
   } finally {
     closeSync(fd)
   }
@@ -118,14 +141,40 @@ function readMeta(fd: number, at: number): Meta | undefined {
   if (pageSize < 512 || pageSize > 65_536 || (pageSize & (pageSize - 1)) !== 0) return undefined
   const lastPage = Number(page.readBigUInt64LE(LAST_PAGE_AT))
   if (lastPage > 2 ** 40) return undefined
-  return { pageSize, lastPage, transaction: page.readBigUInt64LE(TRANSACTION_AT) }
+  return {
+    pageSize, lastPage, transaction: page.readBigUInt64LE(TRANSACTION_AT),
+    roots: [page.readBigUInt64LE(FREE_ROOT_AT), page.readBigUInt64LE(ROOT_AT)],
+  }
 }
 
-/** Whether the directory has anything of ours in it. */
-export function isUsed(dir: string): boolean {
-  try {
-    return readdirSync(dir).includes('FORMAT')
-  } catch {
-    return false
+/** A page whose header says that it is the one asked for. */
+function readPage(fd: number, pageSize: number, number: number): Buffer | undefined {
+  const page = Buffer.alloc(pageSize)
+  if (!Number.isSafeInteger(number) || readSync(fd, page, 0, pageSize, number * pageSize) < pageSize) return undefined
+  return page.readBigUInt64LE(0) === BigInt(number) ? page : undefined
+}
+
+/** Whether the tree below a page lies within the file. */
+function isWhole(fd: number, pageSize: number, pages: number, number: number, depth: number): boolean {
+  const page = depth > DEPTH_MAX ? undefined : readPage(fd, pageSize, number)
+  if (!page) return false
+  const flags = page.readUInt16LE(18)
+  if ((flags & (BRANCH | LEAF)) === 0) return false
+  const nodes = page.readUInt16LE(20) >> 1
+  if (PAGE_HEADER_BYTES + 2 * nodes > pageSize) return false
+  for (let i = 0; i < nodes; i++) {
+    const at = PAGE_HEADER_BYTES + page.readUInt16LE(PAGE_HEADER_BYTES + 2 * i)
+    if (at + NODE_HEADER_BYTES > pageSize) return false
+    if (flags & BRANCH) {
+      const child = page.readUInt32LE(at) + page.readUInt16LE(at + 4) * 2 ** 32
+      if (!isWhole(fd, pageSize, pages, child, depth + 1)) return false
+    } else if (page.readUInt16LE(at + 4) & BIG) {
+      const value = at + NODE_HEADER_BYTES + page.readUInt16LE(at + 6)
+      if (value + 8 > pageSize) return false
+      const first = readPage(fd, pageSize, Number(page.readBigUInt64LE(value)))
+      if (!first || (first.readUInt16LE(18) & OVERFLOW) === 0) return false
+      if (Number(first.readBigUInt64LE(0)) + first.readUInt32LE(20) > pages) return false
+    }
   }
+  return true
 }
