@@ -1,0 +1,23 @@
+#!/usr/bin/env node
+// Plain JavaScript that old versions of Node understand too, so that they can say what is missing.
+import { spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+
+const NEEDED = 24
+const at = (path) => new URL('../' + path, import.meta.url)
+
+if (Number(process.versions.node.split('.')[0]) >= NEEDED) {
+  // A checkout runs its source, a published package what was built of it.
+  const source = at('server/services/cli.ts')
+  const { main } = await import(existsSync(source) ? source.href : at('dist/server/services/cli.js').href)
+  await main(process.argv.slice(2))
+} else if (existsSync(at('node_modules/node/bin/node'))) {
+  // A checkout brings the version it needs.
+  const child = spawn(fileURLToPath(at('node_modules/node/bin/node')), process.argv.slice(1), { stdio: 'inherit' })
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal))
+  child.on('exit', (code, signal) => { process.exitCode = code ?? (signal ? 1 : 0) })
+} else {
+  console.error('Tidings needs Node ' + NEEDED + ' or newer; this is Node ' + process.versions.node + '. See https://nodejs.org')
+  process.exitCode = 1
+}

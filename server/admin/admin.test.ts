@@ -1,0 +1,62 @@
+import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { expect } from 'chai'
+import { createAccounts } from '../accounts/accounts.ts'
+import { createLog } from '../log.ts'
+import { openMemory } from '../storage/memory/memory.ts'
+import { type Admin, type AdminParts, createAdmin } from './admin.ts'
+import { askControl, controlPath, listenControl } from './control.ts'
+
+describe('administration', () => {
+  let removed: string[]
+  let admin: Admin
+
+  beforeEach(() => {
+    const accounts = createAccounts(openMemory().records, { iterations: 1 })
+    removed = []
+    admin = createAdmin({
+      hosts: () => ['localhost'],
+      accounts,
+      register: (jid, password) => accounts.register(jid, password),
+      unregister: async (jid) => { removed.push(jid); await accounts.unregister(jid) },
+    } satisfies AdminParts)
+  })
+
+  it('keeps accounts in the order of arguments that ejabberdctl has', async () => {
+    expect(await admin.run('register', ['alice', 'localhost', 'secret'])).to.deep.equal({ code: 0, lines: ['User alice@localhost successfully registered'] })
+    expect(await admin.run('register', ['alice', 'localhost', 'secret'])).to.deep.equal({ code: 1, lines: ['Error: User alice@localhost already registered'] })
+    expect((await admin.run('check_password', ['alice', 'localhost', 'secret'])).code).to.equal(0)
+    expect((await admin.run('change_password', ['alice', 'localhost', 'other'])).code).to.equal(0)
+    expect((await admin.run('check_password', ['alice', 'localhost', 'secret'])).code).to.equal(1)
+    await admin.run('register', ['bob', 'localhost', 'x'])
+    expect((await admin.run('registered_users', ['localhost'])).lines).to.deep.equal(['alice', 'bob'])
+    expect((await admin.run('stats', ['registeredusers'])).lines).to.deep.equal(['2'])
+    expect((await admin.run('unregister', ['alice', 'localhost'])).code).to.equal(0)
+    expect(removed).to.deep.equal(['alice@localhost'])
+    expect((await admin.run('check_account', ['alice', 'localhost'])).code).to.equal(1)
+  })
+
+  it('says what is wrong', async () => {
+    expect((await admin.run('register', ['alice', 'example.net', 'x'])).lines[0]).to.contain('not a host of this server')
+    expect(await admin.run('register', ['alice'])).to.deep.equal({ code: 2, lines: ['Usage: tidings register USER HOST PASSWORD'] })
+    expect((await admin.run('constructor', [])).code).to.equal(2)
+    expect((await admin.run('register', ['a b', 'localhost', 'x'])).code).to.equal(1)
+    expect((await admin.run('connected_users', [])).lines).to.deep.equal(['Error: The server is not running'])
+  })
+
+  it('answers on a socket for its owner alone, also after a crash', async () => {
+    const dir = await mkdtemp(path.join(tmpdir(), 'control-'))
+    try {
+      expect(await askControl(dir, 'registered_vhosts', [])).to.equal(undefined)
+      await writeFile(path.join(dir, 'control.sock'), '')
+      const control = await listenControl(dir, admin, createLog('silent'))
+      expect((await stat(controlPath(dir))).mode & 0o777).to.equal(0o600)
+      expect(await askControl(dir, 'registered_vhosts', [])).to.deep.equal({ code: 0, lines: ['localhost'] })
+      await control.close()
+      expect(await askControl(dir, 'registered_vhosts', [])).to.equal(undefined)
+    } finally {
+      await rm(dir, { recursive: true })
+    }
+  })
+})

@@ -1,0 +1,189 @@
+/** What an operator can do, each operation once. The command line and the control socket are thin faces on it. */
+import { Jid, JidError } from '../../lib/jid.ts'
+import { StreamError } from '../../lib/stream/errors.ts'
+import { AccountError, type Accounts } from '../accounts/accounts.ts'
+import type { Session } from '../sessions/session.ts'
+
+export interface AdminResult {
+  /** 0 done (or yes), 1 failed (or no), 2 called the wrong way. */
+  readonly code: 0 | 1 | 2
+  readonly lines: readonly string[]
+}
+
+/** What a running server offers; an operation that lacks its part says that the server is not running. */
+export interface AdminParts {
+  hosts(): readonly string[]
+  readonly accounts: Pick<Accounts, 'exists' | 'setPassword' | 'checkPassword' | 'list' | 'count'>
+  register(bareJid: string, password: string): Promise<void>
+  /** Removes the account and all that belongs to it. */
+  unregister(bareJid: string): Promise<void>
+  readonly running?: {
+    readonly sessions: { all(): Iterable<Session>; of(bareJid: string): readonly Session[] }
+    status(): { readonly healthy: boolean; readonly sessions: number; readonly uptimeMs: number; readonly storage: { readonly driver: string; readonly problem?: string } }
+    /** Begins to stop; the answer is sent before the server is gone. */
+    stop(): void
+    /** Reads the configuration again; answers its problems. Rejects when it cannot be used. */
+    reload(): Promise<readonly string[]>
+  }
+}
+
+interface Operation {
+  readonly name: string
+  readonly args: readonly string[]
+  readonly help: string
+  run(args: readonly string[]): Promise<AdminResult> | AdminResult
+}
+
+export interface Admin {
+  readonly operations: readonly Pick<Operation, 'name' | 'args' | 'help'>[]
+  run(name: string, args: readonly string[]): Promise<AdminResult>
+}
+
+class Refused extends Error {}
+
+/** The name, arguments and one line of help of each operation, for usage texts. */
+export const OPERATIONS: readonly { readonly name: string; readonly args: readonly string[]; readonly help: string }[] = [
+  { name: 'register', args: ['user', 'host', 'password'], help: 'Add an account.' },
+  { name: 'unregister', args: ['user', 'host'], help: 'Remove an account and all that belongs to it.' },
+  { name: 'change_password', args: ['user', 'host', 'password'], help: 'Give an account another password.' },
+  { name: 'check_account', args: ['user', 'host'], help: 'Succeed when the account exists.' },
+  { name: 'check_password', args: ['user', 'host', 'password'], help: 'Succeed when the password is right.' },
+  { name: 'registered_users', args: ['host'], help: 'List the accounts of a host.' },
+  { name: 'registered_vhosts', args: [], help: 'List the hosts.' },
+  { name: 'stats', args: ['name'], help: 'One of registeredusers, onlineusers, uptimeseconds.' },
+  { name: 'connected_users', args: [], help: 'List the sessions.' },
+  { name: 'connected_users_number', args: [], help: 'Count the sessions.' },
+  { name: 'connected_users_vhost', args: ['host'], help: 'List the sessions of a host.' },
+  { name: 'user_resources', args: ['user', 'host'], help: 'List the resources of an account that are connected.' },
+  { name: 'kick_user', args: ['user', 'host'], help: 'End all sessions of an account; answers how many.' },
+  { name: 'kick_session', args: ['user', 'host', 'resource', 'reason'], help: 'End one session.' },
+  { name: 'status', args: [], help: 'Say whether the server runs, and how it is.' },
+  { name: 'reload_config', args: [], help: 'Read the configuration again.' },
+  { name: 'stop', args: [], help: 'Stop the server.' },
+]
+
+/** Puts the operations together over a server, or over its storage alone. */
+export function createAdmin(parts: AdminParts): Admin {
+  const account = (user: string, host: string): string => {
+    const jid = Jid.of(user, onHost(host))
+    if (jid.local === '') throw new Refused('The user name is empty')
+    return jid.bare
+  }
+  const onHost = (host: string): string => {
+    const { domain } = Jid.parse(host)
+    if (!parts.hosts().includes(domain)) throw new Refused(`${host} is not a host of this server; its hosts are: ${parts.hosts().join(', ')}`)
+    return domain
+  }
+  const existing = async (user: string, host: string): Promise<string> => {
+    const bare = account(user, host)
+    if (!(await parts.accounts.exists(bare))) throw new Refused(`There is no account ${bare}`)
+    return bare
+  }
+  const running = (): NonNullable<AdminParts['running']> => {
+    if (parts.running === undefined) throw new Refused('The server is not running')
+    return parts.running
+  }
+  const sessions = (): Session[] => [...running().sessions.all()]
+  const names = (list: Iterable<Session>): AdminResult => done(...[...list].map((session) => session.jid.toString()).sort())
+  const kick = (list: readonly Session[], reason: string): void => { for (const session of list) session.close(new StreamError('policy-violation', reason)) }
+
+  const runs: Record<string, (args: readonly string[]) => Promise<AdminResult> | AdminResult> = {
+    async register([user = '', host = '', password = '']) {
+      const bare = account(user, host)
+      await parts.register(bare, password)
+      return done(`User ${bare} successfully registered`)
+    },
+    async unregister([user = '', host = '']) {
+      const bare = await existing(user, host)
+      await parts.unregister(bare)
+      return done(`User ${bare} unregistered`)
+    },
+    async change_password([user = '', host = '', password = '']) {
+      await parts.accounts.setPassword(await existing(user, host), password)
+      return done()
+    },
+    async check_account([user = '', host = '']) {
+      return { code: (await parts.accounts.exists(account(user, host))) ? 0 : 1, lines: [] }
+    },
+    async check_password([user = '', host = '', password = '']) {
+      return { code: (await parts.accounts.checkPassword(account(user, host), password)) ? 0 : 1, lines: [] }
+    },
+    async registered_users([host = '']) {
+      return done(...(await parts.accounts.list(onHost(host))))
+    },
+    registered_vhosts: () => done(...parts.hosts()),
+    async stats([name = '']) {
+      if (name === 'onlineusers') return done(String(sessions().length))
+      if (name === 'uptimeseconds') return done(String(Math.floor(running().status().uptimeMs / 1000)))
+      if (name !== 'registeredusers') return { code: 2, lines: ['stats knows registeredusers, onlineusers and uptimeseconds'] }
+      let count = 0
+      for (const host of parts.hosts()) count += await parts.accounts.count(host)
+      return done(String(count))
+    },
+    connected_users: () => names(sessions()),
+    connected_users_number: () => done(String(sessions().length)),
+    connected_users_vhost([host = '']) {
+      const name = onHost(host)
+      return names(sessions().filter((session) => session.host === name))
+    },
+    user_resources([user = '', host = '']) {
+      return done(...running().sessions.of(account(user, host)).map((session) => session.jid.resource).sort())
+    },
+    kick_user([user = '', host = '']) {
+      const list = running().sessions.of(account(user, host)).slice()
+      kick(list, 'ended by the administrator')
+      return done(String(list.length))
+    },
+    kick_session([user = '', host = '', resource = '', reason = '']) {
+      const list = running().sessions.of(account(user, host)).filter((session) => session.jid.resource === resource)
+      if (list.length === 0) throw new Refused('There is no such session')
+      kick(list, reason === '' ? 'ended by the administrator' : reason)
+      return done()
+    },
+    status() {
+      const status = running().status()
+      const lines = [
+        `Tidings is running since ${Math.floor(status.uptimeMs / 1000)} s with ${status.sessions} sessions; hosts: ${parts.hosts().join(', ')}`,
+        `Storage ${status.storage.driver}: ${status.healthy ? 'healthy' : status.storage.problem ?? 'not healthy'}`,
+      ]
+      return { code: status.healthy ? 0 : 1, lines }
+    },
+    async reload_config() {
+      return done(...(await running().reload()))
+    },
+    stop() {
+      running().stop()
+      return done()
+    },
+  }
+
+  return {
+    operations: OPERATIONS,
+    async run(name, args) {
+      const operation = OPERATIONS.find((each) => each.name === name)
+      const run = Object.hasOwn(runs, name) ? runs[name] : undefined
+      if (operation === undefined || run === undefined) return { code: 2, lines: [`Unknown command ${name}`] }
+      if (args.length !== operation.args.length) return { code: 2, lines: [`Usage: tidings ${usage(operation)}`] }
+      try {
+        return await run(args)
+      } catch (error) {
+        return { code: 1, lines: [`Error: ${explain(error, args)}`] }
+      }
+    },
+  }
+}
+
+/** `register user host password`. */
+export function usage(operation: { readonly name: string; readonly args: readonly string[] }): string {
+  return [operation.name, ...operation.args.map((arg) => arg.toUpperCase())].join(' ')
+}
+
+function done(...lines: string[]): AdminResult {
+  return { code: 0, lines }
+}
+
+function explain(error: unknown, args: readonly string[]): string {
+  if (error instanceof AccountError && error.condition === 'conflict') return `User ${args[0]}@${args[1]} already registered`
+  if (error instanceof AccountError || error instanceof JidError || error instanceof Refused) return error.message
+  return error instanceof Error ? error.message : String(error)
+}

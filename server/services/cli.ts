@@ -1,0 +1,292 @@
+/** The command line: serves, checks a configuration, and hands the operator's commands to the server. */
+import { existsSync, readFileSync, realpathSync } from 'node:fs'
+import path from 'node:path'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { type AdminResult, OPERATIONS, createAdmin, usage } from '../admin/admin.ts'
+import { askControl, listenControl } from '../admin/control.ts'
+import type { Config } from '../config/config.ts'
+import type { Server } from '../server.ts'
+
+/** How long stopping may take before what is left is cut off. */
+const CLOSE_MS = 5_000
+
+interface Options {
+  readonly config: string | undefined
+  readonly data: string | undefined
+  readonly strict: boolean
+}
+
+class UsageError extends Error {}
+
+/** Runs one command; sets the process's exit code: 0 done, 1 failed, 2 called the wrong way. */
+export async function main(argv: readonly string[]): Promise<void> {
+  try {
+    process.exitCode = await run(argv)
+  } catch (error) {
+    if (error instanceof UsageError) {
+      console.error(`${error.message}\nTry: tidings --help`)
+      process.exitCode = 2
+    } else {
+      console.error(error instanceof Error ? error.message : String(error))
+      process.exitCode = 1
+    }
+  }
+}
+
+async function run(argv: readonly string[]): Promise<number> {
+  const { values, positionals } = parse(argv)
+  if (values.version) {
+    console.log(version())
+    return 0
+  }
+  const [command, ...args] = positionals
+  if (values.help || command === undefined || command === 'help') {
+    console.log(help())
+    return command === undefined && !values.help ? 2 : 0
+  }
+  const options: Options = { config: values.config, data: values.data, strict: values.strict ?? false }
+  if (command === 'serve') {
+    if (args.length > 0) throw new UsageError(`serve takes no ${args[0]}; a configuration is named by --config FILE`)
+    return serve(options)
+  }
+  if (command === 'check-config') {
+    if (args.length > 1) throw new UsageError('check-config takes one file')
+    return checkConfig(args[0] ?? options.config ?? defaultConfig(), options)
+  }
+  const operation = OPERATIONS.find((each) => each.name === command || each.name === command.replaceAll('-', '_'))
+  if (operation === undefined) throw new UsageError(`Unknown command ${command}`)
+  if (args.length !== operation.args.length) throw new UsageError(`Usage: tidings ${usage(operation)}`)
+  const password = operation.args.indexOf('password')
+  if (password !== -1 && args[password] === '-') args[password] = await readPassword()
+  return show(await administer(operation.name, args, options))
+}
+
+function parse(argv: readonly string[]): { values: { config?: string; data?: string; strict?: boolean; help?: boolean; version?: boolean }; positionals: string[] } {
+  try {
+    return parseArgs({
+      args: [...argv],
+      allowPositionals: true,
+      options: {
+        config: { type: 'string', short: 'c' },
+        data: { type: 'string', short: 'd' },
+        strict: { type: 'boolean' },
+        help: { type: 'boolean', short: 'h' },
+        version: { type: 'boolean', short: 'V' },
+      },
+    })
+  } catch (error) {
+    throw new UsageError((error as Error).message)
+  }
+}
+
+function help(): string {
+  const commands = OPERATIONS.map((each) => `  ${usage(each).padEnd(42)} ${each.help}`)
+  return `Usage: tidings COMMAND [--config FILE] [--data DIR]
+
+  ${'serve [--strict]'.padEnd(42)} Run the server.
+  ${'check-config [FILE] [--strict]'.padEnd(42)} Say what of a configuration cannot be used.
+${commands.join('\n')}
+
+Options:
+  -c, --config FILE  The configuration, an ejabberd.yml; by default one for localhost.
+  -d, --data DIR     Where everything is kept; by default ./data.
+      --strict       Treat warnings about the configuration as errors.
+  -h, --help         Show this.
+  -V, --version      Show the version.
+
+A PASSWORD that is "-" is read from standard input. Put "--" before arguments that begin with a dash.
+Exit codes: 0 done, 1 failed, 2 called the wrong way.`
+}
+
+function show(result: AdminResult): number {
+  for (const line of result.lines) {
+    if (result.code === 0) console.log(line)
+    else console.error(line)
+  }
+  return result.code
+}
+
+async function readPassword(): Promise<string> {
+  if (process.stdin.isTTY) process.stderr.write('Password: ')
+  const lines = createInterface({ input: process.stdin, terminal: false })
+  try {
+    for await (const line of lines) return line
+  } finally {
+    lines.close()
+  }
+  throw new UsageError('No password on standard input')
+}
+
+/** The directory of the package: with package.json, above the source and above what is built of it. */
+function packageRoot(): string {
+  let directory = import.meta.dirname
+  while (!existsSync(path.join(directory, 'package.json')) && directory !== path.dirname(directory)) directory = path.dirname(directory)
+  return directory
+}
+
+function version(): string {
+  return (JSON.parse(readFileSync(path.join(packageRoot(), 'package.json'), 'utf8')) as { version: string }).version
+}
+
+function defaultConfig(): string {
+  return path.join(packageRoot(), 'config/ejabberd-compat.yml')
+}
+
+/** Reads the configuration; throws when it cannot be used, and tells its warnings to `warn`. */
+async function readConfig(options: Options, warn?: (line: string) => void): Promise<Config> {
+  const file = path.resolve(options.config ?? defaultConfig())
+  if (!existsSync(file)) throw new Error(`There is no configuration ${file}`)
+  const { loadConfig, formatProblem } = await import('../config/config.ts')
+  const { config, problems } = loadConfig(file, { strict: options.strict })
+  const errors = problems.filter((problem) => problem.level === 'error')
+  if (errors.length > 0) throw new Error(errors.map(formatProblem).join('\n'))
+  for (const problem of problems) warn?.(formatProblem(problem))
+  return config
+}
+
+function dataDirOf(options: Options, config: Config): string {
+  if (options.data !== undefined) return path.resolve(options.data)
+  return config.tidings.data === undefined ? path.resolve('data') : path.resolve(path.dirname(config.file), config.tidings.data)
+}
+
+async function checkConfig(file: string, options: Options): Promise<number> {
+  if (!existsSync(file)) throw new Error(`There is no configuration ${file}`)
+  const { loadConfig, formatProblem } = await import('../config/config.ts')
+  const { config, problems } = loadConfig(file, { strict: options.strict })
+  for (const problem of problems) console.log(formatProblem(problem))
+  const errors = problems.filter((problem) => problem.level === 'error').length
+  const warnings = problems.length - errors
+  console.log(`${file}: ${errors} errors, ${warnings} warnings; ${config.hosts.length} hosts, ${config.listen.length} listeners`)
+  return errors > 0 ? 1 : 0
+}
+
+/** Runs an operation in the running server, or on the storage when none runs. */
+async function administer(name: string, args: readonly string[], options: Options): Promise<AdminResult> {
+  // The socket needs no configuration, unless that says where the data is.
+  const config = options.data === undefined ? await readConfig(options) : undefined
+  const dataDir = config === undefined ? path.resolve(options.data ?? 'data') : dataDirOf(options, config)
+  const answered = await askControl(dataDir, name, args)
+  if (answered !== undefined) return answered
+  if (['status', 'stop', 'reload_config', 'kick_user', 'kick_session', 'user_resources'].includes(name) || name.startsWith('connected_')) {
+    return { code: 1, lines: [`The server is not running on ${dataDir}`] }
+  }
+  return offline(name, args, config ?? (await readConfig(options)), dataDir)
+}
+
+async function offline(name: string, args: readonly string[], config: Config, dataDir: string): Promise<AdminResult> {
+  if (name === 'unregister') {
+    // What belongs to an account is known to the extensions: the whole server is built, without a listener.
+    const { createServer } = await import('../server.ts')
+    const { createLog } = await import('../log.ts')
+    const quiet: Config = { ...config, host: (host) => config.host(host), listen: [], tidings: { ...config.tidings, metrics: undefined } }
+    await using server = await createServer({ config: quiet, dataDir, log: createLog('silent') })
+    return await adminOf(server, () => quiet.hosts).run(name, args)
+  }
+  const { openEmbedded } = await import('../storage/embedded/embedded.ts')
+  const { createAccounts } = await import('../accounts/accounts.ts')
+  await using storage = await openEmbedded(dataDir)
+  const accounts = createAccounts(storage.records)
+  const admin = createAdmin({
+    hosts: () => config.hosts,
+    accounts,
+    register: (jid, password) => accounts.register(jid, password),
+    unregister: (jid) => accounts.unregister(jid),
+  })
+  const result = await admin.run(name, args)
+  await storage.committed()
+  return result
+}
+
+function adminOf(server: Server, hosts: () => readonly string[], control?: { stop(): void; reload(): Promise<readonly string[]> }): ReturnType<typeof createAdmin> {
+  return createAdmin({
+    hosts,
+    accounts: server.accounts,
+    register: (jid, password) => server.register(jid, password),
+    unregister: (jid) => server.unregister(jid),
+    ...(control === undefined ? {} : { running: { sessions: server.sessions, status: () => server.status(), ...control } }),
+  })
+}
+
+async function serve(options: Options): Promise<number> {
+  const warnings: string[] = []
+  let config = await readConfig(options, (line) => warnings.push(line))
+  for (const line of warnings) console.error(line)
+  const dataDir = dataDirOf(options, config)
+  const { createServer } = await import('../server.ts')
+  const server = await createServer({ config, dataDir })
+  const { log } = server
+
+  const reload = async (): Promise<readonly string[]> => {
+    const problems: string[] = []
+    const next = await readConfig(options, (line) => problems.push(line))
+    await server.reload(next)
+    config = next
+    return problems
+  }
+  let finish: (code: number) => void = () => undefined
+  const finished = new Promise<number>((resolve) => { finish = resolve })
+  let stopping = false
+  const stop = (reason: string): void => {
+    // Asked twice, it does not wait.
+    if (stopping) return process.exit(1)
+    stopping = true
+    log.info({ what: 'server_stopping', reason })
+    setTimeout(() => {
+      log.error({ what: 'server_stop_timeout', ms: CLOSE_MS })
+      process.exit(1)
+    }, CLOSE_MS).unref()
+    void (async () => {
+      try {
+        await control.close()
+        await server.close()
+        log.info({ what: 'server_stopped' })
+        finish(0)
+      } catch (error) {
+        log.error({ what: 'server_stop_failed', error })
+        finish(1)
+      }
+    })()
+  }
+  const control = await listenControl(dataDir, adminOf(server, () => config.hosts, {
+    // The answer goes out first.
+    stop: () => { setTimeout(() => { stop('command') }, 50) },
+    reload,
+  }), log)
+
+  process.on('SIGTERM', () => { stop('SIGTERM') })
+  process.on('SIGINT', () => { stop('SIGINT') })
+  process.on('SIGHUP', () => {
+    reload().then(
+      (problems) => { for (const problem of problems) log.warn({ what: 'configuration_problem', problem }) },
+      (error: Error) => { log.error({ what: 'configuration_not_reloaded', error: error.message }) },
+    )
+  })
+  // A bug in one place must not end everybody's sessions; what was acknowledged is on disk either way.
+  process.on('uncaughtException', (error) => { log.fatal({ what: 'uncaught_exception', error: error.stack }) })
+  process.on('unhandledRejection', (error) => { log.fatal({ what: 'unhandled_rejection', error: error instanceof Error ? error.stack : String(error) }) })
+
+  console.error(welcome(server, config, options))
+  const code = await finished
+  // Whatever still holds the process, such as a client's half-closed connection, has had its time.
+  setImmediate(() => process.exit(code))
+  return code
+}
+
+/** What to do next, for the person who started it. */
+function welcome(server: Server, config: Config, options: Options): string {
+  const lines = [`Tidings ${version()} serves ${config.hosts.join(', ')}; data in ${server.dataDir}`]
+  for (const { module, port, ip, tls } of server.ports) {
+    const what = module === 'ejabberd_c2s' ? `clients${tls ? ' (TLS)' : ''}` : module === 'ejabberd_http' ? `http${tls ? 's' : ''}` : module
+    lines.push(`  listening for ${what} on ${ip.includes(':') ? `[${ip}]` : ip}:${port}`)
+  }
+  for (const host of server.certificates?.selfSigned ?? []) {
+    lines.push(`  certificate of ${host} is self-signed, SHA-256 ${server.certificates?.certificateFor(host).fingerprint256 ?? ''}`)
+  }
+  const where = [...(options.config === undefined ? [] : ['--config', options.config]), ...(options.data === undefined ? [] : ['--data', options.data])].join(' ')
+  lines.push(`Add an account, then log in with any XMPP client:`, `  npx tidings register alice ${config.hosts[0] ?? 'localhost'} PASSWORD${where === '' ? '' : ` ${where}`}`)
+  return lines.join('\n')
+}
+
+if (process.argv[1] !== undefined && existsSync(process.argv[1]) && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) await main(process.argv.slice(2))
