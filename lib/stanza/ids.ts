@@ -37,6 +37,11 @@ export function nextMessageId(nowMs: number = Date.now()): string {
   return digits(lastMs, 9) + digits(sequence, 3) + node
 }
 
+/** Milliseconds of the id made last. */
+export function timeOfLastId(): number {
+  return lastMs
+}
+
 /** After a restart: ids must not go back behind those in storage. */
 export function continueIdsAfter(id: string): void {
   const ms = timeOfMessageId(id)

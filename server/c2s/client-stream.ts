@@ -236,7 +236,7 @@ export class ClientStream implements StreamHandler, Carrier {
       // RFC 6120 §8.1.2.1
       if (jid === undefined || (!jid.equals(session.jid) && jid.toString() !== session.owner)) throw new StreamError('invalid-from')
     }
-    this.#c2s.counted(stanza.name, stanza.type)
+    this.#c2s.counted(stanza.name)
     const stamped = stanza.withAttrs({ from: session.jid.toString(), ...(stanza.attrs['xml:lang'] === undefined && this.#lang !== undefined && stanza.name !== 'iq' ? { 'xml:lang': this.#lang } : {}) })
     if (stamped.name === 'iq' && stamped.type === 'set' && stamped.has('session', NS.session)) {
       // RFC 3921's session, for old clients: nothing to do.

@@ -3,7 +3,7 @@
  * Everything here is synchronous, so that all that one stanza writes is committed together.
  */
 import { Jid } from '../../lib/jid.ts'
-import { nextMessageId, timeOfMessageId } from '../../lib/stanza/ids.ts'
+import { nextMessageId, timeOfLastId, timeOfMessageId } from '../../lib/stanza/ids.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { errorReply, makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
 import type { Host } from '../host.ts'
@@ -156,7 +156,7 @@ export class Router {
       to,
       session,
       id,
-      time: timeOfMessageId(id) as number,
+      time: timeOfLastId(),
       fromLocal: session !== undefined || (from.local !== '' && hosts.has(from.domain)),
       toLocal: to.local !== '' && hosts.has(to.domain) && this.#parts.accountExists(to.bare),
       noArchive: false,
