@@ -2,7 +2,6 @@
 import path from 'node:path'
 import { Jid } from '../lib/jid.ts'
 import { createSecureContexts, type SecureContexts } from '../lib/net/certificates.ts'
-import { continueIdsAfter } from '../lib/stanza/ids.ts'
 import { StanzaError } from '../lib/stanza/errors.ts'
 import { makeStanza, type Stanza } from '../lib/stanza/stanza.ts'
 import { StreamError } from '../lib/stream/errors.ts'
@@ -272,7 +271,6 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   metrics.gauge('tidings_storage_healthy', 'Whether writes reach stable storage', [], () => (storage.healthy ? 1 : 0))
 
   try {
-    continueIdsAfter('')
     for (const name of config.hosts) hosts.set(name, buildHost(name))
     await c2s.restore()
     for (const listen of config.listen) {
