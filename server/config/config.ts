@@ -346,12 +346,16 @@ export interface ExtensionDeclaration {
  */
 export function checkModules(config: Config, extensions: readonly ExtensionDeclaration[], { strict = false, handlers = [] }: { readonly strict?: boolean; readonly handlers?: readonly string[] } = {}): Problem[] {
   const problems: Problem[] = []
-  const byModule = new Map(extensions.filter((extension) => extension.ejabberd !== undefined).map((extension) => [extension.ejabberd ?? '', extension]))
+  // Several extensions may do the job of one module: its options are those of all of them.
+  const byModule = new Map<string, OptionTable<Record<string, unknown>>>()
+  for (const { ejabberd, options } of extensions) {
+    if (ejabberd !== undefined) byModule.set(ejabberd, { ...byModule.get(ejabberd), ...options as OptionTable<Record<string, unknown>> | undefined })
+  }
   for (const host of config.hosts) {
     for (const [module, node] of config.host(host).modules) {
       const at = { file: node.file, line: node.line, option: `modules.${module}` }
-      const extension = byModule.get(module)
-      if (!extension) {
+      const table = byModule.get(module)
+      if (!table) {
         const close = moduleNames.has(module) || removedModuleNames.has(module) ? '' : didYouMean(module, new Set([...moduleNames.keys(), ...byModule.keys()]))
         const text = moduleNames.has(module) ? 'is a module of ejabberd\'s that this server does not have; it is off.'
           : removedModuleNames.has(module) ? 'is a module of older versions of ejabberd; it is off.'
@@ -359,7 +363,6 @@ export function checkModules(config: Config, extensions: readonly ExtensionDecla
         problems.push({ ...at, level: close === '' ? 'warning' : 'error', text })
         continue
       }
-      const table = (extension.options ?? {}) as OptionTable<Record<string, unknown>>
       const { options, problems: found } = parseOptions(table, node, at)
       problems.push(...found)
       for (const [name, spec] of Object.entries(table) as [string, OptionSpec<unknown>][]) {

@@ -183,6 +183,13 @@ function readListener(node: MapNode, context: ListenContext, certfiles: { path: 
     const item = entryOf(current, name)
     if (item && options[name]) report(item, `listen.${name}`, 'warning', name === 'zlib' ? 'has no effect: streams are not compressed.' : 'has no effect: client certificates are not asked for.')
   }
+  for (const name of ['max_stanza_size', 'pre_auth_max_stanza_size'] as const) {
+    const item = entryOf(current, name)
+    if (item && options[name] === Infinity) {
+      report(item, `listen.${name}`, 'warning', `"infinity" has no effect: there is always a limit, here tidings.limits.${name === 'max_stanza_size' ? 'stanza_bytes' : 'pre_auth_stanza_bytes'}.`)
+      options[name] = 0
+    }
+  }
   for (const rule of ['access', 'shaper'] as const) {
     const item = entryOf(current, rule)
     const written = options[rule]

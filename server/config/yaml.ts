@@ -5,7 +5,7 @@ import { isAlias, isMap, isPair, isScalar, isSeq, LineCounter, parseDocument, ty
 import { entryOf, show, textOf, toNode, type ConfigNode, type MapEntry, type MapNode, type Where } from './node.ts'
 import { type Problem } from './problems.ts'
 
-const NODES_MAX = 200_000
+const NODES_MAX = 100_000
 const INCLUDE_DEPTH_MAX = 10
 const MACRO_DEPTH_MAX = 10
 const KEYS_OF_THIS_READER = new Set(['define_macro', 'define_keyword', 'include_config_file'])
@@ -24,7 +24,11 @@ export function parseYaml(text: string, file: string): { node: ConfigNode; probl
     if (left-- <= 0 || depth > 100) throw new Error(`holds more than ${NODES_MAX} values`)
     const range = (node as { range?: [number, number, number] } | null)?.range
     const at = range ? lines.linePos(range[0]).line : line
-    if (isAlias(node)) return convert(node.resolve(document as Document), at, depth + 1)
+    if (isAlias(node)) {
+      const target = node.resolve(document as Document)
+      if (target === undefined) problems.push({ file, line: at, option: 'yaml', level: 'error', text: `"*${node.source}" names no anchor; a text that begins with * needs quotes.` })
+      return convert(target, at, depth + 1)
+    }
     if (isMap(node)) {
       const entries: MapEntry[] = []
       for (const pair of node.items) {
