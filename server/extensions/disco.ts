@@ -6,10 +6,8 @@ import { defineExtension } from './extension.ts'
 export const disco = defineExtension({
   name: 'disco',
   specs: [{ xep: 30, version: '2.5.0', status: 'complete' }, { xep: 128, version: '1.0.1', status: 'complete' }],
-  needs: ['host', 'iq', 'disco', 'rosters', 'accounts'],
+  needs: ['iq', 'disco', 'rosters', 'accounts'],
   start({ iq, disco, rosters, accounts }) {
-    disco.identity('host', { category: 'server', type: 'im', name: 'Tidings' })
-    disco.identity('account', { category: 'account', type: 'registered' })
     serveDisco(iq, disco, 'host')
     serveDisco(iq, disco, 'account', async ({ from, to }) => {
       if (from.bare === to.bare) return

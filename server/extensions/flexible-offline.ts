@@ -9,8 +9,8 @@ import { defineExtension, type IqRequest } from './extension.ts'
 const NS = 'http://jabber.org/protocol/offline'
 /** XEP-0160 §3: stanzas are stored for those who are away. */
 const MSGOFFLINE = 'msgoffline'
-/** In the session: it reads its offline messages itself, so it and the account's other sessions get no flood of them (§2.2). */
-export const READS_OFFLINE_ITSELF = 'offline.reads-itself'
+/** In the session, read where offline messages are sent: it reads them itself and gets no flood of them (§2.2). */
+const READS_OFFLINE_ITSELF = 'flexibleOffline'
 const PAGE = 200
 
 export const flexibleOffline = defineExtension({
@@ -18,10 +18,14 @@ export const flexibleOffline = defineExtension({
   ejabberd: 'mod_offline',
   specs: [{ xep: 13, version: '1.3', status: 'complete' }],
   features: [NS, MSGOFFLINE],
-  needs: ['iq', 'disco', 'storage'],
-  start({ iq, disco, storage }) {
+  needs: ['iq', 'disco', 'hooks', 'sessions', 'storage'],
+  start({ iq, disco, hooks, sessions, storage }) {
     const { offline } = storage
     disco.feature('account', NS)
+    // §2.2: nor does another resource get the flood while that session is there.
+    hooks.bound((session) => {
+      if (sessions.of(session.owner).some((other) => other.get(READS_OFFLINE_ITSELF) === true)) session.set(READS_OFFLINE_ITSELF, true)
+    })
 
     async function* queued(owner: string): AsyncGenerator<QueuedStanza> {
       for (let after: string | undefined; ;) {

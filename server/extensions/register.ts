@@ -4,7 +4,6 @@ import { Jid } from '../../lib/jid.ts'
 import { nextMessageId } from '../../lib/stanza/ids.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { errorReply, iqResult, type Stanza, stanzaOf } from '../../lib/stanza/stanza.ts'
-import { StreamError } from '../../lib/stream/errors.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
 import { AccountError } from '../accounts/accounts.ts'
 import { accessRule, bool, duration, int, list, record, text } from '../config/options.ts'
@@ -27,7 +26,7 @@ export const register = defineExtension({
   ejabberd: 'mod_register',
   specs: [{ xep: 77, version: '2.4', status: 'complete' }],
   features: [NS],
-  needs: ['host', 'iq', 'disco', 'features', 'nonzas', 'router', 'sessions', 'accounts', 'access', 'log', 'now'],
+  needs: ['host', 'iq', 'disco', 'features', 'nonzas', 'router', 'accounts', 'access', 'log', 'now'],
   options: {
     access: { type: accessRule(), default: 'all', help: 'Which accounts may be registered.' },
     access_from: { type: accessRule(), default: 'none', help: 'Which accounts may register others.' },
@@ -48,7 +47,7 @@ export const register = defineExtension({
     captcha_protected: { type: bool(), default: false, help: 'Registration needs a CAPTCHA. There is none yet, so true means no registration before login.' },
     allow_modules: { type: list(text()), default: ['all'] as readonly string[], help: 'Which modules may register accounts.', ignored: 'has no effect: no other module registers accounts.' },
   },
-  start({ host, iq, disco, features, nonzas, router, sessions, accounts, access, log, now }, options) {
+  start({ host, iq, disco, features, nonzas, router, accounts, access, log, now }, options) {
     disco.feature('account', NS)
     const recent = new Map<string, number>()
 
@@ -153,15 +152,13 @@ export const register = defineExtension({
     })
 
     /** §3.2 */
-    async function removeAccount({ from, payload, session }: IqRequest): Promise<void> {
+    async function removeAccount({ stanza, from, payload, session }: IqRequest): Promise<void> {
       if (payload.getChildElements().length > 1) throw new StanzaError('bad-request') // §3.2.1
       if (!access.allows(options.access_remove, { jid: from, address: session?.address })) throw new StanzaError('forbidden')
+      // The account's sessions end with it, so the result goes first; what the handler answers afterwards reaches nobody.
+      session?.send(iqResult(stanza))
       await accounts.unregister(from.bare)
       log.info({ what: 'account_removed', jid: from.bare })
-      // After the result has been sent.
-      setImmediate(() => {
-        for (const each of [...sessions.of(from.bare)]) each.close(new StreamError('not-authorized', 'the account was removed'))
-      })
     }
 
     function requireAccountHere({ from, to, session }: IqRequest): void {

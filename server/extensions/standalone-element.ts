@@ -1,9 +1,9 @@
 /** Elements taken out of the stanza they came in, so that they mean the same wherever they are written. */
-import { type Element, isElement } from '../../lib/xml/element.ts'
+import { type Element, isElement, xml } from '../../lib/xml/element.ts'
 
 /** A copy that carries the namespaces it inherited: its default namespace and the prefixes used inside it. */
 export function standalone(element: Element): Element {
-  const copy = element.clone()
+  const copy = copyOf(element)
   if (!element.name.includes(':') && copy.attrs['xmlns'] === undefined) {
     const xmlns = element.getNS()
     if (xmlns !== undefined) copy.attrs['xmlns'] = xmlns
@@ -21,6 +21,11 @@ export function standalone(element: Element): Element {
     }
   }
   return copy
+}
+
+/** A deep copy; appending moves an element, so children are copied too. */
+export function copyOf(element: Element): Element {
+  return xml(element.name, element.attrs, element.children.map((child) => isElement(child) ? copyOf(child) : child))
 }
 
 function collectPrefixes(element: Element, into: Set<string>): void {

@@ -4,7 +4,7 @@ import { buildElement } from '../../lib/xml/build.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
 import { anything, bool, host, int, list, text } from '../config/options.ts'
 import { defineExtension } from './extension.ts'
-import { standalone } from './standalone-element.ts'
+import { copyOf, standalone } from './standalone-element.ts'
 
 const NS = 'vcard-temp'
 /** Key [owner]; value: the vCard serialised. */
@@ -35,7 +35,7 @@ export const vcard = defineExtension({
     const ofHost = hostVcard(options.vcard)
     iq.get(`${NS} vCard`, 'host', () => {
       if (ofHost === undefined) throw new StanzaError('item-not-found')
-      return ofHost.clone()
+      return copyOf(ofHost)
     })
 
     iq.get(`${NS} vCard`, 'account', async ({ from, to }) => {

@@ -1,0 +1,160 @@
+/** The parts of one host for tests of extensions: real hooks, IQ dispatch and storage in memory, sessions that only collect. */
+import { Jid } from '../../lib/jid.ts'
+import { makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
+import { parseElement } from '../../lib/xml/build.ts'
+import type { Element } from '../../lib/xml/element.ts'
+import { stanzaOf } from '../../lib/stanza/stanza.ts'
+import { createAccounts } from '../accounts/accounts.ts'
+import { defaultLimits } from '../config/limits.ts'
+import type { OptionTable } from '../config/options.ts'
+import { createLog } from '../log.ts'
+import { createMetrics } from '../metrics.ts'
+import type { Delivery } from '../router/hooks.ts'
+import { HookRunner } from '../router/hook-runner.ts'
+import { IqDispatcher, PendingIqs } from '../router/iq.ts'
+import { HostFeatures, HostNonzas } from '../host.ts'
+import { createRosters } from '../sessions/rosters.ts'
+import type { Session } from '../sessions/session.ts'
+import type { Value } from '../storage/shapes.ts'
+import { openMemory } from '../storage/memory/memory.ts'
+import { createDiscoRegistry } from './disco-registry.ts'
+import type { Extension, Parts } from './extension.ts'
+
+export interface FakeSession {
+  readonly jid: Jid
+  readonly owner: string
+  readonly host: string
+  readonly address: string
+  connected: boolean
+  presence: Stanza | undefined
+  active: boolean
+  held: Stanza[]
+  readonly directed: Set<string>
+  readonly sent: Stanza[]
+  closed: string | undefined
+}
+
+/** A stanza from XML. */
+export function stanza(text: string): Stanza {
+  const element = parseElement(text)
+  const { xmlns: _xmlns, ...attrs } = element.attrs
+  return stanzaOf(element.name, attrs, ...element.getChildElements())
+}
+
+export function fakeParts(host = 'example.net') {
+  const storage = openMemory()
+  const log = createLog('silent')
+  const routed: Stanza[] = []
+  const pending = new PendingIqs((request) => { routed.push(request) })
+  const hooks = new HookRunner()
+  const iq = new IqDispatcher(pending, log)
+  const disco = createDiscoRegistry()
+  const rosters = createRosters(storage.records, { rosterItems: 1000, rosterCache: 100, pendingSubscriptions: 100 })
+  const accounts = createAccounts(storage.records, { iterations: 1 })
+  const online: FakeSession[] = []
+  const tasks: (() => void | Promise<void>)[] = []
+  const clock = { now: Date.parse('2026-01-01T00:00:00Z') }
+  const allowed = { rules: (rule: string): boolean => rule !== 'none' }
+  const features = new HostFeatures()
+  const nonzas = new HostNonzas()
+  const parts: Parts = {
+    host, iq, disco, hooks, rosters, storage, log, features, nonzas,
+    accounts: {
+      exists: (bare) => accounts.exists(bare),
+      register: (bare, password) => accounts.register(bare, password),
+      unregister: (bare) => accounts.unregister(bare),
+      setPassword: (bare, password) => accounts.setPassword(bare, password),
+      checkPassword: (bare, password) => accounts.checkPassword(bare, password),
+      scramKeys: (bare, hash) => accounts.scramKeys(bare, hash),
+      list: (of) => accounts.list(of),
+      count: (of) => accounts.count(of),
+    },
+    access: { allows: (rule) => allowed.rules(rule), value: () => undefined, shaper: () => undefined },
+    router: {
+      route: (each) => { routed.push(each) },
+      service: () => undefined,
+      iqService: () => ({ iq, disco }),
+    },
+    sessions: {
+      get: (full) => online.find((each) => each.jid.toString() === full) as Session | undefined,
+      of: (bare) => online.filter((each) => each.owner === bare) as unknown as Session[],
+      available: (bare) => online.filter((each) => each.owner === bare && each.presence !== undefined) as unknown as Session[],
+      all: () => online as unknown as Session[],
+    },
+    http: { add: () => () => undefined, baseUrl: () => undefined } as unknown as Parts['http'],
+    metrics: createMetrics(),
+    limits: defaultLimits,
+    every: (_ms, run) => { tasks.push(run) },
+    now: () => clock.now,
+    enabled: () => true,
+    resumption: () => undefined,
+  }
+
+  return {
+    parts, routed, hooks, disco, rosters, storage, accounts, tasks, clock, allowed, features, nonzas, pending,
+
+    /** Starts an extension with the defaults of its options and these. */
+    start<Options>(extension: Extension<never, Options> | Extension<keyof Parts, Options> | { start: unknown; options?: unknown; features?: readonly string[] }, options: Record<string, unknown> = {}): void {
+      const { start, options: table = {}, features: vars = [] } = extension as Extension<keyof Parts, unknown>
+      disco.feature('host', ...vars)
+      const defaults = Object.fromEntries(Object.entries(table as OptionTable<Record<string, unknown>>).map(([name, spec]) => [name, spec.default]))
+      start(parts, { ...defaults, ...options })
+    },
+
+    login(full: string, available = true): FakeSession {
+      const jid = Jid.parse(full)
+      const kept = new Map<string, Value>()
+      const session = {
+        jid, owner: jid.bare, host: jid.domain, address: '192.0.2.1', connected: true, priority: 0,
+        presence: available ? makeStanza('presence', { from: full }) : undefined,
+        active: true, held: [] as Stanza[], directed: new Set<string>(), sent: [] as Stanza[], closed: undefined as string | undefined,
+        get: (name: string) => kept.get(name),
+        set: (name: string, value: Value | undefined) => { if (value === undefined) kept.delete(name); else kept.set(name, value) },
+        changed: () => undefined,
+        send(this: FakeSession, each: Stanza) {
+          if (!this.active) {
+            const verdict = hooks.runWhileInactive(this as unknown as Session, each)
+            if (verdict === 'drop') return
+            if (verdict === 'hold') { this.held.push(each); return }
+            this.sent.push(...this.held.splice(0))
+          }
+          this.sent.push(each)
+        },
+        flushHeld(this: FakeSession) { this.sent.push(...this.held.splice(0)) },
+        close(this: FakeSession, error?: { condition: string }) { this.closed = error?.condition ?? 'closed' },
+      }
+      online.push(session)
+      hooks.runBound(session as unknown as Session)
+      return session
+    },
+
+    logout(session: FakeSession): void {
+      online.splice(online.indexOf(session), 1)
+    },
+
+    /** Asks and reads the answer; `from` is a full JID, `to` the host, a bare JID or left out for the sender's account. */
+    async ask(from: string, type: 'get' | 'set', payload: string, to?: string): Promise<Element> {
+      const sender = Jid.parse(from)
+      const target = Jid.parse(to ?? sender.bare)
+      const request = stanza(`<iq xmlns='jabber:client' type='${type}' id='1' from='${from}' to='${target.toString()}'>${payload}</iq>`)
+      const session = online.find((each) => each.jid.toString() === from) as Session | undefined
+      return (await iq.dispatch(request, sender, target, target.local === '' ? 'host' : 'account', session)).element()
+    },
+
+    delivery(text: string): Delivery {
+      const each = stanza(text)
+      const from = Jid.parse(each.from ?? '')
+      const to = Jid.parse(each.to ?? '')
+      return {
+        stanza: each, from, to, session: undefined, id: 'id-1', time: clock.now,
+        fromLocal: from.domain === host, toLocal: to.domain === host,
+        noArchive: false, noCopy: false, noOffline: false, archivedFrom: false, archivedTo: false, durable: false, reached: [],
+      }
+    },
+  }
+}
+
+/** The defined condition of an error answer, such as `forbidden`. */
+export function conditionOf(answer: Element): string | undefined {
+  return answer.getChild('error')?.getChildElements()[0]?.getName()
+}

@@ -1,0 +1,36 @@
+import { expect } from 'chai'
+import type { Session } from '../sessions/session.ts'
+import { conditionOf, fakeParts } from './fake-parts.ts'
+import { lastActivity } from './last-activity.ts'
+
+const QUERY = "<query xmlns='jabber:iq:last'/>"
+const juliet = 'juliet@example.net'
+
+describe('XEP-0012 last activity', () => {
+  it('§5: the uptime of the server', async () => {
+    const fake = fakeParts()
+    fake.start(lastActivity)
+    fake.clock.now += 61_500
+    expect((await fake.ask('romeo@example.org/x', 'get', QUERY, 'example.net')).getChild('query')?.attrs['seconds']).to.equal('61')
+  })
+
+  it('§4: seconds since the last session left; 0 while one is there; only for those who see the presence', async () => {
+    const fake = fakeParts()
+    fake.start(lastActivity)
+    fake.rosters.set(juliet, { jid: 'romeo@example.org', subscription: 'both', ask: false, approved: false, groups: [] })
+    const asks = (from: string) => fake.ask(from, 'get', QUERY, juliet)
+    expect(conditionOf(await asks('romeo@example.org/x'))).to.equal('item-not-found')
+    const one = fake.login(`${juliet}/one`)
+    const two = fake.login(`${juliet}/two`)
+    expect((await asks('romeo@example.org/x')).getChild('query')?.attrs['seconds']).to.equal('0')
+    fake.logout(one)
+    fake.hooks.runUnavailable(one as unknown as Session)
+    fake.clock.now += 5_000
+    fake.logout(two)
+    fake.hooks.runUnavailable(two as unknown as Session)
+    fake.clock.now += 10_000
+    expect((await asks('romeo@example.org/x')).getChild('query')?.attrs['seconds']).to.equal('10')
+    expect(conditionOf(await asks('tybalt@example.org/x'))).to.equal('forbidden')
+    expect((await asks(`${juliet}/three`)).getChild('query')?.attrs['seconds']).to.equal('10')
+  })
+})

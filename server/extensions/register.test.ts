@@ -1,0 +1,114 @@
+import { expect } from 'chai'
+import { conditionOf, fakeParts, stanza } from './fake-parts.ts'
+import { entropyOf, networkOf, register } from './register.ts'
+
+const query = (content = '') => `<query xmlns='jabber:iq:register'>${content}</query>`
+const account = (username: string, password = 'secret') => query(`<username>${username}</username><password>${password}</password>`)
+const juliet = 'juliet@example.net'
+
+describe('XEP-0077 in-band registration', () => {
+  function stage(options: Record<string, unknown> = {}) {
+    const fake = fakeParts()
+    fake.start(register, options)
+    const stranger = async (type: 'get' | 'set', payload: string, address = '192.0.2.7') => (await fake.nonzas.before('jabber:iq:register query')!(
+      { address, secure: true, host: 'example.net', close: () => undefined },
+      stanza(`<iq xmlns='jabber:client' type='${type}' id='r1' to='example.net'>${payload}</iq>`),
+    )).element()
+    return { fake, stranger }
+  }
+
+  it('§5: a stream feature before login, for addresses that may', () => {
+    const { fake } = stage({ ip_access: 'local' })
+    expect(fake.features.before({ secure: true, address: '192.0.2.7' })).to.equal("<register xmlns='http://jabber.org/features/iq-register'/>")
+    fake.allowed.rules = (rule) => rule !== 'local'
+    expect(fake.features.before({ secure: true, address: '192.0.2.7' })).to.equal('')
+  })
+
+  it('§3.1: asks for username and password and makes the account', async () => {
+    const { fake, stranger } = stage()
+    const form = (await stranger('get', query())).getChild('query')
+    expect(form?.getChildElements().map((child) => child.getName())).to.deep.equal(['instructions', 'username', 'password'])
+    expect((await stranger('set', account('Juliet'))).attrs).to.include({ type: 'result', id: 'r1' })
+    expect(await fake.accounts.checkPassword(juliet, 'secret')).to.equal(true)
+  })
+
+  it('§3.1: a name that is taken conflicts, one that cannot be is malformed, missing fields are not acceptable', async () => {
+    const { fake, stranger } = stage()
+    await fake.accounts.register(juliet, 'secret')
+    expect(conditionOf(await stranger('set', account('juliet')))).to.equal('conflict')
+    expect(conditionOf(await stranger('set', account('a@b')))).to.equal('jid-malformed')
+    expect(conditionOf(await stranger('set', query('<username>a</username>')))).to.equal('not-acceptable')
+    // None of these has used up the address's turn.
+    expect((await stranger('set', account('romeo'))).attrs['type']).to.equal('result')
+  })
+
+  it('one address registers once in registration_timeout', async () => {
+    const { fake, stranger } = stage()
+    expect((await stranger('set', account('a'))).attrs['type']).to.equal('result')
+    expect(conditionOf(await stranger('set', account('b')))).to.equal('resource-constraint')
+    expect((await stranger('set', account('b'), '192.0.2.8')).attrs['type']).to.equal('result')
+    fake.clock.now += 600_000
+    expect((await stranger('set', account('c'))).attrs['type']).to.equal('result')
+  })
+
+  it('refuses by access, ip_access, captcha_protected and password_strength', async () => {
+    const { fake, stranger } = stage({ access: 'names', ip_access: 'nets', password_strength: 60 })
+    expect(conditionOf(await stranger('set', account('a', 'short')))).to.equal('not-acceptable')
+    fake.allowed.rules = (rule) => rule !== 'names'
+    expect(conditionOf(await stranger('set', account('a', 'Long-enough-1234')))).to.equal('forbidden')
+    fake.allowed.rules = (rule) => rule !== 'nets'
+    expect(conditionOf(await stranger('get', query()))).to.equal('forbidden')
+    expect(conditionOf(await stage({ captcha_protected: true }).stranger('set', account('a')))).to.equal('forbidden')
+  })
+
+  it('§6: redirects when it is told where to', async () => {
+    const { stranger } = stage({ redirect_url: 'https://example.net/join' })
+    expect((await stranger('get', query())).getChild('query')?.getChild('x', 'jabber:x:oob')?.getChildText('url')).to.equal('https://example.net/join')
+    expect(conditionOf(await stranger('set', account('a')))).to.equal('not-allowed')
+  })
+
+  it('greets new accounts and tells the watchers', async () => {
+    const { fake, stranger } = stage({ welcome_message: { subject: 'Hi', body: 'Welcome' }, registration_watchers: ['admin@example.net'] })
+    await stranger('set', account('juliet'))
+    expect(fake.routed.map((each) => [each.from, each.to, each.element().getChildText('body')?.slice(0, 11)])).to.deep.equal([
+      ['example.net', juliet, 'Welcome'], ['example.net', 'admin@example.net', 'The account'],
+    ])
+  })
+
+  it('§3.1.1 and §3.3: an account learns that it is registered and changes its password', async () => {
+    const { fake } = stage()
+    await fake.accounts.register(juliet, 'secret')
+    fake.login(`${juliet}/a`)
+    const answer = (await fake.ask(`${juliet}/a`, 'get', query(), 'example.net')).getChild('query')
+    expect(answer?.getChild('registered')).not.to.equal(undefined)
+    expect(answer?.getChildText('username')).to.equal('juliet')
+    expect((await fake.ask(`${juliet}/a`, 'set', account('juliet', 'new one'), 'example.net')).attrs['type']).to.equal('result')
+    expect(await fake.accounts.checkPassword(juliet, 'new one')).to.equal(true)
+    expect(conditionOf(await fake.ask(`${juliet}/a`, 'set', query('<username>juliet</username>'), 'example.net'))).to.equal('bad-request')
+    expect(conditionOf(await fake.ask(`${juliet}/a`, 'set', account('romeo')))).to.equal('forbidden')
+    expect(conditionOf(await fake.ask('tybalt@example.org/a', 'get', query(), 'example.net'))).to.equal('not-allowed')
+  })
+
+  it('§3.2: an account removes itself, hears of it first, and only with remove alone', async () => {
+    const { fake } = stage({ access_remove: 'removers' })
+    await fake.accounts.register(juliet, 'secret')
+    const session = fake.login(`${juliet}/a`)
+    expect(conditionOf(await fake.ask(`${juliet}/a`, 'set', query('<remove/><username>x</username>')))).to.equal('bad-request')
+    fake.allowed.rules = (rule) => rule !== 'removers'
+    expect(conditionOf(await fake.ask(`${juliet}/a`, 'set', query('<remove/>')))).to.equal('forbidden')
+    fake.allowed.rules = () => true
+    await fake.ask(`${juliet}/a`, 'set', query('<remove/>'))
+    expect(session.sent[0]?.type).to.equal('result')
+    expect(await fake.accounts.exists(juliet)).to.equal(false)
+  })
+
+  it('counts entropy and addresses', () => {
+    expect(entropyOf('')).to.equal(0)
+    expect(Math.round(entropyOf('aaaaaaaa'))).to.equal(38)
+    expect(entropyOf('aA1!é')).to.be.greaterThan(entropyOf('aaaaa'))
+    expect(networkOf('::ffff:192.0.2.1')).to.equal('192.0.2.1')
+    expect(networkOf('2001:db8::1')).to.equal('2001:db8:0:0')
+    expect(networkOf('2001:db8:1:2:3:4:5:6')).to.equal('2001:db8:1:2')
+    expect(networkOf('::1')).to.equal('0:0:0:0')
+  })
+})
