@@ -37,7 +37,7 @@ export const carbons = defineExtension({
       if (request.session === undefined || (request.to.local !== '' && request.to.bare !== request.session.owner)) throw new StanzaError('not-allowed')
       return request.session
     }
-    // Clients send this without `to`, to their account or to the host. §11.1: asking again is no error.
+    // Clients send this without `to`, to their account or to the host. §10.1: asking again is no error.
     iq.set(`${NS} enable`, ['account', 'host'], (request) => {
       sessionOf(request).set(CARBONS, true)
     })
@@ -112,7 +112,7 @@ function isFromOccupant(delivery: Delivery): boolean {
   return marked !== undefined && !isInvite(delivery.stanza, marked)
 }
 
-/** The message as its sender may see it: with the id in their own archive and without that in the recipient's (XEP-0313 §3.4). */
+/** The message as its sender may see it: with the id in their own archive and without that in the recipient's (XEP-0313 §3.5). */
 function asSent(delivery: Delivery): Stanza {
   const { from, to } = delivery
   if (from.bare === to.bare) return delivery.stanza

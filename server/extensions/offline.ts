@@ -1,9 +1,7 @@
 // XEP-0160: Best Practices for Handling Offline Messages, version 1.0.1 (2016-10-07)
 import { withDelay } from '../../lib/stanza/delay.ts'
-import { timeOfMessageId } from '../../lib/stanza/ids.ts'
 import { readStanza } from '../../lib/stanza/read.ts'
 import { CLIENT_NS, type Stanza } from '../../lib/stanza/stanza.ts'
-import { escapeXml } from '../../lib/xml/element.ts'
 import { bool, oneOf, shaperRule } from '../config/options.ts'
 import type { Session } from '../sessions/session.ts'
 import type { QueuedStanza } from '../storage/shapes.ts'
@@ -27,8 +25,6 @@ export interface OfflineOptions {
   use_mam_for_storage: boolean
 }
 
-const NOTHING = Buffer.alloc(0)
-
 export const offline = defineExtension({
   name: 'offline',
   ejabberd: 'mod_offline',
@@ -43,7 +39,7 @@ export const offline = defineExtension({
     store_empty_body: { type: oneOf('true', 'false', 'unless_chat_state'), default: 'unless_chat_state', help: 'Whether messages without a body are kept.' },
     store_groupchat: { type: bool(), default: false, help: 'Keep messages of type groupchat.' },
     bounce_groupchat: { type: bool(), default: false, help: 'Answer messages of type groupchat that are not kept with an error.' },
-    use_mam_for_storage: { type: bool(), default: false, help: 'Take messages that the archive has from there, instead of keeping them twice.' },
+    use_mam_for_storage: { type: bool(), default: false, help: 'Take offline messages from the archive.', ignored: 'has no effect: offline messages have a list of their own, whether the archive has them too or not.' },
   },
   start({ host, hooks, storage, access, log }, options: OfflineOptions) {
     const { offline: queue } = storage
@@ -51,7 +47,7 @@ export const offline = defineExtension({
     const leaving = new Map<string, Set<string>>()
 
     hooks.undeliverable((delivery) => {
-      let { stanza } = delivery
+      const { stanza } = delivery
       if (!delivery.toLocal || delivery.to.domain !== host || stanza.name !== 'message') return false
       const owner = delivery.to.bare
       const type = stanza.attrs['type']
@@ -71,11 +67,8 @@ export const offline = defineExtension({
         log.info({ what: 'offline_queue_full', owner })
         return false // RFC 6121 §8.5.2.2.1: service-unavailable
       }
-      if (options.use_mam_for_storage && delivery.archivedTo) queue.push(owner, { id: delivery.id, bytes: NOTHING })
-      else {
-        stanza = withDelay(stanza, host, delivery.time)
-        queue.push(owner, { id: delivery.id, bytes: stanza.bytes() })
-      }
+      // As it will be delivered; one that comes back from a session keeps the delay it has.
+      queue.push(owner, { id: delivery.id, bytes: withDelay(stanza, host, delivery.time).bytes() })
       delivery.durable = true
       return true
     })
@@ -124,41 +117,19 @@ export const offline = defineExtension({
     async function drainSlowly(session: Session, first: Promise<readonly QueuedStanza[]> | readonly QueuedStanza[]): Promise<void> {
       let page = await first
       for (;;) {
-        const filled = options.use_mam_for_storage ? await fill(session.owner, page) : page
         if (session.ended) return
-        sendPage(session, filled)
+        sendPage(session, page)
         const last = page.at(-1)
         if (page.length < PAGE || last === undefined) return
         page = await queue.list(session.owner, PAGE, last.id)
       }
     }
 
-    /** Entries whose bytes are in the archive. One that is not there any more has been removed by its owner. */
-    async function fill(owner: string, page: readonly QueuedStanza[]): Promise<readonly QueuedStanza[]> {
-      const filled: QueuedStanza[] = []
-      const missing: string[] = []
-      for (const entry of page) {
-        if (entry.bytes.length > 0) {
-          filled.push(entry)
-          continue
-        }
-        const archived = await storage.archive.get(owner, entry.id)
-        if (archived === undefined) missing.push(entry.id)
-        else {
-          const id = `<stanza-id xmlns='${STANZA_ID_NS}' by='${escapeXml(owner)}' id='${escapeXml(entry.id)}'/>`
-          const stanza = readStanza(archived.bytes).append('stanza-id', STANZA_ID_NS, id)
-          filled.push({ id: entry.id, bytes: withDelay(stanza, host, timeOfMessageId(entry.id) ?? 0).bytes() })
-        }
-      }
-      if (missing.length > 0) queue.remove(owner, missing)
-      return filled
-    }
-
     hooks.available((session) => {
       // RFC 6121 §4.7.2.3: a negative priority takes no messages.
       if (session.priority < 0 || session.get(FLEXIBLE_OFFLINE) === true || queue.count(session.owner) === 0) return
       let page = queue.list(session.owner, PAGE)
-      if (page instanceof Promise || options.use_mam_for_storage) {
+      if (page instanceof Promise) {
         drainSlowly(session, page).catch((error: unknown) => log.error({ what: 'offline_drain_failed', owner: session.owner, error }))
         return
       }

@@ -122,7 +122,7 @@ export const archive = defineExtension({
       if (owners.length === 0) return
       history.append({ id: delivery.id, bytes: delivery.stanza.bytes(), owners })
       delivery.durable = true
-      // §3.4: the recipient learns the id; the sender's copies get theirs with the carbons.
+      // §3.5: the recipient learns the id; the sender's copies get theirs with the carbons.
       if (delivery.archivedTo && to.domain === host) delivery.stanza = withStanzaId(delivery.stanza, to.bare, delivery.id)
     })
 

@@ -1,0 +1,196 @@
+import { expect } from 'chai'
+import { Jid } from '../../lib/jid.ts'
+import { nextMessageId, timeOfMessageId } from '../../lib/stanza/ids.ts'
+import { readStanza } from '../../lib/stanza/read.ts'
+import { makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
+import { HookRunner } from '../router/hook-runner.ts'
+import type { Delivery } from '../router/hooks.ts'
+import { Gate } from '../sessions/gate.ts'
+import { type Management, Session } from '../sessions/session.ts'
+import { openMemory } from '../storage/memory/memory.ts'
+import type { Parts } from './extension.ts'
+import { offline, type OfflineOptions } from './offline.ts'
+
+const OPTIONS: OfflineOptions = { access_max_user_messages: 'max_user_offline_messages', store_empty_body: 'unless_chat_state', store_groupchat: false, bounce_groupchat: false, use_mam_for_storage: false }
+const OWNER = 'juliet@capulet.example'
+const QUIET = { info() {}, error() {}, warn() {}, debug() {} }
+
+function setUp(options: Partial<OfflineOptions> = {}, max: number | undefined = 5) {
+  const storage = openMemory()
+  const hooks = new HookRunner()
+  offline.start({ host: 'capulet.example', hooks, storage, access: { value: () => max, allows: () => true, shaper: () => undefined }, log: QUIET } as unknown as Parts, { ...OPTIONS, ...options })
+  const delivery = (content: string, type = 'chat', changes: Partial<Delivery> = {}): Delivery => {
+    const id = nextMessageId()
+    return {
+      stanza: readStanza(Buffer.from(`<message from='romeo@montague.example/o' to='${OWNER}' type='${type}'>${content}</message>`)),
+      from: Jid.parse('romeo@montague.example/o'), to: Jid.parse(OWNER), session: undefined, id, time: timeOfMessageId(id) as number, fromLocal: false, toLocal: true,
+      noArchive: false, noCopy: false, noOffline: false, archivedFrom: false, archivedTo: false, durable: false, reached: [], ...changes,
+    }
+  }
+  const store = (content: string, type?: string, changes?: Partial<Delivery>): boolean => hooks.runUndeliverable(delivery(content, type, changes))
+  const gate = new Gate(storage)
+  const bind = (kind: 'plain' | 'resumable', unacknowledged = 1000) => {
+    const written: string[] = []
+    const session: Session = new Session(Jid.parse(`${OWNER}/${kind}`), { address: '', secure: true, backlog: 0, write: (bytes) => { written.push(bytes.toString()) }, close() {} }, {
+      storage, gate,
+      whileInactive: () => 'send',
+      ended: (_session, undelivered: readonly Stanza[]) => {
+        for (const stanza of undelivered) {
+          const stamped = /id='(\w{14})'\/>/.exec(stanza.toString())?.[1]
+          hooks.runUndeliverable(delivery('', 'chat', { stanza, ...(stamped && { id: stamped, time: timeOfMessageId(stamped) as number }) }))
+        }
+      },
+      detached() {},
+      limits: { outboundBytes: 1e6, unacknowledged, held: 10 },
+      now: () => Date.now(),
+    })
+    if (kind === 'resumable') {
+      session.management = { id: 's', resumable: true, resumeMs: 1000, handled: 0, handledStored: 0, sent: 0, acknowledged: 0, queue: [], unrequested: 0, requestedAt: 0 } satisfies Management
+    }
+    return { session, written, messages: () => written.filter((text) => text.startsWith('<message')) }
+  }
+  const available = (session: Session, priority = 0): void => {
+    session.priority = priority
+    hooks.runAvailable(session, makeStanza('presence', {}), true)
+  }
+  return { storage, hooks, delivery, store, bind, available, count: () => storage.offline.count(OWNER) }
+}
+
+const bodies = (texts: readonly string[]): string[] => texts.map((text) => /<body>(.*)<\/body>/.exec(text)?.[1] ?? '')
+const stamped = (id: string): string => `<stanza-id xmlns='urn:xmpp:sid:0' by='${OWNER}' id='${id}'/>`
+
+describe('offline messages (XEP-0160)', () => {
+  it('are delivered in order with the time they were sent, and once', async () => {
+    const { storage, delivery, hooks, bind, available, count } = setUp()
+    const first = delivery('<body>1</body>')
+    expect(hooks.runUndeliverable(first)).to.equal(true)
+    expect(first.durable).to.equal(true)
+    expect(hooks.runUndeliverable(delivery('<body>2</body>', 'normal'))).to.equal(true)
+    const { session, messages } = bind('plain')
+    available(session)
+    expect(messages(), 'nothing before the commit').to.deep.equal([])
+    const second = bind('plain')
+    available(second.session)
+    await storage.committed()
+    expect(bodies(messages())).to.deep.equal(['1', '2'])
+    expect(messages()[0]).to.contain(`<delay xmlns='urn:xmpp:delay' from='capulet.example' stamp='${new Date(first.time).toISOString()}'/>`)
+    expect(second.messages()).to.deep.equal([])
+    expect(count()).to.equal(0)
+  })
+
+  it('leave the queue in the turn in which a resumable stream takes them', async () => {
+    const { storage, store, bind, available, count } = setUp()
+    store('<body>1</body>')
+    const { session, messages } = bind('resumable')
+    available(session)
+    expect(count()).to.equal(0)
+    expect(session.management?.queue.length).to.equal(1)
+    await storage.committed()
+    expect(bodies(messages())).to.deep.equal(['1'])
+  })
+
+  it('come back as they were when the session ends without acknowledging them', () => {
+    const { store, bind, available, storage, count } = setUp()
+    const id = nextMessageId()
+    store(`<body>1</body>${stamped(id)}`, 'chat', { id, time: timeOfMessageId(id) as number })
+    const before = storage.offline.list(OWNER, 10) as { id: string; bytes: Buffer }[]
+    const { session } = bind('resumable')
+    available(session)
+    session.close()
+    expect(count()).to.equal(1)
+    expect(storage.offline.list(OWNER, 10)).to.deep.equal(before)
+  })
+
+  it('stay when a session without stream management ends before the commit', async () => {
+    const { store, bind, available, storage, count } = setUp()
+    const id = nextMessageId()
+    store(`<body>1</body>${stamped(id)}`, 'chat', { id, time: timeOfMessageId(id) as number })
+    store('<body>2</body>')
+    const { session, messages } = bind('plain')
+    available(session)
+    session.close()
+    await storage.committed()
+    await storage.committed()
+    expect(messages()).to.deep.equal([])
+    expect(count()).to.equal(2)
+    const next = bind('plain')
+    available(next.session)
+    await storage.committed()
+    expect(bodies(next.messages()).sort()).to.deep.equal(['1', '2'])
+  })
+
+  it('are neither lost nor doubled when the session cannot take them all', async () => {
+    const { store, bind, available, storage, count } = setUp({}, 20)
+    for (let i = 0; i < 9; i++) {
+      const id = nextMessageId()
+      store(`<body>${i}</body>${i % 2 ? stamped(id) : ''}`, 'chat', { id, time: timeOfMessageId(id) as number })
+    }
+    const { session } = bind('resumable', 3)
+    available(session)
+    expect(session.ended).to.equal(true)
+    expect(count()).to.equal(9)
+    const next = bind('resumable')
+    available(next.session)
+    await storage.committed()
+    expect(bodies(next.messages()).sort()).to.deep.equal(['0', '1', '2', '3', '4', '5', '6', '7', '8'])
+  })
+
+  it('wait for a priority that is not negative, and for clients that fetch them themselves (XEP-0013)', async () => {
+    const { store, bind, available, storage, count } = setUp()
+    store('<body>1</body>')
+    const { session, messages } = bind('plain')
+    available(session, -1)
+    session.set('flexibleOffline', true)
+    available(session, 1)
+    expect(count()).to.equal(1)
+    session.set('flexibleOffline', undefined)
+    available(session, 1)
+    await storage.committed()
+    expect(bodies(messages())).to.deep.equal(['1'])
+  })
+
+  it('are those that are worth keeping (§3)', () => {
+    const { store, count } = setUp({}, Infinity)
+    expect(store('<body>1</body>', 'error')).to.equal(false)
+    expect(store('<body>1</body>', 'headline')).to.equal(false)
+    expect(store('<body>1</body>', 'groupchat'), 'dropped').to.equal(true)
+    expect(store("<composing xmlns='http://jabber.org/protocol/chatstates'/><thread>t</thread>"), 'dropped').to.equal(true)
+    expect(store("<body>1</body><no-store xmlns='urn:xmpp:hints'/>"), 'refused').to.equal(false)
+    expect(store("<received xmlns='urn:xmpp:receipts' id='1'/><no-store xmlns='urn:xmpp:hints'/>"), 'dropped').to.equal(true)
+    expect(store('<body>1</body>', 'chat', { noOffline: true })).to.equal(false)
+    expect(store('<body>1</body>', 'chat', { toLocal: false })).to.equal(false)
+    expect(count()).to.equal(0)
+    expect(store("<received xmlns='urn:xmpp:receipts' id='1'/>")).to.equal(true)
+    expect(count()).to.equal(1)
+    expect(store("<active xmlns='http://jabber.org/protocol/chatstates'/><store xmlns='urn:xmpp:hints'/>")).to.equal(true)
+    expect(count()).to.equal(2)
+  })
+
+  it('obey the options', () => {
+    expect(setUp({ bounce_groupchat: true }).store('<body>1</body>', 'groupchat')).to.equal(false)
+    const rooms = setUp({ store_groupchat: true })
+    rooms.store('<body>1</body>', 'groupchat')
+    expect(rooms.count()).to.equal(1)
+    const never = setUp({ store_empty_body: 'false' })
+    never.store("<received xmlns='urn:xmpp:receipts' id='1'/>")
+    expect(never.count()).to.equal(0)
+    const always = setUp({ store_empty_body: 'true' })
+    always.store("<active xmlns='http://jabber.org/protocol/chatstates'/>")
+    expect(always.count()).to.equal(1)
+  })
+
+  it('are limited for each account (RFC 6121 §8.5.2.2.1)', () => {
+    const { store, count } = setUp({}, 2)
+    expect([store('<body>1</body>'), store('<body>2</body>'), store('<body>3</body>')]).to.deep.equal([true, true, false])
+    expect(count()).to.equal(2)
+    const unruled = setUp({})
+    expect(unruled.store('<body>1</body>')).to.equal(true)
+  })
+
+  it('go with their account', async () => {
+    const { store, hooks, count } = setUp()
+    store('<body>1</body>')
+    await hooks.runAccountRemoved(OWNER)
+    expect(count()).to.equal(0)
+  })
+})
