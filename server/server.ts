@@ -156,7 +156,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       host: host.name,
       iq: host.iq, disco: host.disco, features: host.features, nonzas: host.nonzas, hooks: host.hooks,
       sessions, rosters, storage, http, log, metrics, limits, now,
-      access: host.config.access,
+      access: host.config.access, config: host.config,
       accounts: {
         ...bound(accounts),
         register: server.register,

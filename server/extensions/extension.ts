@@ -4,6 +4,7 @@ import type { Jid } from '../../lib/jid.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
 import type { Accounts } from '../accounts/accounts.ts'
 import type { Access } from '../config/access.ts'
+import type { HostConfig } from '../config/config.ts'
 import type { Limits } from '../config/limits.ts'
 import type { OptionTable } from '../config/options.ts'
 import type { HttpRoutes } from '../http/routes.ts'
@@ -125,6 +126,8 @@ export interface Parts {
   resumption(options: { readonly resumeMs: number; readonly maxResumeMs: number; readonly ackTimeoutMs: number }): void
   /** The limits of the configuration. */
   limits: Limits
+  /** Top-level options as they are for this host. */
+  config: HostConfig
   /** Calls `run` every `everyMs` until the host is reloaded or the server stops; errors are logged. */
   every(everyMs: number, run: () => void | Promise<void>): void
   /** Milliseconds since 1970; tests move it. */

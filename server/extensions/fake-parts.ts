@@ -84,6 +84,7 @@ export function fakeParts(host = 'example.net') {
     http: { add: () => () => undefined, baseUrl: () => undefined } as unknown as Parts['http'],
     metrics: createMetrics(),
     limits: defaultLimits,
+    config: { registrationTimeoutMs: 600_000 } as Parts['config'],
     every: (_ms, run) => { tasks.push(run) },
     now: () => clock.now,
     enabled: () => true,

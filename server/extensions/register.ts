@@ -6,7 +6,7 @@ import { StanzaError } from '../../lib/stanza/errors.ts'
 import { errorReply, iqResult, type Stanza, stanzaOf } from '../../lib/stanza/stanza.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
 import { AccountError } from '../accounts/accounts.ts'
-import { accessRule, bool, duration, int, list, record, text } from '../config/options.ts'
+import { accessRule, bool, int, list, record, text } from '../config/options.ts'
 import { defineExtension, type IqRequest } from './extension.ts'
 
 const NS = 'jabber:iq:register'
@@ -26,7 +26,7 @@ export const register = defineExtension({
   ejabberd: 'mod_register',
   specs: [{ xep: 77, version: '2.4', status: 'complete' }],
   features: [NS],
-  needs: ['host', 'iq', 'disco', 'features', 'nonzas', 'router', 'accounts', 'access', 'log', 'now'],
+  needs: ['host', 'iq', 'disco', 'features', 'nonzas', 'router', 'accounts', 'access', 'config', 'log', 'now'],
   options: {
     access: { type: accessRule(), default: 'all', help: 'Which accounts may be registered.' },
     access_from: { type: accessRule(), default: 'none', help: 'Which accounts may register others.' },
@@ -43,11 +43,10 @@ export const register = defineExtension({
       help: 'A message for every new account.',
     },
     registration_watchers: { type: list(text()), default: [] as readonly string[], help: 'JIDs that are told of every new account.' },
-    registration_timeout: { type: duration(), default: 600_000, help: 'How long an address waits between two registrations.' },
     captcha_protected: { type: bool(), default: false, help: 'Registration needs a CAPTCHA. There is none yet, so true means no registration before login.' },
     allow_modules: { type: list(text()), default: ['all'] as readonly string[], help: 'Which modules may register accounts.', ignored: 'has no effect: no other module registers accounts.' },
   },
-  start({ host, iq, disco, features, nonzas, router, accounts, access, log, now }, options) {
+  start({ host, iq, disco, features, nonzas, router, accounts, access, config, log, now }, options) {
     disco.feature('account', NS)
     const recent = new Map<string, number>()
 
@@ -56,12 +55,12 @@ export const register = defineExtension({
       const network = networkOf(address)
       const at = now()
       for (const [key, since] of recent) { // in order of time
-        if (at - since < options.registration_timeout) break
+        if (at - since < config.registrationTimeoutMs) break
         recent.delete(key)
       }
       if (recent.has(network)) throw new StanzaError('resource-constraint', 'Please wait before you register another account')
       if (recent.size >= ADDRESSES_MAX) throw new StanzaError('resource-constraint', 'Too many registrations at the moment')
-      if (Number.isFinite(options.registration_timeout)) recent.set(network, at)
+      if (Number.isFinite(config.registrationTimeoutMs)) recent.set(network, at)
       return () => recent.delete(network)
     }
 
