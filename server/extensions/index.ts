@@ -10,7 +10,7 @@ import { entityTime } from './entity-time.ts'
 import type { Extension } from './extension.ts'
 import { flexibleOffline } from './flexible-offline.ts'
 import { hints } from './hints.ts'
-import { httpUpload } from './http-upload.ts'
+import { httpUpload, httpUploadQuota } from './http-upload.ts'
 import { lastActivity } from './last-activity.ts'
 import { offline } from './offline.ts'
 import { ping } from './ping.ts'
@@ -31,5 +31,5 @@ export const extensions = [
   streamManagement, streamLimits, clientState,
   disco, caps, contactAddresses,
   roster, register, privateStorage, vcard, lastActivity, flexibleOffline,
-  ping, version, entityTime, httpUpload,
+  ping, version, entityTime, httpUpload, httpUploadQuota,
 ] as unknown as readonly Extension[]
