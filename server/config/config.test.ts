@@ -49,8 +49,8 @@ describe('configuration', () => {
   it('names file, line, option, value and what is allowed', () => {
     const { problems } = load('hosts: [a.example]\nlisten:\n  -\n    port: 99999\n    module: ejabberd_c2s\nloglevel: loud\n')
     expect(problems).to.have.length(2)
-    expect(problems[1]).to.equal('main.yml:4: error: listen.port: "99999" is not allowed here; expected a port from 0 to 65535 or "unix:/path".')
-    expect(problems[0]).to.match(/^main\.yml:6: error: loglevel: "loud" is not allowed here; expected one of 0, 1/)
+    expect(problems[0]).to.equal('main.yml:4: error: listen.port: "99999" is not allowed here; expected a port from 0 to 65535 or "unix:/path".')
+    expect(problems[1]).to.match(/^main\.yml:6: error: loglevel: "loud" is not allowed here; expected one of 0, 1/)
   })
 
   it('suggests a name for a slip of the pen', () => {
@@ -538,9 +538,9 @@ modules:
   })
 
   it('collects certificates from old names and reports what matches no file', () => {
-    const { config, problems } = load('hosts: [a.example]\ndomain_certfile: /gone/one.pem\ncertfiles:\n  - /gone/*.pem\nlisten:\n  - {port: 1, module: ejabberd_c2s, certfile: /gone/two.pem}\n')
+    const { config, problems } = load('hosts: [a.example]\ndomain_certfile: /gone/one.pem\nhost_config: {a.example: {domain_certfile: /gone/three.pem}}\ncertfiles:\n  - /gone/*.pem\nlisten:\n  - {port: 1, module: ejabberd_c2s, certfile: /gone/two.pem}\n')
     expect(config.certfiles).to.deep.equal([])
-    expect(problems).to.have.length(3)
+    expect(problems).to.have.length(4)
     for (const problem of problems) expect(problem).to.match(/warning: certfiles: "\/gone.*matches no file/)
   })
 })

@@ -7,7 +7,7 @@ import { createAccess, isNetwork, type Access, type AccessLayer, type Shaper } f
 import { globalOptionNames, hostOptionNames, moduleNames, removedModuleNames, removedOptionNames, renamedModules, renamedOptions } from './ejabberd-names.ts'
 import { defaultLimits, limitTable, type Limits } from './limits.ts'
 import { readListeners } from './listen.ts'
-import { entryOf, show, textOf, toNode, toValue, type ConfigNode, type MapEntry, type MapNode } from './node.ts'
+import { entryOf, show, textOf, toNode, toValue, type ConfigNode, type MapEntry, type MapNode, type Where } from './node.ts'
 import { anything, bool, duration, either, int, list, oneOf, OptionError, parseOptions, size, text, type OptionSpec, type OptionTable, type OptionType } from './options.ts'
 import { didYouMean, type Problem } from './problems.ts'
 import { readTls, tlsTable, type TlsNames } from './tls.ts'
@@ -238,8 +238,8 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
     keywords: { VERSION, SEMVER: VERSION, HOME: homedir(), CONFIG_PATH: folder, DATABASE_PATH: folder, LOG_PATH: folder },
     ...(options.readText ? { readText: options.readText } : {}),
   })
-  const root = withCurrentNames(tree, problems, 'top')
-  const report = (entry: { readonly file: string; readonly line: number }, option: string, level: Problem['level'], what: string): void => {
+  const root = withCurrentNames(tree, problems)
+  const report = (entry: Where, option: string, level: Problem['level'], what: string): void => {
     problems.push({ file: entry.file, line: entry.line, option, level, text: what })
   }
   const own = (key: string): ConfigNode | undefined => entryOf(root, key)?.value
@@ -255,7 +255,8 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
 
   // Per host
   const globalEntries = root.entries.filter((entry) => Object.hasOwn(hostTable, entry.key) || HOST_STRUCTURAL.has(entry.key))
-  const perHost = readHostConfigs(root, hosts, problems)
+  const hostCertfiles: { path: string; at: Where }[] = []
+  const perHost = readHostConfigs(root, hosts, hostCertfiles, problems)
   const globalHost = readTable(hostTable, globalEntries, '', problems)
   const globalModules = readModules(own('modules'), problems)
   const globalLayer = layerOf(root)
@@ -306,7 +307,7 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
   }
   const tlsOptions = readTls(globalHost, 'c2s_', folder, root, problems)
   const { listen, certfiles: listenerCertfiles } = readListeners(entryOf(root, 'listen'), { limits: allLimits, tlsOptions, folder, check: globalAccess.check, problems })
-  const certfiles = [...new Set([...globals.certfiles.map((path) => ({ path, at: entryOf(root, 'certfiles') ?? root })), ...listenerCertfiles].flatMap(({ path, at }) => {
+  const certfiles = [...new Set([...globals.certfiles.map((path) => ({ path, at: entryOf(root, 'certfiles') ?? root })), ...listenerCertfiles, ...hostCertfiles].flatMap(({ path, at }) => {
     const pattern = resolve(folder, path)
     const found = /[*?[{]/.test(pattern) ? globSync(pattern).toSorted() : existsSync(pattern) ? [pattern] : []
     if (found.length === 0) report(at, 'certfiles', 'warning', `"${path}" matches no file; hosts without a certificate get one that the server signs itself.`)
@@ -328,7 +329,7 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
     },
   }
   ruleChecks.set(config, checks)
-  return { config, problems: withoutRepeats(problems) }
+  return { config, problems: inOrder(withoutRepeats(problems)) }
 }
 
 type RuleCheck = ReturnType<typeof createAccess>['check']
@@ -383,15 +384,21 @@ export function checkModules(config: Config, extensions: readonly ExtensionDecla
       }
     }
   }
-  return withoutRepeats(problems).map((problem) => strict ? { ...problem, level: 'error' } : problem)
+  return inOrder(withoutRepeats(problems)).map((problem) => strict ? { ...problem, level: 'error' } : problem)
 }
 
 function withoutRepeats(problems: readonly Problem[]): Problem[] {
   return [...new Map(problems.map((problem) => [`${problem.file}:${problem.line}:${problem.option}:${problem.text}`, problem])).values()]
 }
 
+/** By file as they were met, and by line within a file. */
+function inOrder(problems: readonly Problem[]): Problem[] {
+  const files = [...new Set(problems.map((problem) => problem.file))]
+  return problems.toSorted((one, other) => files.indexOf(one.file) - files.indexOf(other.file) || one.line - other.line)
+}
+
 /** Old names become the current ones; what they were is reported only when it has no effect any more. */
-function withCurrentNames(tree: MapNode, problems: Problem[], _place: 'top'): MapNode {
+function withCurrentNames(tree: MapNode, problems: Problem[]): MapNode {
   const entries: MapEntry[] = []
   for (const entry of tree.entries) {
     const current = renamedOptions.get(entry.key)
@@ -537,7 +544,7 @@ function layerOf(node: MapNode): AccessLayer {
 }
 
 /** `host_config` and `append_host_config`, by host. */
-function readHostConfigs(root: MapNode, hosts: readonly string[], problems: Problem[]): Map<string, { entries: MapEntry[]; appended: MapEntry[] }> {
+function readHostConfigs(root: MapNode, hosts: readonly string[], certfiles: { path: string; at: Where }[], problems: Problem[]): Map<string, { entries: MapEntry[]; appended: MapEntry[] }> {
   const result = new Map<string, { entries: MapEntry[]; appended: MapEntry[] }>()
   const supported = new Set([...Object.keys(hostTable), ...HOST_STRUCTURAL])
   for (const kind of ['host_config', 'append_host_config'] as const) {
@@ -556,7 +563,10 @@ function readHostConfigs(root: MapNode, hosts: readonly string[], problems: Prob
       const entries = value.kind === 'map' ? value.entries : value.kind === 'list' ? value.items.flatMap((item) => item.kind === 'map' ? item.entries : []) : undefined
       if (!entries) { problems.push({ file, line, option, level: 'error', text: `${show(value)} is not allowed here; expected a map of options.` }); continue }
       const target = result.get(host) ?? { entries: [], appended: [] }
-      for (const entry of entries) {
+      for (const written of entries) {
+        const entry = { ...written, key: renamedOptions.get(written.key) ?? written.key }
+        // Older files give each host its certificate; certificates are found by their names, wherever they are listed.
+        if (entry.key === 'certfiles' && written.key !== 'certfiles') { certfiles.push({ path: textOf(entry.value) ?? '', at: written }); continue }
         if (Object.hasOwn(globalTable, entry.key) || (STRUCTURAL.has(entry.key) && !HOST_STRUCTURAL.has(entry.key)) || globalOptionNames.has(entry.key)) {
           problems.push({ file: entry.file, line: entry.line, option: `${option}.${entry.key}`, level: 'error', text: 'cannot differ between hosts; set it at the top level.' })
           continue

@@ -203,7 +203,6 @@ function readListener(node: MapNode, context: ListenContext, certfiles: { path: 
     if (!moduleNames.has(handler) && !handlerNames.has(handler)) report(line, 'listen.request_handlers', 'error', `"${written}" is not allowed here; expected the name of a request handler such as mod_http_upload.${didYouMean(written, [...moduleNames.keys(), ...handlerNames])}`)
     else handlers.set(pathOf(path), handler)
   }
-  if (options.starttls_required === true && options.starttls !== true && options.tls !== true) report(entryOf(current, 'starttls_required') ?? node, 'listen.starttls_required', 'warning', 'implies starttls, which is on.')
   const unixPath = typeof options.port === 'string' ? options.port : undefined
   const tlsOptions = readTls({
     c2s_ciphers: options.ciphers ?? '', c2s_dhfile: options.dhfile ?? '', c2s_cafile: options.cafile ?? '',

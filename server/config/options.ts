@@ -254,9 +254,11 @@ export function parseOptions<O extends object>(table: OptionTable<O>, raw: unkno
     }
     if (seen.has(key)) { report('error', 'is set twice.'); continue }
     seen.add(key)
-    if (spec.ignored !== undefined) report('warning', spec.ignored)
     try {
-      options[key] = spec.type.parse(value)
+      const parsed = spec.type.parse(value)
+      options[key] = parsed
+      // What is set to the default asks for nothing else than what happens.
+      if (spec.ignored !== undefined && (typeof parsed === 'object' || parsed !== spec.default)) report('warning', spec.ignored)
     } catch (error) {
       if (!(error instanceof OptionError)) throw error
       report('error', error.message, error.node)
