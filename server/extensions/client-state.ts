@@ -27,6 +27,15 @@ export const clientState = defineExtension({
     queue_pep: { type: bool(), default: true, help: 'Hold notifications of personal events back, the latest of each item.' },
   },
   start({ features, nonzas, hooks }, options) {
+    /** Of what is held back; each is compared with all that comes. */
+    const keys = new WeakMap<Stanza, string>()
+
+    /** Takes what a newer stanza replaces out of those held back. How many there may be is the session's limit. */
+    function discard(held: Stanza[], key: string): void {
+      const at = held.findIndex((stanza) => keys.get(stanza) === key)
+      if (at !== -1) held.splice(at, 1)
+    }
+
     features.afterLogin(() => `<csi xmlns='${NS}'/>`)
 
     nonzas.handle(`${NS} inactive`, (session) => {
@@ -49,20 +58,15 @@ export const clientState = defineExtension({
       const key = holdKey(stanza, options)
       if (key === undefined) {
         // What the message says makes the chat state before it worthless.
-        if (stanza.name === 'message' && stanza.has('body')) discard(session.held, `chat-state ${bareOf(stanza.from)}`, options)
+        if (stanza.name === 'message' && stanza.has('body')) discard(session.held, `chat-state ${bareOf(stanza.from)}`)
         return 'send'
       }
-      discard(session.held, key, options)
+      discard(session.held, key)
+      keys.set(stanza, key)
       return 'hold'
     })
   },
 })
-
-/** Takes what a newer stanza replaces out of those held back. How many there may be is the session's limit. */
-function discard(held: Stanza[], key: string, options: ClientStateOptions): void {
-  const at = held.findIndex((stanza) => holdKey(stanza, options) === key)
-  if (at !== -1) held.splice(at, 1)
-}
 
 /** What a stanza that can wait is the latest of; undefined when it has to go at once. */
 export function holdKey(stanza: Stanza, options: ClientStateOptions): string | undefined {

@@ -122,7 +122,8 @@ export function fakeParts(host = 'example.net') {
           this.sent.push(each)
         },
         flushHeld(this: FakeSession) { this.sent.push(...this.held.splice(0)) },
-        close(this: FakeSession, error?: { condition: string }) { this.closed = error?.condition ?? 'closed' },
+        close(error?: { condition: string }) { session.closed = error?.condition ?? 'closed' },
+        carrier: { close(error?: { condition: string }) { session.closed = error?.condition ?? 'closed' } },
       }
       online.push(session)
       hooks.runBound(session as unknown as Session)

@@ -48,7 +48,8 @@ export const ping = defineExtension({
       waiting.delete(session)
       // XEP-0199 §4.2: an error such as feature-not-implemented proves that the client is there.
       if (answer !== undefined) heard(session)
-      else if (options.timeout_action === 'kill' && session.connected) session.close(new StreamError('connection-timeout'))
+      // The stream ends; a session that may resume waits for its client as after any lost connection.
+      else if (options.timeout_action === 'kill') session.carrier?.close(new StreamError('connection-timeout'))
     }
 
     every(Math.max(1000, Math.min(options.ping_interval / 4, 30_000)), async () => {

@@ -116,7 +116,13 @@ export class Router {
       if (type === 'error') return
       throw new StanzaError('service-unavailable') // RFC 6121 §8.5.1
     }
-    toHost.hooks.runIncoming(delivery)
+    try {
+      toHost.hooks.runIncoming(delivery)
+    } catch (error) {
+      // An error would go to a whole room or news service, which takes it for the recipient having left.
+      if (error instanceof StanzaError && (type === 'groupchat' || type === 'headline')) return
+      throw error
+    }
     const targets = this.#targets(delivery)
     if (targets === undefined) throw new StanzaError('service-unavailable')
     ;(fromHost ?? toHost).hooks.runStore(delivery)
