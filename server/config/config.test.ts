@@ -1,7 +1,9 @@
 import { expect } from 'chai'
 import { readFileSync } from 'node:fs'
 import { Jid } from '../../lib/jid.ts'
-import { checkModules, formatProblem, loadConfig, type Config, type LoadOptions } from './config.ts'
+import { checkModules, formatProblem, globalTable, hostTable, loadConfig, metricsTable, snakeCase, tidingsTable, uploadTable, type Config, type LoadOptions } from './config.ts'
+import { limitTable } from './limits.ts'
+import { listenTables } from './listen.ts'
 import { accessRule, bool, duration, oneOf, type OptionTable } from './options.ts'
 
 /** Loads `main.yml` from texts. */
@@ -535,6 +537,12 @@ modules:
     const host = good('hosts: [a.example]\nauth_scram_hash: sha256\ndisable_sasl_mechanisms: digest-md5\nresource_conflict: closeold\n').host('a.example')
     expect(host).to.include({ authScramHash: 'SHA-256', resourceConflict: 'closeold', registrationTimeoutMs: 600_000 })
     expect(host.disabledMechanisms).to.deep.equal(['DIGEST-MD5'])
+  })
+
+  it('is described whole in the manual', () => {
+    const manual = readFileSync(new URL('../../docs/configuration.md', import.meta.url), 'utf8')
+    const names = [globalTable, hostTable, tidingsTable, metricsTable, uploadTable, listenTables.ejabberd_c2s, listenTables.ejabberd_http].flatMap((table) => Object.keys(table))
+    for (const name of [...names, ...Object.keys(limitTable).map(snakeCase)]) expect(manual.match(new RegExp(`\\b${name}\\b`)), name).to.not.equal(null)
   })
 
   it('collects certificates from old names and reports what matches no file', () => {
