@@ -1,0 +1,181 @@
+/** The lower half of a client: a socket with a stream on it. It says only what it is told to say. */
+import { once } from 'node:events'
+import net from 'node:net'
+import tls from 'node:tls'
+import { type Stanza } from '../stanza/stanza.ts'
+import { StreamError } from '../stream/errors.ts'
+import { escapeXml } from '../xml/element.ts'
+import { type StreamHeader, StreamParser } from '../xml/parser.ts'
+
+export const STREAM_NS = 'http://etherx.jabber.org/streams'
+const STREAM_ERRORS_NS = 'urn:ietf:params:xml:ns:xmpp-streams'
+
+const LIMITS = { stanzaBytes: 16_777_216, depth: 1000, attributes: 1000, children: 100_000 }
+
+/** What came from the server. `end` is the end of its stream, `close` the end of the connection. */
+export type Incoming =
+  | { readonly kind: 'header'; readonly header: StreamHeader }
+  | { readonly kind: 'element'; readonly stanza: Stanza }
+  | { readonly kind: 'end' }
+  | { readonly kind: 'close'; readonly error: Error | undefined }
+
+export interface Address {
+  readonly host: string
+  readonly port: number
+  readonly domain: string
+  /** Whether TLS is spoken from the first byte (XEP-0368). */
+  readonly direct?: boolean
+  readonly localAddress?: string
+}
+
+export class Connection {
+  readonly domain: string
+  /** Takes what arrives in place of `next()`. */
+  onIncoming: ((incoming: Incoming) => void) | undefined
+  #socket: net.Socket
+  readonly #parser: StreamParser
+  readonly #queue: Incoming[] = []
+  #waiting: ((incoming: Incoming) => void) | undefined
+  #closed = false
+  #error: Error | undefined
+
+  private constructor(socket: net.Socket, domain: string) {
+    this.#socket = socket
+    this.domain = domain
+    this.#parser = new StreamParser(LIMITS, {
+      streamOpened: (header) => this.#take({ kind: 'header', header }),
+      stanza: (stanza) => {
+        // What follows `proceed` is TLS.
+        if (stanza.name === 'proceed' && stanza.xmlns === 'urn:ietf:params:xml:ns:xmpp-tls') this.#parser.pause()
+        this.#take({ kind: 'element', stanza })
+      },
+      streamClosed: () => this.#take({ kind: 'end' }),
+    })
+    this.#attach(socket)
+  }
+
+  /** Connects, without a byte of XMPP. */
+  static async open(address: Address): Promise<Connection> {
+    const local = address.localAddress === undefined ? {} : { localAddress: address.localAddress }
+    const socket = address.direct
+      ? tls.connect({ host: address.host, port: address.port, servername: address.domain, ALPNProtocols: ['xmpp-client'], rejectUnauthorized: false, ...local })
+      : net.connect({ host: address.host, port: address.port, ...local })
+    await once(socket, address.direct ? 'secureConnect' : 'connect')
+    socket.setNoDelay(true)
+    return new Connection(socket, address.domain)
+  }
+
+  get closed(): boolean { return this.#closed }
+  get secure(): boolean { return this.#socket instanceof tls.TLSSocket }
+  get localPort(): number { return this.#socket.localPort ?? 0 }
+
+  /** RFC 9266: the data of `tls-exporter`, when the connection has it. */
+  get exporter(): Buffer | undefined {
+    const socket = this.#socket
+    return socket instanceof tls.TLSSocket && socket.getProtocol() === 'TLSv1.3' ? socket.exportKeyingMaterial(32, 'EXPORTER-Channel-Binding', Buffer.alloc(0)) : undefined
+  }
+
+  write(data: string | Buffer): void {
+    if (!this.#closed) this.#socket.write(data)
+  }
+
+  /** Sends a stream header and expects one. */
+  openStream(attrs: Readonly<Record<string, string>> = {}): void {
+    this.#parser.reset()
+    let text = `<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='${STREAM_NS}'`
+    const all: Record<string, string> = { to: this.domain, version: '1.0', 'xml:lang': 'en', ...attrs }
+    for (const key in all) text += ` ${key}='${escapeXml(all[key] as string)}'`
+    this.write(`${text}>`)
+  }
+
+  /** RFC 6120 §5.4.3.3: TLS on this connection, after `proceed`. */
+  async secureWithTls(): Promise<void> {
+    const plain = this.#socket
+    plain.removeAllListeners('data')
+    plain.removeAllListeners('close')
+    plain.removeAllListeners('error')
+    this.#parser.takeRest()
+    this.#parser.reset()
+    this.#parser.resume()
+    const secured = tls.connect({ socket: plain, servername: this.domain, rejectUnauthorized: false })
+    await once(secured, 'secureConnect')
+    this.#socket = secured
+    this.#attach(secured)
+  }
+
+  /** The next that arrives; after the end, that it is closed, again and again. */
+  async next(timeoutMs = 10_000): Promise<Incoming> {
+    const first = this.#queue.shift()
+    if (first !== undefined) return first
+    if (this.#closed) return { kind: 'close', error: this.#error }
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.#waiting = undefined
+        reject(new Error(`nothing arrived in ${timeoutMs} ms`))
+      }, timeoutMs)
+      this.#waiting = (incoming) => {
+        clearTimeout(timer)
+        resolve(incoming)
+      }
+    })
+  }
+
+  /** The next first-level element. Throws StreamError when it is a stream error. */
+  async nextElement(timeoutMs?: number): Promise<Stanza> {
+    for (;;) {
+      const incoming = await this.next(timeoutMs)
+      if (incoming.kind === 'header') continue
+      if (incoming.kind !== 'element') throw new Error(incoming.kind === 'end' ? 'the server ended the stream' : `the connection is closed${incoming.error ? `: ${incoming.error.message}` : ''}`)
+      const error = streamErrorOf(incoming.stanza)
+      if (error !== undefined) throw error
+      return incoming.stanza
+    }
+  }
+
+  /** What arrived and was not taken yet is given to `onIncoming`, and all that follows. */
+  listen(onIncoming: (incoming: Incoming) => void): void {
+    this.onIncoming = onIncoming
+    for (const incoming of this.#queue.splice(0)) onIncoming(incoming)
+  }
+
+  /** Stops and starts reading, so that the server meets a client that does not. */
+  stopReading(): void { this.#socket.pause() }
+  startReading(): void { this.#socket.resume() }
+
+  /** Ends the connection as a lost network does, without a word. */
+  destroy(): void {
+    this.#socket.destroy()
+  }
+
+  #attach(socket: net.Socket): void {
+    socket.on('data', (chunk: Buffer) => {
+      try {
+        this.#parser.write(chunk)
+      } catch (error) {
+        socket.destroy(error as Error)
+      }
+    })
+    socket.on('error', (error) => { this.#error = error })
+    socket.on('close', () => {
+      this.#closed = true
+      this.#take({ kind: 'close', error: this.#error })
+    })
+  }
+
+  #take(incoming: Incoming): void {
+    if (this.onIncoming !== undefined) return this.onIncoming(incoming)
+    const waiting = this.#waiting
+    if (waiting !== undefined) {
+      this.#waiting = undefined
+      waiting(incoming)
+    } else this.#queue.push(incoming)
+  }
+}
+
+/** The error when this element is `<stream:error/>` (RFC 6120 §4.9). */
+export function streamErrorOf(stanza: Stanza): StreamError | undefined {
+  if (stanza.name !== 'error' || stanza.xmlns !== STREAM_NS) return undefined
+  const condition = stanza.children.find((child) => child.xmlns === STREAM_ERRORS_NS && child.name !== 'text')
+  const text = stanza.find('text', STREAM_ERRORS_NS)
+  return new StreamError((condition?.name ?? 'undefined-condition') as StreamError['condition'], text && stanza.childElement(text).getText())
+}
