@@ -25,7 +25,9 @@ describe('delayed delivery (XEP-0203) and dates (XEP-0082)', () => {
   })
 
   it('writes dates in UTC with milliseconds', () => {
-    expect(formatDateTime(0)).to.equal('1970-01-01T00:00:00.000Z')
+    for (const ms of [0, -1, 1, 86_399_999, 86_400_000, Date.UTC(2026, 10, 24, 6, 57, 9, 42), Date.UTC(2024, 1, 29, 23, 59, 59, 999)]) {
+      expect(formatDateTime(ms)).to.equal(new Date(ms).toISOString())
+    }
     expect(delayXml(undefined, 0, 'a<b')).to.contain('>a&lt;b</delay>')
   })
 })

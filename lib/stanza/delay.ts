@@ -22,16 +22,24 @@ export function withDelay(stanza: Stanza, from: string, ms: number): Stanza {
   return stanza.append('delay', DELAY_NS, delayXml(from, ms))
 }
 
-let lastMs = NaN
-let lastText = ''
+const DAY_MS = 86_400_000
+let lastDay = NaN
+/** `2026-01-02T`: most dates written in a row are of one day. */
+let lastDayText = ''
 
 /** XEP-0082 DateTime in UTC with milliseconds. */
 export function formatDateTime(ms: number): string {
-  if (ms !== lastMs) {
-    lastText = new Date(ms).toISOString()
-    lastMs = ms
+  const day = Math.floor(ms / DAY_MS)
+  if (day !== lastDay) {
+    lastDayText = new Date(ms).toISOString().slice(0, -13)
+    lastDay = day
   }
-  return lastText
+  const rest = Math.floor(ms - day * DAY_MS)
+  return `${lastDayText}${two(Math.floor(rest / 3_600_000))}:${two(Math.floor(rest / 60_000) % 60)}:${two(Math.floor(rest / 1000) % 60)}.${String(rest % 1000).padStart(3, '0')}Z`
+}
+
+function two(number: number): string {
+  return number < 10 ? `0${number}` : String(number)
 }
 
 const DATE_TIME = /^(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)$/

@@ -5,7 +5,6 @@
  */
 import { type ChildSpan, CLIENT_NS, Stanza } from './stanza.ts'
 
-const LT = 0x3c
 const GT = 0x3e
 const SLASH = 0x2f
 const BANG = 0x21
@@ -13,103 +12,135 @@ const EQUALS = 0x3d
 const QUOTE = 0x22
 const APOSTROPHE = 0x27
 const SPACE = 0x20
-const CDATA_END = Buffer.from(']]>')
 
-interface Tag {
-  readonly name: string
-  readonly attrs: Record<string, string>
-  readonly empty: boolean
-  /** The offset after `>`. */
-  readonly end: number
-}
+type Names = Record<string, string>
 
 /** The stanza of these bytes; the bytes are kept, not copied. */
 export function readStanza(bytes: Buffer): Stanza {
-  const head = readTag(bytes, 0)
-  const { xmlns = CLIENT_NS, ...rest } = head.attrs
-  const attrs = Object.assign(Object.create(null) as Record<string, string>, rest)
-  if (head.empty) return new Stanza(head.name, xmlns, attrs, bytes.subarray(0, 0), [])
-  const end = bytes.lastIndexOf(LT)
-  const content = bytes.subarray(head.end, end)
-  return new Stanza(head.name, xmlns, attrs, content, childrenOf(content, xmlns, attrs))
+  return new StoredReader(bytes).read()
 }
 
-function childrenOf(content: Buffer, xmlns: string, outer: Readonly<Record<string, string>>): ChildSpan[] {
-  const children: ChildSpan[] = []
-  let depth = 0
-  let start = 0
-  let name = ''
-  let namespace = ''
-  let at = content.indexOf(LT)
-  while (at !== -1) {
-    const next = content[at + 1]
-    let end: number
-    if (next === BANG) {
-      end = content.indexOf(CDATA_END, at) + 3
-    } else if (next === SLASH) {
-      end = content.indexOf(GT, at) + 1
-      if (--depth === 0) children.push({ name, xmlns: namespace, start, end })
-    } else if (depth === 0) {
-      const tag = readTag(content, at)
-      const colon = tag.name.indexOf(':')
-      start = at
-      name = tag.name.slice(colon + 1)
-      const declared = colon === -1 ? 'xmlns' : `xmlns:${tag.name.slice(0, colon)}`
-      namespace = tag.attrs[declared] ?? (colon === -1 ? xmlns : outer[declared] ?? '')
-      end = tag.end
-      if (tag.empty) children.push({ name, xmlns: namespace, start, end })
-      else depth = 1
-    } else {
-      end = endOfTag(content, at)
-      if (content[end - 2] !== SLASH) depth++
-    }
-    at = content.indexOf(LT, end)
+/** Works on the bytes as one string of Latin-1, so that offsets in both are the same. */
+class StoredReader {
+  readonly #bytes: Buffer
+  readonly #text: string
+  /** Of the tag read last: the offset after its `>`, and whether it is an empty element. */
+  #end = 0
+  #empty = false
+
+  constructor(bytes: Buffer) {
+    this.#bytes = bytes
+    this.#text = bytes.latin1Slice()
   }
-  return children
+
+  read(): Stanza {
+    const attrs = Object.create(null) as Names
+    const name = this.#tag(0, attrs)
+    const xmlns = attrs['xmlns'] ?? CLIENT_NS
+    if (attrs['xmlns'] !== undefined) delete attrs['xmlns']
+    if (this.#empty) return new Stanza(name, xmlns, attrs, this.#bytes.subarray(0, 0), [])
+    const start = this.#end
+    const end = this.#text.lastIndexOf('</')
+    if (end < start) throw new Error('a stored stanza has no end')
+    return new Stanza(name, xmlns, attrs, this.#bytes.subarray(start, end), this.#children(start, end, xmlns, attrs))
+  }
+
+  #children(base: number, limit: number, xmlns: string, outer: Names): ChildSpan[] {
+    const text = this.#text
+    const children: ChildSpan[] = []
+    let depth = 0
+    let start = 0
+    let name = ''
+    let namespace = ''
+    let at = text.indexOf('<', base)
+    while (at < limit) {
+      const next = text.charCodeAt(at + 1)
+      let end: number
+      if (next === BANG) end = after(text, ']]>', at) // CDATA: comments do not pass the parser
+      else if (next === SLASH) {
+        end = after(text, '>', at)
+        if (--depth === 0) children.push({ name, xmlns: namespace, start: start - base, end: end - base })
+      } else if (depth === 0) {
+        const attrs = Object.create(null) as Names
+        start = at
+        name = this.#tag(at, attrs)
+        const colon = name.indexOf(':')
+        if (colon === -1) namespace = attrs['xmlns'] ?? xmlns
+        else {
+          const declared = `xmlns:${name.slice(0, colon)}`
+          namespace = attrs[declared] ?? outer[declared] ?? ''
+          name = name.slice(colon + 1)
+        }
+        end = this.#end
+        if (this.#empty) children.push({ name, xmlns: namespace, start: start - base, end: end - base })
+        else depth = 1
+      } else {
+        end = endOfTag(text, at)
+        if (text.charCodeAt(end - 2) !== SLASH) depth++
+      }
+      at = text.indexOf('<', end)
+    }
+    return children
+  }
+
+  /** Reads the start tag at this offset into `attrs`; answers its name. */
+  #tag(start: number, attrs: Names): string {
+    const text = this.#text
+    if (text[start] !== '<') throw new Error('a stored stanza does not start with a tag')
+    let at = start + 1
+    while (!endsName(text.charCodeAt(at))) at++
+    const name = this.#slice(start + 1, at)
+    for (;;) {
+      let code = text.charCodeAt(at)
+      while (isSpace(code)) code = text.charCodeAt(++at)
+      if (code === GT || code === SLASH) {
+        this.#empty = code === SLASH
+        this.#end = code === SLASH ? at + 2 : at + 1
+        return name
+      }
+      const key = at
+      while (!endsName(code) && code !== EQUALS) code = text.charCodeAt(++at)
+      const keyEnd = at
+      while (code !== QUOTE && code !== APOSTROPHE) {
+        if (at >= text.length) throw new Error('a stored stanza ends inside a tag')
+        code = text.charCodeAt(++at)
+      }
+      const close = text.indexOf(code === QUOTE ? '"' : "'", at + 1)
+      if (close === -1) throw new Error('a stored stanza ends inside an attribute')
+      attrs[this.#slice(key, keyEnd)] = unescapeXml(this.#slice(at + 1, close))
+      at = close + 1
+    }
+  }
+
+  #slice(start: number, end: number): string {
+    for (let at = start; at < end; at++) if (this.#text.charCodeAt(at) > 0x7f) return this.#bytes.utf8Slice(start, end)
+    return this.#text.slice(start, end)
+  }
+}
+
+function after(text: string, mark: string, at: number): number {
+  const found = text.indexOf(mark, at)
+  if (found === -1) throw new Error('a stored stanza ends inside an element')
+  return found + mark.length
 }
 
 /** The offset after the `>` of the tag that starts at `at`; a `>` inside an attribute's value does not count. */
-function endOfTag(bytes: Buffer, at: number): number {
+function endOfTag(text: string, at: number): number {
   for (;;) {
-    const byte = bytes[at]
-    if (byte === undefined) throw new Error('a stored stanza ends inside a tag')
-    if (byte === GT) return at + 1
-    at = byte === QUOTE || byte === APOSTROPHE ? bytes.indexOf(byte, at + 1) + 1 : at + 1
+    const code = text.charCodeAt(at)
+    if (code === GT) return at + 1
+    if (code === QUOTE || code === APOSTROPHE) at = after(text, code === QUOTE ? '"' : "'", at + 1)
+    else if (at++ >= text.length) throw new Error('a stored stanza ends inside a tag')
   }
 }
 
-function readTag(bytes: Buffer, start: number): Tag {
-  if (bytes[start] !== LT) throw new Error('a stored stanza does not start with a tag')
-  let at = start + 1
-  while (!endsName(bytes[at])) at++
-  const name = bytes.utf8Slice(start + 1, at)
-  const attrs = Object.create(null) as Record<string, string>
-  for (;;) {
-    while (isSpace(bytes[at])) at++
-    const byte = bytes[at]
-    if (byte === GT) return { name, attrs, empty: false, end: at + 1 }
-    if (byte === SLASH) return { name, attrs, empty: true, end: at + 2 }
-    if (byte === undefined) throw new Error('a stored stanza ends inside a tag')
-    const key = at
-    while (!endsName(bytes[at]) && bytes[at] !== EQUALS) at++
-    const keyEnd = at
-    while (bytes[at] !== QUOTE && bytes[at] !== APOSTROPHE) {
-      if (bytes[at] === undefined) throw new Error('a stored stanza ends inside a tag')
-      at++
-    }
-    const close = bytes.indexOf(bytes[at] as number, at + 1)
-    if (close === -1) throw new Error('a stored stanza ends inside an attribute')
-    attrs[bytes.utf8Slice(key, keyEnd)] = unescapeXml(bytes.utf8Slice(at + 1, close))
-    at = close + 1
-  }
+function isSpace(code: number): boolean {
+  return code === SPACE || code === 0x0a || code === 0x0d || code === 0x09
 }
 
-function isSpace(byte: number | undefined): boolean {
-  return byte === SPACE || byte === 0x0a || byte === 0x0d || byte === 0x09
-}
-
-function endsName(byte: number | undefined): boolean {
-  return byte === GT || byte === SLASH || byte === undefined || isSpace(byte)
+/** Also true at the end of the text, where the code is NaN. */
+function endsName(code: number): boolean {
+  return code === GT || code === SLASH || isSpace(code) || code !== code
 }
 
 const ENTITIES: Readonly<Record<string, string>> = { amp: '&', lt: '<', gt: '>', quot: '"', apos: "'" }

@@ -7,7 +7,7 @@ import { accessRule, bool, duration, int, oneOf } from '../../config/options.ts'
 import type { Delivery } from '../../router/hooks.ts'
 import { defineExtension, type IqRequest } from '../extension.ts'
 import { type ArchiveDefault, createPreferences, preferencesXml, readPreferences } from './preferences.ts'
-import { MAM_NS, queryForm, readMetadata, readQuery, resultMessage, runQuery } from './query.ts'
+import { MAM_NS, queryForm, readMetadata, readQuery, resultMessages, runQuery } from './query.ts'
 import { isWorthArchiving } from './worth.ts'
 
 export const STANZA_ID_NS = 'urn:xmpp:sid:0'
@@ -75,10 +75,10 @@ export const archive = defineExtension({
       const query = readQuery(request.payload)
       await activate(owner)
       const page = await runQuery(history, owner, query)
-      const to = request.from.toString()
+      const build = resultMessages(owner, request.from.toString(), query.queryId)
       for (const item of query.flip ? page.items.toReversed() : page.items) {
         // Not kept for a restart: the client asks again for what it has not got.
-        session.send(resultMessage(item, owner, to, query.queryId), { volatile: true })
+        session.send(build(item), { volatile: true })
       }
       return page.fin
     })

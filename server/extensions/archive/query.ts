@@ -16,7 +16,7 @@ const PAGE_MAX = 250
 /** Ids in one query. */
 const IDS_MAX = 250
 /** Items are counted for a page up to here, and not at all beyond: counting must not cost more than the page. */
-const COUNT_MAX = 500
+const COUNT_MAX = 250
 /** The same for a query that asks for the count alone. */
 const COUNT_ALONE_MAX = 10_000
 /** Items looked at for one page when the filter is a full JID, which the index does not know. */
@@ -104,7 +104,7 @@ export interface Page {
   readonly fin: Element
 }
 
-/** Runs a query. `addressOf` picks the address that a full JID in `with` is compared with. */
+/** Runs a query. `matches` says whether an item is to or from the full JID in `with`. */
 export async function runQuery(archive: Archive, owner: string, query: Query, matches: (item: ArchivedItem, other: string) => boolean = toOrFrom): Promise<Page> {
   // §4.1.3 and §4.3.2: the client's picture of the archive is not ours, and it has to know.
   for (const id of [query.beforeId, query.afterId, query.before, query.after, ...(query.ids ?? [])]) {
@@ -198,28 +198,33 @@ function fin(complete: boolean, set: Parameters<typeof buildResultSet>[0]): Elem
   return xml('fin', { xmlns: MAM_NS, complete: complete ? 'true' : undefined }, buildResultSet(set))
 }
 
-const TAIL = Buffer.from('</forwarded></result>')
+const TAIL = '</forwarded></result>'
 const MESSAGE = '<message'
-const NAMESPACE = Buffer.from(`${MESSAGE} xmlns='${CLIENT_NS}'`)
+const NAMESPACE = `${MESSAGE} xmlns='${CLIENT_NS}'`
 
-/** The stored bytes with their namespace, for use inside `<forwarded/>`. Bytes that are there already are copied once. */
-export function forwardedParts(bytes: Buffer): Buffer[] {
-  if (bytes.length === 0) return []
-  return bytes.latin1Slice(0, 16).startsWith(`${MESSAGE} xmlns=`) ? [bytes] : [NAMESPACE, bytes.subarray(MESSAGE.length)]
-}
-
-/** One message of the answer (§4.2), built around the stored bytes. */
-export function resultMessage(item: ArchivedItem, from: string, to: string, queryId: string | undefined): Stanza {
-  const query = queryId === undefined ? '' : ` queryid='${escapeXml(queryId)}'`
-  const time = timeOfMessageId(item.id)
-  const delay = time === undefined ? '' : `<delay xmlns='${DELAY_NS}' stamp='${formatDateTime(time)}'/>`
-  const head = Buffer.from(`<result xmlns='${MAM_NS}'${query} id='${escapeXml(item.id)}'><forwarded xmlns='urn:xmpp:forward:0'>${delay}`)
-  const content = Buffer.concat([head, ...forwardedParts(item.bytes), TAIL])
-  const attrs = Object.create(null) as Record<string, string>
-  attrs['from'] = from
-  attrs['to'] = to
-  attrs['id'] = item.id
-  return new Stanza('message', CLIENT_NS, attrs, content, [{ name: 'result', xmlns: MAM_NS, start: 0, end: content.length }])
+/**
+ * Makes the messages of an answer (§4.2), each built around the stored bytes: `from` is the archive, `to` who asked.
+ */
+export function resultMessages(from: string, to: string, queryId: string | undefined): (item: ArchivedItem) => Stanza {
+  const start = `<result xmlns='${MAM_NS}'${queryId === undefined ? '' : ` queryid='${escapeXml(queryId)}'`} id='`
+  return (item) => {
+    const { bytes } = item
+    const time = timeOfMessageId(item.id)
+    const delay = time === undefined ? '' : `<delay xmlns='${DELAY_NS}' stamp='${formatDateTime(time)}'/>`
+    // The stored stanza stands in a stream of `jabber:client`; here it has to say so. One without bytes was erased (§3.2).
+    const skipped = bytes.length === 0 || bytes.latin1Slice(0, 16).startsWith(`${MESSAGE} xmlns=`) ? 0 : MESSAGE.length
+    const head = `${start}${escapeXml(item.id)}'><forwarded xmlns='urn:xmpp:forward:0'>${delay}${skipped === 0 ? '' : NAMESPACE}`
+    const headBytes = Buffer.byteLength(head)
+    const content = Buffer.allocUnsafe(headBytes + bytes.length - skipped + TAIL.length)
+    content.write(head, 0)
+    bytes.copy(content, headBytes, skipped)
+    content.write(TAIL, content.length - TAIL.length, 'latin1')
+    const attrs = Object.create(null) as Record<string, string>
+    attrs['from'] = from
+    attrs['to'] = to
+    attrs['id'] = item.id
+    return new Stanza('message', CLIENT_NS, attrs, content, [{ name: 'result', xmlns: MAM_NS, start: 0, end: content.length }])
+  }
 }
 
 /** §5: the first and last item of the archive. */
