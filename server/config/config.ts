@@ -307,6 +307,9 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
   }
   const tlsOptions = readTls(globalHost, 'c2s_', folder, root, problems)
   const { listen, certfiles: listenerCertfiles } = readListeners(entryOf(root, 'listen'), { limits: allLimits, tlsOptions, folder, check: globalAccess.check, problems })
+  const { metrics } = tidings.options
+  const taken = metrics && metrics.port !== 0 ? listen.find((listener) => listener.unixPath === undefined && listener.port === metrics.port) : undefined
+  if (taken) report(entryOf(root, 'tidings') ?? root, 'tidings.metrics.port', 'error', `"${taken.port}" is already opened by the listener at ${taken.file}:${taken.line}.`)
   const certfiles = [...new Set([...globals.certfiles.map((path) => ({ path, at: entryOf(root, 'certfiles') ?? root })), ...listenerCertfiles, ...hostCertfiles].flatMap(({ path, at }) => {
     const pattern = resolve(folder, path)
     const found = /[*?[{]/.test(pattern) ? globSync(pattern).toSorted() : existsSync(pattern) ? [pattern] : []
@@ -431,7 +434,7 @@ function checkName(entry: MapEntry, prefix: string, supported: ReadonlySet<strin
   const option = `${prefix}${key}`
   if (supported.has(key)) return
   const written = textOf(entry.value)
-  if (written !== undefined && (SAME[key]?.includes(written) ?? false)) return
+  if (written !== undefined && Object.hasOwn(SAME, key) && (SAME[key]?.includes(written) ?? false)) return
   if (key === 'include_config_file' || key === 'define_keyword' || key === 'define_macro') {
     problems.push({ file, line, option, level: 'error', text: 'is allowed only at the top level of a file.' })
   } else if (globalOptionNames.has(key) || hostOptionNames.has(key)) {

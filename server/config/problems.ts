@@ -17,7 +17,8 @@ export function formatProblem(problem: Problem): string {
 /** ` Did you mean "x"?` when one of the known names is close, otherwise the empty string. */
 export function didYouMean(name: string, known: Iterable<string>): string {
   let best: string | undefined
-  let bestDistance = Math.max(1, Math.floor(name.length / 3)) + 1
+  // At most a third of the name may differ, or one letter of a short one.
+  let bestDistance = name.length < 3 ? 1 : Math.max(1, Math.floor(name.length / 3)) + 1
   for (const candidate of known) {
     if (Math.abs(candidate.length - name.length) >= bestDistance) continue
     const distance = editDistance(name.toLowerCase(), candidate)
