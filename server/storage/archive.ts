@@ -41,8 +41,29 @@ function bytesOf(row: Buffer): Buffer {
   return row.subarray(4 + row.readUInt32BE(0))
 }
 
+/** Lets new entries become durable in a log first, and their rows later. */
+export interface AppendLog {
+  /** The rows of an entry whose id was never used. */
+  append(id: string, body: Buffer, rows: readonly { readonly key: string; readonly value: Buffer }[]): void
+  /** Writes the rows of everything appended; called before any of them may be changed. */
+  flush(): void
+}
+
+/** The rows of an entry, from its row of `m`. */
+export function rowsOf(id: string, body: Buffer): { key: string; value: Buffer }[] {
+  const last = encodePart(id)
+  const rows = [{ key: `m${last}`, value: body }]
+  for (const { owner, with: other } of ownersOf(body)) pushIndexRows(rows, owner, other, last)
+  return rows
+}
+
+function pushIndexRows(rows: { key: string; value: Buffer }[], owner: string, other: string, last: string): void {
+  const first = encodePart(owner)
+  rows.push({ key: `a${first}${last}`, value: PRESENT }, { key: `c${first}${encodePart(other)}${last}`, value: PRESENT })
+}
+
 /** `committed` lets long removals wait for the store, so that they do not pile up in memory. */
-export function createArchive(store: OrderedStore, committed: () => Promise<void>): Archive {
+export function createArchive(store: OrderedStore, committed: () => Promise<void>, log?: AppendLog): Archive {
   // Ids above every stored one need no look for an earlier append of the same id.
   let highest = store.keys('m', `m${KEY_END}`, 1, true)[0] ?? 'm'
 
@@ -91,6 +112,7 @@ export function createArchive(store: OrderedStore, committed: () => Promise<void
   }
 
   function remove(owner: string, id: string): void {
+    log?.flush()
     const row = store.get(mKey(id))
     store.delete(aKey(owner, id))
     if (!row) return
@@ -107,23 +129,30 @@ export function createArchive(store: OrderedStore, committed: () => Promise<void
       let owners = entry.owners
       if (owners.length === 0) return
       if (owners.length > 1) owners = owners.filter((one, i) => owners.findIndex((other) => other.owner === one.owner) === i)
+      if (key > highest) {
+        highest = key
+        const body = encodeBody(owners, entry.bytes)
+        const rows = [{ key, value: body }]
+        for (const { owner, with: other } of owners) pushIndexRows(rows, owner, other, key.slice(1))
+        if (log) log.append(entry.id, body, rows)
+        else for (const row of rows) store.put(row.key, row.value)
+        return
+      }
+      log?.flush()
       for (const { owner, with: other } of owners) {
         store.put(aKey(owner, entry.id), PRESENT)
         store.put(cKey(owner, other, entry.id), PRESENT)
       }
-      if (key > highest) highest = key
-      else {
-        const present = store.get(key)
-        if (present) {
-          const added = owners
-          const before = ownersOf(present)
-          // An owner's second copy of an id replaces the first: the other party may differ.
-          for (const one of before) {
-            const again = added.find((other) => other.owner === one.owner)
-            if (again && again.with !== one.with) store.delete(cKey(one.owner, one.with, entry.id))
-          }
-          owners = [...before.filter((one) => !added.some((other) => other.owner === one.owner)), ...added]
+      const present = store.get(key)
+      if (present) {
+        const added = owners
+        const before = ownersOf(present)
+        // An owner's second copy of an id replaces the first: the other party may differ.
+        for (const one of before) {
+          const again = added.find((other) => other.owner === one.owner)
+          if (again && again.with !== one.with) store.delete(cKey(one.owner, one.with, entry.id))
         }
+        owners = [...before.filter((one) => !added.some((other) => other.owner === one.owner)), ...added]
       }
       store.put(key, encodeBody(owners, entry.bytes))
     },
@@ -169,6 +198,7 @@ export function createArchive(store: OrderedStore, committed: () => Promise<void
     },
 
     replace(owner, id, bytes) {
+      log?.flush()
       const row = store.get(mKey(id))
       if (!row) return
       const owners = ownersOf(row)
@@ -191,6 +221,7 @@ export function createArchive(store: OrderedStore, committed: () => Promise<void
     async expire(before) {
       let removed = 0
       for (;;) {
+        log?.flush()
         const keys = store.keys('m', `m${firstIdOf(before)}`, CHUNK, false)
         for (const key of keys) {
           const row = store.get(key)

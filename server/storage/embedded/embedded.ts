@@ -8,6 +8,7 @@ import { StorageError } from '../errors.ts'
 import { createOfflineQueue } from '../offline.ts'
 import { createRecords } from '../records.ts'
 import { type Storage } from '../shapes.ts'
+import { ArchiveLog } from './append-log.ts'
 import { openBlobs } from './blobs.ts'
 import { checkDirectory, DATABASE, finishDirectory } from './check.ts'
 import { GroupedStore } from './groups.ts'
@@ -89,6 +90,7 @@ class EmbeddedStorage implements Storage {
   readonly #dir: string
   readonly #minFreeBytes: number
   readonly #store: GroupedStore
+  readonly #archiveLog: ArchiveLog
   readonly #options: EmbeddedOptions
   readonly #release: () => Promise<void>
   readonly #timers: NodeJS.Timeout[] = []
@@ -115,10 +117,14 @@ class EmbeddedStorage implements Storage {
     })
     const committed = (): Promise<void> => this.#store.committed()
     this.records = createRecords(this.#store)
-    this.archive = createArchive(this.#store, committed)
+    this.#archiveLog = new ArchiveLog(this.#store)
+    this.archive = createArchive(this.#store, committed, this.#archiveLog)
     this.offline = createOfflineQueue(this.#store, committed)
     this.streams = new StreamJournal(this.#store)
-    this.#store.beforeSeal = () => { this.streams.seal() }
+    this.#store.beforeSeal = () => {
+      this.#archiveLog.seal()
+      this.streams.seal()
+    }
     this.blobs = openBlobs(join(dir, 'blobs'), minFreeBytes)
   }
 
@@ -133,7 +139,10 @@ class EmbeddedStorage implements Storage {
     ])
     clearTimeout(timer)
     this.#timers.push(setInterval(() => { void this.#checkSpace() }, HEALTH_CHECK_MS).unref())
-    this.#timers.push(setInterval(() => { this.streams.tick() }, TICK_MS).unref())
+    this.#timers.push(setInterval(() => {
+      this.streams.tick()
+      this.#archiveLog.tick()
+    }, TICK_MS).unref())
     if (!written) await this.#stop(0)
     return written
   }
@@ -158,6 +167,7 @@ class EmbeddedStorage implements Storage {
 
   async #close(): Promise<void> {
     this.streams.checkpoint()
+    this.#archiveLog.flush()
     await this.#stop(CLOSE_WAIT_MS)
     await this.#db.close()
     await this.#release()

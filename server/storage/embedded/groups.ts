@@ -3,6 +3,9 @@
  * written and synced by LMDB's own thread, while the next group gathers: the busier the server, the larger the groups.
  *
  * Reads see what is written and not committed yet: `#pending` lies over the database.
+ *
+ * Lazy rows are rows whose durability somebody else sees to, with a journal. They lie over the database too, and are written together
+ * when enough of them have come, because a page of the database that many rows of one transaction fall into is written once.
  */
 import { type RootDatabase } from 'lmdb'
 import { type OrderedStore } from '../ordered.ts'
@@ -10,7 +13,8 @@ import { type OrderedStore } from '../ordered.ts'
 interface Entry {
   readonly key: string
   value: Buffer | undefined
-  readonly group: Group
+  /** Undefined for a row that waits for `flushLazy`. */
+  group: Group | undefined
 }
 
 interface Group {
@@ -32,6 +36,10 @@ export class GroupedStore implements OrderedStore {
   readonly #db: RootDatabase<Buffer, string>
   readonly #options: GroupOptions
   readonly #pending = new Map<string, Entry>()
+  /** The same entries by the beginnings of their keys, so that a range looks at few. */
+  readonly #buckets = new Map<string, Set<Entry>>()
+  #lazy: Entry[] = []
+  #lazyBytes = 0
   #open: Group = newGroup()
   #committing: Group | undefined
   #scheduled = false
@@ -48,7 +56,7 @@ export class GroupedStore implements OrderedStore {
   }
 
   get pendingWrites(): number { return this.#open.entries.length + (this.#committing?.entries.length ?? 0) }
-  get pendingBytes(): number { return this.#pendingBytes }
+  get pendingBytes(): number { return this.#pendingBytes + this.#lazyBytes }
   /** Time that commits take, smoothed. */
   get commitMs(): number { return this.#commitMs }
 
@@ -69,7 +77,9 @@ export class GroupedStore implements OrderedStore {
     if (start >= end || limit <= 0) return []
     const pending = this.#pendingBetween(start, end)
     // Pending removals may hide as many keys of the database.
-    const stored = this.#storedKeys(start, end, limit + pending.length, reverse)
+    let removals = 0
+    for (const entry of pending) if (!entry.value) removals++
+    const stored = this.#storedKeys(start, end, limit + removals, reverse)
     if (pending.length === 0) return stored
     pending.sort((a, b) => (a.key < b.key === reverse ? 1 : -1))
     const merged: string[] = []
@@ -101,6 +111,28 @@ export class GroupedStore implements OrderedStore {
       else if (!value && stored) count--
     }
     return Math.min(limit, count)
+  }
+
+  /** Puts a new row that becomes visible now and durable with the next `flushLazy`. Nothing may be pending under its key. */
+  putLazy(key: string, value: Buffer): void {
+    const entry: Entry = { key, value, group: undefined }
+    this.#add(entry)
+    this.#lazy.push(entry)
+    this.#lazyBytes += key.length + value.length
+  }
+
+  /** Moves every lazy row into the open group. */
+  flushLazy(): void {
+    const group = this.#open
+    for (const entry of this.#lazy) {
+      entry.group = group
+      group.entries.push(entry)
+    }
+    group.bytes += this.#lazyBytes
+    this.#pendingBytes += this.#lazyBytes
+    this.#lazy = []
+    this.#lazyBytes = 0
+    this.#schedule()
   }
 
   /** Calls back when the group that is open now is on disk. */
@@ -137,7 +169,8 @@ export class GroupedStore implements OrderedStore {
 
   #pendingBetween(start: string, end: string): Entry[] {
     const found: Entry[] = []
-    for (const entry of this.#pending.values()) if (entry.key >= start && entry.key < end) found.push(entry)
+    const bucket = this.#buckets.get(bucketOf(start))
+    if (bucket) for (const entry of bucket) if (entry.key >= start && entry.key < end) found.push(entry)
     return found
   }
 
@@ -147,13 +180,31 @@ export class GroupedStore implements OrderedStore {
     const entry = this.#pending.get(key)
     if (entry && entry.group === group) entry.value = value
     else {
+      if (entry) this.#remove(entry)
       const added: Entry = { key, value, group }
-      this.#pending.set(key, added)
+      this.#add(added)
       group.entries.push(added)
     }
     group.bytes += bytes
     this.#pendingBytes += bytes
     this.#schedule()
+  }
+
+  #add(entry: Entry): void {
+    this.#pending.set(entry.key, entry)
+    const name = bucketOf(entry.key)
+    const bucket = this.#buckets.get(name)
+    if (bucket) bucket.add(entry)
+    else this.#buckets.set(name, new Set([entry]))
+  }
+
+  #remove(entry: Entry): void {
+    this.#pending.delete(entry.key)
+    const name = bucketOf(entry.key)
+    const bucket = this.#buckets.get(name)
+    if (!bucket) return
+    bucket.delete(entry)
+    if (bucket.size === 0) this.#buckets.delete(name)
   }
 
   #schedule(): void {
@@ -178,7 +229,7 @@ export class GroupedStore implements OrderedStore {
       this.#commitMs += (performance.now() - startedAt - this.#commitMs) / 8
       // The read transaction must be younger than the commit before the overlay goes.
       this.#db.resetReadTxn()
-      for (const entry of group.entries) if (this.#pending.get(entry.key) === entry) this.#pending.delete(entry.key)
+      for (const entry of group.entries) if (this.#pending.get(entry.key) === entry) this.#remove(entry)
       this.#pendingBytes -= group.bytes
     }
     this.#committing = undefined
@@ -210,6 +261,15 @@ export class GroupedStore implements OrderedStore {
       return false
     }
   }
+}
+
+/** How many parts of a key name its bucket, by the key's first letter; a range never spans two buckets. */
+const BUCKET_PARTS: Readonly<Record<string, number>> = { a: 1, c: 2, o: 1, r: 1 }
+
+function bucketOf(key: string): string {
+  let end = 0
+  for (let parts = BUCKET_PARTS[key[0] as string] ?? 0; parts > 0; parts--) end = key.indexOf('\0', end) + 1
+  return end === 0 ? key.slice(0, 1) : key.slice(0, end)
 }
 
 function newGroup(): Group {
