@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { type AdminResult, OPERATIONS, createAdmin, usage } from '../admin/admin.ts'
 import { askControl, listenControl } from '../admin/control.ts'
-import type { Config } from '../config/config.ts'
+import type { Config, Problem } from '../config/config.ts'
 import type { Server } from '../server.ts'
 
 /** How long stopping may take before what is left is cut off. */
@@ -140,10 +140,18 @@ async function readConfig(options: Options, warn?: (line: string) => void): Prom
   if (!existsSync(file)) throw new Error(`There is no configuration ${file}`)
   const { loadConfig, formatProblem } = await import('../config/config.ts')
   const { config, problems } = loadConfig(file, { strict: options.strict })
+  // What reports warnings is about to serve, so the modules are checked too.
+  if (warn) problems.push(...(await moduleProblems(config, options)))
   const errors = problems.filter((problem) => problem.level === 'error')
   if (errors.length > 0) throw new Error(errors.map(formatProblem).join('\n'))
   for (const problem of problems) warn?.(formatProblem(problem))
   return config
+}
+
+/** What the modules of the configuration ask for that the extensions do not have. */
+async function moduleProblems(config: Config, options: Options): Promise<Problem[]> {
+  const [{ checkModules }, { extensions }] = await Promise.all([import('../config/config.ts'), import('../extensions/index.ts')])
+  return checkModules(config, extensions, { strict: options.strict })
 }
 
 function dataDirOf(options: Options, config: Config): string {
@@ -155,6 +163,7 @@ async function checkConfig(file: string, options: Options): Promise<number> {
   if (!existsSync(file)) throw new Error(`There is no configuration ${file}`)
   const { loadConfig, formatProblem } = await import('../config/config.ts')
   const { config, problems } = loadConfig(file, { strict: options.strict })
+  problems.push(...(await moduleProblems(config, options)))
   for (const problem of problems) console.log(formatProblem(problem))
   const errors = problems.filter((problem) => problem.level === 'error').length
   const warnings = problems.length - errors
