@@ -145,7 +145,7 @@ describe('carbons (XEP-0280)', () => {
     expect(home.state.get('carbons')).to.equal(true)
     expect(() => enable(request('nurse@montague.example', home))).to.throw(StanzaError, 'not-allowed')
     expect(() => enable(request('montague.example', undefined))).to.throw(StanzaError, 'not-allowed')
-    ;(handlers.get('urn:xmpp:carbons:2 disable') as IqHandler)(request('montague.example', home))
+    void (handlers.get('urn:xmpp:carbons:2 disable') as IqHandler)(request('montague.example', home))
     expect(home.state.get('carbons')).to.equal(undefined)
   })
 })

@@ -18,7 +18,7 @@ const QUIET = { info() {}, error() {}, warn() {}, debug() {} }
 function setUp(options: Partial<OfflineOptions> = {}, max: number | undefined = 5) {
   const storage = openMemory()
   const hooks = new HookRunner()
-  offline.start({ host: 'capulet.example', hooks, storage, access: { value: () => max, allows: () => true, shaper: () => undefined }, log: QUIET } as unknown as Parts, { ...OPTIONS, ...options })
+  offline.start({ host: 'capulet.example', hooks, storage, access: { value: () => max, allows: () => true, shaper: () => undefined }, metrics: { counter: () => ({ inc() {} }) }, log: QUIET } as unknown as Parts, { ...OPTIONS, ...options })
   const delivery = (content: string, type = 'chat', changes: Partial<Delivery> = {}): Delivery => {
     const id = nextMessageId()
     return {

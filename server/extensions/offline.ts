@@ -33,7 +33,7 @@ export const offline = defineExtension({
     { xep: 203, version: '2.0', status: 'complete' },
   ],
   features: ['msgoffline'],
-  needs: ['host', 'hooks', 'storage', 'access', 'log'],
+  needs: ['host', 'hooks', 'storage', 'access', 'metrics', 'log'],
   options: {
     access_max_user_messages: { type: shaperRule(), default: 'max_user_offline_messages', help: 'How many messages are kept for an account: the name of a shaper rule, or a number.' },
     store_empty_body: { type: oneOf('true', 'false', 'unless_chat_state'), default: 'unless_chat_state', help: 'Whether messages without a body are kept.' },
@@ -41,8 +41,10 @@ export const offline = defineExtension({
     bounce_groupchat: { type: bool(), default: false, help: 'Answer messages of type groupchat that are not kept with an error.' },
     use_mam_for_storage: { type: bool(), default: false, help: 'Take offline messages from the archive.', ignored: 'has no effect: offline messages have a list of their own, whether the archive has them too or not.' },
   },
-  start({ host, hooks, storage, access, log }, options: OfflineOptions) {
+  start({ host, hooks, storage, access, metrics, log }, options: OfflineOptions) {
     const { offline: queue } = storage
+    const stored = metrics.counter('tidings_offline_stored_total', 'Messages kept for accounts that were away')
+    const refused = metrics.counter('tidings_offline_refused_total', 'Messages refused because the list of an account was full')
     /** By owner: messages that were sent to a session without stream management and leave the queue after the commit. */
     const leaving = new Map<string, Set<string>>()
 
@@ -65,11 +67,13 @@ export const offline = defineExtension({
       if (leaving.get(owner)?.delete(delivery.id) === true) return true
       if (queue.count(owner) >= limitFor(access.value(options.access_max_user_messages, { jid: delivery.to }), options.access_max_user_messages)) {
         log.info({ what: 'offline_queue_full', owner })
+        refused.inc()
         return false // RFC 6121 §8.5.2.2.1: service-unavailable
       }
       // As it will be delivered; one that comes back from a session keeps the delay it has.
       queue.push(owner, { id: delivery.id, bytes: withDelay(stanza, host, delivery.time).bytes() })
       delivery.durable = true
+      stored.inc()
       return true
     })
 

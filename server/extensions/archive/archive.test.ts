@@ -35,6 +35,8 @@ function setUp(options: Partial<ArchiveOptions> = {}, friends: readonly string[]
     disco: { feature: (_target: string, ...vars: string[]) => features.push(...vars) },
     rosters: { item: (_owner: string, contact: string) => (friends.includes(contact) ? { jid: contact, subscription: 'both' } : undefined) },
     access: { allows: (rule: string) => rule === 'all' },
+    accounts: { list: () => ['benvolio', 'romeo'] },
+    metrics: { counter: () => ({ inc() {} }) },
     every: (_ms: number, run: () => unknown) => timers.push(run),
     now: () => clock,
   } as unknown as Parts, { ...DEFAULTS, ...options })

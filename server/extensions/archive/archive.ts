@@ -12,6 +12,8 @@ import { isWorthArchiving } from './worth.ts'
 
 export const STANZA_ID_NS = 'urn:xmpp:sid:0'
 const EXPIRE_EVERY_MS = 3_600_000
+/** Accounts looked at in one turn of the event loop. */
+const EXPIRE_AT_ONCE = 50
 
 export interface ArchiveOptions {
   default: ArchiveDefault
@@ -32,7 +34,7 @@ export const archive = defineExtension({
     { xep: 313, version: '1.1.3', status: 'complete' },
     { xep: 441, version: '0.2.0', status: 'complete' },
   ],
-  needs: ['host', 'iq', 'disco', 'hooks', 'storage', 'rosters', 'access', 'every', 'now'],
+  needs: ['host', 'iq', 'disco', 'hooks', 'storage', 'rosters', 'accounts', 'access', 'metrics', 'every', 'now'],
   options: {
     default: { type: oneOf('always', 'never', 'roster'), default: 'never', help: 'What is archived for accounts that have not chosen for themselves.' },
     request_activates_archiving: { type: bool(), default: false, help: 'Archive nothing for an account before its client first asks for the archive.' },
@@ -44,11 +46,13 @@ export const archive = defineExtension({
     use_cache: { type: bool(), default: true, help: 'Keep preferences in memory.', ignored: 'has no effect: preferences are always kept in memory, as many as cache_size says.' },
     cache_life_time: { type: duration(), default: Infinity, help: 'How long preferences are kept in memory.', ignored: 'has no effect: what is kept in memory is never out of date.' },
   },
-  start({ host, iq, disco, hooks, storage, rosters, access, every, now }, options: ArchiveOptions) {
+  start({ host, iq, disco, hooks, storage, rosters, accounts, access, metrics, every, now }, options: ArchiveOptions) {
     // With request_activates_archiving an account is off until its first query writes its preferences.
     const untilChosen = options.request_activates_archiving ? 'never' : options.default
     const preferences = createPreferences(storage.records, rosters, untilChosen, options.cache_size)
     const { archive: history } = storage
+    const archived = metrics.counter('tidings_archived_messages_total', 'Messages written to the archives of accounts')
+    const queries = metrics.counter('tidings_archive_queries_total', 'Queries of the archives of accounts')
     // §7: of the account, never of the host.
     disco.feature('account', MAM_NS, `${MAM_NS}#extended`, `${MAM_NS}#groupchat-field`)
 
@@ -73,6 +77,7 @@ export const archive = defineExtension({
       // The results go to the session that asked; there is none behind a component.
       if (session === undefined) throw new StanzaError('not-allowed')
       const query = readQuery(request.payload)
+      queries.inc()
       await activate(owner)
       const page = await runQuery(history, owner, query)
       const build = resultMessages(owner, request.from.toString(), query.queryId)
@@ -122,6 +127,7 @@ export const archive = defineExtension({
       if (owners.length === 0) return
       history.append({ id: delivery.id, bytes: delivery.stanza.bytes(), owners })
       delivery.durable = true
+      archived.inc()
       // §3.5: the recipient learns the id; the sender's copies get theirs with the carbons.
       if (delivery.archivedTo && to.domain === host) delivery.stanza = withStanzaId(delivery.stanza, to.bare, delivery.id)
     })
@@ -139,7 +145,12 @@ export const archive = defineExtension({
     })
     if (options.expire !== Infinity) {
       every(EXPIRE_EVERY_MS, async () => {
-        await history.expire(now() - options.expire)
+        const before = now() - options.expire
+        // Account by account: another host may keep its messages longer.
+        for (const [position, local] of (await accounts.list(host)).entries()) {
+          if (position % EXPIRE_AT_ONCE === EXPIRE_AT_ONCE - 1) await new Promise((resolve) => { setImmediate(resolve) })
+          await history.purge(`${local}@${host}`, before)
+        }
       })
     }
   },
