@@ -72,7 +72,10 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const wantsTls = config.listen.some((listen) => listen.tls || listen.starttls)
   const certificates = wantsTls ? await createSecureContexts({ hosts: config.hosts, certfiles: config.certfiles, dataDir: options.dataDir }) : undefined
   for (const problem of certificates?.problems ?? []) log.warn({ what: 'certificate_problem', problem })
-  const http = createHttp({ contexts: certificates, log, metrics, trustedProxies: config.trustedProxies })
+  const http = createHttp({
+    contexts: certificates, log, metrics, trustedProxies: config.trustedProxies,
+    limits: { connections: limits.httpConnections, headerBytes: limits.httpHeaderBytes, requestTimeoutMs: limits.httpRequestTimeoutMs },
+  })
   const sessions = new SessionRegistry()
   const rosters = createRosters(storage.records, limits)
   const hosts = new Map<string, Host>()

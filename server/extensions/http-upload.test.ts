@@ -3,6 +3,7 @@ import { Jid } from '../../lib/jid.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
 import { makeStanza } from '../../lib/stanza/stanza.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
+import { defaultLimits } from '../config/limits.ts'
 import { type Http, createHttp } from '../http/http.ts'
 import { createLog } from '../log.ts'
 import { createMetrics } from '../metrics.ts'
@@ -37,6 +38,7 @@ describe('XEP-0363: HTTP File Upload', () => {
       http, storage,
       log: createLog('silent'),
       metrics: createMetrics({ processMetrics: false }),
+      limits: defaultLimits,
       now: () => time,
       access: { allows: (_rule: string, { jid }: { jid?: Jid }) => jid?.domain === 'montague.tld', value: (rule: string) => (rule === 'hard' ? 0.001 : rule === 'soft' ? 0.0005 : undefined), shaper: () => undefined },
       every: (_ms: number, run: () => void | Promise<void>) => { job = run },

@@ -28,9 +28,7 @@ const ALL = '*'
 
 /** XEP-0363 §9: around 300 s are recommended. */
 const SLOT_MS = 300_000
-const OPEN_SLOTS_MAX = 100
 const FILES_MAX = 20_000
-const UPLOADS_AT_ONCE = 1000
 const FILENAME_BYTES_MAX = 255
 /** Profile pictures are kept for good, so an account may have few. */
 const PROFILE_BYTES_MAX = 20 * 1024 * 1024
@@ -138,7 +136,7 @@ export const httpUpload = defineExtension({
   name: 'http-upload',
   ejabberd: 'mod_http_upload',
   specs: [{ xep: 363, version: '1.2.0', status: 'complete' }],
-  needs: ['host', 'router', 'access', 'storage', 'http', 'hooks', 'log', 'metrics', 'every', 'now'],
+  needs: ['host', 'router', 'access', 'storage', 'http', 'hooks', 'log', 'metrics', 'limits', 'every', 'now'],
   options: {
     host: { type: hostType(), default: 'upload.@HOST@', help: 'Domain of the upload service.' },
     hosts: { type: list(hostType()), default: [], help: 'Several domains in place of host.' },
@@ -166,10 +164,10 @@ export const httpUpload = defineExtension({
   },
 })
 
-type Needed = Pick<Parts, 'host' | 'router' | 'access' | 'storage' | 'http' | 'hooks' | 'log' | 'metrics' | 'every' | 'now'>
+type Needed = Pick<Parts, 'host' | 'router' | 'access' | 'storage' | 'http' | 'hooks' | 'log' | 'metrics' | 'limits' | 'every' | 'now'>
 
 function startUpload(parts: Needed, options: UploadOptions): () => void {
-  const { host, router, access, storage, http, hooks, log, now } = parts
+  const { host, router, access, storage, http, hooks, log, limits, now } = parts
   const { records, blobs } = storage
   const uploads = parts.metrics.counter('tidings_uploads_total', 'Files uploaded')
   const uploadedBytes = parts.metrics.counter('tidings_upload_bytes_total', 'Bytes uploaded')
@@ -235,8 +233,8 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     const all = (await records.range(SLOTS, [from.bare], { limit: FILES_MAX })).map(({ key, value }) => ({ secret: key[1] as string, slot: value as Slot }))
     const current = all.filter(({ slot }) => slot.ends === null || slot.ends > time)
     const unused = current.filter(({ slot }) => !slot.done)
-    if (unused.length >= OPEN_SLOTS_MAX || current.length >= FILES_MAX) {
-      throw quotaError(`You can have ${OPEN_SLOTS_MAX} unused slots and ${FILES_MAX} files`, Math.min(...unused.map(({ slot }) => slot.ends ?? Infinity), time + DAY))
+    if (unused.length >= limits.uploadSlotsPerUser || current.length >= FILES_MAX) {
+      throw quotaError(`You can have ${limits.uploadSlotsPerUser} unused slots and ${FILES_MAX} files`, Math.min(...unused.map(({ slot }) => slot.ends ?? Infinity), time + DAY))
     }
     const sum = (slots: readonly { slot: Slot }[]): number => slots.reduce((bytes, { slot }) => bytes + slot.size, 0)
     if (asked.purpose === 'profile' && sum(current.filter(({ slot }) => slot.purpose === 'profile')) + asked.size > PROFILE_BYTES_MAX) {
@@ -304,7 +302,7 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     const sent = request.headers['content-type']
     if (slot.type !== '' && sent !== undefined && essence(sent) !== essence(slot.type)) throw new HttpError(415, `the slot is for ${slot.type}`)
     if (sent !== undefined && !isContentType(sent)) throw new HttpError(400, 'Content-Type is malformed')
-    if (inWork.size >= UPLOADS_AT_ONCE) throw new HttpError(503, 'too many uploads', { 'Retry-After': '30' })
+    if (inWork.size >= limits.uploadsInWork) throw new HttpError(503, 'too many uploads', { 'Retry-After': '30' })
 
     inWork.add(secret)
     try {
