@@ -1,6 +1,9 @@
 import { expect } from 'chai'
+import fc from 'fast-check'
+import { type Element, xml } from '../xml/element.ts'
+import { StreamParser } from '../xml/parser.ts'
 import { readStanza } from './read.ts'
-import { makeStanza } from './stanza.ts'
+import { makeStanza, type Stanza } from './stanza.ts'
 
 describe('reading stored stanzas', () => {
   it('finds what a stanza knows of itself', () => {
@@ -21,6 +24,28 @@ describe('reading stored stanzas', () => {
     expect(again.bytes().equals(stanza.bytes())).to.equal(true)
     expect(again.children).to.deep.equal(stanza.children)
     expect(readStanza(makeStanza('presence', { from: 'a@b' }).bytes()).toString()).to.equal("<presence from='a@b'/>")
+  })
+
+  it('agrees with the parser of the network about every stanza', () => {
+    const LIMITS = { stanzaBytes: 1_000_000, depth: 100, attributes: 100, children: 10_000 }
+    let parsed: Stanza | undefined
+    const parser = new StreamParser(LIMITS, { streamOpened() {}, stanza(stanza) { parsed = stanza }, streamClosed() {} })
+    parser.write(Buffer.from("<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>"))
+    const word = fc.stringMatching(/^[a-z][a-z0-9.-]{0,5}$/)
+    const text = fc.stringMatching(/^[ -~äß€\u{1f600}]{0,12}$/u)
+    const namespace = fc.constantFrom(undefined, 'urn:a', 'urn:b?x=1&y=2', 'jabber:client')
+    const { tree } = fc.letrec<{ tree: Element }>((tie) => ({
+      tree: fc.tuple(word, namespace, fc.dictionary(word, text, { maxKeys: 3 }), fc.array(fc.oneof(text, tie('tree')), { maxLength: 3 }))
+        .map(([name, xmlns, attrs, children]) => xml(name, { ...attrs, xmlns }, children)),
+    }))
+    const message = fc.tuple(text, fc.array(tree, { maxLength: 4 })).map(([to, children]) => xml('message', { to }, children))
+    fc.assert(fc.property(message, (element) => {
+      parser.write(Buffer.from(element.toString()))
+      const read = readStanza((parsed as Stanza).bytes())
+      expect({ ...read.attrs }).to.deep.equal({ ...parsed?.attrs })
+      expect(read.content.toString()).to.equal(parsed?.content.toString())
+      expect(read.children).to.deep.equal(parsed?.children)
+    }), { numRuns: 300 })
   })
 
   it('throws on what is no stanza', () => {
