@@ -1,0 +1,56 @@
+/**
+ * Gives all plays: `node conformance/run.ts [--host HOST --port PORT --domain DOMAIN [--tls none]] [--only TEXT]`.
+ * Without an address it starts a server of its own.
+ */
+import { parseArgs } from 'node:util'
+import { readdir } from 'node:fs/promises'
+import { plays, type Stage } from './play.ts'
+
+const { values } = parseArgs({
+  options: {
+    host: { type: 'string' },
+    port: { type: 'string', default: '5222' },
+    domain: { type: 'string', default: 'localhost' },
+    tls: { type: 'string', default: 'starttls' },
+    'tls-port': { type: 'string' },
+    only: { type: 'string' },
+    quiet: { type: 'boolean', default: false },
+  },
+})
+
+const folder = new URL('scenarios/', import.meta.url)
+for (const file of (await readdir(folder)).sort()) if (/\.[tj]s$/.test(file) && !file.includes('.test.')) await import(new URL(file, folder).href)
+
+async function ownStage(): Promise<{ stage: Stage; close(): Promise<void> }> {
+  const { startTestServer, TEST_CONFIG } = await import('../server/test-server.ts')
+  // Accounts are made as fast as plays need them.
+  const server = await startTestServer({ config: `registration_timeout: infinity\n${TEST_CONFIG}` })
+  return {
+    stage: { host: server.host, port: server.port, domain: server.domain, tlsPort: server.tlsPort, tls: 'starttls' },
+    close: async () => server[Symbol.asyncDispose](),
+  }
+}
+
+const { stage, close } = values.host === undefined
+  ? await ownStage()
+  : {
+      stage: { host: values.host, port: Number(values.port), domain: values.domain, tls: values.tls === 'none' ? 'none' as const : 'starttls' as const, tlsPort: values['tls-port'] === undefined ? undefined : Number(values['tls-port']) },
+      close: () => Promise.resolve(),
+    }
+
+let passed = 0
+let failed = 0
+for (const each of plays) {
+  if (values.only !== undefined && !each.title.includes(values.only)) continue
+  try {
+    await each.run(stage)
+    passed++
+    if (!values.quiet) console.log(`ok    ${each.title}`)
+  } catch (error) {
+    failed++
+    console.log(`FAIL  ${each.title}\n  ${error instanceof Error ? error.message : String(error)}`)
+  }
+}
+await close()
+console.log(`conformance: ${passed} passed, ${failed} failed`)
+process.exit(failed === 0 ? 0 : 1)
