@@ -70,7 +70,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const storage = options.storage ?? (await openEmbedded(options.dataDir))
   const accounts = createAccounts(storage.records, { cachedMax: limits.accountCache })
   const wantsTls = config.listen.some((listen) => listen.tls || listen.starttls)
-  const certificates = wantsTls ? await createSecureContexts({ hosts: config.hosts, certfiles: config.certfiles, dataDir: options.dataDir }) : undefined
+  const certificates = wantsTls ? await createSecureContexts({ hosts: config.hosts, certfiles: config.certfiles, dataDir: options.dataDir, tls: config.tlsOptions, selfSigned: config.tidings.selfSigned }) : undefined
   for (const problem of certificates?.problems ?? []) log.warn({ what: 'certificate_problem', problem })
   const http = createHttp({
     contexts: certificates, log, metrics, trustedProxies: config.trustedProxies,
@@ -283,7 +283,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
         if (listen.starttls && !listen.starttlsRequired) log.warn({ what: 'starttls_optional', port, text: 'Clients may log in and register without encryption here; set starttls_required: true to forbid it.' })
         if (!listen.starttls && !listen.tls) log.warn({ what: 'listener_unencrypted', port, text: 'This listener offers no encryption.' })
       } else if (listen.module === 'ejabberd_http') {
-        const listener = await http.listen({ port: listen.port, ip: listen.ip, unixPath: listen.unixPath, tls: listen.tls, handlers: listen.requestHandlers, headers: listen.customHeaders })
+        const listener = await http.listen({ port: listen.port, ip: listen.ip, unixPath: listen.unixPath, tls: listen.tls, minVersion: listen.tlsOptions.minVersion, handlers: listen.requestHandlers, headers: listen.customHeaders })
         ports.push({ module: listen.module, configured: listen.port, port: listener.port, ip: listen.ip, tls: listen.tls })
       }
     }

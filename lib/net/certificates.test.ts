@@ -2,8 +2,8 @@ import { X509Certificate, createHash } from 'node:crypto'
 import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { type TLSSocket, connect, createServer } from 'node:tls'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, createServer as createNetServer } from 'node:net'
+import { TLSSocket, connect } from 'node:tls'
 import { expect } from 'chai'
 import { generate } from 'selfsigned'
 import { type SecureContexts, createSecureContexts, endPointHash } from './certificates.ts'
@@ -62,6 +62,24 @@ describe('certificates', () => {
     expect(contexts.selfSigned).to.deep.equal(['example.org'])
   })
 
+  it('makes no certificate when it must not, and says which host has none', async () => {
+    const { cert, key } = await certificate(['example.org'])
+    await writeFile(path.join(dir, 'site.pem'), cert + key)
+    const options = { certfiles: [path.join(dir, 'site.pem')], dataDir: dir, selfSigned: false }
+    const contexts = await createSecureContexts({ ...options, hosts: ['example.org', 'other.test'] })
+    expect(contexts.problems).to.deep.equal(['no certificate covers other.test'])
+    expect(contexts.certificateFor('other.test').raw.equals(new X509Certificate(cert).raw)).to.equal(true)
+    const failed = await createSecureContexts({ ...options, hosts: ['localhost'], certfiles: [] }).catch((error: Error) => error.message)
+    expect(failed).to.contain('nothing to present')
+  })
+
+  it('offers only the versions of TLS it is told to', async () => {
+    const contexts = await createSecureContexts({ hosts: ['localhost'], certfiles: [], dataDir: dir, tls: { minVersion: 'TLSv1.3' } })
+    const failed = await presented(contexts, 'localhost', undefined, 'TLSv1.2').catch((error: NodeJS.ErrnoException) => error.code)
+    expect(failed).to.match(/PROTOCOL_VERSION|ECONNRESET/)
+    expect(await presented(contexts, 'localhost', undefined, 'TLSv1.3')).to.match(/^[0-9A-F:]+$/)
+  })
+
   it('presents a new certificate after a reload', async () => {
     const file = path.join(dir, 'site.pem')
     const old = await certificate(['example.org'])
@@ -92,12 +110,12 @@ describe('certificates', () => {
   })
 })
 
-async function presented(contexts: SecureContexts, servername: string, ca?: string): Promise<string> {
-  const server = createServer({ SNICallback: contexts.sni })
+async function presented(contexts: SecureContexts, servername: string, ca?: string, version?: 'TLSv1.2' | 'TLSv1.3'): Promise<string> {
+  const server = createNetServer((plain) => { new TLSSocket(plain, { isServer: true, secureContext: contexts.contextFor(), SNICallback: contexts.sni }).on('error', () => undefined) })
   await new Promise<void>((resolve) => { server.listen(0, '127.0.0.1', resolve) })
   try {
     const socket = await new Promise<TLSSocket>((resolve, reject) => {
-      const connected = connect({ port: (server.address() as AddressInfo).port, host: '127.0.0.1', servername, rejectUnauthorized: ca !== undefined, ...(ca ? { ca } : {}) }, () => resolve(connected))
+      const connected = connect({ port: (server.address() as AddressInfo).port, host: '127.0.0.1', servername, rejectUnauthorized: ca !== undefined, ...(ca ? { ca } : {}), ...(version ? { maxVersion: version } : {}) }, () => resolve(connected))
       connected.on('error', reject)
     })
     const fingerprint = socket.getPeerX509Certificate()?.fingerprint256 ?? ''

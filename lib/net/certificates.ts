@@ -18,10 +18,19 @@ export interface SecureContextsOptions {
   readonly certfiles: readonly string[]
   /** Where self-signed certificates are kept, in `certs/`. */
   readonly dataDir: string
-  readonly ciphers?: string
-  /** For clients that show a certificate (SASL EXTERNAL): PEM of the authorities. */
-  readonly ca?: string
+  readonly tls?: TlsChoices
+  /** Whether hosts without a certificate get a self-signed one, as they do unless told otherwise. */
+  readonly selfSigned?: boolean
   readonly now?: () => number
+}
+
+/** What is undefined is the default: TLS 1.2 and newer, Node's ciphers, well-known DH groups. */
+export interface TlsChoices {
+  readonly minVersion?: 'TLSv1.2' | 'TLSv1.3' | undefined
+  readonly maxVersion?: 'TLSv1.2' | 'TLSv1.3' | undefined
+  readonly ciphers?: string | undefined
+  readonly honorCipherOrder?: boolean | undefined
+  readonly dhFile?: string | undefined
 }
 
 export interface SecureContexts {
@@ -109,6 +118,10 @@ export async function createSecureContexts(options: SecureContextsOptions): Prom
 
 async function load(options: SecureContextsOptions, time: number): Promise<Loaded> {
   const problems: string[] = []
+  const dhparam = options.tls?.dhFile === undefined ? 'auto' : await readFile(options.tls.dhFile, 'utf8').catch((error: Error) => {
+    problems.push(`cannot read DH parameters: ${error.message}`)
+    return 'auto'
+  })
   const pool = new Map<string, { certificate: X509Certificate; file: string }>()
   const keys: { key: KeyObject; pem: string; file: string; used: boolean }[] = []
   for (const file of options.certfiles) {
@@ -144,7 +157,7 @@ async function load(options: SecureContextsOptions, time: number): Promise<Loade
     key.used = true
     if (certificate.validToDate.getTime() <= time) problems.push(`the certificate of ${nameOf(certificate)} in ${file} ended on ${certificate.validToDate.toISOString().slice(0, 10)}`)
     try {
-      identities.push(identity(certificate, chainOf(certificate, all), key.pem, options))
+      identities.push(identity(certificate, chainOf(certificate, all), key.pem, options.tls, dhparam))
     } catch (error) {
       problems.push(`cannot use the certificate of ${nameOf(certificate)} in ${file}: ${(error as Error).message}`)
     }
@@ -156,6 +169,10 @@ async function load(options: SecureContextsOptions, time: number): Promise<Loade
   for (const host of options.hosts) {
     const name = asciiName(host)
     if (covering(identities, name, time) !== undefined) continue
+    if (options.selfSigned === false) {
+      problems.push(`no certificate covers ${host}`)
+      continue
+    }
     selfSigned.push(host)
     made.set(name, await selfSignedFor(name, options, time))
   }
@@ -165,15 +182,16 @@ async function load(options: SecureContextsOptions, time: number): Promise<Loade
   return { identities, made, fallback, selfSigned, problems }
 }
 
-function identity(certificate: X509Certificate, chain: string, key: string, options: SecureContextsOptions): Identity {
+function identity(certificate: X509Certificate, chain: string, key: string, choices: TlsChoices = {}, dhparam: string = 'auto'): Identity {
   const context = createSecureContext({
     cert: chain,
     key,
+    dhparam,
     // RFC 7590 and RFC 8996: nothing older.
-    minVersion: 'TLSv1.2',
-    honorCipherOrder: true,
-    ...(options.ciphers === undefined ? {} : { ciphers: options.ciphers }),
-    ...(options.ca === undefined ? {} : { ca: options.ca }),
+    minVersion: choices.minVersion ?? 'TLSv1.2',
+    honorCipherOrder: choices.honorCipherOrder ?? true,
+    ...(choices.maxVersion === undefined ? {} : { maxVersion: choices.maxVersion }),
+    ...(choices.ciphers === undefined ? {} : { ciphers: choices.ciphers }),
   })
   return { certificate, cert: chain, key, context }
 }
@@ -264,7 +282,7 @@ async function selfSignedFor(name: string, options: SecureContextsOptions, time:
     throw error
   })
   const existing = usable(stored, name, time)
-  if (existing !== undefined) return identity(existing.certificate, existing.certificate.toString(), existing.key, options)
+  if (existing !== undefined) return identity(existing.certificate, existing.certificate.toString(), existing.key, options.tls)
 
   const altNames = isIP(name)
     ? [{ type: 7 as const, ip: name }]
@@ -289,7 +307,7 @@ async function selfSignedFor(name: string, options: SecureContextsOptions, time:
   await chmod(draft, 0o600)
   await rename(draft, file)
   const certificate = new X509Certificate(made.cert)
-  return identity(certificate, certificate.toString(), made.private, options)
+  return identity(certificate, certificate.toString(), made.private, options.tls)
 }
 
 function usable(text: string, name: string, time: number): { certificate: X509Certificate; key: string } | undefined {

@@ -11,6 +11,8 @@ import type { Server } from '../server.ts'
 
 /** How long stopping may take before what is left is cut off. */
 const CLOSE_MS = 5_000
+/** How often the certificates are read again. */
+const CERTIFICATES_MS = 6 * 3600 * 1000
 
 interface Options {
   readonly config: string | undefined
@@ -283,6 +285,10 @@ async function serve(options: Options): Promise<number> {
       (error: Error) => { log.error({ what: 'configuration_not_reloaded', error: error.message }) },
     )
   })
+  // Renewed files are noticed without a signal, and self-signed certificates made anew before they end.
+  setInterval(() => {
+    server.certificates?.reload().catch((error: Error) => { log.error({ what: 'certificates_not_reloaded', error: error.message }) })
+  }, CERTIFICATES_MS).unref()
   // A bug in one place must not end everybody's sessions; what was acknowledged is on disk either way.
   process.on('uncaughtException', (error) => { log.fatal({ what: 'uncaught_exception', error: error.stack }) })
   process.on('unhandledRejection', (error) => { log.fatal({ what: 'unhandled_rejection', error: error instanceof Error ? error.stack : String(error) }) })
