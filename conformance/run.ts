@@ -21,7 +21,7 @@ const { values } = parseArgs({
 const folder = new URL('scenarios/', import.meta.url)
 for (const file of (await readdir(folder)).sort()) if (/\.[tj]s$/.test(file) && !file.includes('.test.')) await import(new URL(file, folder).href)
 
-async function ownStage(): Promise<{ stage: Stage; close(): Promise<void> }> {
+async function ownStage(): Promise<{ stage: Stage; close: () => Promise<void> }> {
   const { startTestServer, TEST_CONFIG } = await import('../server/test-server.ts')
   // Accounts are made as fast as plays need them.
   const server = await startTestServer({ config: `registration_timeout: infinity\n${TEST_CONFIG}` })

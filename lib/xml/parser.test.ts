@@ -164,7 +164,7 @@ describe('the wire parser', () => {
     ['policy-violation', 'a stanza too large', `<message>${'a'.repeat(4096)}</message>`],
     ['policy-violation', 'a tag too large', `<message to='${'a'.repeat(4096)}`],
     ['policy-violation', 'elements too deep', '<a>'.repeat(9)],
-    ['policy-violation', 'too many attributes', `<a ${[...'abcdefghi'].map((name) => `${name}=''`).join(' ')}/>`],
+    ['policy-violation', 'too many attributes', `<a ${Array.from('abcdefghi').map((name) => `${name}=''`).join(' ')}/>`],
     ['policy-violation', 'too many children', `<a>${'<b/>'.repeat(9)}`],
     ['none', 'U+FEFF, which is a character like others (RFC 6120 §11.6)', '<message>\uFEFF</message>'],
     ['none', 'CDATA, brackets and greater-than', '<message>]] > ]><![CDATA[ <&]] ]]]>></message>'],

@@ -348,8 +348,9 @@ function sameBytes(buf: Buffer, a: number, b: number, length: number): boolean {
 }
 
 /** Names and namespaces seen lately, so that most are found without making a string. New ones take the place of old ones. */
-const known: string[] = new Array<string>(2048).fill('')
-const knownBytes: Uint8Array[] = new Array<Uint8Array>(2048).fill(new Uint8Array(0))
+const known: string[] = Array.from({ length: 2048 }, () => '')
+const NO_BYTES = new Uint8Array(0)
+const knownBytes: Uint8Array[] = Array.from({ length: 2048 }, () => NO_BYTES)
 
 function intern(buf: Buffer, start: number, end: number): string {
   const length = end - start
