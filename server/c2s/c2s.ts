@@ -87,7 +87,7 @@ export class C2s implements AsyncDisposable {
   async listen(listen: ListenConfig): Promise<number> {
     const server = listen.tls
       ? tls.createServer({ ...this.tlsOptions(listen), ALPNProtocols: ['xmpp-client'], handshakeTimeout: this.limits.handshakeTimeoutMs })
-      : net.createServer()
+      : net.createServer({ pauseOnConnect: true })
     server.maxConnections = this.limits.connections
     server.on(listen.tls ? 'secureConnection' : 'connection', (socket: net.Socket) => this.#accept(listen, socket))
     server.on('tlsClientError', (error: Error, socket: net.Socket) => {
@@ -125,7 +125,14 @@ export class C2s implements AsyncDisposable {
       socket.destroy()
       return
     }
-    this.#streams.add(new ClientStream(this, listen, socket, (socket.remoteAddress ?? '').replace(/^::ffff:/, ''), listen.tls))
+    const address = (socket.remoteAddress ?? '').replace(/^::ffff:/, '')
+    if (listen.tls) this.#streams.add(new ClientStream(this, listen, socket, address, true))
+    else {
+      const own = readIntoShared(socket, (chunk) => stream.read(chunk))
+      const stream = new ClientStream(this, listen, own, address, false)
+      this.#streams.add(stream)
+      own.resume()
+    }
   }
 
   closed(stream: ClientStream): void {
@@ -267,6 +274,29 @@ export class C2s implements AsyncDisposable {
     for (const stream of this.#streams) stream.close(new StreamError('system-shutdown'))
     await Promise.race([Promise.all(closed), new Promise((resolve) => setTimeout(resolve, 2000).unref())])
   }
+}
+
+/** All plain connections are read into this; what a parser keeps it copies. */
+const shared = Buffer.allocUnsafeSlow(65_536)
+
+/**
+ * Takes an accepted connection over into a socket that reads into the shared buffer, which costs no allocation for each read.
+ * `net.Server` has no option for it (`net.Socket` does: `onread`), hence the move of the handle.
+ */
+function readIntoShared(socket: net.Socket, read: (chunk: Buffer) => void): net.Socket {
+  const accepted = socket as unknown as { _handle: unknown }
+  const handle = accepted._handle
+  accepted._handle = null
+  return new net.Socket({
+    handle,
+    onread: {
+      buffer: shared,
+      callback(bytes: number, buffer: Uint8Array) {
+        read(buffer.subarray(0, bytes) as Buffer)
+        return true
+      },
+    },
+  } as unknown as net.SocketConstructorOpts)
 }
 
 const ACK = Buffer.from("<r xmlns='urn:xmpp:sm:3'/>")

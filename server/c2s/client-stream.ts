@@ -78,13 +78,14 @@ export class ClientStream implements StreamHandler, Carrier {
   get backlog(): number { return this.#socket.writableLength }
 
   #attach(socket: Socket): void {
-    socket.on('data', (chunk: Buffer) => this.#read(chunk))
+    socket.on('data', (chunk: Buffer) => this.read(chunk))
     socket.on('error', () => this.#gone())
     socket.on('end', () => this.#gone())
     socket.on('close', () => this.#gone())
   }
 
-  #read(chunk: Buffer): void {
+  /** Bytes from the client; the buffer is used again afterwards. */
+  read(chunk: Buffer): void {
     if (this.#closed) return
     this.heardAt = this.#c2s.now()
     this.#pinged = false

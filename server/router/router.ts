@@ -125,7 +125,8 @@ export class Router {
     }
     const targets = this.#targets(delivery)
     if (targets === undefined) throw new StanzaError('service-unavailable')
-    ;(fromHost ?? toHost).hooks.runStore(delivery)
+    fromHost?.hooks.runStore(delivery)
+    if (toHost !== fromHost) toHost.hooks.runStore(delivery)
     if (targets.length > 0) {
       for (const target of targets) {
         delivery.reached.push(target)
