@@ -104,6 +104,20 @@ describe('configuration', () => {
     expect(load('hosts: ["a b"]\n').problems[0]).to.match(/^main\.yml:1: error: hosts: "a b"/)
   })
 
+  it('keeps history as long as tidings says, unless the module does', () => {
+    const config = good('hosts: [a.example, b.example]\ntidings: {archive_retention: 30 days}\nmodules: {mod_mam: {}}\nhost_config: {b.example: {modules: {mod_mam: {expire: 1d}}}}\n')
+    expect(JSON.stringify(config.host('a.example').modules.get('mod_mam'))).to.contain('"2592000000 ms"')
+    expect(JSON.stringify(config.host('b.example').modules.get('mod_mam'))).to.contain('"1d"').and.not.contain('2592000000')
+  })
+
+  it('refuses what would make clients fail, and takes TLS options from a listener', () => {
+    expect(load('hosts: [a.example]\nlisten:\n  - {port: 1, module: ejabberd_c2s, use_proxy_protocol: true}\n').problems[0]).to.match(/^main\.yml:3: error: listen\.use_proxy_protocol/)
+    expect(load('hosts: [a.example]\nlisten:\n  - {port: "unix:/x", module: ejabberd_c2s}\n').problems[0]).to.match(/^main\.yml:3: error: listen\.port: "unix:\/x"/)
+    const { config, problems } = load('hosts: [a.example]\nlisten:\n  - {port: 1, module: ejabberd_http}\n  - {port: 2, module: ejabberd_c2s, starttls: true, protocol_options: [no_tlsv1_2]}\n  - {port: 3, module: ejabberd_c2s, tls: true}\n')
+    expect(config.tlsOptions.minVersion).to.equal('TLSv1.3')
+    expect(problems).to.deep.equal(['main.yml:5: warning: listen.protocol_options: TLS options are the same for all listeners: those of the listener at main.yml:4 are used.'])
+  })
+
   it('reads log levels by number and name', () => {
     for (const [written, level] of [['0', 'silent'], ['3', 'warn'], ['5', 'debug'], ['warning', 'warn'], ['critical', 'fatal'], ['none', 'silent']]) {
       expect(good(`hosts: [a.example]\nloglevel: ${written}\n`).loglevel).to.equal(level)
@@ -154,12 +168,12 @@ include_config_file:
   more.yml:
     disallow: loglevel
 loglevel: 2
-`, { 'acl.yml': 'acl:\n  admin:\n    user: root@a.example\nlisten: []\n', 'more.yml': 'loglevel: 5\nlanguage: de\nacl:\n  friends: {user: f@a.example}\n' })
+`, { 'acl.yml': 'acl:\n  admin:\n    user: root@a.example\nlisten: []\n', 'more.yml': 'loglevel: 5\nresource_conflict: closeold\nacl:\n  friends: {user: f@a.example}\n' })
       expect(problems).to.have.length(2)
       expect(problems[0]).to.match(/^acl\.yml:4: warning: listen: is left out/)
       expect(problems[1]).to.match(/^more\.yml:1: warning: loglevel: is left out/)
       expect(config.loglevel).to.equal('error')
-      expect(config.language).to.equal('de')
+      expect(config.host('a.example').resourceConflict).to.equal('closeold')
       const { access } = config.host('a.example')
       expect(access.allows(`=${JSON.stringify(allowNode('admin'))}`, jid('root@a.example'))).to.equal(true)
       expect(access.allows(`=${JSON.stringify(allowNode('friends'))}`, jid('f@a.example'))).to.equal(true)
@@ -375,16 +389,14 @@ listen:
     module: ejabberd_c2s
     starttls: yes
     max_stanza_size: 65536
-    max_fsm_queue: 1000
     protocol_options: [no_sslv3, no_tlsv1_2, cipher_server_preference]
     ciphers: HIGH
   - port: "unix:/run/x.sock"
-    module: ejabberd_c2s
-    use_proxy_protocol: true
+    module: ejabberd_http
 `).listen
-      expect(one).to.include({ port: 5222, ip: '::', starttls: true, starttlsRequired: false, tls: false, maxStanzaBytes: 65_536, preAuthMaxStanzaBytes: 65_536, maxQueue: 1000, access: 'all', shaper: 'none', line: 4 })
+      expect(one).to.include({ port: 5222, ip: '::', starttls: true, starttlsRequired: false, tls: false, maxStanzaBytes: 65_536, preAuthMaxStanzaBytes: 65_536, access: 'all', shaper: 'none', line: 4 })
       expect(one?.tlsOptions).to.include({ minVersion: 'TLSv1.3', ciphers: 'HIGH', honorCipherOrder: true })
-      expect(two).to.include({ unixPath: '/run/x.sock', useProxyProtocol: true, maxStanzaBytes: 262_144 })
+      expect(two).to.include({ unixPath: '/run/x.sock', maxStanzaBytes: 262_144 })
     })
 
     it('never goes below TLS 1.2', () => {
@@ -433,7 +445,7 @@ access_rules: {x: {allow: admin}, y: {allow: admin}}
 modules: {mod_ping: {}, mod_time: {}}
 host_config:
   b.example:
-    language: de
+    resource_conflict: closenew
     modules: {mod_mam: {default: always}}
     acl: {admin: {user: boss@b.example}}
 append_host_config:
@@ -444,8 +456,8 @@ append_host_config:
       const config = good(text)
       expect([...config.host('a.example').modules.keys()]).to.deep.equal(['mod_ping', 'mod_time', 'mod_vcard'])
       expect([...config.host('b.example').modules.keys()]).to.deep.equal(['mod_mam'])
-      expect(config.host('b.example').language).to.equal('de')
-      expect(config.host('a.example').language).to.equal('en')
+      expect(config.host('b.example').resourceConflict).to.equal('closenew')
+      expect(config.host('a.example').resourceConflict).to.equal('acceptnew')
       expect(config.host('b.example').access.allows('x', jid('boss@b.example'))).to.equal(true)
       expect(config.host('b.example').access.allows('x', jid('root@a.example'))).to.equal(false)
       expect(config.host('a.example').access.allows('x', jid('root@a.example'))).to.equal(true)
@@ -515,13 +527,13 @@ modules:
 
   describe('tidings', () => {
     it('sets limits, retention and metrics', () => {
-      const config = good('hosts: [a.example]\nnegotiation_timeout: 10\nmax_fsm_queue: 77\ntidings:\n  data: ./d\n  archive_retention: 30\n  offline_expiry: 1d\n  upload: {quota: 1 GB, expiry: infinity}\n  metrics: {port: 0}\n  limits: {stanza_bytes: 20000, pre_auth_timeout: 5 s, outbound_stanzas: 9}\n')
-      expect(config.limits).to.include({ stanzaBytes: 20_000, preAuthTimeoutMs: 5000, outboundStanzas: 9, depth: 100 })
+      const config = good('hosts: [a.example]\nnegotiation_timeout: 10\ntidings:\n  data: ./d\n  archive_retention: 30\n  upload: {quota: 1 GB, expiry: infinity}\n  metrics: {port: 0}\n  limits: {stanza_bytes: 20000, pre_auth_timeout: 5 s}\n')
+      expect(config.limits).to.include({ stanzaBytes: 20_000, preAuthTimeoutMs: 5000, depth: 100 })
       expect(config.tidings).to.deep.equal({
-        data: './d', metrics: { port: 0, ip: '127.0.0.1' }, archiveRetentionMs: 30 * 86_400_000, offlineExpiryMs: 86_400_000,
+        data: './d', metrics: { port: 0, ip: '127.0.0.1' }, archiveRetentionMs: 30 * 86_400_000,
         upload: { quotaBytes: 1024 ** 3, expiryMs: Infinity }, selfSigned: true,
       })
-      expect(good('hosts: [a.example]\nnegotiation_timeout: 10\nmax_fsm_queue: 77\n').limits).to.include({ preAuthTimeoutMs: 10_000, outboundStanzas: 77 })
+      expect(good('hosts: [a.example]\nnegotiation_timeout: 10\n').limits).to.include({ preAuthTimeoutMs: 10_000 })
     })
 
     it('reports wrong names and values', () => {
@@ -533,9 +545,9 @@ modules:
   })
 
   it('keeps domains and passwords that look like numbers as text', () => {
-    expect(good('hosts: [a.example]\nlanguage: 1234\n').host('a.example').language).to.equal('1234')
-    const host = good('hosts: [a.example]\nauth_scram_hash: sha256\ndisable_sasl_mechanisms: digest-md5\nresource_conflict: closeold\n').host('a.example')
-    expect(host).to.include({ authScramHash: 'SHA-256', resourceConflict: 'closeold', registrationTimeoutMs: 600_000 })
+    expect(load('hosts: [a.example]\nlanguage: 1234\n').config.host('a.example').language).to.equal('1234')
+    const host = good('hosts: [a.example]\ndisable_sasl_mechanisms: digest-md5\nresource_conflict: closeold\n').host('a.example')
+    expect(host).to.include({ resourceConflict: 'closeold', registrationTimeoutMs: 600_000 })
     expect(host.disabledMechanisms).to.deep.equal(['DIGEST-MD5'])
   })
 

@@ -38,9 +38,6 @@ export interface ListenConfig {
   readonly shaper: string
   readonly maxStanzaBytes: number
   readonly preAuthMaxStanzaBytes: number
-  /** Stanzas waiting to be written to a connection. */
-  readonly maxQueue: number
-  readonly useProxyProtocol: boolean
   readonly backlog: number
   readonly file: string
   readonly line: number
@@ -53,7 +50,6 @@ export interface TlsOptions {
   readonly ciphers: string | undefined
   readonly honorCipherOrder: boolean
   readonly dhFile: string | undefined
-  readonly caFile: string | undefined
 }
 
 /** What has no name in ejabberd: the top-level key `tidings`. */
@@ -63,14 +59,13 @@ export interface TidingsOptions {
   readonly metrics: { readonly port: number; readonly ip: string } | undefined
   /** How long history is kept. */
   readonly archiveRetentionMs: number
-  readonly offlineExpiryMs: number
   readonly upload: {
     /** Bytes one account may have stored. */
     readonly quotaBytes: number
     /** How long a file is kept. */
     readonly expiryMs: number
   }
-  /** Where the certificate comes from when `certfiles` is empty: made and signed by the server itself, or none. */
+  /** Whether hosts without a certificate get one that the server signs itself. */
   readonly selfSigned: boolean
 }
 
@@ -82,7 +77,6 @@ export interface HostConfig {
   readonly language: string
   readonly authMethods: readonly string[]
   readonly authPasswordFormat: 'plain' | 'scram'
-  readonly authScramHash: 'SHA-1' | 'SHA-256' | 'SHA-512'
   /** SASL mechanisms never offered, in capital letters. */
   readonly disabledMechanisms: readonly string[]
   readonly registrationTimeoutMs: number
@@ -165,24 +159,23 @@ export const globalTable: OptionTable<GlobalOptions> = {
 
 /** Options that `host_config` may set for one host. */
 export const hostTable: OptionTable<HostOptions> = {
-  language: { type: text(), default: 'en', help: 'Language of texts that the server writes.' },
+  language: { type: text(), default: 'en', help: 'Language of texts that the server writes.', ignored: 'has no effect: the server writes English.' },
   auth_method: { type: list(text()), default: ['internal'], help: 'Only internal (mnesia): accounts in the server\'s own store.' },
   auth_password_format: { type: oneOf('plain', 'scram'), default: 'scram', help: 'Passwords are kept as SCRAM keys whatever is set.' },
-  auth_scram_hash: { type: oneOf('sha', 'sha256', 'sha512'), default: 'sha', help: 'The hash of stored passwords; logins by the others need no more than the password once.' },
+  auth_scram_hash: { type: oneOf('sha', 'sha256', 'sha512'), default: 'sha', help: 'Keys are kept for every hash.', ignored: 'has no effect: keys are kept for SHA-1, SHA-256 and SHA-512.' },
   disable_sasl_mechanisms: { type: list(text()), default: [], help: 'SASL mechanisms that are never offered.' },
   resource_conflict: { type: oneOf('setresource', 'closeold', 'closenew', 'acceptnew'), default: 'acceptnew', help: 'What happens when a resource is already bound.' },
-  max_fsm_queue: { type: int({ min: 1 }), default: 0, help: 'Stanzas waiting to be written to one connection.' },
+  max_fsm_queue: { type: int({ min: 1 }), default: 0, help: 'Unused: connections are bounded by bytes.', ignored: 'has no effect: what waits for a connection is bounded by tidings.limits.outbound_bytes.' },
   ...tlsTable('c2s_'),
 }
 
-interface TidingsNames { data: string; metrics: unknown; archive_retention: number; offline_expiry: number; upload: unknown; self_signed: boolean; limits: unknown }
+interface TidingsNames { data: string; metrics: unknown; archive_retention: number; upload: unknown; self_signed: boolean; limits: unknown }
 
 /** The key `tidings`. */
 export const tidingsTable: OptionTable<TidingsNames> = {
   data: { type: text(), default: '', help: 'Folder of the data, relative to the configuration file.' },
   metrics: { type: anything(), default: undefined, help: 'Listener of /metrics and /health: port and ip.' },
   archive_retention: { type: duration({ unit: 'days' }), default: Infinity, help: 'How long history is kept; a bare number counts days.' },
-  offline_expiry: { type: duration({ unit: 'days' }), default: Infinity, help: 'How long offline messages are kept; a bare number counts days.' },
   upload: { type: anything(), default: undefined, help: 'Uploads: quota (bytes of one account) and expiry.' },
   self_signed: { type: bool(), default: true, help: 'Whether hosts without a certificate in certfiles get one that the server signs itself.' },
   limits: { type: anything(), default: undefined, help: 'Limits by their names in snake_case.' },
@@ -283,12 +276,11 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
     checks.set(name, check)
     byHost.set(name, {
       name,
-      modules: new Map([...modules].map(([module, node]) => [module, withHost(node, name)])),
+      modules: new Map([...modules].map(([module, node]) => [module, withHost(module === 'mod_mam' ? withRetention(node, tidings.options.archiveRetentionMs) : node, name)])),
       access,
       language: values.language,
       authMethods: ['internal'],
       authPasswordFormat: values.auth_password_format,
-      authScramHash: values.auth_scram_hash === 'sha' ? 'SHA-1' : values.auth_scram_hash === 'sha256' ? 'SHA-256' : 'SHA-512',
       disabledMechanisms: values.disable_sasl_mechanisms.map((mechanism) => mechanism.toUpperCase()),
       registrationTimeoutMs: globals.registration_timeout,
       resourceConflict: values.resource_conflict,
@@ -303,10 +295,9 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
   const allLimits: Limits = {
     ...limits,
     ...(entryOf(root, 'negotiation_timeout') && !limitsSet.has('preAuthTimeoutMs') ? { preAuthTimeoutMs: globals.negotiation_timeout } : {}),
-    ...(globalHost.max_fsm_queue > 0 && !limitsSet.has('outboundStanzas') ? { outboundStanzas: globalHost.max_fsm_queue } : {}),
   }
-  const tlsOptions = readTls(globalHost, 'c2s_', folder, root, problems)
-  const { listen, certfiles: listenerCertfiles } = readListeners(entryOf(root, 'listen'), { limits: allLimits, tlsOptions, folder, check: globalAccess.check, problems })
+  const c2sTls = readTls(globalHost, 'c2s_', folder, root, problems)
+  const { listen, certfiles: listenerCertfiles, tlsOptions } = readListeners(entryOf(root, 'listen'), { limits: allLimits, tlsOptions: c2sTls, folder, check: globalAccess.check, problems })
   const { metrics } = tidings.options
   const taken = metrics && metrics.port !== 0 ? listen.find((listener) => listener.unixPath === undefined && listener.port === metrics.port) : undefined
   if (taken) report(entryOf(root, 'tidings') ?? root, 'tidings.metrics.port', 'error', `"${taken.port}" is already opened by the listener at ${taken.file}:${taken.line}.`)
@@ -333,6 +324,13 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
   }
   ruleChecks.set(config, checks)
   return { config, problems: inOrder(withoutRepeats(problems)) }
+}
+
+/** History's module with `tidings.archive_retention` as its `expire`, unless it sets that itself. */
+function withRetention(node: ConfigNode, retentionMs: number): ConfigNode {
+  if (node.kind !== 'map' || entryOf(node, 'expire') || !Number.isFinite(retentionMs)) return node
+  const { file, line } = node
+  return { ...node, entries: [...node.entries, { key: 'expire', value: toNode(`${retentionMs} ms`, node), file, line }] }
 }
 
 type RuleCheck = ReturnType<typeof createAccess>['check']
@@ -628,7 +626,6 @@ function readTidings(entry: MapEntry | undefined, problems: Problem[]): { tiding
         data: read.options.data === '' ? undefined : read.options.data,
         metrics: part('metrics', metricsTable),
         archiveRetentionMs: read.options.archive_retention,
-        offlineExpiryMs: read.options.offline_expiry,
         upload: { quotaBytes: upload?.quota ?? Infinity, expiryMs: upload?.expiry ?? Infinity },
         selfSigned: read.options.self_signed,
       },

@@ -18,7 +18,6 @@ export interface Limits {
   readonly connections: number
   readonly connectionsPerAddress: number
   readonly outboundBytes: number
-  readonly outboundStanzas: number
   readonly heldStanzas: number
   readonly heldBytes: number
   readonly ackTimeoutMs: number
@@ -84,7 +83,6 @@ export const limitTable: OptionTable<Limits> = {
   connections: { type: count, default: 200_000, help: 'Open client connections of the server.' },
   connectionsPerAddress: { type: count, default: 10_000, help: 'Open client connections from one address that have not logged in.' },
   outboundBytes: { type: bytes, default: 16_777_216, help: 'Bytes waiting to be written to one connection; beyond them it is closed.' },
-  outboundStanzas: { type: count, default: 10_000, help: 'Stanzas waiting to be written to one connection; max_fsm_queue sets it too.' },
   heldStanzas: { type: count, default: 500, help: 'Stanzas held back for an inactive client (client state indication).' },
   heldBytes: { type: bytes, default: 1_048_576, help: 'Bytes held back for an inactive client.' },
   ackTimeoutMs: { type: time, default: 60_000, help: 'How long a client may take to acknowledge; mod_stream_mgmt ack_timeout sets it too.' },

@@ -77,7 +77,7 @@ const common: OptionTable<Common> = {
   send_timeout: { type: anyValue, default: undefined, help: 'Unused.', ignored: 'has no effect: a slow reader is closed when tidings.limits.outbound_bytes is reached.' },
   backlog: { type: int({ min: 1 }), default: 511, help: 'Connections waiting to be accepted.' },
   unix_socket: { type: anyValue, default: undefined, help: 'Unused.', ignored: 'has no effect: the socket gets the process\'s own rights.' },
-  use_proxy_protocol: { type: bool(), default: false, help: 'Whether every connection begins with a PROXY protocol header that names the client.' },
+  use_proxy_protocol: { type: bool(), default: false, help: 'The PROXY protocol is not spoken.' },
 }
 
 const tlsTableOfListener: OptionTable<Pick<Listener, 'tls' | 'certfile' | 'ciphers' | 'dhfile' | 'cafile' | 'protocol_options' | 'tls_compression'>> = {
@@ -104,7 +104,7 @@ const clientTable: OptionTable<Omit<Listener, 'request_handlers' | 'custom_heade
   max_stanza_elements: { type: elements, default: Infinity, help: 'Elements of one stanza.', ignored: 'has no effect on one listener: set tidings.limits.children.' },
   pre_auth_max_stanza_size: { type: size({ min: 1 }), default: 0, help: 'Bytes of one element before login.' },
   pre_auth_max_stanza_elements: { type: elements, default: Infinity, help: 'Elements of one stanza before login.', ignored: 'has no effect on one listener: set tidings.limits.children.' },
-  max_fsm_queue: { type: int({ min: 1 }), default: 0, help: 'Stanzas waiting to be written to one connection.' },
+  max_fsm_queue: { type: int({ min: 1 }), default: 0, help: 'Unused.', ignored: 'has no effect: what waits for a connection is bounded by tidings.limits.outbound_bytes.' },
 }
 
 const httpTable: OptionTable<Common & Pick<Listener, 'tls' | 'certfile' | 'ciphers' | 'dhfile' | 'cafile' | 'protocol_options' | 'tls_compression' | 'request_handlers' | 'custom_headers' | 'tag' | 'allow_unencrypted_sasl2'>> = {
@@ -134,11 +134,11 @@ export interface ListenContext {
 }
 
 /** Reads the list. Listeners of modules that this server does not have are reported and left out. */
-export function readListeners(entry: MapEntry | undefined, context: ListenContext): { listen: ListenConfig[]; certfiles: { path: string; at: { file: string; line: number } }[] } {
-  const { problems } = context
+export function readListeners(entry: MapEntry | undefined, context: ListenContext): { listen: ListenConfig[]; certfiles: { path: string; at: { file: string; line: number } }[]; tlsOptions: TlsOptions } {
+  const { problems, tlsOptions } = context
   const listen: ListenConfig[] = []
   const certfiles: { path: string; at: { file: string; line: number } }[] = []
-  if (!entry || (entry.value.kind === 'scalar' && entry.value.value === null)) return { listen, certfiles }
+  if (!entry || (entry.value.kind === 'scalar' && entry.value.value === null)) return { listen, certfiles, tlsOptions }
   const items = entry.value.kind === 'list' ? entry.value.items : [entry.value]
   for (const item of items) {
     if (item.kind !== 'map') {
@@ -151,7 +151,20 @@ export function readListeners(entry: MapEntry | undefined, context: ListenContex
     if (same) problems.push({ file: found.file, line: found.line, option: 'listen.port', level: 'error', text: `"${found.unixPath ?? `${found.ip}:${found.port}`}" is already opened by the listener at ${same.file}:${same.line}.` })
     else listen.push(found)
   }
-  return { listen, certfiles }
+  return { listen, certfiles, tlsOptions: sharedTls(listen, context) }
+}
+
+/** Certificates are chosen by host, so their TLS options are the same everywhere: those of the first listener that sets any. */
+function sharedTls(listen: readonly ListenConfig[], { tlsOptions, problems }: ListenContext): TlsOptions {
+  const text = (options: TlsOptions): string => JSON.stringify([options.minVersion, options.maxVersion, options.ciphers, options.honorCipherOrder, options.dhFile])
+  const encrypted = listen.filter((listener) => listener.tls || listener.starttls)
+  const first = encrypted.find((listener) => text(listener.tlsOptions) !== text(tlsOptions))
+  if (!first) return tlsOptions
+  for (const other of encrypted) {
+    if (text(other.tlsOptions) === text(first.tlsOptions)) continue
+    problems.push({ file: other.file, line: other.line, option: 'listen.protocol_options', level: 'warning', text: `TLS options are the same for all listeners: those of the listener at ${first.file}:${first.line} are used.` })
+  }
+  return first.tlsOptions
 }
 
 function readListener(node: MapNode, context: ListenContext, certfiles: { path: string; at: { file: string; line: number } }[]): ListenConfig | undefined {
@@ -203,6 +216,10 @@ function readListener(node: MapNode, context: ListenContext, certfiles: { path: 
     if (!moduleNames.has(handler) && !handlerNames.has(handler)) report(line, 'listen.request_handlers', 'error', `"${written}" is not allowed here; expected the name of a request handler such as mod_http_upload.${didYouMean(written, [...moduleNames.keys(), ...handlerNames])}`)
     else handlers.set(pathOf(path), handler)
   }
+  const proxied = entryOf(current, 'use_proxy_protocol')
+  // Serving without it would take the header for the beginning of the stream.
+  if (proxied && options.use_proxy_protocol) report(proxied, 'listen.use_proxy_protocol', 'error', '"true" is not available: the PROXY protocol is not spoken; expected false.')
+  if (typeof options.port === 'string' && module === 'ejabberd_c2s') report(entryOf(current, 'port') ?? node, 'listen.port', 'error', `"unix:${options.port}" is available for ejabberd_http alone; expected a port from 0 to 65535.`)
   const unixPath = typeof options.port === 'string' ? options.port : undefined
   const tlsOptions = readTls({
     c2s_ciphers: options.ciphers ?? '', c2s_dhfile: options.dhfile ?? '', c2s_cafile: options.cafile ?? '',
@@ -223,8 +240,6 @@ function readListener(node: MapNode, context: ListenContext, certfiles: { path: 
     shaper: options.shaper ?? 'none',
     maxStanzaBytes: options.max_stanza_size || limits.stanzaBytes,
     preAuthMaxStanzaBytes: options.pre_auth_max_stanza_size || Math.min(limits.preAuthStanzaBytes, options.max_stanza_size || Infinity),
-    maxQueue: options.max_fsm_queue || limits.outboundStanzas,
-    useProxyProtocol: options.use_proxy_protocol,
     backlog: options.backlog,
     file: node.file,
     line: node.line,

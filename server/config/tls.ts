@@ -33,7 +33,7 @@ export function tlsTable(_prefix: 'c2s_'): OptionTable<TlsNames> {
   return {
     c2s_ciphers: { type: ciphers(), default: '', help: 'TLS ciphers in OpenSSL\'s notation.' },
     c2s_dhfile: { type: text(), default: '', help: 'File of Diffie-Hellman parameters.' },
-    c2s_cafile: { type: text(), default: '', help: 'File of certificate authorities for client certificates.' },
+    c2s_cafile: { type: text(), default: '', help: 'Unused.', ignored: 'has no effect: client certificates are not asked for.' },
     c2s_protocol_options: { type: list(protocolOption), default: [], help: 'TLS versions that are off. TLS below 1.2 is always off (RFC 8996).' },
     c2s_tls_compression: { type: bool(), default: false, help: 'TLS compression is always off.' },
   }
@@ -76,6 +76,5 @@ export function readTls(options: TlsNames, prefix: string, folder: string, node:
     ...versions,
     ciphers: options.c2s_ciphers === '' ? base?.ciphers : options.c2s_ciphers,
     dhFile: fileOf('dhfile', options.c2s_dhfile) ?? base?.dhFile,
-    caFile: fileOf('cafile', options.c2s_cafile) ?? base?.caFile,
   }
 }
