@@ -14,7 +14,7 @@ import type { Metrics } from '../metrics.ts'
 import type { Router } from '../router/router.ts'
 import { Session, type Carrier, type SessionContext } from '../sessions/session.ts'
 import type { SessionRegistry } from '../sessions/sessions.ts'
-import type { Storage } from '../storage/shapes.ts'
+import type { Storage, StoredStream } from '../storage/shapes.ts'
 import { parseStanza } from './parse-stanza.ts'
 import { ClientStream } from './client-stream.ts'
 
@@ -172,6 +172,7 @@ export class C2s implements AsyncDisposable {
     if (management === undefined) return
     this.#resumable.set(management.id, session)
     this.#parts.storage.streams.open(management.id, session.owner, session.jid.resource, session.snapshot())
+    for (const { seq, stanza } of management.queue) this.#parts.storage.streams.push(management.id, seq, stanza.bytes())
   }
 
   resumableSession(id: string): { session: Session; restarted: boolean } | undefined {
@@ -216,7 +217,7 @@ export class C2s implements AsyncDisposable {
       const state = stream.state as { resumeMs?: number } | null
       session.management = {
         id: stream.id, resumable: true, resumeMs: Number(state?.resumeMs ?? host.streamManagement.resumeMs),
-        handled: stream.handled, handledStored: stream.handled, sent: stream.unacknowledged.at(-1)?.seq ?? 0, acknowledged: 0,
+        handled: stream.handled, handledStored: stream.handled, sent: sentOf(stream), acknowledged: stream.acknowledged,
         queue: [], unrequested: 0, requestedAt: 0,
       }
       for (const { seq, bytes } of stream.unacknowledged) {
@@ -297,6 +298,19 @@ function readIntoShared(socket: net.Socket, read: (chunk: Buffer) => void): net.
       },
     },
   } as unknown as net.SocketConstructorOpts)
+}
+
+/** More than what a client can have received beyond what it is known to have acknowledged. */
+const UNSEEN = 2 ** 24
+
+/**
+ * From where a restored stream counts until it is resumed. How far its client has counted is unknown, for presence is sent and
+ * counted but not stored. What comes for it now must never look as if it had been received, also after another restart.
+ */
+function sentOf(stream: StoredStream): number {
+  const last = stream.unacknowledged.at(-1)?.seq ?? stream.acknowledged
+  const beyond = (last - stream.acknowledged) >>> 0
+  return beyond >= UNSEEN ? last : (stream.acknowledged + UNSEEN) >>> 0
 }
 
 const ACK = Buffer.from("<r xmlns='urn:xmpp:sm:3'/>")

@@ -475,12 +475,12 @@ export class ClientStream implements StreamHandler, Carrier {
         const asked = Number(stanza.attrs['max'])
         const waitMs = Number.isFinite(asked) && asked > 0 && stanza.attrs['max'] !== undefined ? Math.min(asked * 1000, maxResumeMs) : resumeMs
         const resumable = wantsResume && waitMs > 0
-        session.management = {
-          id: randomId(18), resumable, resumeMs: waitMs,
+        const id = randomId(18)
+        session.manage({
+          id, resumable, resumeMs: waitMs,
           handled: 0, handledStored: 0, sent: 0, acknowledged: 0, queue: [], unrequested: 0, requestedAt: 0,
-        }
+        })
         if (!resumable) return this.#sendText(`<enabled xmlns='${NS.sm}'/>`)
-        const { id } = session.management
         this.#c2s.resumable(session)
         return this.#sendText(`<enabled xmlns='${NS.sm}' id='${id}' resume='true' max='${Math.floor(waitMs / 1000)}'/>`)
       }

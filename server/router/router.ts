@@ -279,13 +279,19 @@ export class Router {
       const from = Jid.tryParse(stanza.from ?? '')
       // Copies (XEP-0280) and results (XEP-0313) come from the account itself and are history already.
       if (from === undefined || (from.bare === session.owner && stanza.find('sent', 'urn:xmpp:carbons:2') !== undefined) || stanza.find('received', 'urn:xmpp:carbons:2') !== undefined || stanza.find('result', 'urn:xmpp:mam:2') !== undefined) continue
+      const stamp = stanzaIdOf(stanza, session.owner)
+      const time = stamp === undefined ? undefined : timeOfMessageId(stamp)
       const others = this.#parts.sessions.available(session.owner)
       if (others.length > 0) {
-        // Those with carbons have had their copy.
-        for (const other of others) if (other.get('carbons') !== true) other.send(stanza)
+        const toAll = !(stanza.to ?? '').includes('/')
+        for (const other of others) {
+          // Those that were here have had it (RFC 6121 §8.5.2.1), or a copy of it (XEP-0280).
+          if (toAll && time !== undefined && other.availableSince < time) continue
+          if (other.get('carbons') === true && (time === undefined || other.setAt('carbons') < time)) continue
+          other.send(stanza, { durable: true })
+        }
         continue
       }
-      const stamp = stanzaIdOf(stanza, session.owner)
       const base = this.#delivery(stanza, from, session.jid, undefined)
       const delivery: Delivery = { ...base, ...(stamp !== undefined ? { id: stamp, time: timeOfMessageId(stamp) ?? base.time } : {}) }
       if (!host.hooks.runUndeliverable(delivery) && stamp === undefined) this.bounce(stanza, new StanzaError('recipient-unavailable'))

@@ -63,22 +63,29 @@ export class Session implements GateWaiter {
   readonly jid: Jid
   readonly owner: string
   readonly host: string
-  /** The last broadcast presence that was not unavailable, `from` set. */
-  presence: Stanza | undefined
   priority = 0
   /** Asked for its roster, so gets roster pushes (RFC 6121 §2.2). */
   interested = false
   active = true
   management: Management | undefined
+  #presence: Stanza | undefined
+  /** When it became available, ms. */
+  #availableSince = 0
   #directed: Set<string> | undefined
   #carrier: Carrier | undefined
   #state: Map<string, Value> | undefined
+  /** When each value of the state was first set, ms. */
+  #setAt: Map<string, number> | undefined
   #stateDirty = false
   #gated: { ticket: number; stanza: Stanza }[] | undefined
   #held: Stanza[] | undefined
+  /** Taken from the gated ones and being written at this moment. */
+  #ready: { readonly list: readonly { readonly stanza: Stanza }[]; next: number } | undefined
   /** Acknowledgements that wait for their commit. */
   #acks: { ticket: number; handled: number }[] | undefined
   #resuming = false
+  /** The ticket that was released while the stream was being resumed. */
+  #due = 0
   #ended = false
   /** When the stream was lost, ms. */
   detachedAt = 0
@@ -91,6 +98,16 @@ export class Session implements GateWaiter {
     this.#carrier = carrier
     this.#context = context
   }
+
+  /** The last broadcast presence that was not unavailable, `from` set. */
+  get presence(): Stanza | undefined { return this.#presence }
+  set presence(presence: Stanza | undefined) {
+    if (presence !== undefined && this.#presence === undefined) this.#availableSince = this.#context.now()
+    this.#presence = presence
+  }
+
+  /** Since when the session has been available, ms. */
+  get availableSince(): number { return this.#availableSince }
 
   get connected(): boolean { return this.#carrier !== undefined }
   get ended(): boolean { return this.#ended }
@@ -106,9 +123,19 @@ export class Session implements GateWaiter {
   }
 
   set(name: string, value: Value | undefined): void {
-    if (value === undefined) this.#state?.delete(name)
-    else (this.#state ??= new Map()).set(name, value)
+    if (value === undefined) {
+      this.#state?.delete(name)
+      this.#setAt?.delete(name)
+    } else {
+      if (this.#state?.has(name) !== true) (this.#setAt ??= new Map()).set(name, this.#context.now())
+      ;(this.#state ??= new Map()).set(name, value)
+    }
     this.changed()
+  }
+
+  /** Since when `name` has had a value, ms. */
+  setAt(name: string): number {
+    return this.#setAt?.get(name) ?? 0
   }
 
   /** Something changed that a restart must find again; written once at the end of the turn. */
@@ -133,6 +160,8 @@ export class Session implements GateWaiter {
       directed: this.#directed ? [...this.#directed] : [],
       resumeMs: this.management?.resumeMs,
       extra,
+      availableSince: this.#availableSince,
+      setAt: this.#setAt ? Object.fromEntries(this.#setAt) : {},
     }
   }
 
@@ -140,7 +169,12 @@ export class Session implements GateWaiter {
   restore(state: Value, parse: (bytes: Buffer) => Stanza | undefined): void {
     const from = state as { [key: string]: Value | undefined }
     const presence = from['presence']
-    if (presence instanceof Uint8Array) this.presence = parse(Buffer.from(presence))
+    if (presence instanceof Uint8Array) this.#presence = parse(Buffer.from(presence))
+    this.#availableSince = Number(from['availableSince'] ?? 0)
+    const setAt = from['setAt']
+    if (setAt !== null && typeof setAt === 'object') {
+      for (const [key, value] of Object.entries(setAt as { [key: string]: Value })) (this.#setAt ??= new Map()).set(key, Number(value))
+    }
     this.priority = Number(from['priority'] ?? 0)
     this.interested = from['interested'] === true
     this.active = from['active'] !== false
@@ -200,10 +234,10 @@ export class Session implements GateWaiter {
         return
       }
     }
-    if (this.#resuming) return
-    if (gated || this.#gated !== undefined) {
+    // What comes while the stream is being resumed waits behind what is sent again.
+    if (gated || this.#resuming || this.#gated !== undefined) {
       const last = this.#gated?.at(-1)?.ticket ?? 0
-      const ticket = gated ? this.#context.gate.wait(this) : last
+      const ticket = gated || this.#resuming ? this.#context.gate.wait(this) : last
       ;(this.#gated ??= []).push({ ticket, stanza })
       return
     }
@@ -211,6 +245,10 @@ export class Session implements GateWaiter {
   }
 
   released(ticket: number): void {
+    if (this.#resuming) {
+      this.#due = ticket
+      return
+    }
     const acks = this.#acks
     if (acks !== undefined) {
       let handled = -1
@@ -218,7 +256,7 @@ export class Session implements GateWaiter {
       while (taken < acks.length && (acks[taken] as { ticket: number }).ticket <= ticket) handled = (acks[taken++] as { handled: number }).handled
       if (taken === acks.length) this.#acks = undefined
       else acks.splice(0, taken)
-      if (handled !== -1 && !this.#resuming) this.#carrier?.write(Buffer.from(`<a xmlns='urn:xmpp:sm:3' h='${handled}'/>`))
+      if (handled !== -1) this.#carrier?.write(Buffer.from(`<a xmlns='urn:xmpp:sm:3' h='${handled}'/>`))
     }
     const gated = this.#gated
     if (gated === undefined) return
@@ -227,7 +265,11 @@ export class Session implements GateWaiter {
     if (count === 0) return
     const ready = count === gated.length ? gated : gated.splice(0, count)
     if (ready === gated) this.#gated = undefined
-    for (const each of ready) this.#write(each.stanza)
+    // One that cannot be written ends a session without stream management, which hands back the rest.
+    const writing = { list: ready, next: 0 }
+    this.#ready = writing
+    while (writing.next < ready.length) this.#write((ready[writing.next++] as { stanza: Stanza }).stanza)
+    if (this.#ready === writing) this.#ready = undefined
   }
 
   #write(stanza: Stanza): void {
@@ -250,6 +292,15 @@ export class Session implements GateWaiter {
     management.unrequested = 0
     if (management.requestedAt === 0) management.requestedAt = this.#context.now()
     this.#carrier.write(ACK_REQUEST)
+  }
+
+  /** Turns stream management on (XEP-0198 §3). What waits for its commit reaches the client afterwards, so it is counted. */
+  manage(management: Management): void {
+    this.management = management
+    for (const { stanza } of this.#gated ?? []) {
+      management.sent = (management.sent + 1) % COUNTER
+      management.queue.push({ seq: management.sent, stanza })
+    }
   }
 
   /** A stanza of the client has been handled; its effects and this count are committed together. */
@@ -322,11 +373,17 @@ export class Session implements GateWaiter {
       management.acknowledged = h
       management.sent = h
       const renumbered = management.queue.splice(0)
-      this.#context.storage.streams.acknowledged(management.id, (renumbered.at(-1)?.seq ?? h))
+      // Stored anew under the numbers by which the client counts from here on; the old numbers may be larger.
+      const { streams } = this.#context.storage
+      streams.close(management.id)
+      streams.open(management.id, this.owner, this.jid.resource, this.snapshot())
+      streams.handled(management.id, management.handled)
+      management.handledStored = management.handled
+      streams.acknowledged(management.id, h)
       for (const each of renumbered) {
         management.sent = (management.sent + 1) % COUNTER
         management.queue.push({ seq: management.sent, stanza: each.stanza })
-        this.#context.storage.streams.push(management.id, management.sent, each.stanza.bytes())
+        if (each.stanza.name !== 'presence') streams.push(management.id, management.sent, each.stanza.bytes())
       }
     } else if (!this.acknowledged(h)) return false
     this.#carrier = carrier
@@ -336,14 +393,16 @@ export class Session implements GateWaiter {
     this.#gated = undefined
     this.#acks = undefined
     this.#resuming = true
+    this.#due = 0
+    const last = management.sent
     const handled = management.handled
     this.#storeHandled()
     this.#context.storage.afterCommit(() => {
       if (this.#carrier !== carrier) return
-      // Whatever came for the session in the meantime is in the queue too.
       this.#resuming = false
-      this.#gated = undefined
-      write(handled, management.queue.map((each) => each.stanza))
+      // What came for the session in the meantime is in the queue too, but it may not be stored yet.
+      write(handled, management.queue.filter((each) => behind(each.seq, last)).map((each) => each.stanza))
+      if (this.#due !== 0) this.released(this.#due)
     })
     return true
   }
@@ -359,9 +418,13 @@ export class Session implements GateWaiter {
     if (management !== undefined) {
       for (const each of management.queue) undelivered.push(each.stanza)
       if (management.resumable) this.#context.storage.streams.close(management.id)
-    } else if (this.#gated !== undefined) for (const each of this.#gated) undelivered.push(each.stanza)
+    } else {
+      if (this.#ready !== undefined) for (const each of this.#ready.list.slice(this.#ready.next)) undelivered.push(each.stanza)
+      for (const each of this.#gated ?? []) undelivered.push(each.stanza)
+    }
     if (this.#held !== undefined) undelivered.push(...this.#held)
     this.#gated = undefined
+    this.#ready = undefined
     this.#held = undefined
     carrier?.close(error)
     this.#context.ended(this, undelivered)
