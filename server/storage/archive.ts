@@ -11,15 +11,15 @@ import { firstIdOf } from '../../lib/stanza/ids.ts'
 import { decodePart, encodePart, KEY_END, type OrderedStore } from './ordered.ts'
 import { type Archive, type ArchivedItem, type ArchiveEntry, type ArchivePage, type ArchiveQuery } from './shapes.ts'
 
-const PRESENT = Buffer.from([1])
+export const PRESENT = Buffer.from([1])
 /** Rows removed in one turn of the event loop. */
 const CHUNK = 256
 
-type Owner = ArchiveEntry['owners'][number]
+export type ArchiveOwner = ArchiveEntry['owners'][number]
 type Range = Omit<ArchiveQuery, 'max' | 'direction'>
 
 /** Row of `m`: length of the list of owners (4 bytes), the list as `owner 0 with 0 owner …`, the stanza's bytes. */
-function encodeBody(owners: readonly Owner[], bytes: Buffer): Buffer {
+function encodeBody(owners: readonly ArchiveOwner[], bytes: Buffer): Buffer {
   let list = ''
   for (const { owner, with: other } of owners) list += `${owner}\0${other}\0`
   const listBytes = Buffer.byteLength(list)
@@ -30,9 +30,9 @@ function encodeBody(owners: readonly Owner[], bytes: Buffer): Buffer {
   return row
 }
 
-function ownersOf(row: Buffer): Owner[] {
+export function ownersOf(row: Buffer): ArchiveOwner[] {
   const parts = row.toString('utf8', 4, 4 + row.readUInt32BE(0)).split('\0')
-  const owners: Owner[] = []
+  const owners: ArchiveOwner[] = []
   for (let i = 0; i + 1 < parts.length; i += 2) owners.push({ owner: parts[i] as string, with: parts[i + 1] as string })
   return owners
 }
@@ -43,23 +43,17 @@ function bytesOf(row: Buffer): Buffer {
 
 /** Lets new entries become durable in a log first, and their rows later. */
 export interface AppendLog {
-  /** The rows of an entry whose id was never used. */
-  append(id: string, body: Buffer, rows: readonly { readonly key: string; readonly value: Buffer }[]): void
+  /** An entry whose id is not in the archive; `body` is its row of `m`. False when it must go the usual way. */
+  append(id: string, owners: readonly ArchiveOwner[], body: Buffer): boolean
+  /** Replaces an entry appended in the same group; false when there is none. Owners may be added, not taken away. */
+  amend(id: string, owners: readonly ArchiveOwner[], body: Buffer): boolean
   /** Writes the rows of everything appended; called before any of them may be changed. */
   flush(): void
 }
 
-/** The rows of an entry, from its row of `m`. */
-export function rowsOf(id: string, body: Buffer): { key: string; value: Buffer }[] {
-  const last = encodePart(id)
-  const rows = [{ key: `m${last}`, value: body }]
-  for (const { owner, with: other } of ownersOf(body)) pushIndexRows(rows, owner, other, last)
-  return rows
-}
-
-function pushIndexRows(rows: { key: string; value: Buffer }[], owner: string, other: string, last: string): void {
-  const first = encodePart(owner)
-  rows.push({ key: `a${first}${last}`, value: PRESENT }, { key: `c${first}${encodePart(other)}${last}`, value: PRESENT })
+/** The index rows of one owner's item, by the encoded parts of their keys. */
+export function indexKeys(owner: string, other: string, id: string): readonly [string, string] {
+  return [`a${owner}${id}`, `c${owner}${other}${id}`]
 }
 
 /** `committed` lets long removals wait for the store, so that they do not pile up in memory. */
@@ -123,38 +117,35 @@ export function createArchive(store: OrderedStore, committed: () => Promise<void
     else if (others.length < owners.length) store.put(mKey(id), encodeBody(others, bytesOf(row)))
   }
 
+  function putRows(id: string, owners: readonly ArchiveOwner[], body: Buffer): void {
+    store.put(mKey(id), body)
+    for (const { owner, with: other } of owners) {
+      for (const key of indexKeys(encodePart(owner), encodePart(other), encodePart(id))) store.put(key, PRESENT)
+    }
+  }
+
   return {
     append(entry) {
       const key = mKey(entry.id)
       let owners = entry.owners
       if (owners.length === 0) return
       if (owners.length > 1) owners = owners.filter((one, i) => owners.findIndex((other) => other.owner === one.owner) === i)
-      if (key > highest) {
-        highest = key
+      const present = key > highest ? undefined : store.get(key)
+      if (!present) {
+        if (key > highest) highest = key
         const body = encodeBody(owners, entry.bytes)
-        const rows = [{ key, value: body }]
-        for (const { owner, with: other } of owners) pushIndexRows(rows, owner, other, key.slice(1))
-        if (log) log.append(entry.id, body, rows)
-        else for (const row of rows) store.put(row.key, row.value)
+        if (log?.append(entry.id, owners, body)) return
+        putRows(entry.id, owners, body)
         return
       }
+      // Appended again: for more owners, or for one whose other party may differ.
+      const before = ownersOf(present)
+      const all = [...before.filter((one) => !owners.some((other) => other.owner === one.owner)), ...owners]
+      const body = encodeBody(all, entry.bytes)
+      if (log?.amend(entry.id, all, body)) return
       log?.flush()
-      for (const { owner, with: other } of owners) {
-        store.put(aKey(owner, entry.id), PRESENT)
-        store.put(cKey(owner, other, entry.id), PRESENT)
-      }
-      const present = store.get(key)
-      if (present) {
-        const added = owners
-        const before = ownersOf(present)
-        // An owner's second copy of an id replaces the first: the other party may differ.
-        for (const one of before) {
-          const again = added.find((other) => other.owner === one.owner)
-          if (again && again.with !== one.with) store.delete(cKey(one.owner, one.with, entry.id))
-        }
-        owners = [...before.filter((one) => !added.some((other) => other.owner === one.owner)), ...added]
-      }
-      store.put(key, encodeBody(owners, entry.bytes))
+      for (const one of before) store.delete(cKey(one.owner, one.with, entry.id))
+      putRows(entry.id, all, body)
     },
 
     query(owner, query) {

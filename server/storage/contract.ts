@@ -283,6 +283,99 @@ export function testStorage(name: string, open: () => Promise<StorageUnderTest>)
         })
       })
 
+      it('moves an item to another conversation when it is appended again with another party', async () => {
+        for (const commit of [false, true]) {
+          const id = nextMessageId()
+          storage.archive.append({ id, bytes: Buffer.from('1'), owners: [{ owner: NURSE, with: JULIET }] })
+          if (commit) await storage.committed()
+          storage.archive.append({ id, bytes: Buffer.from('2'), owners: [{ owner: NURSE, with: ROMEO }] })
+        }
+        await always(async () => {
+          expect((await query(NURSE, { with: JULIET })).items).to.deep.equal([])
+          expect((await query(NURSE, { with: ROMEO })).items.map((item) => item.bytes.toString())).to.deep.equal(['2', '2'])
+        })
+      })
+
+      it('takes entries whose ids come out of order, and owners of any length', async () => {
+        fill()
+        await storage.committed()
+        const id = `${firstIdOf(START + 500).slice(0, 9)}00100`
+        const long = `${'l'.repeat(900)}@example.org`
+        storage.archive.append({ id, bytes: Buffer.from('late'), owners: [{ owner: ROMEO, with: JULIET }, { owner: 'ä@montague.lit', with: ROMEO }] })
+        storage.archive.append({ id: nextMessageId(), bytes: Buffer.from('long'), owners: [{ owner: long, with: ROMEO }, { owner: ROMEO, with: long }] })
+        await always(async () => {
+          expect(ids(await query(ROMEO, { max: 3 }))).to.deep.equal([entryIds[0], id, entryIds[1]])
+          expect(ids(await query('ä@montague.lit', { with: ROMEO }))).to.deep.equal([id])
+          expect((await query(long, { with: ROMEO })).items.map((item) => item.bytes.toString())).to.deep.equal(['long'])
+          expect((await query(ROMEO, { with: long })).items).to.have.lengthOf(1)
+        })
+      })
+
+      it('behaves as a list does, whatever is committed when', async () => {
+        const who = fc.constantFrom(ROMEO, JULIET, NURSE)
+        const at = fc.nat(12)
+        const step = fc.oneof(
+          fc.record({ do: fc.constant('append' as const), at, owner: who, with: who, both: fc.boolean() }),
+          fc.record({ do: fc.constant('append' as const), at, owner: who, with: who, both: fc.boolean() }),
+          fc.record({ do: fc.constant('delete' as const), at, owner: who }),
+          fc.record({ do: fc.constant('replace' as const), at, owner: who }),
+          fc.record({ do: fc.constant('purge' as const), at, owner: who }),
+          fc.record({ do: fc.constant('expire' as const), at }),
+          fc.record({ do: fc.constant('commit' as const) }),
+          fc.record({ do: fc.constant('reopen' as const) }),
+          fc.record({ do: fc.constant('query' as const), owner: who, with: fc.option(who), max: fc.integer({ min: 1, max: 4 }), from: fc.option(at), to: fc.option(at), backward: fc.boolean() }),
+        )
+        const idAt = (n: number): string => firstIdOf(START + n * 1000)
+        await fc.assert(fc.asyncProperty(fc.array(step, { maxLength: 40 }), async (steps) => {
+          await storage.archive.expire(START + 100_000)
+          let version = 0
+          const model = new Map<string, { owners: Map<string, string>; text: string }>()
+          for (const one of steps) {
+            if (one.do === 'append') {
+              const owners = [{ owner: one.owner, with: one.with }]
+              if (one.both && one.owner !== one.with) owners.push({ owner: one.with, with: one.owner })
+              const text = String(version++)
+              storage.archive.append({ id: idAt(one.at), bytes: Buffer.from(text), owners })
+              const known = model.get(idAt(one.at))?.owners ?? new Map<string, string>()
+              for (const entry of owners) known.set(entry.owner, entry.with)
+              model.set(idAt(one.at), { owners: known, text })
+            } else if (one.do === 'delete') {
+              await storage.archive.delete(one.owner, idAt(one.at))
+              model.get(idAt(one.at))?.owners.delete(one.owner)
+              if (model.get(idAt(one.at))?.owners.size === 0) model.delete(idAt(one.at))
+            } else if (one.do === 'replace') {
+              const text = String(version++)
+              await storage.archive.replace(one.owner, idAt(one.at), Buffer.from(text))
+              const entry = model.get(idAt(one.at))
+              if (entry?.owners.has(one.owner)) entry.text = text
+            } else if (one.do === 'purge') {
+              await storage.archive.purge(one.owner, START + one.at * 1000)
+              for (const [id, entry] of model) {
+                if (id < idAt(one.at)) entry.owners.delete(one.owner)
+                if (entry.owners.size === 0) model.delete(id)
+              }
+            } else if (one.do === 'expire') {
+              await storage.archive.expire(START + one.at * 1000)
+              for (const id of model.keys()) if (id < idAt(one.at)) model.delete(id)
+            } else if (one.do === 'commit') await storage.committed()
+            else if (one.do === 'reopen') {
+              if (under.reopen) storage = await under.reopen()
+            } else {
+              let expected = [...model].filter(([id, entry]) => entry.owners.has(one.owner)
+                && (one.with === null || entry.owners.get(one.owner) === one.with)
+                && (one.from === null || id > idAt(one.from)) && (one.to === null || id < idAt(one.to + 1))).sort(([a], [b]) => (a < b ? -1 : 1))
+              const total = expected.length
+              expected = one.backward ? expected.slice(-one.max) : expected.slice(0, one.max)
+              const range = { ...(one.with === null ? {} : { with: one.with }), ...(one.from === null ? {} : { afterId: idAt(one.from) }), ...(one.to === null ? {} : { end: START + one.to * 1000 }) }
+              const page = await query(one.owner, { ...range, max: one.max, direction: one.backward ? 'backward' : 'forward' })
+              expect(page.items.map((item) => [item.id, item.with, item.bytes.toString()])).to.deep.equal(expected.map(([id, entry]) => [id, entry.owners.get(one.owner), entry.text]))
+              expect(page.complete).to.equal(total <= one.max)
+              expect(await storage.archive.count(one.owner, range, 3)).to.equal(Math.min(3, total))
+            }
+          }
+        }), { numRuns: 40 })
+      })
+
       it('replaces bytes', async () => {
         fill()
         const id = entryIds[3] as string

@@ -3,9 +3,11 @@ import { mkdirSync } from 'node:fs'
 import { statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { open, type RootDatabase } from 'lmdb'
+import { continueIdsAfter } from '../../../lib/stanza/ids.ts'
 import { createArchive } from '../archive.ts'
 import { StorageError } from '../errors.ts'
 import { createOfflineQueue } from '../offline.ts'
+import { KEY_END } from '../ordered.ts'
 import { createRecords } from '../records.ts'
 import { type Storage } from '../shapes.ts'
 import { ArchiveLog } from './append-log.ts'
@@ -119,6 +121,9 @@ class EmbeddedStorage implements Storage {
     this.records = createRecords(this.#store)
     this.#archiveLog = new ArchiveLog(this.#store)
     this.archive = createArchive(this.#store, committed, this.#archiveLog)
+    // The clock may have gone back since the last run.
+    const last = this.#store.keys('m', `m${KEY_END}`, 1, true)[0]
+    if (last !== undefined) continueIdsAfter(last.slice(1, -1))
     this.offline = createOfflineQueue(this.#store, committed)
     this.streams = new StreamJournal(this.#store)
     this.#store.beforeSeal = () => {

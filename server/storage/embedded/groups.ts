@@ -4,7 +4,7 @@
  *
  * Reads see what is written and not committed yet: `#pending` lies over the database.
  *
- * Lazy rows are rows whose durability somebody else sees to, with a journal. They lie over the database too, and are written together
+ * Lazy rows are rows whose durability somebody else sees to, with a log. They are read through `lazy`, and written together
  * when enough of them have come, because a page of the database that many rows of one transaction fall into is written once.
  */
 import { type RootDatabase } from 'lmdb'
@@ -13,12 +13,25 @@ import { type OrderedStore } from '../ordered.ts'
 interface Entry {
   readonly key: string
   value: Buffer | undefined
-  /** Undefined for a row that waits for `flushLazy`. */
-  group: Group | undefined
+  readonly group: Group
+}
+
+export interface Row {
+  readonly key: string
+  readonly value: Buffer
+}
+
+/** Rows that are to be seen and not in the database yet. They are new: the database has none of their keys. */
+export interface LazyRows {
+  readonly bytes: number
+  get(key: string): Buffer | undefined
+  between(start: string, end: string): Row[]
 }
 
 interface Group {
   readonly entries: Entry[]
+  /** Rows beside the entries, written before them. */
+  readonly rows: { readonly rows: readonly Row[]; readonly committed: () => void }[]
   readonly callbacks: (() => void)[]
   bytes: number
 }
@@ -38,11 +51,11 @@ export class GroupedStore implements OrderedStore {
   readonly #pending = new Map<string, Entry>()
   /** The same entries by the beginnings of their keys, so that a range looks at few. */
   readonly #buckets = new Map<string, Set<Entry>>()
-  #lazy: Entry[] = []
-  #lazyBytes = 0
+  lazy: LazyRows | undefined
   #open: Group = newGroup()
   #committing: Group | undefined
   #scheduled = false
+  #touched = false
   /** Bytes and writes of the group being committed and the open one. */
   #pendingBytes = 0
   #commitMs = 0
@@ -56,18 +69,18 @@ export class GroupedStore implements OrderedStore {
   }
 
   get pendingWrites(): number { return this.#open.entries.length + (this.#committing?.entries.length ?? 0) }
-  get pendingBytes(): number { return this.#pendingBytes + this.#lazyBytes }
+  get pendingBytes(): number { return this.#pendingBytes + (this.lazy?.bytes ?? 0) }
   /** Time that commits take, smoothed. */
   get commitMs(): number { return this.#commitMs }
 
   get(key: string): Buffer | undefined {
     const entry = this.#pending.get(key)
-    return entry ? entry.value : this.#db.getBinary(key)
+    return entry ? entry.value : this.lazy?.get(key) ?? this.#db.getBinary(key)
   }
 
   has(key: string): boolean {
     const entry = this.#pending.get(key)
-    return entry ? entry.value !== undefined : this.#db.doesExist(key)
+    return entry ? entry.value !== undefined : this.lazy?.get(key) !== undefined || this.#db.doesExist(key)
   }
 
   put(key: string, value: Buffer): void { this.#write(key, value) }
@@ -113,25 +126,9 @@ export class GroupedStore implements OrderedStore {
     return Math.min(limit, count)
   }
 
-  /** Puts a new row that becomes visible now and durable with the next `flushLazy`. Nothing may be pending under its key. */
-  putLazy(key: string, value: Buffer): void {
-    const entry: Entry = { key, value, group: undefined }
-    this.#add(entry)
-    this.#lazy.push(entry)
-    this.#lazyBytes += key.length + value.length
-  }
-
-  /** Moves every lazy row into the open group. */
-  flushLazy(): void {
-    const group = this.#open
-    for (const entry of this.#lazy) {
-      entry.group = group
-      group.entries.push(entry)
-    }
-    group.bytes += this.#lazyBytes
-    this.#pendingBytes += this.#lazyBytes
-    this.#lazy = []
-    this.#lazyBytes = 0
+  /** Adds rows to the open group that are read through `lazy` until `committed` is called. */
+  putRows(rows: readonly Row[], committed: () => void): void {
+    this.#open.rows.push({ rows, committed })
     this.#schedule()
   }
 
@@ -146,7 +143,10 @@ export class GroupedStore implements OrderedStore {
   }
 
   /** Makes sure that a commit comes, for rows that `beforeSeal` adds. */
-  touch(): void { this.#schedule() }
+  touch(): void {
+    this.#touched = true
+    this.#schedule()
+  }
 
   /** Waits for what is written; gives up after `waitMs` when the disk takes nothing. */
   async close(waitMs: number): Promise<boolean> {
@@ -167,8 +167,9 @@ export class GroupedStore implements OrderedStore {
     return found
   }
 
-  #pendingBetween(start: string, end: string): Entry[] {
-    const found: Entry[] = []
+  #pendingBetween(start: string, end: string): { readonly key: string; readonly value: Buffer | undefined }[] {
+    const found: { readonly key: string; readonly value: Buffer | undefined }[] = []
+    if (this.lazy) for (const row of this.lazy.between(start, end)) if (!this.#pending.has(row.key)) found.push(row)
     const bucket = this.#buckets.get(bucketOf(start))
     if (bucket) for (const entry of bucket) if (entry.key >= start && entry.key < end) found.push(entry)
     return found
@@ -215,13 +216,14 @@ export class GroupedStore implements OrderedStore {
   }
 
   async #commit(): Promise<void> {
+    this.#touched = false
     this.beforeSeal()
     const group = this.#open
     this.#committing = group
     this.#scheduled = false
     this.#open = newGroup()
     const startedAt = performance.now()
-    if (group.entries.length > 0) {
+    if (group.entries.length > 0 || group.rows.length > 0) {
       for (let delayMs = RETRY_FIRST_MS; !(await this.#transact(group)); delayMs = Math.min(RETRY_MAX_MS, delayMs * 2)) {
         await sleep(delayMs, this.#closing.signal)
         if (this.#closing.signal.aborted) return
@@ -231,6 +233,7 @@ export class GroupedStore implements OrderedStore {
       this.#db.resetReadTxn()
       for (const entry of group.entries) if (this.#pending.get(entry.key) === entry) this.#remove(entry)
       this.#pendingBytes -= group.bytes
+      for (const { committed } of group.rows) committed()
     }
     this.#committing = undefined
     for (const callback of group.callbacks) {
@@ -240,7 +243,7 @@ export class GroupedStore implements OrderedStore {
         this.#options.onCallbackError(error)
       }
     }
-    if (this.#open.entries.length > 0 || this.#open.callbacks.length > 0) this.#schedule()
+    if (this.#open.entries.length > 0 || this.#open.rows.length > 0 || this.#open.callbacks.length > 0 || this.#touched) this.#schedule()
   }
 
   /** Writes a group as one transaction; false when it failed, and then nothing of it is written. */
@@ -248,11 +251,8 @@ export class GroupedStore implements OrderedStore {
     const db = this.#db
     try {
       await db.batch(() => {
-        for (const { key, value } of group.entries) {
-          // Their promises are the batch's own, but each that exists must be heard.
-          const written = value ? db.put(key, value) : db.remove(key)
-          if (written instanceof Promise) written.catch(ignore)
-        }
+        for (const { rows } of group.rows) for (const { key, value } of rows) hear(db.put(key, value))
+        for (const { key, value } of group.entries) hear(value ? db.put(key, value) : db.remove(key))
       })
       this.#options.onProblem(undefined)
       return true
@@ -273,10 +273,15 @@ function bucketOf(key: string): string {
 }
 
 function newGroup(): Group {
-  return { entries: [], callbacks: [], bytes: 0 }
+  return { entries: [], rows: [], callbacks: [], bytes: 0 }
 }
 
 function ignore(): void {}
+
+/** A failed commit rejects the promises of its writes too, which are otherwise of no use. */
+function hear(written: unknown): void {
+  if (written instanceof Promise) written.catch(ignore)
+}
 
 /** LMDB's reason comes as a promise beside the error, and not always. */
 async function reasonOf(error: unknown): Promise<string> {

@@ -24,6 +24,8 @@ function writeSome(): void {
     storage.afterCommit(() => { writeSync(1, `${number}\n`) })
   }
   if (Math.random() < 0.05) (storage.streams as { checkpoint?: () => void }).checkpoint?.()
+  // A removal has the archive's log written out first.
+  if (Math.random() < 0.05) void storage.archive.delete('romeo@montague.lit', 'none')
   if (Math.random() < 0.5) setImmediate(writeSome)
   else setTimeout(writeSome, Math.random() * 5)
 }
