@@ -12,6 +12,7 @@ import { parseOptions, type OptionTable } from './config/options.ts'
 import { createDiscoRegistry, type HostDisco } from './extensions/disco-registry.ts'
 import type { Extension, IqRegistry, Parts, DiscoRegistry } from './extensions/extension.ts'
 import { serveDisco } from './extensions/disco-registry.ts'
+import { setUploadDefaults } from './extensions/http-upload.ts'
 import { extensions } from './extensions/index.ts'
 import { HostFeatures, HostNonzas, type Host } from './host.ts'
 import { createHttp } from './http/http.ts'
@@ -68,6 +69,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const { limits } = config
   const metrics = createMetrics()
   const storage = options.storage ?? (await openEmbedded(options.dataDir))
+  setUploadDefaults(storage, config.tidings.upload)
   const accounts = createAccounts(storage.records, { cachedMax: limits.accountCache })
   const wantsTls = config.listen.some((listen) => listen.tls || listen.starttls)
   const certificates = wantsTls ? await createSecureContexts({ hosts: config.hosts, certfiles: config.certfiles, dataDir: options.dataDir, tls: config.tlsOptions, selfSigned: config.tidings.selfSigned }) : undefined

@@ -97,7 +97,10 @@ export function createAccess(hosts: readonly string[], layers: readonly AccessLa
 
   function value(name: string, subject: Subject): Result | undefined {
     const rule = ruleInPlace(name, shaperRuleOf) ?? shaperRules.get(name)
-    return rule?.find(({ matches }) => matches(subject) === true)?.result
+    if (rule) return rule.find(({ matches }) => matches(subject) === true)?.result
+    // A number in place of a rule's name stands for itself.
+    const number = numberOr(name)
+    return typeof number === 'number' ? number : undefined
   }
 
   const access: Access = {

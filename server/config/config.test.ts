@@ -343,6 +343,7 @@ shaper_rules:
       expect(access.value('max_user_offline_messages', jid('x@a.example'))).to.equal(100)
       expect(access.value('hard_upload_quota', jid('root@a.example'))).to.equal(Infinity)
       expect(access.value('undefined_rule', jid('x@a.example'))).to.equal(undefined)
+      expect(access.value('500', jid('x@a.example'))).to.equal(500)
       expect(access.shaper('c2s_shaper', jid('x@a.example'))).to.deep.equal({ rate: 3000, burst: 20_000 })
       expect(access.shaper('c2s_shaper', jid('root@a.example'))).to.equal(undefined)
       expect(access.shaper('fast', jid('x@a.example'))).to.deep.equal({ rate: 50_000, burst: 50_000 })

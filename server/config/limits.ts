@@ -19,41 +19,19 @@ export interface Limits {
   readonly connectionsPerAddress: number
   readonly outboundBytes: number
   readonly heldStanzas: number
-  readonly heldBytes: number
   readonly ackTimeoutMs: number
   readonly closeTimeoutMs: number
   // Stream management
   readonly resumeQueueStanzas: number
-  readonly resumeQueueBytes: number
   readonly resumeTimeoutMs: number
-  readonly resumableSessions: number
   // Sessions
   readonly sessionsPerUser: number
   readonly directedPresences: number
-  readonly pendingIqs: number
-  readonly iqAnswerTimeoutMs: number
-  readonly stanzasInWork: number
   // Accounts and what they keep
   readonly rosterItems: number
-  readonly rosterGroups: number
-  readonly rosterNameLength: number
   readonly rosterCache: number
   readonly pendingSubscriptions: number
-  readonly offlineMessages: number
-  readonly offlineBytes: number
-  readonly blockedJids: number
-  readonly privateBytes: number
-  readonly privateElements: number
-  readonly vcardBytes: number
-  readonly passwordLength: number
-  readonly registrationsPerAddress: number
-  readonly capsCache: number
-  readonly capsBytes: number
   readonly accountCache: number
-  readonly jidCache: number
-  // History
-  readonly archivePage: number
-  readonly archiveMessages: number
   // HTTP
   readonly httpConnections: number
   readonly httpHeaderBytes: number
@@ -84,41 +62,19 @@ export const limitTable: OptionTable<Limits> = {
   connectionsPerAddress: { type: count, default: 10_000, help: 'Open client connections from one address that have not logged in.' },
   outboundBytes: { type: bytes, default: 16_777_216, help: 'Bytes waiting to be written to one connection; beyond them it is closed.' },
   heldStanzas: { type: count, default: 500, help: 'Stanzas held back for an inactive client (client state indication).' },
-  heldBytes: { type: bytes, default: 1_048_576, help: 'Bytes held back for an inactive client.' },
   ackTimeoutMs: { type: time, default: 60_000, help: 'How long a client may take to acknowledge; mod_stream_mgmt ack_timeout sets it too.' },
   closeTimeoutMs: { type: time, default: 5_000, help: 'How long a peer may take to close its side of the stream.' },
 
   resumeQueueStanzas: { type: count, default: 5_000, help: 'Unacknowledged stanzas of one session; mod_stream_mgmt max_ack_queue sets it too.' },
-  resumeQueueBytes: { type: bytes, default: 16_777_216, help: 'Bytes of unacknowledged stanzas of one session.' },
   resumeTimeoutMs: { type: time, default: 300_000, help: 'How long a session waits for its client to come back; mod_stream_mgmt resume_timeout sets it too.' },
-  resumableSessions: { type: count, default: 100_000, help: 'Sessions waiting for their client to come back.' },
 
   sessionsPerUser: { type: count, default: 10, help: 'Sessions of one account, unless shaper_rules has max_user_sessions.' },
   directedPresences: { type: count, default: 1_000, help: 'Addresses one session keeps directed presence with.' },
-  pendingIqs: { type: count, default: 10_000, help: 'IQs of the server that wait for an answer.' },
-  iqAnswerTimeoutMs: { type: time, default: 30_000, help: 'How long an answer to an IQ of the server may take.' },
-  stanzasInWork: { type: count, default: 100, help: 'Stanzas of one connection being worked on; beyond them its socket is not read.' },
 
   rosterItems: { type: count, default: 5_000, help: 'Contacts of one account.' },
-  rosterGroups: { type: count, default: 50, help: 'Groups of one contact.' },
-  rosterNameLength: { type: count, default: 1_023, help: 'Characters of a contact\'s name or group.' },
   rosterCache: { type: count, default: 20_000, help: 'Rosters kept in memory.' },
   pendingSubscriptions: { type: count, default: 500, help: 'Unanswered subscription requests kept for one account.' },
-  offlineMessages: { type: count, default: 5_000, help: 'Offline messages of one account, unless shaper_rules has max_user_offline_messages.' },
-  offlineBytes: { type: bytes, default: 52_428_800, help: 'Bytes of offline messages of one account.' },
-  blockedJids: { type: count, default: 1_000, help: 'Entries of one account\'s block list.' },
-  privateBytes: { type: bytes, default: 262_144, help: 'Bytes of one element in private storage.' },
-  privateElements: { type: count, default: 200, help: 'Elements one account keeps in private storage.' },
-  vcardBytes: { type: bytes, default: 262_144, help: 'Bytes of a vCard.' },
-  passwordLength: { type: count, default: 1_023, help: 'Bytes of a password.' },
-  registrationsPerAddress: { type: count, default: 1_000, help: 'New accounts from one address within registration_timeout memory; beyond them addresses are forgotten oldest first.' },
-  capsCache: { type: count, default: 10_000, help: 'Sets of client capabilities kept in memory.' },
-  capsBytes: { type: bytes, default: 65_536, help: 'Bytes of one set of client capabilities that is kept.' },
   accountCache: { type: count, default: 20_000, help: 'Accounts kept in memory.' },
-  jidCache: { type: count, default: 50_000, help: 'Prepared addresses kept in memory.' },
-
-  archivePage: { type: count, default: 250, help: 'Messages of one page of history.' },
-  archiveMessages: { type: int({ min: 1, infinity: true }), default: Infinity, help: 'Messages kept in the history of one account; the oldest go first.' },
 
   httpConnections: { type: count, default: 10_000, help: 'Open HTTP connections.' },
   httpHeaderBytes: { type: bytes, default: 16_384, help: 'Bytes of an HTTP request\'s headers.' },
