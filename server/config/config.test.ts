@@ -83,7 +83,7 @@ describe('configuration', () => {
   it('reports text that is not YAML with its line', () => {
     const { config, problems } = load('hosts:\n  - a.example\nacl:\n  x: *nothing\n')
     expect(problems.join('\n')).to.match(/main\.yml:4: error: yaml/)
-    expect(config.hosts).to.not.be.empty
+    expect(config.hosts).to.have.length(1)
   })
 
   it('reports a missing file, an empty one and one without hosts', () => {

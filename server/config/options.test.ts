@@ -26,7 +26,7 @@ describe('options', () => {
   it('reads integers within their range', () => {
     expect(read(int({ min: 1, max: 5 }), 5)).to.equal(5)
     expect(read(int({ min: -5 }), '-3')).to.equal(-3)
-    for (const wrong of [0, 6, 1.5, '1e3', '0x1', 'x', [1], {}]) expect(read(int({ min: 1, max: 5 }), wrong), String(wrong)).to.match(/expected an integer from 1 to 5/)
+    for (const wrong of [0, 6, 1.5, '1e3', '0x1', 'x', [1], {}]) expect(read(int({ min: 1, max: 5 }), wrong), JSON.stringify(wrong)).to.match(/expected an integer from 1 to 5/)
     expect(read(int({ infinity: true }), 'unlimited')).to.equal(Infinity)
     expect(read(int(), 'infinity')).to.match(/^!/)
   })
