@@ -1,0 +1,339 @@
+/** What is measured. Every scenario is bounded in count and in time. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Client } from '../lib/client/client.ts'
+import { chatMessage, each, jidOf, logIn, makeUsers, parseId, Tally, type Tls } from './load.ts'
+import { cpuMicros, pssKib } from './process.ts'
+import type { RunningServer, Variant } from './servers.ts'
+
+/** The longest one measurement may take, and how long a message may be missing before it counts as lost. */
+const MEASURE_MS = 60_000
+const MISSING_MS = 10_000
+
+/** Figures by name; the unit is in the name. `errors` says what was lost, twice or out of order. */
+export interface Figures {
+  readonly values: Readonly<Record<string, number>>
+  readonly errors: string
+}
+
+export interface Scenario {
+  readonly name: string
+  readonly help: string
+  readonly variant: Variant
+  /** Whether each round needs a server that has done nothing before. */
+  readonly fresh: boolean
+  prepare(server: RunningServer): Promise<void>
+  measure(server: RunningServer): Promise<Figures>
+}
+
+const CHAT_USERS = 100
+
+function chat(name: string, help: string, variant: Variant, messages: number): Scenario {
+  const archive = variant === 'archive'
+  return {
+    name, help, variant, fresh: false,
+    prepare: (server) => makeUsers(server, CHAT_USERS),
+    async measure(server) {
+      const clients: Client[] = []
+      await each(CHAT_USERS, async (index) => {
+        const client = await logIn(server, index, { sm: archive })
+        if (archive) await client.sendIq("<iq type='set'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+        clients[index] = client
+      })
+      try {
+        // Warm, so that what is compiled on the way is compiled.
+        await talk(server, clients, messages >> 2, archive)
+        return await talk(server, clients, messages, archive)
+      } finally {
+        for (const client of clients) client.destroy()
+      }
+    },
+  }
+}
+
+/** Every user has one message in flight to a fixed partner: the next leaves when it has arrived. */
+async function talk(server: RunningServer, clients: readonly Client[], messages: number, acks: boolean): Promise<Figures> {
+  const tally = new Tally()
+  const sequences = new Uint32Array(clients.length)
+  const targets = clients.map((_, index) => (clients[(index + (clients.length >> 1)) % clients.length] as Client).jid)
+  const startedAt = performance.now()
+  let lastAt = startedAt
+  const send = (index: number): void => {
+    if (tally.sent >= messages || performance.now() - startedAt > MEASURE_MS) return
+    const sequence = sequences[index] as number
+    sequences[index] = sequence + 1
+    tally.sent++
+    const client = clients[index] as Client
+    client.send(chatMessage(targets[index] as string, `b${index}-${sequence}`))
+    // XEP-0198: as clients do, now and then.
+    if (acks && sequence % 10 === 9) client.connection.write("<r xmlns='urn:xmpp:sm:3'/>")
+  }
+  const stops = clients.map((client) => client.on((stanza) => {
+    if (stanza.name !== 'message') return
+    const id = parseId(stanza.id)
+    if (id === undefined) return
+    tally.took(id[0], id[1])
+    lastAt = performance.now()
+    send(id[0])
+  }))
+  const own = process.cpuUsage()
+  const before = cpuMicros(server.pid)
+  for (let i = 0; i < clients.length; i++) send(i)
+  while (tally.received < tally.sent && performance.now() - lastAt < MISSING_MS) await sleep(20)
+  const used = cpuMicros(server.pid) - before
+  const ownUsed = process.cpuUsage(own)
+  for (const stop of stops) stop()
+  return {
+    values: {
+      'CPU us/message': used / tally.sent,
+      'messages/s': tally.received / (lastAt - startedAt) * 1000,
+      'generator us/message': (ownUsed.user + ownUsed.system) / tally.sent,
+    },
+    errors: tally.toString(),
+  }
+}
+
+const LOGIN_USERS = 20
+const LOGINS = 300
+
+const loginScenario: Scenario = {
+  name: 'login', help: `${LOGINS} times TLS from the first byte, SCRAM-SHA-1, bind and logout, 8 at a time`, variant: 'plain', fresh: false,
+  prepare: (server) => makeUsers(server, LOGIN_USERS),
+  async measure(server) {
+    let failed = 0
+    const round = (count: number): Promise<void> => each(count, async (index) => {
+      try {
+        const client = await logIn(server, index % LOGIN_USERS, { tls: 'direct', presence: false, resource: `r${index % 8}-${Math.floor(index / LOGIN_USERS)}` })
+        await client.disconnect()
+      } catch {
+        failed++
+      }
+    })
+    await round(40)
+    failed = 0
+    const before = cpuMicros(server.pid)
+    const startedAt = performance.now()
+    await round(LOGINS)
+    const wallMs = performance.now() - startedAt
+    return { values: { 'CPU ms/login': (cpuMicros(server.pid) - before) / LOGINS / 1000, 'logins/s': LOGINS / wallMs * 1000 }, errors: failed === 0 ? '0' : `${failed} failed` }
+  },
+}
+
+const IDLE_USERS = 100
+const IDLE_CONNECTIONS = 1000
+/** How long a server may tidy up before its memory is read. */
+const SETTLE_MS = 3000
+
+function idle(name: string, tls: Tls): Scenario {
+  return {
+    name, help: `memory of ${IDLE_CONNECTIONS} available sessions, ${tls === 'direct' ? 'with TLS' : 'without TLS'}`, variant: 'plain', fresh: true,
+    prepare: (server) => makeUsers(server, IDLE_USERS),
+    async measure(server) {
+      await sleep(SETTLE_MS)
+      const before = pssKib(server.pid)
+      const clients: Client[] = []
+      try {
+        await each(IDLE_CONNECTIONS, async (index) => {
+          clients.push(await logIn(server, index % IDLE_USERS, { tls, resource: `r${Math.floor(index / IDLE_USERS)}` }))
+        })
+        await sleep(SETTLE_MS)
+        const held = pssKib(server.pid)
+        const lost = clients.filter((client) => client.ended).length
+        return { values: { 'KiB/connection': (held - before) / IDLE_CONNECTIONS, 'MiB before': before / 1024, 'MiB held': held / 1024 }, errors: lost === 0 ? '0' : `${lost} closed` }
+      } finally {
+        for (const client of clients) client.destroy()
+      }
+    },
+  }
+}
+
+const OFFLINE_USERS = 10
+const OFFLINE_EACH = 300
+
+const offline: Scenario = {
+  name: 'offline', help: `${OFFLINE_EACH} messages for each of ${OFFLINE_USERS} absent users, and their delivery`, variant: 'plain', fresh: false,
+  prepare: (server) => makeUsers(server, OFFLINE_USERS + 1),
+  async measure(server) {
+    const tally = new Tally()
+    const sender = await logIn(server, OFFLINE_USERS)
+    const stored = { before: cpuMicros(server.pid), used: 0 }
+    for (let sequence = 0; sequence < OFFLINE_EACH; sequence++) {
+      for (let user = 0; user < OFFLINE_USERS; user++) {
+        sender.send(chatMessage(jidOf(server, user), `b${user}-${sequence}`))
+        tally.sent++
+      }
+      // Not more in flight than a socket's buffers hold.
+      if (sequence % 10 === 9) await sender.ping(MEASURE_MS)
+    }
+    await sender.ping(MEASURE_MS)
+    stored.used = cpuMicros(server.pid) - stored.before
+    const before = cpuMicros(server.pid)
+    const clients: Client[] = []
+    let lastAt = performance.now()
+    try {
+      await each(OFFLINE_USERS, async (user) => {
+        const client = await logIn(server, user, { presence: false })
+        clients.push(client)
+        client.on((stanza) => {
+          const id = stanza.name === 'message' ? parseId(stanza.id) : undefined
+          if (id === undefined) return
+          lastAt = performance.now()
+          tally.took(id[0], id[1])
+        })
+        client.send('<presence/>')
+      })
+      while (tally.received < tally.sent && performance.now() - lastAt < MISSING_MS) await sleep(20)
+      // A second copy would follow.
+      await Promise.all(clients.map((client) => client.ping(MEASURE_MS)))
+    } finally {
+      for (const client of [...clients, sender]) await client.disconnect()
+    }
+    return {
+      values: { 'store CPU us/message': stored.used / tally.sent, 'delivery CPU us/message': (cpuMicros(server.pid) - before) / tally.sent },
+      errors: tally.toString(),
+    }
+  },
+}
+
+const CONTACTS = 100
+const BROADCASTS = 100
+
+const presence: Scenario = {
+  name: 'presence', help: `${BROADCASTS} presence changes of a user, each to ${CONTACTS} contacts`, variant: 'plain', fresh: false,
+  async prepare(server) {
+    await makeUsers(server, CONTACTS + 1)
+    const star = await logIn(server, CONTACTS)
+    const approve = star.on((stanza) => {
+      if (stanza.name === 'presence' && stanza.type === 'subscribe') star.send(`<presence to='${(stanza.from ?? '').split('/')[0]}' type='subscribed'/>`)
+    })
+    await star.sendIq("<iq type='get'><query xmlns='jabber:iq:roster'/></iq>")
+    await each(CONTACTS, async (index) => {
+      const client = await logIn(server, index)
+      const approved = new Promise<void>((resolve) => {
+        client.on((stanza) => { if (stanza.name === 'presence' && stanza.type === 'subscribed') resolve() })
+        setTimeout(resolve, MISSING_MS).unref()
+      })
+      await client.sendIq("<iq type='get'><query xmlns='jabber:iq:roster'/></iq>")
+      client.send(`<presence to='${jidOf(server, CONTACTS)}' type='subscribe'/>`)
+      await approved
+      await client.disconnect()
+    })
+    approve()
+    await star.disconnect()
+  },
+  async measure(server) {
+    const tally = new Tally()
+    const clients: Client[] = []
+    let arrived: (() => void) | undefined
+    let missing = 0
+    await each(CONTACTS, async (index) => {
+      const client = await logIn(server, index)
+      clients.push(client)
+      client.on((stanza) => {
+        if (stanza.name !== 'presence' || stanza.type !== undefined) return
+        const sequence = /<status>n(\d+)<\/status>/.exec(stanza.content.toString('latin1'))?.[1]
+        if (sequence === undefined) return
+        tally.took(index, Number(sequence))
+        if (--missing === 0) arrived?.()
+      })
+    })
+    const star = await logIn(server, CONTACTS)
+    const broadcast = async (from: number, count: number): Promise<void> => {
+      for (let sequence = from; sequence < from + count; sequence++) {
+        missing = CONTACTS
+        tally.sent += CONTACTS
+        const all = new Promise<void>((resolve) => { arrived = resolve })
+        star.send(`<presence><show>away</show><status>n${sequence}</status></presence>`)
+        await Promise.race([all, sleep(MISSING_MS, undefined, { ref: false })])
+        if (missing > 0) return
+      }
+    }
+    try {
+      await broadcast(0, 20)
+      const before = cpuMicros(server.pid)
+      const startedAt = performance.now()
+      await broadcast(20, BROADCASTS)
+      const used = cpuMicros(server.pid) - before
+      return {
+        values: { 'CPU us/delivery': used / (BROADCASTS * CONTACTS), 'deliveries/s': BROADCASTS * CONTACTS / (performance.now() - startedAt) * 1000 },
+        errors: tally.toString(),
+      }
+    } finally {
+      for (const client of [...clients, star]) client.destroy()
+    }
+  },
+}
+
+const MAM_MESSAGES = 1000
+const MAM_PAGE = 50
+const MAM_READS = 10
+
+const mam: Scenario = {
+  name: 'mam', help: `an archive of ${MAM_MESSAGES} messages read from its end in pages of ${MAM_PAGE}, ${MAM_READS} times`, variant: 'archive', fresh: false,
+  async prepare(server) {
+    await makeUsers(server, 2)
+    const sender = await logIn(server, 0)
+    const reader = await logIn(server, 1)
+    for (let sequence = 0; sequence < MAM_MESSAGES; sequence++) {
+      sender.send(chatMessage(reader.jid, `b0-${sequence}`))
+      if (sequence % 50 === 49) await sender.ping(MEASURE_MS)
+    }
+    await sleep(1000)
+    await reader.disconnect()
+    await sender.disconnect()
+  },
+  async measure(server) {
+    const reader = await logIn(server, 1, { presence: false })
+    let tally = new Tally()
+    let ids: string[] = []
+    let sent = 0
+    const errors: string[] = []
+    reader.on((stanza) => {
+      if (stanza.name !== 'message') return
+      const id = /<message[^>]*\bid=['"]b0-(\d+)['"]/.exec(stanza.content.toString('latin1'))?.[1]
+      if (id !== undefined) ids.push(id)
+    })
+    const read = async (): Promise<number> => {
+      tally = new Tally()
+      tally.sent = MAM_MESSAGES
+      let pages = 0
+      let before = ''
+      const all: number[] = []
+      for (; pages < MAM_MESSAGES / MAM_PAGE + 1;) {
+        ids = []
+        const answer = await reader.sendIq(`<iq type='set' id='m${++sent}'><query xmlns='urn:xmpp:mam:2'><set xmlns='http://jabber.org/protocol/rsm'><max>${MAM_PAGE}</max><before>${before}</before></set></query></iq>`, MEASURE_MS)
+        if (ids.length > 0) pages++
+        all.unshift(...ids.map(Number))
+        const fin = answer.getChild('fin', 'urn:xmpp:mam:2')
+        before = fin?.getChild('set', 'http://jabber.org/protocol/rsm')?.getChildText('first') ?? ''
+        if (before === '' || fin?.attrs['complete'] === 'true') break
+      }
+      for (const sequence of all) tally.took(0, sequence)
+      if (tally.toString() !== '0') errors.push(tally.toString())
+      return pages
+    }
+    try {
+      await read()
+      const before = cpuMicros(server.pid)
+      const startedAt = performance.now()
+      let pages = 0
+      for (let i = 0; i < MAM_READS && performance.now() - startedAt < MEASURE_MS; i++) pages += await read()
+      return {
+        values: { 'CPU ms/page': (cpuMicros(server.pid) - before) / pages / 1000, 'pages/s': pages / (performance.now() - startedAt) * 1000 },
+        errors: errors[0] ?? '0',
+      }
+    } finally {
+      await reader.disconnect()
+    }
+  },
+}
+
+export const SCENARIOS: readonly Scenario[] = [
+  chat('chat', `${CHAT_USERS} users with one message in flight each, no archive`, 'plain', 20_000),
+  chat('chat-archive', `the same with stream management, carbons and the archive`, 'archive', 10_000),
+  loginScenario,
+  idle('idle', 'none'),
+  idle('idle-tls', 'direct'),
+  offline,
+  presence,
+  mam,
+]
