@@ -27,6 +27,8 @@ export class Gate {
       const waiting: GateWaiter[] = []
       this.#waiting = waiting
       this.#storage.afterCommit(() => {
+        // A commit may come before the turn is over; what comes after it needs a ticket of its own.
+        if (this.#ticket === ticket) this.#open = false
         for (const each of waiting) each.released(ticket)
       })
       setImmediate(() => {
