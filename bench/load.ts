@@ -2,7 +2,7 @@
 import { type Client, connect, login } from '../lib/client/client.ts'
 import type { RunningServer } from './servers.ts'
 
-const PASSWORD = 'correct horse'
+export const PASSWORD = 'correct horse'
 /** How many log in at the same time. */
 const PARALLEL = 8
 const TIMEOUT_MS = 20_000
@@ -39,31 +39,32 @@ export async function makeUsers(server: RunningServer, count: number): Promise<v
 }
 
 /** A session, available when `presence` is not false. */
-export async function logIn(server: RunningServer, index: number, how: { tls?: Tls; resource?: string; presence?: boolean; sm?: boolean } = {}): Promise<Client> {
-  const client = await connect({ ...options(server, index, how.tls ?? 'none'), resource: how.resource ?? 'bench', ...(how.sm ? { sm: true } : {}) })
+export async function logIn(server: RunningServer, index: number, how: { tls?: Tls; resource?: string; presence?: boolean } = {}): Promise<Client> {
+  const client = await connect({ ...options(server, index, how.tls ?? 'none'), resource: how.resource ?? 'bench' })
   if (how.presence !== false) client.send('<presence/>')
   return client
 }
 
 /** Lost, duplicated and reordered messages of flows that each have an order. */
 export class Tally {
-  readonly #seen = new Map<number, { readonly got: Set<number>; last: number }>()
+  /** By flow: a one at each sequence number that came. */
+  readonly #seen: number[][] = []
+  readonly #last: number[] = []
   sent = 0
   received = 0
   duplicated = 0
   reordered = 0
 
   took(flow: number, sequence: number): void {
-    let seen = this.#seen.get(flow)
-    if (seen === undefined) this.#seen.set(flow, (seen = { got: new Set(), last: -1 }))
-    if (seen.got.has(sequence)) {
+    const seen = (this.#seen[flow] ??= [])
+    if (seen[sequence] === 1) {
       this.duplicated++
       return
     }
-    seen.got.add(sequence)
+    seen[sequence] = 1
     this.received++
-    if (sequence < seen.last) this.reordered++
-    else seen.last = sequence
+    if (sequence < (this.#last[flow] ?? -1)) this.reordered++
+    else this.#last[flow] = sequence
   }
 
   get lost(): number { return this.sent - this.received }

@@ -2,7 +2,9 @@
  * Measures Tidings, and beside it the servers that are installed as Debian packages (ejabberd, Prosody), scenario by scenario
  * and round by round in turn:
  *
- *     npm run bench -- [SCENARIO...] [--rounds 3] [--servers tidings,prosody] [--save] [--note TEXT]
+ *     npm run bench -- [SCENARIO...] [--rounds 3] [--servers tidings,prosody] [--save] [--note TEXT] [--profile DIR]
+ *
+ * `--profile` leaves CPU profiles of Tidings in that directory; the figures of such a run mean little.
  *
  * CPU time is that of the server's whole process tree, user and system; memory is its proportional set size.
  */
@@ -24,6 +26,7 @@ const { values, positionals } = parseArgs({
     servers: { type: 'string' },
     save: { type: 'boolean', default: false },
     note: { type: 'string' },
+    profile: { type: 'string' },
     help: { type: 'boolean', short: 'h', default: false },
   },
 })
@@ -34,7 +37,7 @@ function fail(text: string): never {
 }
 
 if (values.help) {
-  console.log(`npm run bench -- [SCENARIO...] [--rounds N] [--servers A,B] [--save] [--note TEXT]\n\n${SCENARIOS.map((each) => `  ${each.name.padEnd(14)} ${each.help}`).join('\n')}`)
+  console.log(`npm run bench -- [SCENARIO...] [--rounds N] [--servers A,B] [--save] [--note TEXT] [--profile DIR]\n\n${SCENARIOS.map((each) => `  ${each.name.padEnd(14)} ${each.help}`).join('\n')}`)
   process.exit(0)
 }
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => process.exit(130))
@@ -59,7 +62,7 @@ async function play(scenario: Scenario): Promise<Map<ServerName, Figures[]>> {
       for (const name of servers) {
         let server = running.get(name)
         if (server === undefined) {
-          server = await startServer(name, scenario.variant)
+          server = await startServer(name, scenario.variant, values.profile === undefined ? undefined : path.resolve(values.profile))
           running.set(name, server)
           await scenario.prepare(server)
         }
@@ -70,7 +73,7 @@ async function play(scenario: Scenario): Promise<Map<ServerName, Figures[]>> {
       }
     }
   } finally {
-    for (const name of [...running.keys()]) await stop(name)
+    for (const name of running.keys()) await stop(name)
   }
   return results
 }

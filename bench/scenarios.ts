@@ -1,8 +1,9 @@
 /** What is measured. Every scenario is bounded in count and in time. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Client } from '../lib/client/client.ts'
-import { chatMessage, each, jidOf, logIn, makeUsers, parseId, Tally, type Tls } from './load.ts'
+import { PASSWORD, Tally, type Tls, chatMessage, each, jidOf, logIn, makeUsers, parseId, userName } from './load.ts'
 import { cpuMicros, pssKib } from './process.ts'
+import { RawUser } from './raw-user.ts'
 import type { RunningServer, Variant } from './servers.ts'
 
 /** The longest one measurement may take, and how long a message may be missing before it counts as lost. */
@@ -33,55 +34,51 @@ function chat(name: string, help: string, variant: Variant, messages: number): S
     name, help, variant, fresh: false,
     prepare: (server) => makeUsers(server, CHAT_USERS),
     async measure(server) {
-      const clients: Client[] = []
-      await each(CHAT_USERS, async (index) => {
-        const client = await logIn(server, index, { sm: archive })
-        if (archive) await client.sendIq("<iq type='set'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
-        clients[index] = client
-      })
+      const users: RawUser[] = []
       try {
+        await each(CHAT_USERS, async (index) => { users[index] = await RawUser.logIn(server, userName(index), PASSWORD, archive) })
         // Warm, so that what is compiled on the way is compiled.
-        await talk(server, clients, messages >> 2, archive)
-        return await talk(server, clients, messages, archive)
+        await talk(server, users, messages >> 1, archive)
+        return await talk(server, users, messages, archive)
       } finally {
-        for (const client of clients) client.destroy()
+        for (const user of users) user?.destroy()
       }
     },
   }
 }
 
 /** Every user has one message in flight to a fixed partner: the next leaves when it has arrived. */
-async function talk(server: RunningServer, clients: readonly Client[], messages: number, acks: boolean): Promise<Figures> {
+async function talk(server: RunningServer, users: readonly RawUser[], messages: number, acks: boolean): Promise<Figures> {
   const tally = new Tally()
-  const sequences = new Uint32Array(clients.length)
-  const targets = clients.map((_, index) => (clients[(index + (clients.length >> 1)) % clients.length] as Client).jid)
+  const sequences = new Uint32Array(users.length)
+  const targets = users.map((_, index) => (users[(index + (users.length >> 1)) % users.length] as RawUser).jid)
   const startedAt = performance.now()
   let lastAt = startedAt
   const send = (index: number): void => {
-    if (tally.sent >= messages || performance.now() - startedAt > MEASURE_MS) return
+    if (tally.sent >= messages || lastAt - startedAt > MEASURE_MS) return
     const sequence = sequences[index] as number
     sequences[index] = sequence + 1
     tally.sent++
-    const client = clients[index] as Client
-    client.send(chatMessage(targets[index] as string, `b${index}-${sequence}`))
+    const message = chatMessage(targets[index] as string, `b${index}-${sequence}`)
     // XEP-0198: as clients do, now and then.
-    if (acks && sequence % 10 === 9) client.connection.write("<r xmlns='urn:xmpp:sm:3'/>")
+    users[index]?.send(acks && sequence % 10 === 9 ? `${message}<r xmlns='urn:xmpp:sm:3'/>` : message)
   }
-  const stops = clients.map((client) => client.on((stanza) => {
-    if (stanza.name !== 'message') return
-    const id = parseId(stanza.id)
-    if (id === undefined) return
-    tally.took(id[0], id[1])
-    lastAt = performance.now()
-    send(id[0])
-  }))
+  for (const user of users) {
+    user.onMessage = (text) => {
+      const id = parseId(text)
+      if (id === undefined) return
+      tally.took(id[0], id[1])
+      lastAt = performance.now()
+      send(id[0])
+    }
+  }
   const own = process.cpuUsage()
   const before = cpuMicros(server.pid)
-  for (let i = 0; i < clients.length; i++) send(i)
+  for (let i = 0; i < users.length; i++) send(i)
   while (tally.received < tally.sent && performance.now() - lastAt < MISSING_MS) await sleep(20)
   const used = cpuMicros(server.pid) - before
   const ownUsed = process.cpuUsage(own)
-  for (const stop of stops) stop()
+  for (const user of users) user.onMessage = undefined
   return {
     values: {
       'CPU us/message': used / tally.sent,
@@ -328,8 +325,8 @@ const mam: Scenario = {
 }
 
 export const SCENARIOS: readonly Scenario[] = [
-  chat('chat', `${CHAT_USERS} users with one message in flight each, no archive`, 'plain', 20_000),
-  chat('chat-archive', `the same with stream management, carbons and the archive`, 'archive', 10_000),
+  chat('chat', `${CHAT_USERS} users with one message in flight each, no archive`, 'plain', 40_000),
+  chat('chat-archive', 'the same with stream management, carbons and the archive', 'archive', 15_000),
   loginScenario,
   idle('idle', 'none'),
   idle('idle-tls', 'direct'),

@@ -33,6 +33,7 @@ interface Place {
   readonly key: string
   readonly both: string
   readonly archive: boolean
+  readonly profileDir: string | undefined
 }
 
 interface Command {
@@ -68,15 +69,15 @@ process.on('exit', () => {
   for (const dir of folders) rmSync(dir, { recursive: true, force: true })
 })
 
-/** Starts a server and waits until both its ports are open. */
-export async function startServer(name: ServerName, variant: Variant): Promise<RunningServer> {
+/** Starts a server and waits until both its ports are open. With `profileDir`, Tidings leaves a CPU profile there when it stops. */
+export async function startServer(name: ServerName, variant: Variant, profileDir?: string): Promise<RunningServer> {
   const dir = mkdtempSync(path.join(tmpdir(), `tidings-bench-${name}-`))
   folders.add(dir)
   const [port, tlsPort] = await freePorts()
   const made = await generate([{ name: 'commonName', value: 'localhost' }], {
     keyType: 'ec', algorithm: 'sha256', curve: 'P-256', extensions: [{ name: 'subjectAltName', altNames: [{ type: 2, value: 'localhost' }] }],
   })
-  const place: Place = { dir, port, tlsPort, certificate: path.join(dir, 'cert.pem'), key: path.join(dir, 'key.pem'), both: path.join(dir, 'both.pem'), archive: variant === 'archive' }
+  const place: Place = { dir, port, tlsPort, certificate: path.join(dir, 'cert.pem'), key: path.join(dir, 'key.pem'), both: path.join(dir, 'both.pem'), archive: variant === 'archive', profileDir }
   writeFileSync(place.certificate, made.cert, { mode: 0o600 })
   writeFileSync(place.key, made.private, { mode: 0o600 })
   writeFileSync(place.both, `${made.cert}\n${made.private}`, { mode: 0o600 })
@@ -183,7 +184,7 @@ ${place.archive ? '  mod_mam: {default: always}\n' : ''}  mod_offline: {access_m
   mod_version: {}
 `)
   const program = path.join(import.meta.dirname, '../bin/tidings.js')
-  return { file: process.execPath, args: [program, 'serve', '--config', file, '--data', path.join(place.dir, 'data')] }
+  return { file: process.execPath, args: [...(place.profileDir === undefined ? [] : ['--cpu-prof', '--cpu-prof-dir', place.profileDir]), program, 'serve', '--config', file, '--data', path.join(place.dir, 'data')] }
 }
 
 /** As Debian sets it up, at its best: no busy-waiting schedulers, no shapers, logging errors alone; the archive in Mnesia, its default. */
