@@ -24,12 +24,19 @@ const SENT_MAX = 2000
 const AFTERWARDS = 150
 const DEADLINE_MS = 30_000
 /** How long the silent clients that never resume may be waited for, seconds. */
-const EXPIRES_S = 2
+const EXPIRES_S = 1
 const PAGE = 200
 
 /** Who receives: reading all the time; silent and resuming; silent and logging in anew; offline. */
 const KINDS = ['online', 'silent', 'anew', 'offline'] as const
 export type Kind = (typeof KINDS)[number]
+
+export interface RoundOptions {
+  readonly kinds?: readonly Kind[]
+  /** Messages of one sender before the first kill, at most. */
+  readonly sent?: number
+  readonly kills?: number
+}
 
 export interface RoundResult {
   readonly messages: number
@@ -186,12 +193,13 @@ class Sender {
   readonly endpoint: Endpoint
   readonly #to: string
   sent = 0
-  #max = SENT_MAX
+  #max: number
   #waiting: (() => void) | undefined
 
-  constructor(endpoint: Endpoint, to: string) {
+  constructor(endpoint: Endpoint, to: string, max: number) {
     this.endpoint = endpoint
     this.#to = to
+    this.#max = max
     endpoint.onAck = () => this.#go()
   }
 
@@ -241,13 +249,13 @@ class Pair {
   /** Logged in just before the server died. */
   #lateLogin = false
 
-  constructor(port: number, kind: Kind, round: number, tag: string) {
+  constructor(port: number, kind: Kind, round: number, tag: string, sent: number) {
     this.#kind = kind
     this.#round = round
     this.#from = new Endpoint(port, `s-${kind}-${tag}`, 'laptop', this.faults)
     this.#to = new Endpoint(port, `r-${kind}-${tag}`, 'phone', this.faults)
     // To the account, and in every other round to the client that is there.
-    this.sender = new Sender(this.#from, `${this.#to.options.user}@localhost${(kind === 'online' || kind === 'silent') && round % 2 === 1 ? '/phone' : ''}`)
+    this.sender = new Sender(this.#from, `${this.#to.options.user}@localhost${(kind === 'online' || kind === 'silent') && round % 2 === 1 ? '/phone' : ''}`, sent)
   }
 
   async begin(): Promise<void> {
@@ -322,7 +330,8 @@ class Pair {
   async #finish(): Promise<void> {
     const late = this.#round % 3
     if (this.#kind === 'anew' && late === 1) {
-      await sleep((EXPIRES_S + 2) * 1000)
+      // Looked for once a second.
+      await sleep((EXPIRES_S + 1.5) * 1000)
       await this.#login({ resource: 'tablet' })
     } else if (this.#kind === 'anew' && late === 2) await this.#login({ resource: 'tablet' })
     else if (this.#kind === 'offline' && late === 0) await this.#login()
@@ -371,11 +380,11 @@ async function readArchive(options: ConnectOptions): Promise<number[]> {
 }
 
 /** One round: all kinds of recipients, and the server killed once or, in every other round, twice. */
-export async function runRound(server: ServerProcess, round: number, signal: 'SIGKILL' | 'SIGTERM', kinds: readonly Kind[] = KINDS): Promise<RoundResult> {
+export async function runRound(server: ServerProcess, round: number, signal: 'SIGKILL' | 'SIGTERM', options: RoundOptions = {}): Promise<RoundResult> {
+  const { kinds = KINDS, sent = SENT_MAX, kills = 1 + (round % 2) } = options
   const tag = `${signal.toLowerCase()}${round}`
-  const pairs = kinds.map((kind) => new Pair(server.port, kind, round, tag))
+  const pairs = kinds.map((kind) => new Pair(server.port, kind, round, tag, sent))
   await Promise.all(pairs.map((pair) => pair.begin()))
-  const kills = 1 + (round % 2)
   let acknowledged = 0
   let stopMs = 0
   for (let kill = 1; kill <= kills; kill++) {
@@ -417,7 +426,7 @@ async function main(): Promise<void> {
   let stopMs = 0
   let faults = 0
   for (let round = 0; round < rounds; round++) {
-    const result = await runRound(server, round, `SIG${values.signal}`, kinds)
+    const result = await runRound(server, round, `SIG${values.signal}`, { kinds })
     messages += result.messages
     acknowledged += result.acknowledged
     kills += result.kills

@@ -479,10 +479,9 @@ export class ClientStream implements StreamHandler, Carrier {
         session.manage({
           id, resumable, resumeMs: waitMs,
           handled: 0, handledStored: 0, sent: 0, acknowledged: 0, queue: [], unrequested: 0, requestedAt: 0,
-        })
-        if (!resumable) return this.#sendText(`<enabled xmlns='${NS.sm}'/>`)
-        this.#c2s.resumable(session)
-        return this.#sendText(`<enabled xmlns='${NS.sm}' id='${id}' resume='true' max='${Math.floor(waitMs / 1000)}'/>`)
+        }, () => this.#sendText(resumable ? `<enabled xmlns='${NS.sm}' id='${id}' resume='true' max='${Math.floor(waitMs / 1000)}'/>` : `<enabled xmlns='${NS.sm}'/>`))
+        if (resumable) this.#c2s.resumable(session)
+        return
       }
       case 'r':
         if (session.management === undefined) throw new StreamError('unsupported-stanza-type', 'stream management is not enabled')

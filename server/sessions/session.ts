@@ -288,19 +288,32 @@ export class Session implements GateWaiter {
   /** XEP-0198 §4: asks the client for an acknowledgement, unless one is awaited already. */
   requestAck(): void {
     const management = this.management
-    if (management === undefined || this.#carrier === undefined || management.queue.length === 0) return
+    if (management === undefined || this.#carrier === undefined || this.#resuming || management.queue.length === 0) return
     management.unrequested = 0
     if (management.requestedAt === 0) management.requestedAt = this.#context.now()
     this.#carrier.write(ACK_REQUEST)
   }
 
-  /** Turns stream management on (XEP-0198 §3). What waits for its commit reaches the client afterwards, so it is counted. */
-  manage(management: Management): void {
+  /**
+   * Turns stream management on (XEP-0198 §3). What waits for its commit reaches the client afterwards, so it is counted.
+   * `enabled` answers: that a stream can be resumed is said when it is stored, and what follows waits behind that.
+   */
+  manage(management: Management, enabled: () => void): void {
     this.management = management
     for (const { stanza } of this.#gated ?? []) {
       management.sent = (management.sent + 1) % COUNTER
       management.queue.push({ seq: management.sent, stanza })
     }
+    if (!management.resumable) return enabled()
+    const carrier = this.#carrier
+    this.#resuming = true
+    this.#due = 0
+    this.#context.storage.afterCommit(() => {
+      if (this.#carrier !== carrier) return
+      this.#resuming = false
+      enabled()
+      if (this.#due !== 0) this.released(this.#due)
+    })
   }
 
   /** A stanza of the client has been handled; its effects and this count are committed together. */
