@@ -33,6 +33,8 @@ export interface C2sParts {
 }
 
 const SWEEP_MS = 1000
+/** How long clients are waited for when the server stops. */
+const CLOSE_WAIT_MS = 2000
 const FORGOTTEN_MAX = 10_000
 
 export class C2s implements AsyncDisposable {
@@ -273,7 +275,10 @@ export class C2s implements AsyncDisposable {
     clearInterval(this.#sweep)
     const closed = this.#servers.map(({ server }) => new Promise<void>((resolve) => server.close(() => resolve())))
     for (const stream of this.#streams) stream.close(new StreamError('system-shutdown'))
-    await Promise.race([Promise.all(closed), new Promise((resolve) => setTimeout(resolve, 2000).unref())])
+    // The timer keeps the process: a connection that is not being read does not.
+    let timer: NodeJS.Timeout | undefined
+    await Promise.race([Promise.all(closed), new Promise((resolve) => { timer = setTimeout(resolve, CLOSE_WAIT_MS) })])
+    clearTimeout(timer)
   }
 }
 
