@@ -1,10 +1,9 @@
 /**
- * Gives all plays: `node conformance/run.ts [--host HOST --port PORT --domain DOMAIN [--tls none]] [--only TEXT]`.
- * Without an address it starts a server of its own.
+ * Gives all plays: `node conformance/run.ts [--host HOST --port PORT --domain DOMAIN [--tls none] [--tls-port PORT]] [--only TEXT]`.
+ * Without an address it starts a server of its own. A server at an address must let accounts be made in band (XEP-0077).
  */
 import { parseArgs } from 'node:util'
-import { readdir } from 'node:fs/promises'
-import { plays, type Stage } from './play.ts'
+import { loadPlays, ownStage } from './stages.ts'
 
 const { values } = parseArgs({
   options: {
@@ -18,23 +17,15 @@ const { values } = parseArgs({
   },
 })
 
-const folder = new URL('scenarios/', import.meta.url)
-for (const file of (await readdir(folder)).sort()) if (/\.[tj]s$/.test(file) && !file.includes('.test.')) await import(new URL(file, folder).href)
-
-async function ownStage(): Promise<{ stage: Stage; close: () => Promise<void> }> {
-  const { startTestServer, TEST_CONFIG } = await import('../server/test-server.ts')
-  // Accounts are made as fast as plays need them.
-  const server = await startTestServer({ config: `registration_timeout: infinity\n${TEST_CONFIG}` })
-  return {
-    stage: { host: server.host, port: server.port, domain: server.domain, tlsPort: server.tlsPort, tls: 'starttls' },
-    close: async () => server[Symbol.asyncDispose](),
-  }
-}
-
+const plays = await loadPlays()
 const { stage, close } = values.host === undefined
   ? await ownStage()
   : {
-      stage: { host: values.host, port: Number(values.port), domain: values.domain, tls: values.tls === 'none' ? 'none' as const : 'starttls' as const, tlsPort: values['tls-port'] === undefined ? undefined : Number(values['tls-port']) },
+      stage: {
+        host: values.host, port: Number(values.port), domain: values.domain,
+        tls: values.tls === 'none' ? 'none' as const : 'starttls' as const,
+        tlsPort: values['tls-port'] === undefined ? undefined : Number(values['tls-port']),
+      },
       close: () => Promise.resolve(),
     }
 
