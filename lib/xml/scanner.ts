@@ -793,6 +793,8 @@ export class StreamScanner {
     if (colon >= 0) namespace = this.#lookup(buf, nameStart, colon, depth > 1)
     if (depth === 1) {
       this.#name = intern(buf, colon < 0 ? nameStart : colon + 1, tagNameEnd)
+      // It would never end: whoever sends it takes this stream for a new one.
+      if (namespace === STREAM_NS && this.#name === 'stream') throw new StreamError('bad-format', 'a stream within the stream')
       this.#xmlns = namespace
       if (namespace !== xmlns) this.#inserts = []
       const attrs = new AttributeMap()

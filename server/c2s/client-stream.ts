@@ -42,6 +42,7 @@ export class ClientStream implements StreamHandler, Carrier {
   #authTries = 0
   #headerSent = false
   #opened = false
+  #closing = false
   #closed = false
   #out: Buffer[] = []
   #scheduled = false
@@ -137,18 +138,23 @@ export class ClientStream implements StreamHandler, Carrier {
     this.#headerSent = false
     this.#lang = attrs['xml:lang']
     const to = attrs['to']
+    const from = attrs['from'] ? Jid.tryParse(attrs['from']) : undefined
     let domain: string | undefined
     if (to !== undefined) {
       const jid = Jid.tryParse(to)
-      domain = jid?.local === '' && jid.resource === '' ? jid.domain : undefined
+      // RFC 6120 §4.9.3.7
+      if (jid === undefined) throw new StreamError('improper-addressing', 'to is no address')
+      domain = jid.local === '' && jid.resource === '' ? jid.domain : undefined
     } else if (this.#host !== undefined) domain = this.#host.name
     const host = domain === undefined ? undefined : this.#c2s.hosts.get(domain)
     if (this.#user !== undefined && host !== this.#host) {
       throw new StreamError('host-unknown', 'not the host of the login')
     }
+    if (attrs['from'] && from === undefined) throw new StreamError('improper-addressing', 'from is no address')
     this.#host = host
-    const from = attrs['from']
-    this.#sendHeader(from !== undefined ? Jid.tryParse(from)?.toString() : undefined)
+    this.#sendHeader(from?.toString())
+    // RFC 6120 §4.9.3.9
+    if (this.#user !== undefined && from !== undefined && from.bare !== Jid.of(this.#user, host?.name ?? '').bare) throw new StreamError('invalid-from', 'not the account of the login')
     if (to === undefined && host === undefined) throw new StreamError('host-unknown', 'the stream header needs a to')
     if (host === undefined) throw new StreamError('host-unknown')
     const version = attrs['version']
@@ -245,6 +251,12 @@ export class ClientStream implements StreamHandler, Carrier {
       session.countHandled()
       return
     }
+    if (stamped.name === 'iq' && stamped.type === 'set' && stamped.has('bind', NS.bind)) {
+      // RFC 6120 §7.6.2.3: one stream has one resource.
+      this.#c2s.router.bounce(stamped, new StanzaError('not-allowed', 'a resource is bound already'), session)
+      session.countHandled()
+      return
+    }
     const pending = this.#c2s.router.route(stamped, session)
     if (pending === undefined) {
       session.countHandled()
@@ -311,7 +323,7 @@ export class ClientStream implements StreamHandler, Carrier {
     }
     if (stanza.xmlns === NS.sasl || stanza.xmlns === NS.tls) throw new StreamError('policy-violation', 'the negotiation is over')
     if (!stanza.isStanza) throw new StreamError('unsupported-stanza-type')
-    if (stanza.name === 'iq' && stanza.type === 'set' && stanza.children.length === 1 && stanza.has('bind', NS.bind)) return this.#bind(stanza)
+    if (stanza.name === 'iq' && stanza.type === 'set' && stanza.id !== undefined && stanza.children.length === 1 && stanza.has('bind', NS.bind)) return this.#bind(stanza)
     if (stanza.name === 'iq' && stanza.has('bind', NS.bind)) return this.write(errorReply(stanza, new StanzaError('bad-request')).bytes())
     // RFC 6120 §7.3.1
     throw new StreamError('not-authorized', 'bind a resource first')
@@ -327,6 +339,13 @@ export class ClientStream implements StreamHandler, Carrier {
     }
     // RFC 6120 §5.4.3.3: nothing sent in the clear may count after the handshake.
     this.#parser.pause()
+    // The parser still holds the chunk that this came in; what is left of it shows when the turn is over.
+    queueMicrotask(() => {
+      if (!this.#closed) this.#guard(() => this.#proceed())
+    })
+  }
+
+  #proceed(): void {
     if (this.#parser.takeRest().length > 0) throw new StreamError('policy-violation', 'data behind starttls')
     this.#sendText(`<proceed xmlns='${NS.tls}'/>`)
     this.#flush()
@@ -338,7 +357,7 @@ export class ClientStream implements StreamHandler, Carrier {
     plain.on('error', () => this.#gone())
     const secured = new tls.TLSSocket(plain, { isServer: true, ...this.#c2s.tlsOptions(this.listen, this.#host?.name) })
     this.#socket = secured
-    this.#opened = false
+    this.#opened = this.#headerSent = false
     secured.on('secure', () => {
       this.#secure = true
       this.#parser.reset()
@@ -394,7 +413,7 @@ export class ClientStream implements StreamHandler, Carrier {
           this.#c2s.log.info({ what: 'authenticated', user: jid.toString(), address: this.address, secure: this.#secure })
           this.#parser.limits = { ...this.#parser.limits, stanzaBytes: this.listen.maxStanzaBytes }
           this.#parser.reset()
-          this.#opened = false
+          this.#opened = this.#headerSent = false
           this.#sendText(outcome.data === undefined ? `<success xmlns='${NS.sasl}'/>` : `<success xmlns='${NS.sasl}'>${outcome.data.toString('base64')}</success>`)
         },
         (error: unknown) => {
@@ -560,10 +579,13 @@ export class ClientStream implements StreamHandler, Carrier {
     this.#out = []
     if (this.#socket.destroyed) return
     this.#socket.write(out.length === 1 ? (out[0] as Buffer) : Buffer.concat(out))
+    // Answers that are no stanzas count too: whoever asks without reading must not fill our memory.
+    if (!this.#closing && this.#socket.writableLength > this.#c2s.limits.outboundBytes) this.close(new StreamError('policy-violation', 'the client does not read'))
   }
 
   close(error?: StreamError): void {
-    if (this.#closed) return
+    if (this.#closed || this.#closing) return
+    this.#closing = true
     if (!this.#headerSent) {
       // RFC 6120 §4.9.1.2: an error before the header is sent inside a stream of its own.
       this.#sendHeader()

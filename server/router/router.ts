@@ -183,6 +183,9 @@ export class Router {
         const delivery = this.#delivery(stanza, from, to, session)
         host?.hooks.runOutgoing(delivery)
         stanza = delivery.stanza
+        // RFC 6120 §10.4; the other types change the sender's own roster, and may.
+        const { type } = stanza
+        if ((type === undefined || type === 'subscribe' || type === 'probe') && !this.#parts.hosts.has(to.domain) && !this.#parts.services.has(to.domain)) throw new StanzaError('remote-server-not-found')
       }
       host?.presence.fromSession(session, stanza)
       return
