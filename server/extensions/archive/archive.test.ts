@@ -27,12 +27,13 @@ function setUp(options: Partial<ArchiveOptions> = {}, friends: readonly string[]
   const hooks = new HookRunner()
   const handlers = new Map<string, IqHandler>()
   const features: string[] = []
+  const hostFeatures: string[] = []
   const timers: (() => unknown)[] = []
   let clock = START
   archive.start({
     host: 'montague.example', hooks, storage,
     iq: { get: (name: string, _to: unknown, run: IqHandler) => handlers.set(`get ${name}`, run), set: (name: string, _to: unknown, run: IqHandler) => handlers.set(`set ${name}`, run) },
-    disco: { feature: (_target: string, ...vars: string[]) => features.push(...vars) },
+    disco: { feature: (target: string, ...vars: string[]) => (target === 'host' ? hostFeatures : features).push(...vars) },
     rosters: { item: (_owner: string, contact: string) => (friends.includes(contact) ? { jid: contact, subscription: 'both' } : undefined) },
     access: { allows: (rule: string) => rule === 'all' },
     accounts: { list: () => ['benvolio', 'romeo'] },
@@ -67,7 +68,7 @@ function setUp(options: Partial<ArchiveOptions> = {}, friends: readonly string[]
     const form = fields === undefined ? '' : `<x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE' type='hidden'><value>${MAM}</value></field>${list.join('')}</x>`
     return ask('set', `<query xmlns='${MAM}'${attrs}>${form}${rest}</query>`)
   }
-  return { storage, hooks, features, timers, deliver, ask, query, setClock: (ms: number) => { clock = ms } }
+  return { storage, hooks, features, hostFeatures, timers, deliver, ask, query, setClock: (ms: number) => { clock = ms } }
 }
 
 const rsm = (text: string): string => `<set xmlns='http://jabber.org/protocol/rsm'>${text}</set>`
@@ -235,8 +236,8 @@ describe('the archive (XEP-0313)', () => {
     }
   })
 
-  it('tells the fields of a query and its first and last item (§4.1.5, §5)', async () => {
-    const { deliver, ask, features } = setUp()
+  it('tells the fields of a query, its first and last item, and where archives are (§4.1.5, §5, §7)', async () => {
+    const { deliver, ask, features, hostFeatures } = setUp()
     const form = (await ask('get', `<query xmlns='${MAM}'/>`)).answer?.getChild('x', 'jabber:x:data')
     expect(form?.getChildren('field').map((field) => field.attrs['var'])).to.deep.equal(['FORM_TYPE', 'with', 'start', 'end', 'before-id', 'after-id', 'ids', 'include-groupchat'])
     expect((await ask('get', `<metadata xmlns='${MAM}'/>`)).answer?.children).to.deep.equal([])
@@ -246,6 +247,7 @@ describe('the archive (XEP-0313)', () => {
     expect(metadata?.getChild('start')?.attrs).to.deep.equal({ id: first, timestamp: '2026-01-01T00:00:00.000Z' })
     expect(metadata?.getChild('end')?.attrs).to.deep.equal({ id: last, timestamp: '2026-01-01T00:00:09.000Z' })
     expect(features).to.deep.equal([MAM, `${MAM}#extended`, `${MAM}#groupchat-field`])
+    expect(hostFeatures, 'for clients that ask the domain alone').to.deep.equal([MAM])
   })
 
   it('removes what is too old, and all of a removed account', async () => {

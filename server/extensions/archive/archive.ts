@@ -55,6 +55,8 @@ export const archive = defineExtension({
     const queries = metrics.counter('tidings_archive_queries_total', 'Queries of the archives of accounts')
     // §7: of the account, never of the host.
     disco.feature('account', MAM_NS, `${MAM_NS}#extended`, `${MAM_NS}#groupchat-field`)
+    // §7 has the account say it; Profanity asks the domain alone, and offers no history without an answer there.
+    disco.feature('host', MAM_NS)
 
     const ownerOf = (request: IqRequest): string => {
       // §8.1: archives are private.
