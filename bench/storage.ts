@@ -2,7 +2,7 @@
  * What storage costs: CPU of the whole process (LMDB's thread too) for each message, with so many in flight.
  * A message is archived for two owners, pushed to one stream, counted as handled by another, and acknowledged when safe.
  *
- *     node bench/storage.ts [directory]
+ *     node bench/storage.ts [directory [milliseconds between commits]]
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -47,8 +47,30 @@ async function run(storage: Storage, inFlight: number, label: string, write: (n:
   console.log(`${label.padEnd(34)} ${String(inFlight).padStart(5)} in flight: ${perMessage.toFixed(1).padStart(6)} us CPU a message, ${Math.round(MESSAGES / (performance.now() - startedAt) * 1000)} messages/s, safe after ${(latencies[latencies.length >> 1] ?? 0).toFixed(2)} ms (median)`)
 }
 
+/** Messages that arrive at a steady rate, whatever the disk does. */
+async function steady(storage: Storage, perSecond: number, label: string, write: (n: number) => void): Promise<void> {
+  const seconds = 4
+  const cpu = process.cpuUsage()
+  const startedAt = performance.now()
+  let sent = 0
+  const latencies: number[] = []
+  while (sent < perSecond * seconds) {
+    await new Promise((resolve) => { setTimeout(resolve, 1) })
+    for (const due = Math.min(perSecond * seconds, (performance.now() - startedAt) / 1000 * perSecond); sent < due; sent++) {
+      write(sent)
+      const at = performance.now()
+      storage.afterCommit(() => latencies.push(performance.now() - at))
+    }
+  }
+  await storage.committed()
+  const used = process.cpuUsage(cpu)
+  latencies.sort((a, b) => a - b)
+  console.log(`${label.padEnd(34)} ${String(perSecond).padStart(5)} a second:  ${((used.user + used.system) / sent).toFixed(1).padStart(6)} us CPU a message, safe after ${(latencies[latencies.length >> 1] ?? 0).toFixed(2)} ms (median), ${(latencies[Math.floor(latencies.length * 0.99)] ?? 0).toFixed(2)} ms (99 %)`)
+}
+
 {
-  const storage = await openEmbedded(dir)
+  const commitEveryMs = process.argv[3] === undefined ? undefined : Number(process.argv[3])
+  const storage = await openEmbedded(dir, commitEveryMs === undefined ? {} : { commitEveryMs })
   const bytes = Buffer.alloc(MESSAGE_BYTES, 'x')
   const seqs = new Uint32Array(USERS)
   const handled = new Uint32Array(USERS)
@@ -72,6 +94,7 @@ async function run(storage: Storage, inFlight: number, label: string, write: (n:
     await run(storage, inFlight, 'archive alone', archiveWork)
     await run(storage, inFlight, 'stream alone', streamWork)
   }
+  for (const perSecond of [200, 2000, 10_000]) await steady(storage, perSecond, 'archive, stream', (n) => { archiveWork(n); streamWork(n) })
   const pages = 5000
   for (const [label, options] of [['last page of 50', {}], ['last page of 50 with one contact', { with: jid(8) }]] as const) {
     const cpu = process.cpuUsage()

@@ -45,6 +45,8 @@ function bytesOf(row: Buffer): Buffer {
 export interface AppendLog {
   /** An entry whose id is not in the archive; `body` is its row of `m`. False when it must go the usual way. */
   append(id: string, owners: readonly ArchiveOwner[], body: Buffer): boolean
+  /** Whether a row waits for a commit. */
+  isPending(key: string): boolean
   /** Replaces an entry appended in the same group; false when there is none. Owners may be added, not taken away. */
   amend(id: string, owners: readonly ArchiveOwner[], body: Buffer): boolean
   /** Writes the rows of everything appended; called before any of them may be changed. */
@@ -108,13 +110,14 @@ export function createArchive(store: OrderedStore, committed: () => Promise<void
   function remove(owner: string, id: string): void {
     log?.flush()
     const row = store.get(mKey(id))
-    store.delete(aKey(owner, id))
     if (!row) return
     const owners = ownersOf(row)
-    const others = owners.filter((entry) => entry.owner !== owner)
-    for (const entry of owners) if (entry.owner === owner) store.delete(cKey(owner, entry.with, id))
-    if (others.length === 0) store.delete(mKey(id))
-    else if (others.length < owners.length) store.put(mKey(id), encodeBody(others, bytesOf(row)))
+    const mine = owners.find((entry) => entry.owner === owner)
+    if (!mine) return
+    store.delete(aKey(owner, id))
+    store.delete(cKey(owner, mine.with, id))
+    if (owners.length === 1) store.delete(mKey(id))
+    else store.put(mKey(id), encodeBody(owners.filter((entry) => entry !== mine), bytesOf(row)))
   }
 
   function putRows(id: string, owners: readonly ArchiveOwner[], body: Buffer): void {
@@ -132,9 +135,11 @@ export function createArchive(store: OrderedStore, committed: () => Promise<void
       if (owners.length > 1) owners = owners.filter((one, i) => owners.findIndex((other) => other.owner === one.owner) === i)
       const present = key > highest ? undefined : store.get(key)
       if (!present) {
+        // What was removed in this very group must not be hidden, or undone, by the removal.
+        const loggable = key > highest || log?.isPending(key) === false
         if (key > highest) highest = key
         const body = encodeBody(owners, entry.bytes)
-        if (log?.append(entry.id, owners, body)) return
+        if (loggable && log?.append(entry.id, owners, body)) return
         putRows(entry.id, owners, body)
         return
       }

@@ -311,8 +311,32 @@ export function testStorage(name: string, open: () => Promise<StorageUnderTest>)
         })
       })
 
+      it('finds again what is removed and appended anew, in one turn and over several', async () => {
+        const other = nextMessageId()
+        storage.archive.append({ id: other, bytes: Buffer.from('other'), owners: [{ owner: NURSE, with: JULIET }] })
+        for (const pauses of [false, true]) {
+          const id = nextMessageId()
+          const append = (text: string): void => { storage.archive.append({ id, bytes: Buffer.from(text), owners: [{ owner: ROMEO, with: JULIET }] }) }
+          await storage.archive.delete(ROMEO, id)
+          append('1')
+          if (pauses) await storage.committed()
+          await storage.archive.delete(ROMEO, id)
+          append('2')
+          expect((await storage.archive.get(ROMEO, id))?.bytes.toString()).to.equal('2')
+          expect(ids(await query(ROMEO, { with: JULIET }))).to.include(id)
+          if (pauses) await new Promise((resolve) => { setImmediate(resolve) })
+          // Makes a driver that writes rows late write them.
+          await storage.archive.delete(NURSE, other)
+        }
+        await always(async () => {
+          expect((await query(ROMEO, { with: JULIET })).items.map((item) => item.bytes.toString())).to.deep.equal(['2', '2'])
+        })
+        expect(await storage.archive.expire(Date.now() + 60_000)).to.equal(2)
+        await always(async () => { expect(await query(ROMEO, {})).to.deep.equal({ items: [], complete: true }) })
+      })
+
       it('behaves as a list does, whatever is committed when', async () => {
-        const who = fc.constantFrom(ROMEO, JULIET, NURSE)
+        const who = fc.constantFrom<string>(ROMEO, JULIET, NURSE)
         const at = fc.nat(12)
         const step = fc.oneof(
           fc.record({ do: fc.constant('append' as const), at, owner: who, with: who, both: fc.boolean() }),
@@ -325,9 +349,16 @@ export function testStorage(name: string, open: () => Promise<StorageUnderTest>)
           fc.record({ do: fc.constant('reopen' as const) }),
           fc.record({ do: fc.constant('query' as const), owner: who, with: fc.option(who), max: fc.integer({ min: 1, max: 4 }), from: fc.option(at), to: fc.option(at), backward: fc.boolean() }),
         )
-        const idAt = (n: number): string => firstIdOf(START + n * 1000)
-        await fc.assert(fc.asyncProperty(fc.array(step, { maxLength: 40 }), async (steps) => {
-          await storage.archive.expire(START + 100_000)
+        let run = 0
+        await fc.assert(fc.asyncProperty(fc.array(step, { maxLength: 40 }), async (shared) => {
+          // Every run has its own time and owners, later than those of the runs before.
+          const epoch = START + ++run * 100_000
+          const idAt = (n: number): string => firstIdOf(epoch + n * 1000)
+          const steps = structuredClone(shared)
+          for (const one of steps) {
+            if ('owner' in one) one.owner = `${run}${one.owner}`
+            if ('with' in one && one.with !== null) one.with = `${run}${one.with}`
+          }
           let version = 0
           const model = new Map<string, { owners: Map<string, string>; text: string }>()
           for (const one of steps) {
@@ -349,13 +380,13 @@ export function testStorage(name: string, open: () => Promise<StorageUnderTest>)
               const entry = model.get(idAt(one.at))
               if (entry?.owners.has(one.owner)) entry.text = text
             } else if (one.do === 'purge') {
-              await storage.archive.purge(one.owner, START + one.at * 1000)
+              await storage.archive.purge(one.owner, epoch + one.at * 1000)
               for (const [id, entry] of model) {
                 if (id < idAt(one.at)) entry.owners.delete(one.owner)
                 if (entry.owners.size === 0) model.delete(id)
               }
             } else if (one.do === 'expire') {
-              await storage.archive.expire(START + one.at * 1000)
+              await storage.archive.expire(epoch + one.at * 1000)
               for (const id of model.keys()) if (id < idAt(one.at)) model.delete(id)
             } else if (one.do === 'commit') await storage.committed()
             else if (one.do === 'reopen') {
@@ -366,7 +397,7 @@ export function testStorage(name: string, open: () => Promise<StorageUnderTest>)
                 && (one.from === null || id > idAt(one.from)) && (one.to === null || id < idAt(one.to + 1))).sort(([a], [b]) => (a < b ? -1 : 1))
               const total = expected.length
               expected = one.backward ? expected.slice(-one.max) : expected.slice(0, one.max)
-              const range = { ...(one.with === null ? {} : { with: one.with }), ...(one.from === null ? {} : { afterId: idAt(one.from) }), ...(one.to === null ? {} : { end: START + one.to * 1000 }) }
+              const range = { ...(one.with === null ? {} : { with: one.with }), ...(one.from === null ? {} : { afterId: idAt(one.from) }), ...(one.to === null ? {} : { end: epoch + one.to * 1000 }) }
               const page = await query(one.owner, { ...range, max: one.max, direction: one.backward ? 'backward' : 'forward' })
               expect(page.items.map((item) => [item.id, item.with, item.bytes.toString()])).to.deep.equal(expected.map(([id, entry]) => [id, entry.owners.get(one.owner), entry.text]))
               expect(page.complete).to.equal(total <= one.max)

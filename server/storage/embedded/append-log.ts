@@ -88,6 +88,8 @@ export class ArchiveLog implements AppendLog, LazyRows {
     return true
   }
 
+  isPending(key: string): boolean { return this.#store.isPending(key) }
+
   amend(id: string, owners: readonly ArchiveOwner[], body: Buffer): boolean {
     const append = this.#tail.byId.get(id)
     if (!append || append.sealed || !areShort(owners)) return false

@@ -40,6 +40,8 @@ export interface GroupOptions {
   /** Called when a commit failed, and with undefined when it went through after all. */
   readonly onProblem: (problem: string | undefined) => void
   readonly onCallbackError: (error: unknown) => void
+  /** The least time between the starts of two commits. One after a pause comes at once. */
+  readonly commitEveryMs: number
 }
 
 const RETRY_FIRST_MS = 50
@@ -56,6 +58,7 @@ export class GroupedStore implements OrderedStore {
   #committing: Group | undefined
   #scheduled = false
   #touched = false
+  #lastStart = -Infinity
   /** Bytes and writes of the group being committed and the open one. */
   #pendingBytes = 0
   #commitMs = 0
@@ -82,6 +85,8 @@ export class GroupedStore implements OrderedStore {
     const entry = this.#pending.get(key)
     return entry ? entry.value !== undefined : this.lazy?.get(key) !== undefined || this.#db.doesExist(key)
   }
+
+  isPending(key: string): boolean { return this.#pending.has(key) }
 
   put(key: string, value: Buffer): void { this.#write(key, value) }
   delete(key: string): void { this.#write(key, undefined) }
@@ -211,9 +216,13 @@ export class GroupedStore implements OrderedStore {
   #schedule(): void {
     if (this.#scheduled || this.#committing) return
     this.#scheduled = true
-    // At the end of the turn, so that a turn's writes are never divided.
-    setImmediate(() => { void this.#commit() })
+    // At the end of a turn, so that a turn's writes are never divided.
+    const waitMs = this.#lastStart + this.#options.commitEveryMs - performance.now()
+    if (waitMs < 0.5) setImmediate(this.#begin)
+    else setTimeout(setImmediate, waitMs, this.#begin)
   }
+
+  readonly #begin = (): void => { void this.#commit() }
 
   async #commit(): Promise<void> {
     this.#touched = false
@@ -223,6 +232,7 @@ export class GroupedStore implements OrderedStore {
     this.#scheduled = false
     this.#open = newGroup()
     const startedAt = performance.now()
+    this.#lastStart = startedAt
     if (group.entries.length > 0 || group.rows.length > 0) {
       for (let delayMs = RETRY_FIRST_MS; !(await this.#transact(group)); delayMs = Math.min(RETRY_MAX_MS, delayMs * 2)) {
         await sleep(delayMs, this.#closing.signal)
