@@ -19,6 +19,9 @@ export interface ChildSpan {
 export type Attributes = Readonly<Record<string, string>>
 
 const EMPTY = Buffer.alloc(0)
+/** Start tags are encoded here first, which tells their length in bytes too. */
+const scratch = Buffer.allocUnsafeSlow(4096)
+const TAILS = new Map(['message', 'presence', 'iq'].map((name) => [name, Buffer.from(`</${name}>`)]))
 export const CLIENT_NS = 'jabber:client'
 
 export class Stanza {
@@ -123,12 +126,16 @@ export class Stanza {
     if (this.#bytes !== undefined) return this.#bytes
     const head = this.head()
     if (this.content.length === 0) return (this.#bytes = Buffer.from(head))
-    const headBytes = Buffer.byteLength(head)
-    const tail = `</${this.name}>`
-    const bytes = Buffer.allocUnsafe(headBytes + this.content.length + Buffer.byteLength(tail))
-    bytes.write(head, 0)
-    this.content.copy(bytes, headBytes)
-    bytes.write(`</${this.name}>`, headBytes + this.content.length)
+    const tail = TAILS.get(this.name) ?? Buffer.from(`</${this.name}>`)
+    // No character of a string takes more than three bytes of UTF-8.
+    const fits = head.length * 3 <= scratch.length
+    const headBytes = fits ? scratch.write(head, 0) : Buffer.byteLength(head)
+    const end = headBytes + this.content.length
+    const bytes = Buffer.allocUnsafe(end + tail.length)
+    if (fits) scratch.copy(bytes, 0, 0, headBytes)
+    else bytes.write(head, 0)
+    bytes.set(this.content, headBytes)
+    bytes.set(tail, end)
     return (this.#bytes = bytes)
   }
 

@@ -1,0 +1,29 @@
+import { expect } from 'chai'
+import { CLIENT_NS, Stanza, makeStanza } from './stanza.ts'
+
+const body = { name: 'body', xmlns: CLIENT_NS, text: '<body>Привет</body>' }
+
+describe('stanzas as bytes', () => {
+  it('encode a start tag of any length and script', () => {
+    for (const id of ['short', 'длинный', '💬'.repeat(10), 'a'.repeat(1400), 'я'.repeat(1400), '€'.repeat(5000)]) {
+      expect(makeStanza('message', { id }, [body]).bytes().toString()).to.equal(`<message id='${id}'><body>Привет</body></message>`)
+    }
+  })
+
+  it('keep earlier ones when later ones are made', () => {
+    const first = makeStanza('iq', { id: 'first' }, [body]).bytes()
+    makeStanza('iq', { id: 'other' }, [body]).bytes()
+    expect(first.toString()).to.equal("<iq id='first'><body>Привет</body></iq>")
+  })
+
+  it('name the namespace of what is no stanza, and close it by its own name', () => {
+    expect(new Stanza('größe', 'urn:x', {}, Buffer.from('<a/>'), []).bytes().toString()).to.equal("<größe xmlns='urn:x'><a/></größe>")
+    expect(new Stanza('r', 'urn:xmpp:sm:3', {}, Buffer.alloc(0), []).bytes().toString()).to.equal("<r xmlns='urn:xmpp:sm:3'/>")
+  })
+
+  it('leave attributes out and put new ones in', () => {
+    const stanza = makeStanza('message', { to: 'a@b', id: '1' }, [body])
+    expect(stanza.withAttrs({ to: undefined, from: "o'c@b" }).bytes().toString()).to.equal("<message id='1' from='o&apos;c@b'><body>Привет</body></message>")
+    expect(stanza.toString()).to.equal("<message to='a@b' id='1'><body>Привет</body></message>")
+  })
+})
