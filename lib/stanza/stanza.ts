@@ -5,6 +5,7 @@
  * tail around the same bytes; an element tree is built only when `element()` is called, and once.
  */
 import { type Element, escapeXml } from '../xml/element.ts'
+import { AttributeMap } from '../xml/attributes.ts'
 import { buildElement } from '../xml/build.ts'
 import { StanzaError } from './errors.ts'
 
@@ -79,7 +80,7 @@ export class Stanza {
 
   /** The same stanza with other attributes; `undefined` removes one. */
   withAttrs(changes: Readonly<Record<string, string | undefined>>): Stanza {
-    const attrs = Object.create(null) as Record<string, string>
+    const attrs = new AttributeMap()
     for (const key in this.attrs) if (!Object.hasOwn(changes, key)) attrs[key] = this.attrs[key] as string
     for (const key in changes) if (changes[key] !== undefined) attrs[key] = changes[key]
     return new Stanza(this.name, this.xmlns, attrs, this.content, this.children)
@@ -152,7 +153,7 @@ function declarations(attrs: Attributes): Attributes {
 
 /** A stanza made by the server; `children` are serialised elements, each with its name and namespace. */
 export function makeStanza(name: string, attrs: Readonly<Record<string, string | undefined>>, children: readonly { name: string; xmlns: string; text: string }[] = []): Stanza {
-  const clean = Object.create(null) as Record<string, string>
+  const clean = new AttributeMap()
   for (const key in attrs) if (attrs[key] !== undefined) clean[key] = attrs[key]
   if (children.length === 0) return new Stanza(name, CLIENT_NS, clean, EMPTY, [])
   const spans: ChildSpan[] = []

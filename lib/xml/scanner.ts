@@ -6,6 +6,7 @@
  * for its end, each byte once, before it is scanned again, so the work stays linear however the bytes are cut.
  */
 import { StreamError } from '../stream/errors.ts'
+import { AttributeMap } from './attributes.ts'
 import { escapeXml } from './element.ts'
 
 declare global {
@@ -99,10 +100,6 @@ for (let byte = 0; byte < 256; byte++) {
   else if (char === ':') NAME[byte] = 3
   else if (byte >= 0x80) NAME[byte] = 4
 }
-
-/** An object without inherited keys that is quicker to fill and read than one of `Object.create(null)`. */
-const AttributeMap = function AttributeMap() {} as unknown as new () => Record<string, string>
-AttributeMap.prototype = Object.create(null)
 
 /** Where the scan stands: before the XML declaration, before the root, in the stream, after it, after an error. */
 const START = 0
