@@ -1,0 +1,157 @@
+import { expect } from 'chai'
+import { Client, connect, type ConnectOptions, login, type ResumeState } from '../../lib/client/client.ts'
+import type { Stanza } from '../../lib/stanza/stanza.ts'
+import { startTestServer, type TestServer } from '../test-server.ts'
+import type { Management } from './session.ts'
+
+describe('a session that is resumed', () => {
+  let server: TestServer
+
+  beforeEach(async () => { server = await startTestServer({ accounts: { romeo: 'pencil', juliet: 'pencil' } }) })
+  afterEach(async () => { await server[Symbol.asyncDispose]() })
+
+  const optionsOf = (user: string, more: Partial<ConnectOptions> = {}): ConnectOptions => ({
+    host: server.host, port: server.port, domain: server.domain, tls: 'none', user, password: 'pencil', resource: 'balcony', sm: true, ...more,
+  })
+
+  /** A client whose messages are all heard, also those that come with `<resumed/>`. */
+  async function open(user: string, more: Partial<ConnectOptions> = {}): Promise<{ client: Client; bodies: string[] }> {
+    const options = optionsOf(user, more)
+    const { connection, features } = await login(options)
+    const client = new Client(connection, false)
+    const bodies: string[] = []
+    client.on((stanza: Stanza) => {
+      const body = stanza.name === 'message' ? stanza.find('body', 'jabber:client') : undefined
+      if (body !== undefined) bodies.push(stanza.childElement(body).getText())
+    })
+    await client.start(features, options)
+    return { client, bodies }
+  }
+
+  async function say(...bodies: string[]): Promise<void> {
+    const romeo = await connect(optionsOf('romeo'))
+    for (const body of bodies) romeo.send(`<message to='juliet@localhost/balcony' type='chat'><body>${body}</body></message>`)
+    await romeo.requestAck()
+    await romeo.disconnect()
+  }
+
+  function management(): Management {
+    return server.server.sessions.get('juliet@localhost/balcony')?.management as Management
+  }
+
+  async function away(): Promise<ResumeState> {
+    const { client } = await open('juliet')
+    client.send('<presence/>')
+    await client.ping()
+    const state = client.resumeState()
+    client.destroy()
+    await client.closed
+    return state
+  }
+
+  /** Resumes; what comes is complete when the ping is answered. */
+  async function back(state: ResumeState): Promise<{ bodies: string[]; client: Client }> {
+    const { client, bodies } = await open('juliet', { resume: state })
+    expect(client.resumed).to.equal(true)
+    await client.ping()
+    return { bodies, client }
+  }
+
+  it('gets what came after a restart, although the client had counted further than storage knows', async () => {
+    const state = await away()
+    expect(state.received).to.be.greaterThan(0)
+    await server.restart()
+    await say('one', 'two')
+    await server.restart()
+    await say('three')
+    const { bodies, client } = await back(state)
+    expect(bodies).to.deep.equal(['one', 'two', 'three'])
+    await client.disconnect()
+  })
+
+  it('gets again after another restart what it was sent on resumption and did not acknowledge', async () => {
+    const state = await away()
+    await say('one', 'two')
+    await server.restart()
+    await say('three')
+    const first = await open('juliet', { resume: state })
+    first.client.destroy()
+    await first.client.closed
+    await server.restart()
+    const { bodies, client } = await back(state)
+    expect(bodies).to.deep.equal(['one', 'two', 'three'])
+    await client.disconnect()
+  })
+
+  it('loses nothing when the first resumption is cut off before its answer', async () => {
+    const state = await away()
+    await say('one')
+    for (let tries = 0; tries < 2; tries++) {
+      const { connection } = await login(optionsOf('juliet'))
+      connection.write(`<resume xmlns='urn:xmpp:sm:3' previd='${state.id}' h='${state.received}'/>`)
+      connection.destroy()
+    }
+    const { bodies, client } = await back(state)
+    expect(bodies).to.deep.equal(['one'])
+    await client.disconnect()
+  })
+
+  it('counts on at 2^32, across a restart (XEP-0198 §4)', async () => {
+    const state = await away()
+    const edge = 2 ** 32 - 2
+    server.server.sessions.get('juliet@localhost/balcony')?.acknowledged(management().sent)
+    Object.assign(management(), { sent: edge, acknowledged: edge })
+    server.server.storage.streams.acknowledged(state.id, edge)
+    await say('one', 'two', 'three')
+    expect(management().sent).to.equal(1)
+    await server.restart()
+    // The client had 'one' and 'two'.
+    const { bodies, client } = await back({ ...state, received: 0 })
+    expect(bodies).to.deep.equal(['three'])
+    client.acknowledge()
+    await client.ping()
+    expect(management().queue.length).to.be.lessThan(2)
+    await client.disconnect()
+  })
+
+  it('counts what was waiting for its commit when stream management was turned on', async () => {
+    await say('one', 'two') // offline
+    const { client, bodies } = await open('juliet', { sm: false })
+    client.connection.write("<presence/><enable xmlns='urn:xmpp:sm:3' resume='true'/>")
+    let counted = 0
+    let counting = false
+    client.on((stanza) => {
+      if (stanza.name === 'enabled') counting = true
+      else if (counting && stanza.isStanza) counted++
+    })
+    await client.ping()
+    await client.ping()
+    expect(bodies).to.deep.equal(['one', 'two'])
+    expect(management().sent).to.equal(counted)
+    await client.disconnect()
+  })
+
+  it('gives its messages to a client that came later, not to those that had them', async () => {
+    const phone = await open('juliet')
+    phone.client.send('<presence/>')
+    await phone.client.ping()
+    const desk = await open('juliet', { resource: 'desk' })
+    desk.client.send('<presence/>')
+    await desk.client.ping()
+    phone.client.destroy()
+    const romeo = await connect(optionsOf('romeo'))
+    romeo.send("<message to='juliet@localhost' type='chat'><body>to all</body></message>")
+    await romeo.requestAck()
+    await new Promise((resolve) => { setTimeout(resolve, 5) })
+    const late = await open('juliet', { resource: 'late' })
+    late.client.send("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq><presence/>")
+    await late.client.ping()
+    server.server.sessions.get('juliet@localhost/balcony')?.close()
+    await late.client.ping()
+    await desk.client.ping()
+    expect(desk.bodies).to.deep.equal(['to all'])
+    expect(late.bodies).to.deep.equal(['to all'])
+    for (const { client } of [desk, late]) await client.disconnect()
+    await romeo.disconnect()
+  })
+})
