@@ -47,6 +47,8 @@ export class C2s implements AsyncDisposable {
   readonly #restarted = new Set<Session>()
   /** Ids of sessions that are over and what they had handled, for `<failed h=…/>`. */
   readonly #forgotten = new Map<string, number>()
+  /** Connections by address that have no session yet. */
+  readonly #unbound = new Map<string, number>()
   readonly #sweep: NodeJS.Timeout
   readonly #stanzas
   readonly #received = { message: 0, presence: 0, iq: 0 }
@@ -128,6 +130,12 @@ export class C2s implements AsyncDisposable {
       return
     }
     const address = (socket.remoteAddress ?? '').replace(/^::ffff:/, '')
+    const unbound = this.#unbound.get(address) ?? 0
+    if (unbound >= this.limits.connectionsPerAddress) {
+      socket.destroy()
+      return
+    }
+    this.#unbound.set(address, unbound + 1)
     if (listen.tls) this.#streams.add(new ClientStream(this, listen, socket, address, true))
     else {
       const own = readIntoShared(socket, (chunk) => stream.read(chunk))
@@ -135,6 +143,13 @@ export class C2s implements AsyncDisposable {
       this.#streams.add(stream)
       own.resume()
     }
+  }
+
+  /** A stream has a session now, or is over: it no longer counts against its address. */
+  settled(address: string): void {
+    const left = (this.#unbound.get(address) ?? 1) - 1
+    if (left > 0) this.#unbound.set(address, left)
+    else this.#unbound.delete(address)
   }
 
   closed(stream: ClientStream): void {

@@ -42,6 +42,7 @@ export class ClientStream implements StreamHandler, Carrier {
   #authTries = 0
   #headerSent = false
   #opened = false
+  #settled = false
   #closing = false
   #closed = false
   #out: Buffer[] = []
@@ -251,7 +252,7 @@ export class ClientStream implements StreamHandler, Carrier {
       session.countHandled()
       return
     }
-    if (stamped.name === 'iq' && stamped.type === 'set' && stamped.has('bind', NS.bind)) {
+    if (stamped.name === 'iq' && stamped.type === 'set' && (stamped.to === undefined || stamped.to === session.host) && stamped.has('bind', NS.bind)) {
       // RFC 6120 §7.6.2.3: one stream has one resource.
       this.#c2s.router.bounce(stamped, new StanzaError('not-allowed', 'a resource is bound already'), session)
       session.countHandled()
@@ -297,6 +298,8 @@ export class ClientStream implements StreamHandler, Carrier {
     if (stanza.xmlns === NS.sasl) return this.#authenticate(host, stanza)
     if (stanza.isStanza && stanza.name === 'iq') {
       const child = stanza.children[0]
+      // RFC 6120 §8.2.3
+      if (stanza.id === undefined || (stanza.type !== 'get' && stanza.type !== 'set') || stanza.children.length !== 1) throw new StreamError('not-authorized')
       const handler = child === undefined ? undefined : host.nonzas.before(`${child.xmlns} ${child.name}`)
       if (handler !== undefined) {
         const stream = { address: this.address, secure: this.#secure, host: host.name, close: () => this.close() }
@@ -477,6 +480,10 @@ export class ClientStream implements StreamHandler, Carrier {
   }
 
   #logged(): void {
+    if (!this.#settled) {
+      this.#settled = true
+      this.#c2s.settled(this.address)
+    }
     clearTimeout(this.#timer)
     this.#timer = undefined
   }

@@ -20,6 +20,8 @@ tidings:
     auth_tries: 3
     close_timeout: 1 second
     outbound_bytes: 1000000
+    resume_queue_bytes: 500000
+    connections_per_address: 400
 `
 const CONFIG = TEST_CONFIG.replace('max_user_sessions: 20', 'max_user_sessions: 6')
   .replace('listen:\n', 'listen:\n  - { port: 0, ip: 127.0.0.1, module: ejabberd_c2s, starttls_required: true }\n') + LIMITS
@@ -373,6 +375,9 @@ describe('the wire', () => {
       ['a message', message('<body>hi</body>'), 'not-authorized'],
       ['presence', '<presence/>', 'not-authorized'],
       ['an IQ', "<iq type='get' id='x'><ping xmlns='urn:xmpp:ping'/></iq>", 'not-authorized'],
+      ['a registration that is a result', "<iq type='result' id='x'><query xmlns='jabber:iq:register'/></iq>", 'not-authorized'],
+      ['a registration without id', "<iq type='get'><query xmlns='jabber:iq:register'/></iq>", 'not-authorized'],
+      ['a registration with two children', "<iq type='get' id='x'><query xmlns='jabber:iq:register'/><a/></iq>", 'not-authorized'],
       ['binding', `<iq type='set' id='x'><bind xmlns='${BIND}'/></iq>`, 'not-authorized'],
       ['stream management', `<enable xmlns='${SM}'/>`, 'not-authorized'],
       ['resumption', `<resume xmlns='${SM}' previd='x' h='0'/>`, 'not-authorized'],
@@ -392,6 +397,23 @@ describe('the wire', () => {
       it(`${title}: ${condition}`, async () => {
         const raw = await opened(false)
         await raw.send(bytes).streamError(condition)
+      })
+    }
+    const registrations: [string, string, string][] = [
+      ['without a password', '<username>new</username>', 'not-acceptable'],
+      ['without a user', '<password>x</password>', 'not-acceptable'],
+      ['of an impossible user', '<username>a b</username><password>x</password>', '(jid-malformed|not-acceptable|bad-request)'],
+      ['of a user there is', '<username>juliet</username><password>other</password>', 'conflict'],
+      ['removed', '<remove/>', 'registration-required'],
+    ]
+    for (const [title, inner, condition] of registrations) {
+      it(`a registration ${title}: ${condition}, and the stream goes on`, async () => {
+        const raw = await opened(false)
+        raw.send(`<iq type='set' id='reg' to='localhost'><query xmlns='jabber:iq:register'>${inner}</query></iq>`)
+        await raw.hears(new RegExp(`type='error'.*<${condition} `))
+        raw.send("<iq type='get' id='form' to='localhost'><query xmlns='jabber:iq:register'/></iq>")
+        await raw.hears(/<iq (?=[^>]*type='result')[^>]*id='form'/)
+        raw.leave()
       })
     }
     it('a stanza of just the allowed size is no policy violation', async () => {
@@ -900,6 +922,24 @@ describe('the wire', () => {
       expect(server.server.sessions.size).to.be.lessThan(before)
       raw.leave()
     })
+    it('who never acknowledges is closed when too many bytes wait', async () => {
+      const silent = await bound('paris', 'silent')
+      silent.send(`<enable xmlns='${SM}' resume='true'/>`)
+      await silent.hears(/<enabled/)
+      const raw = await bound('mercutio', 'pace')
+      for (let i = 0; i < 30; i++) raw.send(`<message to='paris@localhost/silent' type='chat'><body>${'x'.repeat(30_000)}</body></message>`)
+      await silent.closes()
+      expect(silent.text).to.contain('resource-constraint')
+      raw.leave()
+    })
+    it('one address has so many connections without a session and no more', async () => {
+      const all = await Promise.all(Array.from({ length: 420 }, () => Raw.open(ports.plain)))
+      for (let i = 0; i < 200 && all.filter((each) => each.closed).length < 20; i++) await new Promise((resolve) => setTimeout(resolve, 10))
+      expect(all.filter((each) => each.closed)).to.have.lengthOf.within(20, 40)
+      for (const each of all) each.leave()
+      await new Promise((resolve) => setTimeout(resolve, 200))
+      ;(await opened(false)).leave()
+    })
     it('300 idle connections come and go, and their descriptors with them', async () => {
       const descriptors = (): number => readdirSync('/proc/self/fd').length
       await new Promise((resolve) => setTimeout(resolve, 50))
@@ -961,6 +1001,39 @@ describe('the wire', () => {
     bystander.leave()
   })
 })
+
+for (const policy of ['closenew', 'setresource', 'closeold']) {
+  describe(`resource_conflict: ${policy}`, () => {
+    let other: TestServer
+    before(async () => { other = await startTestServer({ config: `${TEST_CONFIG}resource_conflict: ${policy}\n`, accounts: { juliet: 'secret' } }) })
+    after(async () => { await other[Symbol.asyncDispose]() })
+    it('decides about a resource that is taken', async () => {
+      const both: Raw[] = []
+      for (let i = 0; i < 2; i++) {
+        const raw = await Raw.open(other.tlsPort, true)
+        raw.send(HEADER)
+        await raw.hears(/<\/stream:features>/)
+        raw.send(plain('juliet'))
+        await raw.hears(/<success/)
+        raw.send(HEADER)
+        await raw.hears(/<\/stream:features>/)
+        raw.send(`<iq type='set' id='b'><bind xmlns='${BIND}'><resource>same</resource></bind></iq>`)
+        const text = await raw.hears(/<\/iq>/)
+        if (i === 0 || policy === 'closeold') expect(text).to.contain('<jid>juliet@localhost/same</jid>')
+        else expect(text).to.match(policy === 'closenew' ? /<conflict / : /<jid>juliet@localhost\/(?!same<)/)
+        both.push(raw)
+      }
+      const [old, young] = both as [Raw, Raw]
+      if (policy === 'closeold') await old.streamError('conflict')
+      else {
+        old.send("<iq type='get' to='localhost' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
+        await old.hears(/id='p'/)
+      }
+      old.leave()
+      young.leave()
+    })
+  })
+}
 
 describe('silence on the wire', () => {
   const TIMED = TEST_CONFIG + 'tidings:\n  limits:\n    pre_auth_timeout: 1 second\n    idle_ping: 1 second\n    idle_close: 1 second\n    close_timeout: 1 second\n'

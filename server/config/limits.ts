@@ -19,10 +19,12 @@ export interface Limits {
   readonly connectionsPerAddress: number
   readonly outboundBytes: number
   readonly heldStanzas: number
+  readonly heldBytes: number
   readonly ackTimeoutMs: number
   readonly closeTimeoutMs: number
   // Stream management
   readonly resumeQueueStanzas: number
+  readonly resumeQueueBytes: number
   readonly resumeTimeoutMs: number
   // Sessions
   readonly sessionsPerUser: number
@@ -62,10 +64,12 @@ export const limitTable: OptionTable<Limits> = {
   connectionsPerAddress: { type: count, default: 10_000, help: 'Open client connections from one address that have not logged in.' },
   outboundBytes: { type: bytes, default: 16_777_216, help: 'Bytes waiting to be written to one connection; beyond them it is closed.' },
   heldStanzas: { type: count, default: 500, help: 'Stanzas held back for an inactive client (client state indication).' },
+  heldBytes: { type: bytes, default: 1_048_576, help: 'Bytes held back for an inactive client.' },
   ackTimeoutMs: { type: time, default: 60_000, help: 'How long a client may take to acknowledge; mod_stream_mgmt ack_timeout sets it too.' },
   closeTimeoutMs: { type: time, default: 5_000, help: 'How long a peer may take to close its side of the stream.' },
 
   resumeQueueStanzas: { type: count, default: 5_000, help: 'Unacknowledged stanzas of one session; mod_stream_mgmt max_ack_queue sets it too.' },
+  resumeQueueBytes: { type: bytes, default: 16_777_216, help: 'Bytes of unacknowledged stanzas of one session.' },
   resumeTimeoutMs: { type: time, default: 300_000, help: 'How long a session waits for its client to come back; mod_stream_mgmt resume_timeout sets it too.' },
 
   sessionsPerUser: { type: count, default: 10, help: 'Sessions of one account, unless shaper_rules has max_user_sessions.' },

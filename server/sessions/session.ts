@@ -28,7 +28,7 @@ export interface SessionContext {
   /** The session is over: these messages never arrived. */
   ended(session: Session, undelivered: readonly Stanza[]): void
   detached(session: Session): void
-  readonly limits: { readonly outboundBytes: number; readonly unacknowledged: number; readonly held: number }
+  readonly limits: { readonly outboundBytes: number; readonly unacknowledged: number; readonly held: number; readonly unacknowledgedBytes?: number; readonly heldBytes?: number }
   now(): number
 }
 
@@ -79,6 +79,9 @@ export class Session implements GateWaiter {
   #stateDirty = false
   #gated: { ticket: number; stanza: Stanza }[] | undefined
   #held: Stanza[] | undefined
+  #heldBytes = 0
+  /** Bytes of the unacknowledged stanzas. */
+  #queueBytes = 0
   /** Taken from the gated ones and being written at this moment. */
   #ready: { readonly list: readonly { readonly stanza: Stanza }[]; next: number } | undefined
   /** Acknowledgements that wait for their commit. */
@@ -198,7 +201,9 @@ export class Session implements GateWaiter {
       if (verdict === 'hold') {
         const held = (this.#held ??= [])
         held.push(stanza)
-        if (held.length > this.#context.limits.held) this.flushHeld()
+        this.#heldBytes += stanza.content.length
+        const { limits } = this.#context
+        if (held.length > limits.held || this.#heldBytes > (limits.heldBytes ?? Infinity)) this.flushHeld()
         return
       }
       if (this.#held !== undefined) this.flushHeld()
@@ -214,6 +219,7 @@ export class Session implements GateWaiter {
     const held = this.#held
     if (held === undefined) return
     this.#held = undefined
+    this.#heldBytes = 0
     for (const stanza of held) this.#push(stanza, false, false)
   }
 
@@ -223,12 +229,14 @@ export class Session implements GateWaiter {
     if (management !== undefined) {
       management.sent = (management.sent + 1) % COUNTER
       management.queue.push({ seq: management.sent, stanza })
+      this.#queueBytes += stanza.content.length
       if (management.resumable && !volatile && stanza.name !== 'presence') {
         this.#context.storage.streams.push(management.id, management.sent, stanza.bytes())
         // A message must not arrive before it is stored: after a crash nobody could tell that it had.
         if (stanza.name === 'message') gated = true
       }
-      if (management.queue.length > this.#context.limits.unacknowledged) {
+      const { limits } = this.#context
+      if (management.queue.length > limits.unacknowledged || this.#queueBytes > (limits.unacknowledgedBytes ?? Infinity)) {
         // A client that never acknowledges: what it missed goes to the offline queue.
         this.close(new StreamError('resource-constraint', 'too many unacknowledged stanzas'))
         return
@@ -303,6 +311,7 @@ export class Session implements GateWaiter {
     for (const { stanza } of this.#gated ?? []) {
       management.sent = (management.sent + 1) % COUNTER
       management.queue.push({ seq: management.sent, stanza })
+      this.#queueBytes += stanza.content.length
     }
     if (!management.resumable) return enabled()
     const carrier = this.#carrier
@@ -350,7 +359,7 @@ export class Session implements GateWaiter {
     if (count > management.queue.length) return false
     management.requestedAt = 0
     if (count === 0) return true
-    management.queue.splice(0, count)
+    for (const { stanza } of management.queue.splice(0, count)) this.#queueBytes -= stanza.content.length
     management.acknowledged = h
     if (management.resumable) this.#context.storage.streams.acknowledged(management.id, h)
     return true
@@ -386,6 +395,7 @@ export class Session implements GateWaiter {
       management.acknowledged = h
       management.sent = h
       const renumbered = management.queue.splice(0)
+      this.#queueBytes = 0
       // Stored anew under the numbers by which the client counts from here on; the old numbers may be larger.
       const { streams } = this.#context.storage
       streams.close(management.id)
@@ -396,6 +406,7 @@ export class Session implements GateWaiter {
       for (const each of renumbered) {
         management.sent = (management.sent + 1) % COUNTER
         management.queue.push({ seq: management.sent, stanza: each.stanza })
+        this.#queueBytes += each.stanza.content.length
         if (each.stanza.name !== 'presence') streams.push(management.id, management.sent, each.stanza.bytes())
       }
     } else if (!this.acknowledged(h)) return false
