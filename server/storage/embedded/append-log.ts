@@ -1,7 +1,7 @@
 /**
  * New archive entries become durable as one log record a group (`k number`): one row at the end of the database instead of
- * five at five places. Until enough have come they are found here, in memory (the tail); then their rows are written in one
- * group that also removes the log records. A start writes the rows of the records it finds.
+ * five at five places. Until enough have come they are found here, in memory (the tail); then their rows are written, some in
+ * each group, and the last of these groups removes the log records. A start writes the rows of the records it finds.
  */
 import { type AppendLog, type ArchiveOwner, indexKeys, ownersOf, PRESENT } from '../archive.ts'
 import { decodePart, encodePart, KEY_END, PART_BYTES_MAX } from '../ordered.ts'
@@ -11,6 +11,8 @@ import { type GroupedStore, type LazyRows, type Row } from './groups.ts'
 const ENTRIES_MAX = 4000
 const BYTES_MAX = 4 * 1024 * 1024
 export const FLUSH_MS = 10_000
+/** Rows that one group writes, so that neither the process nor the group is held up for long. */
+const ROWS_A_GROUP = 2000
 
 interface Append {
   readonly id: string
@@ -25,7 +27,10 @@ class Tail {
   readonly byId = new Map<string, Append>()
   readonly byOwner = new Map<string, Append[]>()
   readonly firstAt = Date.now()
+  /** Its log records. */
+  readonly records: string[] = []
   bytes = 0
+  #left: Iterator<Row> | undefined
 
   add(append: Append): void {
     this.byId.set(append.id, append)
@@ -37,28 +42,40 @@ class Tail {
     this.bytes += append.body.length
   }
 
-  /** Owner by owner, so that rows of one page follow each other. */
-  rows(): Row[] {
+  /** The next rows to write; fewer than `max` when there are no more. */
+  take(max: number): Row[] {
+    this.#left ??= this.#rows()
     const rows: Row[] = []
-    for (const { id, body } of this.byId.values()) rows.push({ key: `m${encodePart(id)}`, value: body })
+    while (rows.length < max) {
+      const next = this.#left.next()
+      if (next.done) break
+      rows.push(next.value)
+    }
+    return rows
+  }
+
+  /** Owner by owner, so that rows of one page follow each other. */
+  *#rows(): Generator<Row, undefined> {
+    for (const { id, body } of this.byId.values()) yield { key: `m${encodePart(id)}`, value: body }
     for (const [owner, appends] of this.byOwner) {
       const first = encodePart(owner)
       for (const { id, owners } of appends) {
-        for (const key of indexKeys(first, encodePart(withOf(owners, owner)), encodePart(id))) rows.push({ key, value: PRESENT })
+        for (const key of indexKeys(first, encodePart(withOf(owners, owner)), encodePart(id))) yield { key, value: PRESENT }
       }
     }
-    return rows
+    return undefined
   }
 }
 
 export class ArchiveLog implements AppendLog, LazyRows {
   readonly #store: GroupedStore
   #tail = new Tail()
-  /** Tails in groups that are not committed. */
-  readonly #flushing: Tail[] = []
+  /** Tails with rows to write, the oldest first. */
+  readonly #writing: Tail[] = []
+  /** Tails whose last rows are in a group that is not committed. */
+  readonly #written: Tail[] = []
   /** Those of the open group. */
   #appends: Append[] = []
-  #records: string[] = []
   #lastRecord = 0
 
   constructor(store: GroupedStore) {
@@ -66,7 +83,7 @@ export class ArchiveLog implements AppendLog, LazyRows {
     for (const key of store.keys('k', `k${KEY_END}`, Infinity, false)) {
       const record = store.get(key)
       if (record) for (const append of unpack(record)) this.#tail.add(append)
-      this.#records.push(key)
+      this.#tail.records.push(key)
     }
     store.lazy = this
     this.flush()
@@ -74,7 +91,7 @@ export class ArchiveLog implements AppendLog, LazyRows {
 
   get bytes(): number {
     let bytes = this.#tail.bytes
-    for (const tail of this.#flushing) bytes += tail.bytes
+    for (const tail of this.#older()) bytes += tail.bytes
     return bytes
   }
 
@@ -106,30 +123,60 @@ export class ArchiveLog implements AppendLog, LazyRows {
   }
 
   flush(): void {
-    const tail = this.#tail
-    if (tail.byId.size === 0) return
-    this.#flushing.push(tail)
-    this.#store.putRows(tail.rows(), () => { this.#flushing.splice(this.#flushing.indexOf(tail), 1) })
-    for (const key of this.#records) this.#store.delete(key)
+    this.#turnOver()
+    while (this.#writing.length > 0) this.#writeSome(Infinity)
+  }
+
+  /** Begins a new tail, and has the rows of the old one written. */
+  #turnOver(): void {
+    if (this.#tail.byId.size === 0) return
+    this.#writing.push(this.#tail)
     this.#tail = new Tail()
+    // Those of the open group are in no log record yet.
+    const unsealed = this.#appends
     this.#appends = []
-    this.#records = []
+    this.#logged(unsealed, this.#writing.at(-1) as Tail)
+  }
+
+  #writeSome(max: number): void {
+    const tail = this.#writing[0]
+    if (!tail) return
+    const rows = tail.take(max)
+    const isLast = rows.length < max
+    if (isLast) {
+      this.#writing.shift()
+      this.#written.push(tail)
+      for (const key of tail.records) this.#store.delete(key)
+    }
+    this.#store.putRows(rows, () => { if (isLast) this.#written.splice(this.#written.indexOf(tail), 1) })
+  }
+
+  #logged(appends: readonly Append[], tail: Tail): void {
+    if (appends.length === 0) return
+    const key = `k${(++this.#lastRecord).toString(16).padStart(12, '0')}`
+    this.#store.put(key, pack(appends))
+    tail.records.push(key)
+    for (const append of appends) append.sealed = true
+  }
+
+  #older(): Tail[] {
+    return [...this.#written, ...this.#writing]
   }
 
   /** Writes what came into the open group; called when it is about to be committed. */
   seal(): void {
-    if (this.#tail.byId.size >= ENTRIES_MAX || this.#tail.bytes >= BYTES_MAX) this.flush()
-    if (this.#appends.length === 0) return
-    const key = `k${(++this.#lastRecord).toString(16).padStart(12, '0')}`
-    this.#store.put(key, pack(this.#appends))
-    this.#records.push(key)
-    for (const append of this.#appends) append.sealed = true
+    const appends = this.#appends
     this.#appends = []
+    this.#logged(appends, this.#tail)
+    if (this.#tail.byId.size >= ENTRIES_MAX || this.#tail.bytes >= BYTES_MAX) this.#turnOver()
+    this.#writeSome(ROWS_A_GROUP)
+    if (this.#writing.length > 0) this.#store.touchNext()
   }
 
   /** Called every few seconds. */
   tick(): void {
-    if (this.#tail.byId.size > 0 && Date.now() - this.#tail.firstAt >= FLUSH_MS) this.flush()
+    if (this.#tail.byId.size > 0 && Date.now() - this.#tail.firstAt >= FLUSH_MS) this.#turnOver()
+    if (this.#writing.length > 0) this.#store.touch()
   }
 
   get(key: string): Buffer | undefined {
@@ -137,7 +184,7 @@ export class ArchiveLog implements AppendLog, LazyRows {
     if (kind === 'm') {
       const id = decodePart(key.slice(1, -1))
       let append = this.#tail.byId.get(id)
-      for (const tail of this.#flushing) append ??= tail.byId.get(id)
+      for (const tail of this.#older()) append ??= tail.byId.get(id)
       return append?.body
     }
     return kind === 'a' || kind === 'c' ? this.between(key, `${key}\0`)[0]?.value : undefined
@@ -151,7 +198,7 @@ export class ArchiveLog implements AppendLog, LazyRows {
     const [first = '', second = ''] = start.slice(1).split('\0', 2)
     const owner = decodePart(first)
     const other = decodePart(second)
-    for (const tail of [...this.#flushing, this.#tail]) {
+    for (const tail of [...this.#older(), this.#tail]) {
       if (kind === 'm') for (const { id, body } of tail.byId.values()) add(`m${encodePart(id)}`, body)
       else for (const { id, owners } of tail.byOwner.get(owner) ?? []) {
         if (kind === 'a') add(`a${first}\0${encodePart(id)}`, PRESENT)

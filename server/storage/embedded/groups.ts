@@ -153,6 +153,9 @@ export class GroupedStore implements OrderedStore {
     this.#schedule()
   }
 
+  /** The same from within `beforeSeal`: another commit after this one. */
+  touchNext(): void { this.#touched = true }
+
   /** Waits for what is written; gives up after `waitMs` when the disk takes nothing. */
   async close(waitMs: number): Promise<boolean> {
     let timer: NodeJS.Timeout | undefined
