@@ -308,7 +308,7 @@ function readIntoShared(socket: net.Socket, read: (chunk: Buffer) => void): net.
   const accepted = socket as unknown as { _handle: unknown }
   const handle = accepted._handle
   accepted._handle = null
-  return new net.Socket({
+  const own = new net.Socket({
     handle,
     onread: {
       buffer: shared,
@@ -318,6 +318,9 @@ function readIntoShared(socket: net.Socket, read: (chunk: Buffer) => void): net.
       },
     },
   } as unknown as net.SocketConstructorOpts)
+  // The listener counts the socket that it accepted until that is closed.
+  own.once('close', () => socket.destroy())
+  return own
 }
 
 /** More than what a client can have received beyond what it is known to have acknowledged. */

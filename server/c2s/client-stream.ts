@@ -355,7 +355,6 @@ export class ClientStream implements StreamHandler, Carrier {
     const plain = this.#socket
     plain.removeAllListeners('data')
     plain.removeAllListeners('end')
-    plain.removeAllListeners('close')
     plain.removeAllListeners('error')
     plain.on('error', () => this.#gone())
     const secured = new tls.TLSSocket(plain, { isServer: true, ...this.#c2s.tlsOptions(this.listen, this.#host?.name) })

@@ -1036,11 +1036,30 @@ for (const policy of ['closenew', 'setresource', 'closeold']) {
 }
 
 describe('silence on the wire', () => {
-  const TIMED = TEST_CONFIG + 'tidings:\n  limits:\n    pre_auth_timeout: 1 second\n    idle_ping: 1 second\n    idle_close: 1 second\n    close_timeout: 1 second\n'
+  const TIMED = TEST_CONFIG + 'tidings:\n  limits:\n    pre_auth_timeout: 1 second\n    connections: 25\n    idle_ping: 1 second\n    idle_close: 1 second\n    close_timeout: 1 second\n'
   let timed: TestServer
   before(async () => { timed = await startTestServer({ config: TIMED, accounts: { juliet: 'secret' } }) })
   after(async () => { await timed[Symbol.asyncDispose]() })
 
+  it('connections that are over do not count any more', async () => {
+    for (let round = 0; round < 4; round++) {
+      const all = await Promise.all(Array.from({ length: 10 }, () => Raw.open(timed.port)))
+      for (const raw of all) raw.send(HEADER)
+      for (const raw of all) await raw.hears(/<\/stream:features>/)
+      if (round % 2 === 1) {
+        for (const raw of all) {
+          raw.send(STARTTLS)
+          await raw.hears(/<proceed/)
+          raw.socket.removeAllListeners('data')
+          const secured = tls.connect({ socket: raw.socket, servername: 'localhost', rejectUnauthorized: false })
+          await once(secured, 'secureConnect')
+          raw.attach(secured)
+        }
+      }
+      for (const raw of all) raw.leave()
+      await new Promise((resolve) => setTimeout(resolve, 100))
+    }
+  })
   it('a connection that says nothing', async () => {
     const raw = await Raw.open(timed.port)
     await raw.streamError('connection-timeout', true, 4000)
