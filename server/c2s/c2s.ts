@@ -34,7 +34,7 @@ export interface C2sParts {
 
 const SWEEP_MS = 1000
 /** How long clients are waited for when the server stops. */
-const CLOSE_WAIT_MS = 2000
+const CLOSE_WAIT_MS = 1000
 const FORGOTTEN_MAX = 10_000
 
 export class C2s implements AsyncDisposable {
