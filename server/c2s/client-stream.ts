@@ -349,7 +349,10 @@ export class ClientStream implements StreamHandler, Carrier {
   }
 
   #proceed(): void {
-    if (this.#parser.takeRest().length > 0) throw new StreamError('policy-violation', 'data behind starttls')
+    // §5.3.3 forbids white space here too, but Go clients end every stanza with a line break; dropped, it says nothing.
+    if (this.#parser.takeRest().some((byte) => byte !== 0x20 && byte !== 0x0a && byte !== 0x0d && byte !== 0x09)) {
+      throw new StreamError('policy-violation', 'data behind starttls')
+    }
     this.#sendText(`<proceed xmlns='${NS.tls}'/>`)
     this.#flush()
     const plain = this.#socket

@@ -454,7 +454,12 @@ describe('the wire', () => {
       raw.send(STARTTLS)
       expect(await raw.closes()).to.match(/<failure .*<\/stream:stream>$/)
     })
-    for (const behind of [HEADER, `<auth xmlns='${SASL}' mechanism='PLAIN'>x</auth>`, ' ', 'x']) {
+    it('may end in a line break, which Go clients send', async () => {
+      const raw = await opened(false)
+      raw.send(`${STARTTLS} \n`)
+      expect(await raw.hears(/<proceed|<stream:error/)).to.contain('<proceed')
+    })
+    for (const behind of [HEADER, `<auth xmlns='${SASL}' mechanism='PLAIN'>x</auth>`, ' <', 'x']) {
       it(`nothing may stand behind it: ${JSON.stringify(behind.slice(0, 20))}`, async () => {
         const raw = await opened(false)
         raw.send(STARTTLS + behind)
