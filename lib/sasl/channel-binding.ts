@@ -3,8 +3,17 @@ import { type TLSSocket } from 'node:tls'
 import { endPointHash } from '../net/certificates.ts'
 import { type ChannelBinding } from './mechanism.ts'
 
+/** Found once for each connection: reading the certificate anew is a large part of what a login costs. */
+const found = new WeakMap<TLSSocket, { readonly binding: ChannelBinding | undefined }>()
+
 /** The server's side of a connection that has finished its handshake; undefined when nothing can be bound to. */
 export function channelBindingOf(socket: TLSSocket): ChannelBinding | undefined {
+  let known = found.get(socket)
+  if (known === undefined) found.set(socket, (known = { binding: findBinding(socket) }))
+  return known.binding
+}
+
+function findBinding(socket: TLSSocket): ChannelBinding | undefined {
   const certificate = socket.getX509Certificate()
   const endPoint = certificate === undefined ? undefined : endPointHash(certificate)
   const types: string[] = []

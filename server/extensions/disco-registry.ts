@@ -135,10 +135,18 @@ export interface CapsHash {
   readonly caps2: readonly { readonly algorithm: string; readonly value: string }[]
 }
 
+/** The hashes of each registry, with the text they are of: they cost more than all the rest of a login's stream features. */
+const hashed = new WeakMap<DiscoRegistry, { readonly text: string; readonly hash: CapsHash }>()
+
 /** The hashes of what the host says of itself, as it stands now. */
 export function capsHash(registry: DiscoRegistry): CapsHash {
   const info = (registry as HostDisco).ownInfo('host')
-  return { ver: capsVer(info), caps2: CAPS2_HASHES.map((algorithm) => ({ algorithm, value: caps2Hash(info, algorithm) })) }
+  const text = info.toString()
+  const known = hashed.get(registry)
+  if (known?.text === text) return known.hash
+  const hash = { ver: capsVer(info), caps2: CAPS2_HASHES.map((algorithm) => ({ algorithm, value: caps2Hash(info, algorithm) })) }
+  hashed.set(registry, { text, hash })
+  return hash
 }
 
 /** XEP-0115 §5.1: the verification string of a disco#info answer. */
