@@ -958,6 +958,59 @@ describe('the wire', () => {
     })
   })
 
+  it('odd values in payloads get an answer, and never an internal error', async function () {
+    this.timeout(60_000)
+    const form = (type: string, fields: string): string => `<x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE'><value>${type}</value></field>${fields}</x>`
+    const templates = [
+      "<iq type='get'><query xmlns='jabber:iq:roster' ver='1'/></iq>",
+      "<iq type='set'><query xmlns='jabber:iq:roster'><item jid='a@localhost' name='A' subscription='none'><group>g</group></item></query></iq>",
+      `<iq type='set'><query xmlns='urn:xmpp:mam:2' queryid='q' node='n'>${form('urn:xmpp:mam:2', "<field var='with'><value>romeo@localhost</value></field><field var='start'><value>2020-01-01T00:00:00Z</value></field><field var='ids'><value>x</value></field>")}<set xmlns='http://jabber.org/protocol/rsm'><max>3</max><after>x</after><before>y</before></set></query></iq>`,
+      "<iq type='get'><query xmlns='urn:xmpp:mam:2'/></iq>",
+      "<iq type='get'><metadata xmlns='urn:xmpp:mam:2'/></iq>",
+      "<iq type='set'><prefs xmlns='urn:xmpp:mam:2' default='roster'><always><jid>a@localhost</jid></always><never><jid>b@localhost</jid></never></prefs></iq>",
+      "<iq type='set'><block xmlns='urn:xmpp:blocking'><item jid='evil@localhost'/></block></iq>",
+      "<iq type='set'><unblock xmlns='urn:xmpp:blocking'><item jid='evil@localhost'/></unblock></iq>",
+      "<iq type='get'><blocklist xmlns='urn:xmpp:blocking'/></iq>",
+      "<iq type='get' to='localhost'><query xmlns='http://jabber.org/protocol/disco#info' node='x'/></iq>",
+      "<iq type='get' to='paris@localhost'><query xmlns='http://jabber.org/protocol/disco#items' node='x'/></iq>",
+      "<iq type='set'><vCard xmlns='vcard-temp'><FN>x</FN><PHOTO><TYPE>image/png</TYPE><BINVAL>eA==</BINVAL></PHOTO></vCard></iq>",
+      "<iq type='get' to='romeo@localhost'><vCard xmlns='vcard-temp'/></iq>",
+      "<iq type='set'><query xmlns='jabber:iq:private'><s xmlns='storage:x'><a b='c'>d</a></s></query></iq>",
+      "<iq type='get'><query xmlns='jabber:iq:private'><s xmlns='storage:x'/></query></iq>",
+      "<iq type='get' to='romeo@localhost'><query xmlns='jabber:iq:last'/></iq>",
+      "<iq type='get' to='localhost'><time xmlns='urn:xmpp:time'/></iq>",
+      "<iq type='get' to='localhost'><query xmlns='jabber:iq:version'/></iq>",
+      "<iq type='set'><enable xmlns='urn:xmpp:carbons:2'/></iq>",
+      "<iq type='get' to='localhost'><query xmlns='jabber:iq:register'/></iq>",
+      "<iq type='get' to='localhost'><request xmlns='urn:xmpp:http:upload:0' filename='a.png' size='10' content-type='image/png'/></iq>",
+      "<iq type='set' to='localhost'><command xmlns='http://jabber.org/protocol/commands' node='x' action='execute' sessionid='s'/></iq>",
+      "<iq type='set'><pubsub xmlns='http://jabber.org/protocol/pubsub'><publish node='n'><item id='i'><e xmlns='u'/></item></publish></pubsub></iq>",
+      "<iq type='get' to='upload.localhost'><request xmlns='urn:xmpp:http:upload:0' filename='a.png' size='10' content-type='image/png'/></iq>",
+    ]
+    const odd = ['', ' ', '@@', '@', 'a@b@c', 'localhost', 'romeo@localhost/x', '-1', '99999999999999999999', '1e400', 'NaN', '__proto__', 'constructor', 'toString', '&#x1F600;', '&#xD7FF;&#x300;', '&lt;a&gt;&amp;&apos;&quot;', '../../etc/passwd', '%00', 'x'.repeat(3000), '2020-02-30T25:61:61Z', '0000-00-00T00:00:00Z', '9999-12-31T23:59:59.999999999999+14:00']
+    let raw = await bound('nurse', 'odd', undefined)
+    const wrong: string[] = []
+    let count = 0
+    for (const template of templates) {
+      // Every value of the payload in turn, but not its namespaces, which tell what it is.
+      const values = [...template.matchAll(/(?<!xmlns|<iq type|var)='([^']*)'|>([^<>]+)</g)]
+      for (const value of values) {
+        const at = value.index + (value[1] !== undefined ? 2 : 1)
+        const length = (value[1] ?? value[2] ?? '').length
+        for (const text of odd) {
+          const id = `o${++count}`
+          raw.send((template.slice(0, at) + text + template.slice(at + length)).replace('<iq ', `<iq id='${id}' `))
+          const answer = await raw.until((fresh) => fresh.includes(`id='${id}'`) || raw.closed, `an answer to ${template} with ${text.slice(0, 40)} for ${value[0]}`, 3000)
+          if (/internal-server-error|undefined-condition/.test(answer)) wrong.push(`${template} with ${text.slice(0, 40)} for ${value[0]}: ${answer}`)
+          if (raw.closed) raw = await bound('nurse', 'odd', undefined)
+        }
+      }
+    }
+    expect(wrong).to.deep.equal([])
+    expect(count).to.be.greaterThan(700)
+    raw.leave()
+  })
+
   it('mutated streams do no harm, and a bystander is served', async function () {
     this.timeout(60_000)
     const bystander = await bound('mercutio', 'bystander')
