@@ -115,27 +115,33 @@ const loginScenario: Scenario = {
   },
 }
 
-const IDLE_USERS = 100
-const IDLE_CONNECTIONS = 1000
+const IDLE_USERS = 200
+/** Memory is compared between so many connections and so many more, for the first ones make the heap grow once. */
+const IDLE_FIRST = 400
+const IDLE_CONNECTIONS = 2000
 /** How long a server may tidy up before its memory is read. */
 const SETTLE_MS = 3000
 
 function idle(name: string, tls: Tls): Scenario {
   return {
-    name, help: `memory of ${IDLE_CONNECTIONS} available sessions, ${tls === 'direct' ? 'with TLS' : 'without TLS'}`, variant: 'plain', fresh: true,
+    name, help: `memory of ${IDLE_CONNECTIONS} available sessions beyond the first ${IDLE_FIRST}, ${tls === 'direct' ? 'with TLS' : 'without TLS'}`, variant: 'plain', fresh: true,
     prepare: (server) => makeUsers(server, IDLE_USERS),
     async measure(server) {
-      await sleep(SETTLE_MS)
-      const before = pssKib(server.pid)
+      const empty = pssKib(server.pid)
       const clients: Client[] = []
-      try {
-        await each(IDLE_CONNECTIONS, async (index) => {
-          clients.push(await logIn(server, index % IDLE_USERS, { tls, resource: `r${Math.floor(index / IDLE_USERS)}` }))
+      const open = async (from: number, count: number): Promise<number> => {
+        await each(count, async (index) => {
+          const number = from + index
+          clients.push(await logIn(server, number % IDLE_USERS, { tls, resource: `r${Math.floor(number / IDLE_USERS)}` }))
         })
         await sleep(SETTLE_MS)
-        const held = pssKib(server.pid)
+        return pssKib(server.pid)
+      }
+      try {
+        const before = await open(0, IDLE_FIRST)
+        const held = await open(IDLE_FIRST, IDLE_CONNECTIONS)
         const lost = clients.filter((client) => client.ended).length
-        return { values: { 'KiB/connection': (held - before) / IDLE_CONNECTIONS, 'MiB before': before / 1024, 'MiB held': held / 1024 }, errors: lost === 0 ? '0' : `${lost} closed` }
+        return { values: { 'KiB/connection': (held - before) / IDLE_CONNECTIONS, 'MiB empty': empty / 1024, 'MiB held': held / 1024 }, errors: lost === 0 ? '0' : `${lost} closed` }
       } finally {
         for (const client of clients) client.destroy()
       }
