@@ -807,6 +807,49 @@ describe('the wire', () => {
         await romeo.hears(pattern)
       })
     }
+    it('a message without to goes to the own account', async () => {
+      juliet.send(`<message type='chat' id='own'>${body}</message>`)
+      await juliet.hears(/<message (?=[^>]*to='juliet@localhost')[^>]*id='own'/)
+    })
+    it('what is sent in one go arrives in order, however long one of it takes', async () => {
+      let text = ''
+      for (let i = 0; i < 200; i++) {
+        text += `<message to='romeo@localhost/orchard' type='chat' id='n${i}'>${body}</message>`
+        if (i % 10 === 0) text += `<iq type='get' id='slow${i}'><query xmlns='urn:xmpp:mam:2'/></iq><iq type='get' to='romeo@localhost' id='card${i}'><vCard xmlns='vcard-temp'/></iq>`
+      }
+      juliet.send(text)
+      const heard = await romeo.until((fresh) => fresh.includes("id='n199'"), 'all of it')
+      expect([...heard.matchAll(/<message [^>]*id='n(\d+)'/g)].map((match) => Number(match[1]))).to.deep.equal(Array.from({ length: 200 }, (_, i) => i))
+      const answers = await juliet.until((fresh) => fresh.includes("id='card190'"), 'the answers')
+      expect([...answers.matchAll(/<iq [^>]*id='(slow|card)(\d+)'/g)].map((match) => Number(match[2]))).to.deep.equal(Array.from({ length: 20 }, (_, i) => [i * 10, i * 10]).flat())
+    })
+    it('what stands behind the end of the stream is nothing', async () => {
+      const raw = await bound('mercutio', 'wire', undefined)
+      raw.send(`</stream:stream><message to='romeo@localhost/orchard' id='behind'>${body}</message>`)
+      expect(await raw.closes()).to.equal('</stream:stream>')
+      juliet.send(`<message to='romeo@localhost/orchard' id='marker'>${body}</message>`)
+      expect(await romeo.hears(/id='marker'/)).not.to.contain('behind')
+    })
+    it('what stands behind an error is nothing', async () => {
+      const raw = await bound('mercutio', 'wire', undefined)
+      raw.send(`<foo/><message to='romeo@localhost/orchard' id='behind'>${body}</message>`)
+      await raw.streamError('unsupported-stanza-type')
+      juliet.send(`<message to='romeo@localhost/orchard' id='marker2'>${body}</message>`)
+      expect(await romeo.hears(/id='marker2'/)).not.to.contain('behind')
+    })
+    it('a prefix of the stream header stays valid where the stanza goes', async () => {
+      const raw = await opened()
+      raw.send(plain('mercutio'))
+      await raw.hears(/<success/)
+      raw.send(HEADER_WITH("to='localhost' version='1.0' xmlns:q='urn:q'"))
+      await raw.hears(/<\/stream:features>/)
+      raw.send(`<iq type='set' id='bind'><bind xmlns='${BIND}'/></iq>`)
+      await raw.hears(/<jid>/)
+      raw.send(`<message to='romeo@localhost/orchard' id='prefix'>${body}<q:x q:y='z'/></message>`)
+      const heard = await romeo.hears(/id='prefix'.*<\/message>/s)
+      expect(heard).to.match(/xmlns:q=['"]urn:q['"]/)
+      raw.leave()
+    })
     for (const from of ['romeo@localhost', 'juliet@localhost/other', 'localhost', '@@', '']) {
       it(`from ${JSON.stringify(from)}: invalid-from`, async () => {
         const raw = await bound('mercutio', 'wire', undefined)
@@ -864,6 +907,23 @@ describe('the wire', () => {
       await second.closes()
       expect(second.text).to.contain('handled-count-too-high')
       await owner.closes()
+    })
+    it('what was cut off by the loss of the connection is not handled', async () => {
+      const raw = await bound('mercutio', 'sm', undefined)
+      raw.send(`<enable xmlns='${SM}' resume='true'/>`)
+      const id = / id='([^']+)'/.exec(await raw.hears(/<enabled/))?.[1] as string
+      raw.send("<message to='romeo@localhost' id='whole'/><message to='romeo@localhost' id='cut'><body>x")
+      raw.socket.end()
+      await raw.closes()
+      const again = await loggedIn('mercutio')
+      again.send(`<resume xmlns='${SM}' previd='${id}' h='0'/>`)
+      await again.hears(/<resumed [^>]*h='1'/)
+      again.send(`</stream:stream>`)
+      await again.closes()
+      const late = await loggedIn('mercutio')
+      late.send(`<resume xmlns='${SM}' previd='${id}' h='0'/>`)
+      await late.hears(/<failed [^>]*h='1'[^>]*><item-not-found /)
+      late.leave()
     })
     it('what is bounced counts as handled', async () => {
       const raw = await bound('mercutio', 'sm', undefined)
