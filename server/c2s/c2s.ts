@@ -46,7 +46,7 @@ export class C2s implements AsyncDisposable {
   /** Of these the ones that were found in storage at start and have not been resumed since. */
   readonly #restarted = new Set<Session>()
   /** Ids of sessions that are over and what they had handled, for `<failed h=…/>`. */
-  readonly #forgotten = new Map<string, number>()
+  readonly #forgotten = new Map<string, { readonly owner: string; readonly handled: number }>()
   /** Connections by address that have no session yet. */
   readonly #unbound = new Map<string, number>()
   readonly #sweep: NodeJS.Timeout
@@ -197,8 +197,9 @@ export class C2s implements AsyncDisposable {
     return session === undefined ? undefined : { session, restarted: this.#restarted.has(session) }
   }
 
-  lastHandled(id: string): number | undefined {
-    return this.#forgotten.get(id)
+  lastHandled(id: string, owner: string): number | undefined {
+    const forgotten = this.#forgotten.get(id)
+    return forgotten?.owner === owner ? forgotten.handled : undefined
   }
 
   resumed(session: Session): void {
@@ -212,7 +213,7 @@ export class C2s implements AsyncDisposable {
     if (management === undefined || !management.resumable) return
     this.#resumable.delete(management.id)
     this.#restarted.delete(session)
-    this.#forgotten.set(management.id, management.handled)
+    this.#forgotten.set(management.id, { owner: session.owner, handled: management.handled })
     if (this.#forgotten.size > FORGOTTEN_MAX) this.#forgotten.delete(this.#forgotten.keys().next().value as string)
   }
 

@@ -539,8 +539,9 @@ export class ClientStream implements StreamHandler, Carrier {
     if (host.streamManagement === undefined) return this.#sendText(failed('feature-not-implemented'))
     const found = this.#c2s.resumableSession(previous)
     // Somebody else's stream is as unknown as one that never was (XEP-0198 §5).
-    if (found === undefined || found.session.owner !== Jid.of(this.#user as string, host.name).toString()) {
-      return this.#sendText(failed('item-not-found', this.#c2s.lastHandled(previous)))
+    const owner = Jid.of(this.#user as string, host.name).toString()
+    if (found === undefined || found.session.owner !== owner) {
+      return this.#sendText(failed('item-not-found', this.#c2s.lastHandled(previous, owner)))
     }
     const { session, restarted } = found
     const old = session.carrier
