@@ -68,7 +68,13 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const log = options.log ?? createLog(config.loglevel)
   const { limits } = config
   const metrics = createMetrics()
-  const storage = options.storage ?? (await openEmbedded(options.dataDir))
+  const storage = options.storage ?? (await openEmbedded(options.dataDir, {
+    onHealth: (problem) => {
+      if (problem === undefined) log.info({ what: 'storage_recovered' })
+      else log.error({ what: 'storage_failing', problem })
+    },
+    onError: (error) => log.error({ what: 'storage_callback_failed', error }),
+  }))
   setUploadDefaults(storage, config.tidings.upload)
   const accounts = createAccounts(storage.records, { cachedMax: limits.accountCache })
   const wantsTls = config.listen.some((listen) => listen.tls || listen.starttls)
@@ -237,6 +243,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       config = next
       log.level = next.loglevel
       await certificates?.reload({ hosts: next.hosts, certfiles: next.certfiles })
+      setUploadDefaults(storage, next.tidings.upload)
       for (const [name, host] of [...hosts]) {
         await stopHost(host)
         if (!next.hosts.includes(name)) {
