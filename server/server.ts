@@ -242,7 +242,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     async reload(next) {
       config = next
       log.level = next.loglevel
-      await certificates?.reload({ hosts: next.hosts, certfiles: next.certfiles })
+      await certificates?.reload({ hosts: next.hosts, certfiles: next.certfiles, tls: next.tlsOptions, selfSigned: next.tidings.selfSigned })
       setUploadDefaults(storage, next.tidings.upload)
       for (const [name, host] of [...hosts]) {
         await stopHost(host)

@@ -47,7 +47,7 @@ export interface SecureContexts {
   /** What is wrong with the files: unreadable, no key, expired. One sentence each. */
   readonly problems: readonly string[]
   /** Reads the files again, and makes what is missing. Connections that are open keep their certificate. When it throws, nothing has changed. */
-  reload(change?: Partial<Pick<SecureContextsOptions, 'hosts' | 'certfiles'>>): Promise<void>
+  reload(change?: Partial<Pick<SecureContextsOptions, 'hosts' | 'certfiles' | 'tls' | 'selfSigned'>>): Promise<void>
   /** Called after each reload. The result removes it. */
   onReload(listener: () => void): () => void
 }
@@ -77,7 +77,7 @@ const REMEMBERED_NAMES = 1000
 
 /** Loads the certificates and makes those that are missing. Rejects when there is no host, or a self-signed one cannot be stored. */
 export async function createSecureContexts(options: SecureContextsOptions): Promise<SecureContexts> {
-  let { hosts, certfiles } = options
+  let current = options
   const now = options.now ?? Date.now
   let loaded = await load(options, now())
   const chosen = new Map<string, Identity>()
@@ -102,10 +102,9 @@ export async function createSecureContexts(options: SecureContextsOptions): Prom
     get selfSigned() { return loaded.selfSigned },
     get problems() { return loaded.problems },
     async reload(change = {}) {
-      const next = { hosts: change.hosts ?? hosts, certfiles: change.certfiles ?? certfiles }
-      loaded = await load({ ...options, ...next }, now())
-      hosts = next.hosts
-      certfiles = next.certfiles
+      const next = { ...current, ...change }
+      loaded = await load(next, now())
+      current = next
       chosen.clear()
       for (const listener of listeners) listener()
     },
