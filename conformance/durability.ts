@@ -58,6 +58,7 @@ export class ServerProcess implements AsyncDisposable {
   private constructor(dir: string, port: number) {
     this.#dir = dir
     this.port = port
+    process.once('exit', () => this.#child?.kill('SIGKILL'))
   }
 
   static async start(): Promise<ServerProcess> {
