@@ -78,6 +78,19 @@ export class C2s implements AsyncDisposable {
   get defaultHost(): string { return this.#parts.hosts.keys().next().value ?? 'localhost' }
   now(): number { return this.#parts.now() }
 
+  #owing: ClientStream[] = []
+
+  /** Has the stream flushed at the end of the turn, with all others that owe their clients something. */
+  flushLater(stream: ClientStream): void {
+    if (this.#owing.push(stream) === 1) setImmediate(this.#flushOwing)
+  }
+
+  readonly #flushOwing = (): void => {
+    const owing = this.#owing
+    this.#owing = []
+    for (const stream of owing) stream.flush()
+  }
+
   /** Counts a stanza; the metric itself is touched once a second. */
   counted(kind: string): void {
     if (kind === 'message') this.#received.message++

@@ -354,7 +354,7 @@ export class ClientStream implements StreamHandler, Carrier {
       throw new StreamError('policy-violation', 'data behind starttls')
     }
     this.#sendText(`<proceed xmlns='${NS.tls}'/>`)
-    this.#flush()
+    this.flush()
     const plain = this.#socket
     plain.removeAllListeners('data')
     plain.removeAllListeners('end')
@@ -574,7 +574,7 @@ export class ClientStream implements StreamHandler, Carrier {
     this.#out.push(bytes)
     if (!this.#scheduled) {
       this.#scheduled = true
-      setImmediate(() => this.#flush())
+      this.#c2s.flushLater(this)
     }
   }
 
@@ -582,7 +582,8 @@ export class ClientStream implements StreamHandler, Carrier {
     this.write(Buffer.from(text))
   }
 
-  #flush(): void {
+  /** Writes what the stream owes its client; called at the end of the turn. */
+  flush(): void {
     this.#scheduled = false
     const out = this.#out
     if (out.length === 0) return
@@ -606,7 +607,7 @@ export class ClientStream implements StreamHandler, Carrier {
       this.#c2s.log.debug({ what: 'stream_error', condition: error.condition, text: error.text, address: this.address })
     }
     this.write(STREAM_END)
-    this.#flush()
+    this.flush()
     this.#closed = true
     const socket = this.#socket
     socket.end()
