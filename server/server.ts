@@ -98,6 +98,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       return exists
     },
     healthy: () => storage.healthy,
+    dirty: () => storage.dirty,
     now,
   })
   const pending = new PendingIqs((stanza) => void router.route(stanza))

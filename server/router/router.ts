@@ -23,6 +23,8 @@ export interface RouterParts {
   accountExists(bareJid: string): boolean
   /** Whether new stanzas can be put on stable storage. */
   healthy(): boolean
+  /** Whether anything written waits for its commit. */
+  dirty(): boolean
   now(): number
 }
 
@@ -264,8 +266,8 @@ export class Router {
   }
 
   #answer(reply: Stanza, session: Session | undefined, durable: boolean): void {
-    // The result of a set says that it is done: it waits for the commit.
-    if (session !== undefined) session.send(reply, { durable })
+    // The result of a set says that it is done: it waits for the commit of what was written. A query of history is a set too.
+    if (session !== undefined) session.send(reply, { durable: durable && this.#parts.dirty() })
     else void this.route(reply)
   }
 

@@ -161,6 +161,8 @@ export interface Storage extends AsyncDisposable {
   committed(): Promise<void>
   /** False while writes cannot reach stable storage (no space left, lost server): refuse new stanzas with `resource-constraint`. */
   readonly healthy: boolean
+  /** Whether something written is not on stable storage yet. */
+  readonly dirty: boolean
   /** For /health and metrics. */
   status(): { readonly driver: string; readonly healthy: boolean; readonly problem?: string; readonly pendingWrites: number; readonly commitMs: number }
 }

@@ -162,6 +162,7 @@ class EmbeddedStorage implements Storage {
   afterCommit(callback: () => void): void { this.#store.afterCommit(callback) }
   committed(): Promise<void> { return this.#store.committed() }
 
+  get dirty(): boolean { return this.#store.dirty }
   get healthy(): boolean { return this.#problem() === undefined }
 
   status(): ReturnType<Storage['status']> {

@@ -71,6 +71,8 @@ export class GroupedStore implements OrderedStore {
     this.#options = options
   }
 
+  /** Whether anything waits for its commit. */
+  get dirty(): boolean { return this.#scheduled || this.#committing !== undefined }
   get pendingWrites(): number { return this.#open.entries.length + (this.#committing?.entries.length ?? 0) }
   get pendingBytes(): number { return this.#pendingBytes + (this.lazy?.bytes ?? 0) }
   /** Time that commits take, smoothed. */

@@ -29,6 +29,7 @@ export function openMemory(): Storage {
     blobs: memoryBlobs(),
     afterCommit,
     committed,
+    get dirty() { return waiting.length > 0 },
     healthy: true,
     status: () => ({ driver: 'memory', healthy: true, pendingWrites: waiting.length, commitMs: 0 }),
     async [Symbol.asyncDispose]() {
