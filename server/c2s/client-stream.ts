@@ -365,8 +365,10 @@ export class ClientStream implements StreamHandler, Carrier {
     this.#opened = this.#headerSent = false
     secured.on('secure', () => {
       this.#secure = true
-      this.#parser.reset()
-      this.#parser.resume()
+      this.#guard(() => {
+        this.#parser.reset()
+        this.#parser.resume()
+      })
     })
     this.#attach(secured)
   }
