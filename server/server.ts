@@ -1,5 +1,4 @@
 /** Builds the whole server from a configuration, top to bottom. */
-import path from 'node:path'
 import { Jid } from '../lib/jid.ts'
 import { createSecureContexts, type SecureContexts } from '../lib/net/certificates.ts'
 import { StanzaError } from '../lib/stanza/errors.ts'
@@ -305,7 +304,6 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   return server
 }
 
-
 /** Methods of an object as own properties, for spreading. */
 function bound(accounts: Accounts): Accounts {
   return {
@@ -318,8 +316,4 @@ function bound(accounts: Accounts): Accounts {
     list: (host) => accounts.list(host),
     count: (host) => accounts.count(host),
   }
-}
-
-export function defaultConfigFile(): string {
-  return path.join(import.meta.dirname, '../config/ejabberd-compat.yml')
 }

@@ -3,6 +3,7 @@ import net from 'node:net'
 import tls from 'node:tls'
 import { Jid } from '../../lib/jid.ts'
 import type { SecureContexts } from '../../lib/net/certificates.ts'
+import { readStanza } from '../../lib/stanza/read.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
 import type { Accounts } from '../accounts/accounts.ts'
 import type { Shaper } from '../config/access.ts'
@@ -15,7 +16,6 @@ import type { Router } from '../router/router.ts'
 import { Session, type Carrier, type SessionContext } from '../sessions/session.ts'
 import type { SessionRegistry } from '../sessions/sessions.ts'
 import type { Storage, StoredStream } from '../storage/shapes.ts'
-import { parseStanza } from './parse-stanza.ts'
 import { ClientStream } from './client-stream.ts'
 
 export interface C2sParts {
@@ -244,7 +244,7 @@ export class C2s implements AsyncDisposable {
       const taken = this.#parts.sessions.get(jid.toString())
       if (taken !== undefined) taken.close()
       const session = this.createSession(jid, undefined)
-      session.restore(stream.state, parseStanza)
+      session.restore(stream.state, readStanza)
       const state = stream.state as { resumeMs?: number } | null
       session.management = {
         id: stream.id, resumable: true, resumeMs: Number(state?.resumeMs ?? host.streamManagement.resumeMs),
@@ -252,8 +252,7 @@ export class C2s implements AsyncDisposable {
         queue: [], unrequested: 0, requestedAt: 0,
       }
       for (const { seq, bytes } of stream.unacknowledged) {
-        const stanza = parseStanza(bytes)
-        if (stanza !== undefined) session.management.queue.push({ seq, stanza })
+        session.management.queue.push({ seq, stanza: readStanza(bytes) })
       }
       session.detachedAt = this.now()
       this.#resumable.set(stream.id, session)
