@@ -25,7 +25,6 @@ export interface Element {
   getAttr(name: string): string | undefined
   append(...nodes: (Element | string)[]): Element
   remove(node: Element): Element
-  clone(): Element
   toString(): string
 }
 
