@@ -14,7 +14,7 @@ import { serveDisco } from './extensions/disco-registry.ts'
 import { setUploadDefaults } from './extensions/http-upload.ts'
 import { extensions } from './extensions/index.ts'
 import { HostFeatures, HostNonzas, type Host } from './host.ts'
-import { createHttp } from './http/http.ts'
+import { createHttp, listenHealth, type HttpListener } from './http/http.ts'
 import { createLog, type Log } from './log.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
 import { HookRunner } from './router/hook-runner.ts'
@@ -168,11 +168,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       iq: host.iq, disco: host.disco, features: host.features, nonzas: host.nonzas, hooks: host.hooks,
       sessions, rosters, storage, http, log, metrics, limits, now,
       access: host.config.access, config: host.config,
-      accounts: {
-        ...bound(accounts),
-        register: server.register,
-        unregister: server.unregister,
-      },
+      accounts: { ...accounts, register, unregister },
       router: {
         route: (stanza) => void router.route(stanza),
         service(domain, handler) {
@@ -220,31 +216,36 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     for (const stop of host.stops.splice(0)) await stop()
   }
 
+  let health: HttpListener | undefined
   const ports: { module: string; configured: number; port: number; ip: string; tls: boolean }[] = []
   let closed: Promise<void> | undefined
+
+  async function register(bareJid: string, password: string): Promise<void> {
+    await accounts.register(bareJid, password)
+    await hosts.get(Jid.parse(bareJid).domain)?.hooks.runAccountRegistered(bareJid)
+  }
+
+  async function unregister(bareJid: string): Promise<void> {
+    const jid = Jid.parse(bareJid)
+    // First nobody can log in any more; then what is left goes.
+    await accounts.unregister(jid.bare)
+    for (const session of sessions.of(jid.bare)) session.close(new StreamError('not-authorized', 'the account was removed'))
+    await hosts.get(jid.domain)?.hooks.runAccountRemoved(jid.bare)
+    removeRoster(jid.bare)
+    await storage.committed()
+  }
 
   const server: Server = {
     accounts, sessions, storage, hosts, certificates, metrics, log, ports,
     dataDir: options.dataDir,
-    async register(bareJid, password) {
-      await accounts.register(bareJid, password)
-      await hosts.get(Jid.parse(bareJid).domain)?.hooks.runAccountRegistered(bareJid)
-    },
-    async unregister(bareJid) {
-      const jid = Jid.parse(bareJid)
-      // First nobody can log in any more; then what is left goes.
-      await accounts.unregister(jid.bare)
-      for (const session of sessions.of(jid.bare)) session.close(new StreamError('not-authorized', 'the account was removed'))
-      await hosts.get(jid.domain)?.hooks.runAccountRemoved(jid.bare)
-      removeRoster(jid.bare)
-      await storage.committed()
-    },
+    register,
+    unregister,
     async reload(next) {
       config = next
       log.level = next.loglevel
       await certificates?.reload({ hosts: next.hosts, certfiles: next.certfiles, tls: next.tlsOptions, selfSigned: next.tidings.selfSigned })
       setUploadDefaults(storage, next.tidings.upload)
-      for (const [name, host] of [...hosts]) {
+      for (const [name, host] of hosts) {
         await stopHost(host)
         if (!next.hosts.includes(name)) {
           for (const session of sessions.all()) if (session.host === name) session.close(new StreamError('host-gone'))
@@ -258,7 +259,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     close() {
       return (closed ??= (async () => {
         await c2s[Symbol.asyncDispose]()
-        await http.close(1000)
+        await Promise.all([http.close(1000), health?.close(0)])
         pending.close()
         for (const host of hosts.values()) await stopHost(host)
         await storage.committed()
@@ -272,7 +273,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
 
   /** A removed account leaves its contacts' rosters as an unsubscription would (RFC 6121 §3.3). */
   function removeRoster(owner: string): void {
-    for (const item of [...rosters.get(owner).items.values()]) {
+    for (const item of rosters.get(owner).items.values()) {
       for (const type of ['unsubscribe', 'unsubscribed']) routePresence(makeStanza('presence', { type, from: owner, to: item.jid }))
       rosters.remove(owner, item.jid)
     }
@@ -296,24 +297,14 @@ export async function createServer(options: ServerOptions): Promise<Server> {
         ports.push({ module: listen.module, configured: listen.port, port: listener.port, ip: listen.ip, tls: listen.tls })
       }
     }
+    if (config.tidings.metrics !== undefined) {
+      health = await listenHealth({ ...config.tidings.metrics, log, metrics, health: () => server.status() })
+      ports.push({ module: 'metrics', configured: config.tidings.metrics.port, port: health.port, ip: config.tidings.metrics.ip, tls: false })
+    }
     log.info({ what: 'server_ready', hosts: config.hosts.length, ms: now() - startedAt })
   } catch (error) {
     await server.close()
     throw error
   }
   return server
-}
-
-/** Methods of an object as own properties, for spreading. */
-function bound(accounts: Accounts): Accounts {
-  return {
-    exists: (bare) => accounts.exists(bare),
-    register: (bare, password) => accounts.register(bare, password),
-    unregister: (bare) => accounts.unregister(bare),
-    setPassword: (bare, password) => accounts.setPassword(bare, password),
-    checkPassword: (bare, password) => accounts.checkPassword(bare, password),
-    scramKeys: (bare, hash) => accounts.scramKeys(bare, hash),
-    list: (host) => accounts.list(host),
-    count: (host) => accounts.count(host),
-  }
 }

@@ -62,96 +62,85 @@ interface Account {
   readonly keys: Readonly<Record<ScramHash, ScramKeys>>
 }
 
+/** The accounts kept in these records, as a plain object, so that a spread can replace some of its functions. */
 export function createAccounts(records: Records, options: AccountsOptions = {}): Accounts {
-  return new StoredAccounts(records, options)
-}
-
-class StoredAccounts implements Accounts {
-  private readonly records: Records
-  private readonly iterations: number
-  private readonly cachedMax: number
-  private readonly now: () => number
+  const iterations = options.iterations ?? ITERATIONS_DEFAULT
+  const cachedMax = options.cachedMax ?? CACHED_MAX_DEFAULT
+  const now = options.now ?? Date.now
   /** Accounts lately used, the latest last. */
-  private readonly cache = new Map<string, Account>()
+  const cache = new Map<string, Account>()
   /** Moves with every change, so that a read begun before it is not cached after it. */
-  private changes = 0
+  let changes = 0
   /** Accounts being made, whose keys are being derived. */
-  private readonly registering = new Set<string>()
-  private readonly counts = new Map<string, number>()
-  private readonly secrets = new Map<string, Buffer>()
+  const registering = new Set<string>()
+  const counts = new Map<string, number>()
+  const secrets = new Map<string, Buffer>()
 
-  constructor(records: Records, options: AccountsOptions) {
-    this.records = records
-    this.iterations = options.iterations ?? ITERATIONS_DEFAULT
-    this.cachedMax = options.cachedMax ?? CACHED_MAX_DEFAULT
-    this.now = options.now ?? Date.now
+  function exists(bare: string): MaybePromise<boolean> {
+    return then(find(bare), (account) => account !== undefined)
   }
 
-  exists(bare: string): MaybePromise<boolean> {
-    return then(this.find(bare), (account) => account !== undefined)
-  }
-
-  async register(bare: string, password: string): Promise<void> {
+  async function register(bare: string, password: string): Promise<void> {
     const key = keyOf(bare)
     if (key === undefined) throw new AccountError('not-acceptable', 'This name cannot be an account')
     const secret = acceptable(password)
-    const exists = (await this.find(bare)) !== undefined
-    if (exists || this.registering.has(bare)) throw new AccountError('conflict')
-    this.registering.add(bare)
+    const taken = (await find(bare)) !== undefined
+    if (taken || registering.has(bare)) throw new AccountError('conflict')
+    registering.add(bare)
     try {
-      const keys = await this.makeKeys(secret)
-      this.write(bare, key, { created: this.now(), keys })
+      const keys = await makeKeys(secret)
+      write(bare, key, { created: now(), keys })
       const [host] = key as [string]
-      const count = this.counts.get(host)
-      if (count !== undefined) this.counts.set(host, count + 1)
+      const count = counts.get(host)
+      if (count !== undefined) counts.set(host, count + 1)
     } finally {
-      this.registering.delete(bare)
+      registering.delete(bare)
     }
   }
 
-  async unregister(bare: string): Promise<void> {
+  async function unregister(bare: string): Promise<void> {
     const key = keyOf(bare)
-    if (key === undefined || (await this.find(bare)) === undefined) return
-    this.changes++
-    this.cache.delete(bare)
-    this.records.delete(TABLE, key)
-    this.counts.delete(key[0] as string)
+    if (key === undefined || (await find(bare)) === undefined) return
+    changes++
+    cache.delete(bare)
+    records.delete(TABLE, key)
+    counts.delete(key[0] as string)
   }
 
-  async setPassword(bare: string, password: string): Promise<void> {
+  async function setPassword(bare: string, password: string): Promise<void> {
     const key = keyOf(bare)
     if (key === undefined) throw new AccountError('item-not-found')
     const secret = acceptable(password)
-    if ((await this.find(bare)) === undefined) throw new AccountError('item-not-found')
-    const keys = await this.makeKeys(secret)
+    if ((await find(bare)) === undefined) throw new AccountError('item-not-found')
+    const keys = await makeKeys(secret)
     // The account may have been removed meanwhile.
-    const account = await this.find(bare)
+    const account = await find(bare)
     if (account === undefined) throw new AccountError('item-not-found')
-    this.write(bare, key, { created: account.created, keys })
+    write(bare, key, { created: account.created, keys })
   }
 
-  async checkPassword(bare: string, password: string): Promise<boolean> {
-    const account = await this.find(bare)
-    const known = account?.keys['SHA-256'] ?? (await this.decoyKeys(bare, 'SHA-256'))
+  async function checkPassword(bare: string, password: string): Promise<boolean> {
+    const account = await find(bare)
+    const known = account?.keys['SHA-256'] ?? (await decoyKeys(bare, 'SHA-256'))
     const secret = Buffer.byteLength(password) > PASSWORD_BYTES_MAX ? undefined : prepareSecret(password)
     const given = await makeScramKeys('SHA-256', secret ?? ' ', known.iterations, known.salt)
     return timingSafeEqual(given.storedKey, known.storedKey) && account !== undefined && secret !== undefined
   }
 
-  scramKeys(bare: string, hash: ScramHash): MaybePromise<ScramKeys | undefined> {
-    return then(this.find(bare), (account) => account?.keys[hash])
+  function scramKeys(bare: string, hash: ScramHash): MaybePromise<ScramKeys | undefined> {
+    return then(find(bare), (account) => account?.keys[hash])
   }
 
-  decoyKeys(bare: string, hash: ScramHash): MaybePromise<ScramKeys> {
+  function decoyKeys(bare: string, hash: ScramHash): MaybePromise<ScramKeys> {
     const host = bare.slice(bare.lastIndexOf('@') + 1)
-    return then(this.secretOf(host), (secret) => makeDecoyKeys(hash, secret, bare, this.iterations))
+    return then(secretOf(host), (secret) => makeDecoyKeys(hash, secret, bare, iterations))
   }
 
-  async list(host: string): Promise<readonly string[]> {
+  async function list(host: string): Promise<readonly string[]> {
     const names: string[] = []
     let after: Key | undefined
     for (;;) {
-      const page = await this.records.range(TABLE, [host], after === undefined ? { limit: PAGE } : { limit: PAGE, after })
+      const page = await records.range(TABLE, [host], after === undefined ? { limit: PAGE } : { limit: PAGE, after })
       for (const { key } of page) names.push(key[1] as string)
       const last = page.at(-1)
       if (last === undefined || page.length < PAGE) return names
@@ -161,65 +150,67 @@ class StoredAccounts implements Accounts {
     }
   }
 
-  count(host: string): MaybePromise<number> {
-    const known = this.counts.get(host)
+  function count(host: string): MaybePromise<number> {
+    const known = counts.get(host)
     if (known !== undefined) return known
-    const { changes } = this
-    return this.list(host).then((names) => {
-      if (changes === this.changes && this.counts.size < 1000) this.counts.set(host, names.length)
+    const before = changes
+    return list(host).then((names) => {
+      if (before === changes && counts.size < 1000) counts.set(host, names.length)
       return names.length
     })
   }
 
-  private find(bare: string): MaybePromise<Account | undefined> {
-    const cached = this.cache.get(bare)
+  function find(bare: string): MaybePromise<Account | undefined> {
+    const cached = cache.get(bare)
     if (cached !== undefined) {
-      this.cache.delete(bare)
-      this.cache.set(bare, cached)
+      cache.delete(bare)
+      cache.set(bare, cached)
       return cached
     }
     const key = keyOf(bare)
     if (key === undefined) return undefined
-    const { changes } = this
-    return then(this.records.get(TABLE, key), (value) => {
+    const before = changes
+    return then(records.get(TABLE, key), (value) => {
       if (value === undefined) return undefined
       const account = readAccount(value)
-      if (changes === this.changes) this.remember(bare, account)
+      if (before === changes) remember(bare, account)
       return account
     })
   }
 
-  private remember(bare: string, account: Account): void {
-    if (this.cache.size >= this.cachedMax) {
-      const { value } = this.cache.keys().next()
-      if (value !== undefined) this.cache.delete(value)
+  function remember(bare: string, account: Account): void {
+    if (cache.size >= cachedMax) {
+      const { value } = cache.keys().next()
+      if (value !== undefined) cache.delete(value)
     }
-    this.cache.set(bare, account)
+    cache.set(bare, account)
   }
 
-  private write(bare: string, key: Key, account: Account): void {
-    this.changes++
-    this.cache.delete(bare)
-    this.records.put(TABLE, key, writeAccount(account))
-    this.remember(bare, account)
+  function write(bare: string, key: Key, account: Account): void {
+    changes++
+    cache.delete(bare)
+    records.put(TABLE, key, writeAccount(account))
+    remember(bare, account)
   }
 
-  private async makeKeys(secret: string): Promise<Record<ScramHash, ScramKeys>> {
-    const [sha1, sha256, sha512] = await Promise.all(SCRAM_HASHES.map((hash) => makeScramKeys(hash, secret, this.iterations)))
+  async function makeKeys(secret: string): Promise<Record<ScramHash, ScramKeys>> {
+    const [sha1, sha256, sha512] = await Promise.all(SCRAM_HASHES.map((hash) => makeScramKeys(hash, secret, iterations)))
     return { 'SHA-1': sha1 as ScramKeys, 'SHA-256': sha256 as ScramKeys, 'SHA-512': sha512 as ScramKeys }
   }
 
-  private secretOf(host: string): MaybePromise<Buffer> {
-    const known = this.secrets.get(host)
+  function secretOf(host: string): MaybePromise<Buffer> {
+    const known = secrets.get(host)
     if (known !== undefined) return known
-    return then(this.records.get(SECRETS, [host, 'decoy']), (stored) => {
+    return then(records.get(SECRETS, [host, 'decoy']), (stored) => {
       // Another look-up may have been faster.
-      const secret = this.secrets.get(host) ?? (stored === undefined ? randomBytes(32) : bytes(stored))
-      if (stored === undefined && !this.secrets.has(host)) this.records.put(SECRETS, [host, 'decoy'], secret)
-      this.secrets.set(host, secret)
+      const secret = secrets.get(host) ?? (stored === undefined ? randomBytes(32) : bytes(stored))
+      if (stored === undefined && !secrets.has(host)) records.put(SECRETS, [host, 'decoy'], secret)
+      secrets.set(host, secret)
       return secret
     })
   }
+
+  return { exists, register, unregister, setPassword, checkPassword, scramKeys, decoyKeys, list, count }
 }
 
 function then<A, B>(value: MaybePromise<A>, next: (value: A) => B): MaybePromise<B> {

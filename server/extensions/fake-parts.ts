@@ -58,17 +58,7 @@ export function fakeParts(host = 'example.net') {
   const features = new HostFeatures()
   const nonzas = new HostNonzas()
   const parts: Parts = {
-    host, iq, disco, hooks, rosters, storage, log, features, nonzas,
-    accounts: {
-      exists: (bare) => accounts.exists(bare),
-      register: (bare, password) => accounts.register(bare, password),
-      unregister: (bare) => accounts.unregister(bare),
-      setPassword: (bare, password) => accounts.setPassword(bare, password),
-      checkPassword: (bare, password) => accounts.checkPassword(bare, password),
-      scramKeys: (bare, hash) => accounts.scramKeys(bare, hash),
-      list: (of) => accounts.list(of),
-      count: (of) => accounts.count(of),
-    },
+    host, iq, disco, hooks, rosters, accounts, storage, log, features, nonzas,
     access: { allows: (rule) => allowed.rules(rule), value: () => undefined, shaper: () => undefined },
     router: {
       route: (each) => { routed.push(each) },
@@ -96,10 +86,11 @@ export function fakeParts(host = 'example.net') {
 
     /** Starts an extension with the defaults of its options and these. */
     start<Options>(extension: Extension<never, Options> | Extension<keyof Parts, Options> | { start: unknown; options?: unknown; features?: readonly string[] }, options: Record<string, unknown> = {}): void {
-      const { start, options: table = {}, features: vars = [] } = extension as Extension<keyof Parts, unknown>
+      const started = extension as Extension<keyof Parts, unknown>
+      const { options: table = {}, features: vars = [] } = started
       disco.feature('host', ...vars)
       const defaults = Object.fromEntries(Object.entries(table as OptionTable<Record<string, unknown>>).map(([name, spec]) => [name, spec.default]))
-      start(parts, { ...defaults, ...options })
+      started.start(parts, { ...defaults, ...options })
     },
 
     login(full: string, available = true): FakeSession {

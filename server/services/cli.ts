@@ -226,23 +226,17 @@ async function serve(options: Options): Promise<number> {
   for (const line of warnings) console.error(line)
   const dataDir = dataDirOf(options, config)
   const { createServer } = await import('../server.ts')
-  const { setUploadDefaults } = await import('../extensions/http-upload.ts')
-  const { listenHealth } = await import('../http/http.ts')
   const server = await createServer({ config, dataDir }).catch((error: Error) => {
     console.error(`Tidings cannot start: ${error.message}`)
     // Parts that were started already would keep the process.
     process.exit(1)
   })
   const { log } = server
-  setUploadDefaults(server.storage, config.tidings.upload)
-  const metrics = config.tidings.metrics
-  const health = metrics && await listenHealth({ ...metrics, log, metrics: server.metrics, health: () => server.status() })
 
   const reload = async (): Promise<readonly string[]> => {
     const problems: string[] = []
     const next = await readConfig(options, (line) => problems.push(line))
     await server.reload(next)
-    setUploadDefaults(server.storage, next.tidings.upload)
     config = next
     return problems
   }
@@ -261,7 +255,6 @@ async function serve(options: Options): Promise<number> {
     void (async () => {
       try {
         await control.close()
-        await health?.close(0)
         await server.close()
         log.info({ what: 'server_stopped' })
         finish(0)
