@@ -192,7 +192,7 @@ function requireStrength(password: string, bits: number): void {
 export function entropyOf(password: string): number {
   const kinds: readonly [RegExp, number][] = [[/[a-z]/, 26], [/[A-Z]/, 26], [/[0-9]/, 10], [/[!-/:-@[-`{-~]/, 33], [/[^!-~]/, 128]]
   const alphabet = kinds.reduce((sum, [pattern, size]) => sum + (pattern.test(password) ? size : 0), 0)
-  return alphabet === 0 ? 0 : [...password].length * Math.log2(alphabet)
+  return alphabet === 0 ? 0 : Array.from(password).length * Math.log2(alphabet)
 }
 
 /** What counts as one address: an IPv4 address, or the /64 that one customer has of IPv6. */

@@ -70,6 +70,6 @@ function fieldsOf(option: object): Element[] {
     const name = String(key).toUpperCase()
     if (each !== null && typeof each === 'object') return xml(name, null, fieldsOf(each))
     // A flag such as `work: true` is an empty element.
-    return xml(name, null, each === true || each === null || each === undefined ? null : String(each))
+    return xml(name, null, typeof each === 'string' || typeof each === 'number' || each === false ? String(each) : null)
   }))
 }

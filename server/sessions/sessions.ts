@@ -32,7 +32,7 @@ export class SessionRegistry {
   }
 
   *all(): Iterable<Session> {
-    for (const sessions of this.#owners.values()) yield* [...sessions]
+    for (const sessions of this.#owners.values()) yield* sessions
   }
 
   add(session: Session): void {
