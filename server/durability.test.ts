@@ -1,5 +1,9 @@
 import { expect } from 'chai'
 import { type RoundResult, runRound, ServerProcess } from '../conformance/durability.ts'
+import { connect, type ConnectOptions, IqError } from '../lib/client/client.ts'
+import { Connection } from '../lib/client/connection.ts'
+import { type Admin, createAdmin } from './admin/admin.ts'
+import { type HeldStorage, openHeldStorage, startTestServer, type TestServer } from './test-server.ts'
 
 /** How long a server may take to stop. */
 const STOP_MS = 5000
@@ -20,3 +24,104 @@ describe('what was acknowledged is delivered once and stands once in both archiv
     })
   }
 })
+
+describe('what changes an account is answered after its commit', () => {
+  let storage: HeldStorage
+  let server: TestServer
+  let admin: Admin
+
+  beforeEach(async () => {
+    storage = openHeldStorage()
+    server = await startTestServer({ storage, accounts: { juliet: 'pencil' } })
+    const running = server.server
+    admin = createAdmin({
+      hosts: () => ['localhost'], accounts: running.accounts,
+      register: (jid, password) => running.register(jid, password),
+      unregister: (jid) => running.unregister(jid),
+      running: { sessions: running.sessions, status: () => running.status(), stop() {}, reload: async () => [] },
+    })
+  })
+  afterEach(async () => {
+    storage.release()
+    await server[Symbol.asyncDispose]()
+  })
+
+  const options = (user: string, more: Partial<ConnectOptions> = {}): ConnectOptions => ({ host: server.host, port: server.port, domain: server.domain, tls: 'none', user, password: 'pencil', ...more })
+
+  /** Whether it answers only after the commit; `written` tells when there is something to commit. */
+  async function waits(answer: Promise<unknown>, written: () => Promise<boolean>): Promise<void> {
+    let answered = false
+    void answer.then(() => { answered = true })
+    await until(written)
+    await turns(20)
+    expect(answered).to.equal(false)
+    storage.release()
+    await answer
+  }
+
+  it('when an operator makes an account, changes its password and removes it', async () => {
+    const { accounts } = server.server
+    const run = async (name: string, ...args: string[]): Promise<void> => { expect(await admin.run(name, args)).to.have.property('code', 0) }
+    storage.hold()
+    await waits(run('register', 'romeo', 'localhost', 'pencil'), async () => accounts.exists('romeo@localhost'))
+    storage.hold()
+    await waits(run('change_password', 'romeo', 'localhost', 'other'), () => accounts.checkPassword('romeo@localhost', 'other'))
+    storage.hold()
+    await waits(run('unregister', 'romeo', 'localhost'), async () => !(await accounts.exists('romeo@localhost')))
+  })
+
+  it('when a client makes an account (XEP-0077 §3.1)', async () => {
+    const connection = await Connection.open({ host: server.host, port: server.port, domain: server.domain })
+    connection.openStream()
+    await connection.nextElement()
+    storage.hold()
+    connection.write("<iq type='set' id='r'><query xmlns='jabber:iq:register'><username>romeo</username><password>pencil</password></query></iq>")
+    await waits(connection.nextElement(), async () => server.server.accounts.exists('romeo@localhost'))
+    connection.destroy()
+  })
+
+  it('when a client changes its password (XEP-0077 §3.3)', async () => {
+    const client = await connect(options('juliet'))
+    storage.hold()
+    await waits(
+      client.sendIq("<iq type='set'><query xmlns='jabber:iq:register'><username>juliet</username><password>other</password></query></iq>"),
+      () => server.server.accounts.checkPassword('juliet@localhost', 'other'),
+    )
+    await client.disconnect()
+  })
+
+  it('when a client removes its account (XEP-0077 §3.2)', async () => {
+    const client = await connect(options('juliet'))
+    storage.hold()
+    await waits(
+      client.sendIq("<iq type='set'><query xmlns='jabber:iq:register'><remove/></query></iq>"),
+      async () => !(await server.server.accounts.exists('juliet@localhost')),
+    )
+    await client.closed
+    expect(client.streamError?.condition).to.equal('not-authorized')
+  })
+
+  it('and refused while nothing can be stored', async () => {
+    storage.healthy = false
+    for (const command of [['register', 'romeo', 'localhost', 'x'], ['change_password', 'juliet', 'localhost', 'x'], ['unregister', 'juliet', 'localhost']]) {
+      expect(await admin.run(command[0] as string, command.slice(1))).to.deep.equal({ code: 1, lines: ['Error: The server cannot store anything at the moment: no space left'] })
+    }
+    const failure: unknown = await connect(options('romeo', { register: true })).catch((error: unknown) => error)
+    expect(failure).to.be.instanceOf(IqError).and.have.property('condition', 'resource-constraint')
+    expect(await server.server.accounts.exists('romeo@localhost')).to.equal(false)
+    expect(await server.server.accounts.checkPassword('juliet@localhost', 'pencil')).to.equal(true)
+  })
+})
+
+/** Waits until it is so; fails after 5 s. */
+async function until(so: () => Promise<boolean>): Promise<void> {
+  const end = Date.now() + 5000
+  while (!(await so())) {
+    if (Date.now() > end) throw new Error('it never came to pass')
+    await turns(1)
+  }
+}
+
+async function turns(count: number): Promise<void> {
+  for (let turn = 0; turn < count; turn++) await new Promise((resolve) => setImmediate(resolve))
+}

@@ -75,7 +75,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     onError: (error) => log.error({ what: 'storage_callback_failed', error }),
   }))
   setUploadDefaults(storage, config.tidings.upload)
-  const accounts = createAccounts(storage.records, { cachedMax: limits.accountCache })
+  const accounts = createAccounts(storage.records, { cachedMax: limits.accountCache, committed: () => storage.committed() })
   const wantsTls = config.listen.some((listen) => listen.tls || listen.starttls)
   const certificates = wantsTls ? await createSecureContexts({ hosts: config.hosts, certfiles: config.certfiles, dataDir: options.dataDir, tls: config.tlsOptions, selfSigned: config.tidings.selfSigned }) : undefined
   for (const problem of certificates?.problems ?? []) log.warn({ what: 'certificate_problem', problem })

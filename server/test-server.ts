@@ -5,6 +5,8 @@ import path from 'node:path'
 import { loadConfig } from './config/config.ts'
 import { createLog } from './log.ts'
 import { createServer, type Server } from './server.ts'
+import { openMemory } from './storage/memory/memory.ts'
+import type { Storage } from './storage/shapes.ts'
 
 export const TEST_CONFIG = `
 hosts: [localhost]
@@ -51,8 +53,8 @@ export interface TestServer extends AsyncDisposable {
   restart(): Promise<void>
 }
 
-/** Starts a server on the embedded store with the accounts given as `name: password`. */
-export async function startTestServer(options: { accounts?: Readonly<Record<string, string>>; config?: string } = {}): Promise<TestServer> {
+/** Starts a server, on the embedded store unless told otherwise, with the accounts given as `name: password`. */
+export async function startTestServer(options: { accounts?: Readonly<Record<string, string>>; config?: string; storage?: Storage } = {}): Promise<TestServer> {
   const dir = await mkdtemp(path.join(tmpdir(), 'tidings-'))
   const file = path.join(dir, 'ejabberd.yml')
   await writeFile(file, options.config ?? TEST_CONFIG)
@@ -61,7 +63,7 @@ export async function startTestServer(options: { accounts?: Readonly<Record<stri
     const { config, problems } = loadConfig(file)
     const errors = problems.filter((problem) => problem.level === 'error')
     if (errors.length > 0) throw new Error(JSON.stringify(errors))
-    return createServer({ config, dataDir, log: createLog(process.env['TIDINGS_TEST_LOG'] ?? 'silent') })
+    return createServer({ config, dataDir, ...(options.storage === undefined ? {} : { storage: options.storage }), log: createLog(process.env['TIDINGS_TEST_LOG'] ?? 'silent') })
   }
   let server = await start()
   for (const [name, password] of Object.entries(options.accounts ?? {})) await server.register(`${name}@localhost`, password)
@@ -79,6 +81,43 @@ export async function startTestServer(options: { accounts?: Readonly<Record<stri
     async [Symbol.asyncDispose]() {
       await server.close()
       await rm(dir, { recursive: true, force: true })
+    },
+  }
+}
+
+export interface HeldStorage extends Storage {
+  healthy: boolean
+  /** Has commits wait from now on. */
+  hold(): void
+  /** Reports what waits as committed, and everything from now on. */
+  release(): void
+}
+
+/** Storage in memory whose commits wait when they are told to, as on a disk that is slow or full. */
+export function openHeldStorage(): HeldStorage {
+  const memory = openMemory()
+  let waiting: (() => void)[] | undefined
+  const afterCommit = (callback: () => void): void => memory.afterCommit(() => {
+    if (waiting === undefined) callback()
+    else waiting.push(callback)
+  })
+  return {
+    records: memory.records, archive: memory.archive, offline: memory.offline, streams: memory.streams, blobs: memory.blobs,
+    afterCommit,
+    committed: () => new Promise((resolve) => { afterCommit(resolve) }),
+    healthy: true,
+    get dirty() { return memory.dirty || (waiting !== undefined && waiting.length > 0) },
+    status() {
+      return { ...memory.status(), healthy: this.healthy, ...(this.healthy ? {} : { problem: 'no space left' }) }
+    },
+    hold() { waiting ??= [] },
+    release() {
+      const callbacks = waiting ?? []
+      waiting = undefined
+      for (const callback of callbacks) callback()
+    },
+    async [Symbol.asyncDispose]() {
+      await memory[Symbol.asyncDispose]()
     },
   }
 }

@@ -21,6 +21,7 @@ export class AccountError extends Error {
   }
 }
 
+/** What changes an account resolves when the change is on stable storage. */
 export interface Accounts {
   exists(bare: string): MaybePromise<boolean>
   /** Throws an AccountError: `conflict` when the account exists, `not-acceptable` for a name or password that cannot be. */
@@ -45,6 +46,8 @@ export interface AccountsOptions {
   /** Accounts whose keys are kept in memory. */
   readonly cachedMax?: number
   readonly now?: () => number
+  /** Resolves when what was written is on stable storage; at once when left out. */
+  readonly committed?: () => Promise<void>
 }
 
 /** As ejabberd. */
@@ -67,6 +70,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
   const iterations = options.iterations ?? ITERATIONS_DEFAULT
   const cachedMax = options.cachedMax ?? CACHED_MAX_DEFAULT
   const now = options.now ?? Date.now
+  const committed = options.committed ?? (() => Promise.resolve())
   /** Accounts lately used, the latest last. */
   const cache = new Map<string, Account>()
   /** Moves with every change, so that a read begun before it is not cached after it. */
@@ -96,6 +100,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     } finally {
       registering.delete(bare)
     }
+    await committed()
   }
 
   async function unregister(bare: string): Promise<void> {
@@ -105,6 +110,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     cache.delete(bare)
     records.delete(TABLE, key)
     counts.delete(key[0] as string)
+    await committed()
   }
 
   async function setPassword(bare: string, password: string): Promise<void> {
@@ -117,6 +123,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     const account = await find(bare)
     if (account === undefined) throw new AccountError('item-not-found')
     write(bare, key, { created: account.created, keys })
+    await committed()
   }
 
   async function checkPassword(bare: string, password: string): Promise<boolean> {

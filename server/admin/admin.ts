@@ -83,6 +83,11 @@ export function createAdmin(parts: AdminParts): Admin {
     if (parts.running === undefined) throw new Refused('The server is not running')
     return parts.running
   }
+  /** What waits for a commit is not begun while there is none to come. */
+  const writable = (): void => {
+    const status = parts.running?.status()
+    if (status?.healthy === false) throw new Refused(`The server cannot store anything at the moment: ${status.storage.problem ?? 'its storage fails'}`)
+  }
   const sessions = (): Session[] => [...running().sessions.all()]
   const names = (list: Iterable<Session>): AdminResult => done(...[...list].map((session) => session.jid.toString()).sort())
   const kick = (list: readonly Session[], reason: string): void => { for (const session of list) session.close(new StreamError('policy-violation', reason)) }
@@ -90,16 +95,20 @@ export function createAdmin(parts: AdminParts): Admin {
   const runs: Record<string, (args: readonly string[]) => Promise<AdminResult> | AdminResult> = {
     async register([user = '', host = '', password = '']) {
       const bare = account(user, host)
+      writable()
       await parts.register(bare, password)
       return done(`User ${bare} successfully registered`)
     },
     async unregister([user = '', host = '']) {
       const bare = await existing(user, host)
+      writable()
       await parts.unregister(bare)
       return done(`User ${bare} unregistered`)
     },
     async change_password([user = '', host = '', password = '']) {
-      await parts.accounts.setPassword(await existing(user, host), password)
+      const bare = await existing(user, host)
+      writable()
+      await parts.accounts.setPassword(bare, password)
       return done()
     },
     async check_account([user = '', host = '']) {

@@ -26,7 +26,7 @@ export const register = defineExtension({
   ejabberd: 'mod_register',
   specs: [{ xep: 77, version: '2.4', status: 'complete' }],
   features: [NS],
-  needs: ['host', 'iq', 'disco', 'features', 'nonzas', 'router', 'accounts', 'access', 'config', 'log', 'now'],
+  needs: ['host', 'iq', 'disco', 'features', 'nonzas', 'router', 'accounts', 'access', 'config', 'storage', 'log', 'now'],
   options: {
     access: { type: accessRule(), default: 'all', help: 'Which accounts may be registered.' },
     access_from: { type: accessRule(), default: 'none', help: 'Which accounts may register others.' },
@@ -46,7 +46,7 @@ export const register = defineExtension({
     captcha_protected: { type: bool(), default: false, help: 'Registration needs a CAPTCHA. There is none yet, so true means no registration before login.' },
     allow_modules: { type: list(text()), default: ['all'] as readonly string[], help: 'Which modules may register accounts.', ignored: 'has no effect: no other module registers accounts.' },
   },
-  start({ host, iq, disco, features, nonzas, router, accounts, access, config, log, now }, options) {
+  start({ host, iq, disco, features, nonzas, router, accounts, access, config, storage, log, now }, options) {
     disco.feature('account', NS)
     const recent = new Map<string, number>()
 
@@ -115,6 +115,7 @@ export const register = defineExtension({
         const query = request.childElement(child)
         if (query.getChild('remove') !== undefined) throw new StanzaError('registration-required') // §3.2: for those who are registered
         if (options.redirect_url !== '') throw new StanzaError('not-allowed', `To register, visit ${options.redirect_url}`)
+        if (!storage.healthy) throw new StanzaError('resource-constraint', 'the server cannot store anything at the moment')
         await createAccount(query, address)
         return iqResult(request)
       } catch (error) {
@@ -154,8 +155,8 @@ export const register = defineExtension({
     async function removeAccount({ stanza, from, payload, session }: IqRequest): Promise<void> {
       if (payload.getChildElements().length > 1) throw new StanzaError('bad-request') // §3.2.1
       if (!access.allows(options.access_remove, { jid: from, address: session?.address })) throw new StanzaError('forbidden')
-      // The account's sessions end with it, so the result goes first; what the handler answers afterwards reaches nobody.
-      session?.send(iqResult(stanza))
+      // The account's sessions end once it is gone for good, so the result leaves in that commit; what the handler answers afterwards reaches nobody.
+      session?.send(iqResult(stanza), { durable: true })
       await accounts.unregister(from.bare)
       log.info({ what: 'account_removed', jid: from.bare })
     }

@@ -198,16 +198,14 @@ async function offline(name: string, args: readonly string[], config: Config, da
   const { openEmbedded } = await import('../storage/embedded/embedded.ts')
   const { createAccounts } = await import('../accounts/accounts.ts')
   await using storage = await openEmbedded(dataDir)
-  const accounts = createAccounts(storage.records)
+  const accounts = createAccounts(storage.records, { committed: () => storage.committed() })
   const admin = createAdmin({
     hosts: () => config.hosts,
     accounts,
     register: (jid, password) => accounts.register(jid, password),
     unregister: (jid) => accounts.unregister(jid),
   })
-  const result = await admin.run(name, args)
-  await storage.committed()
-  return result
+  return await admin.run(name, args)
 }
 
 function adminOf(server: Server, hosts: () => readonly string[], control?: { stop(): void; reload(): Promise<readonly string[]> }): ReturnType<typeof createAdmin> {
