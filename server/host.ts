@@ -1,6 +1,6 @@
 /** One virtual host: its configuration, its hooks, and the extensions that are on. Built anew when the configuration is reloaded. */
 import type { Stanza } from '../lib/stanza/stanza.ts'
-import type { Nonzas, StreamFeatures } from './extensions/extension.ts'
+import type { Nonzas, Resumption, StreamFeatures } from './extensions/extension.ts'
 import type { HostDisco } from './extensions/disco-registry.ts'
 import type { HostConfig } from './config/config.ts'
 import type { Presence } from './sessions/presence.ts'
@@ -45,6 +45,6 @@ export interface Host {
   readonly nonzas: HostNonzas
   readonly presence: Presence
   /** XEP-0198, when it is on. */
-  streamManagement: { readonly resumeMs: number; readonly maxResumeMs: number; readonly ackTimeoutMs: number } | undefined
+  streamManagement: Resumption | undefined
   readonly stops: (() => void | Promise<void>)[]
 }

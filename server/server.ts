@@ -107,7 +107,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     hosts, router, sessions, accounts, storage, limits, log, metrics, certificates, now,
     sessionContext: {
       storage, gate, now,
-      limits: { outboundBytes: limits.outboundBytes, unacknowledged: limits.resumeQueueStanzas, unacknowledgedBytes: limits.resumeQueueBytes, held: limits.heldStanzas, heldBytes: limits.heldBytes },
+      limits: { outboundBytes: limits.outboundBytes, unacknowledgedBytes: limits.resumeQueueBytes, held: limits.heldStanzas, heldBytes: limits.heldBytes },
       whileInactive: (session, stanza) => hosts.get(session.host)?.hooks.runWhileInactive(session, stanza) ?? 'send',
       detached: (session) => hosts.get(session.host)?.hooks.runDetached(session),
       ended(session, undelivered) {

@@ -15,7 +15,7 @@ import type { Metrics } from '../metrics.ts'
 import type { Router } from '../router/router.ts'
 import { Session, type Carrier, type SessionContext } from '../sessions/session.ts'
 import type { SessionRegistry } from '../sessions/sessions.ts'
-import type { Storage, StoredStream } from '../storage/shapes.ts'
+import type { Storage } from '../storage/shapes.ts'
 import { ClientStream } from './client-stream.ts'
 
 export interface C2sParts {
@@ -35,7 +35,6 @@ export interface C2sParts {
 const SWEEP_MS = 1000
 /** How long clients are waited for when the server stops. */
 const CLOSE_WAIT_MS = 1000
-const FORGOTTEN_MAX = 10_000
 
 export class C2s implements AsyncDisposable {
   readonly #parts: C2sParts
@@ -45,8 +44,6 @@ export class C2s implements AsyncDisposable {
   readonly #resumable = new Map<string, Session>()
   /** Of these the ones that were found in storage at start and have not been resumed since. */
   readonly #restarted = new Set<Session>()
-  /** Ids of sessions that are over and what they had handled, for `<failed h=…/>`. */
-  readonly #forgotten = new Map<string, { readonly owner: string; readonly handled: number }>()
   /** Connections by address that have no session yet. */
   readonly #unbound = new Map<string, number>()
   readonly #sweep: NodeJS.Timeout
@@ -210,11 +207,6 @@ export class C2s implements AsyncDisposable {
     return session === undefined ? undefined : { session, restarted: this.#restarted.has(session) }
   }
 
-  lastHandled(id: string, owner: string): number | undefined {
-    const forgotten = this.#forgotten.get(id)
-    return forgotten?.owner === owner ? forgotten.handled : undefined
-  }
-
   resumed(session: Session): void {
     this.#restarted.delete(session)
   }
@@ -226,8 +218,6 @@ export class C2s implements AsyncDisposable {
     if (management === undefined || !management.resumable) return
     this.#resumable.delete(management.id)
     this.#restarted.delete(session)
-    this.#forgotten.set(management.id, { owner: session.owner, handled: management.handled })
-    if (this.#forgotten.size > FORGOTTEN_MAX) this.#forgotten.delete(this.#forgotten.keys().next().value as string)
   }
 
   /** Brings back the sessions that could be resumed when the last process ended. */
@@ -246,14 +236,8 @@ export class C2s implements AsyncDisposable {
       const session = this.createSession(jid, undefined)
       session.restore(stream.state, readStanza)
       const state = stream.state as { resumeMs?: number } | null
-      session.management = {
-        id: stream.id, resumable: true, resumeMs: Number(state?.resumeMs ?? host.streamManagement.resumeMs),
-        handled: stream.handled, handledStored: stream.handled, sent: sentOf(stream), acknowledged: stream.acknowledged,
-        queue: [], unrequested: 0, requestedAt: 0,
-      }
-      for (const { seq, bytes } of stream.unacknowledged) {
-        session.management.queue.push({ seq, stanza: readStanza(bytes) })
-      }
+      const { resumeMs, queueMax } = host.streamManagement
+      session.restoreManagement(stream, { resumeMs: Number(state?.resumeMs ?? resumeMs), queueMax }, readStanza)
       session.detachedAt = this.now()
       this.#resumable.set(stream.id, session)
       this.#restarted.add(session)
@@ -334,19 +318,6 @@ function readIntoShared(socket: net.Socket, read: (chunk: Buffer) => void): net.
   // The listener counts the socket that it accepted until that is closed.
   own.once('close', () => socket.destroy())
   return own
-}
-
-/** More than what a client can have received beyond what it is known to have acknowledged. */
-const UNSEEN = 2 ** 24
-
-/**
- * From where a restored stream counts until it is resumed. How far its client has counted is unknown, for presence is sent and
- * counted but not stored. What comes for it now must never look as if it had been received, also after another restart.
- */
-function sentOf(stream: StoredStream): number {
-  const last = stream.unacknowledged.at(-1)?.seq ?? stream.acknowledged
-  const beyond = (last - stream.acknowledged) >>> 0
-  return beyond >= UNSEEN ? last : (stream.acknowledged + UNSEEN) >>> 0
 }
 
 const ACK = Buffer.from("<r xmlns='urn:xmpp:sm:3'/>")

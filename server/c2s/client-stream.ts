@@ -12,7 +12,7 @@ import { escapeXml, xml } from '../../lib/xml/element.ts'
 import { StreamParser, type StreamHandler, type StreamHeader } from '../../lib/xml/parser.ts'
 import type { ListenConfig } from '../config/config.ts'
 import type { Host } from '../host.ts'
-import type { Carrier, Session } from '../sessions/session.ts'
+import { type Carrier, createManagement, type Session } from '../sessions/session.ts'
 import type { C2s } from './c2s.ts'
 
 const NS = {
@@ -501,15 +501,12 @@ export class ClientStream implements StreamHandler, Carrier {
         if (host.streamManagement === undefined) return this.#sendText(failed('service-unavailable'))
         if (session.management !== undefined) return this.#sendText(failed('unexpected-request'))
         const wantsResume = stanza.attrs['resume'] === 'true' || stanza.attrs['resume'] === '1'
-        const { resumeMs, maxResumeMs } = host.streamManagement
+        const { resumeMs, maxResumeMs, queueMax } = host.streamManagement
         const asked = Number(stanza.attrs['max'])
         const waitMs = Number.isFinite(asked) && asked > 0 && stanza.attrs['max'] !== undefined ? Math.min(asked * 1000, maxResumeMs) : resumeMs
         const resumable = wantsResume && waitMs > 0
         const id = randomId(18)
-        session.manage({
-          id, resumable, resumeMs: waitMs,
-          handled: 0, handledStored: 0, sent: 0, acknowledged: 0, queue: [], unrequested: 0, requestedAt: 0,
-        }, () => this.#sendText(resumable ? `<enabled xmlns='${NS.sm}' id='${id}' resume='true' max='${Math.floor(waitMs / 1000)}'/>` : `<enabled xmlns='${NS.sm}'/>`))
+        session.manage(createManagement({ id, resumable, resumeMs: waitMs, queueMax }), () => this.#sendText(resumable ? `<enabled xmlns='${NS.sm}' id='${id}' resume='true' max='${Math.floor(waitMs / 1000)}'/>` : `<enabled xmlns='${NS.sm}'/>`))
         if (resumable) this.#c2s.resumable(session)
         return
       }
@@ -543,7 +540,7 @@ export class ClientStream implements StreamHandler, Carrier {
     // Somebody else's stream is as unknown as one that never was (XEP-0198 §5).
     const owner = Jid.of(this.#user as string, host.name).toString()
     if (found === undefined || found.session.owner !== owner) {
-      return this.#sendText(failed('item-not-found', this.#c2s.lastHandled(previous, owner)))
+      return this.#wait(host.streamManagement.lastHandled(owner, previous).then((handled) => this.#sendText(failed('item-not-found', handled))), () => {})
     }
     const { session, restarted } = found
     const old = session.carrier

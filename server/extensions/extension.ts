@@ -104,6 +104,22 @@ export interface Sessions {
   all(): Iterable<Session>
 }
 
+/** How a host manages streams (XEP-0198). */
+export interface Resumption {
+  /** How long a session waits for its client to come back, ms, and the longest that the client may ask for; 0: not at all. */
+  readonly resumeMs: number
+  readonly maxResumeMs: number
+  /** How long a client may take to acknowledge, ms. */
+  readonly ackTimeoutMs: number
+  /** Unacknowledged stanzas of one session. */
+  readonly queueMax: number
+  /**
+   * How many stanzas had been handled of a stream of this account (a bare JID) when it ended, if that is still known (§5).
+   * Resolves when what it covers is on stable storage.
+   */
+  readonly lastHandled: (owner: string, id: string) => Promise<number | undefined>
+}
+
 /** Everything an extension can ask for; it declares which, and sees no other. All of it belongs to one host. */
 export interface Parts {
   /** The host this instance serves (a prepared domain). */
@@ -123,7 +139,7 @@ export interface Parts {
   log: Log
   metrics: Metrics
   /** Turns stream management on for the host (XEP-0198). */
-  resumption(options: { readonly resumeMs: number; readonly maxResumeMs: number; readonly ackTimeoutMs: number }): void
+  resumption(options: Resumption): void
   /** The limits of the configuration. */
   limits: Limits
   /** Top-level options as they are for this host. */

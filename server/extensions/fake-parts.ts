@@ -18,7 +18,7 @@ import type { Session } from '../sessions/session.ts'
 import type { Value } from '../storage/shapes.ts'
 import { openMemory } from '../storage/memory/memory.ts'
 import { createDiscoRegistry } from './disco-registry.ts'
-import type { Extension, Parts } from './extension.ts'
+import type { Extension, Parts, Resumption } from './extension.ts'
 
 export interface FakeSession {
   readonly jid: Jid
@@ -53,6 +53,7 @@ export function fakeParts(host = 'example.net') {
   const accounts = createAccounts(storage.records, { iterations: 1 })
   const online: FakeSession[] = []
   const tasks: (() => void | Promise<void>)[] = []
+  const resumptions: Resumption[] = []
   const clock = { now: Date.parse('2026-01-01T00:00:00Z') }
   const allowed = { rules: (rule: string): boolean => rule !== 'none' }
   const features = new HostFeatures()
@@ -78,11 +79,11 @@ export function fakeParts(host = 'example.net') {
     every: (_ms, run) => { tasks.push(run) },
     now: () => clock.now,
     enabled: () => true,
-    resumption: () => undefined,
+    resumption: (resumption) => { resumptions.push(resumption) },
   }
 
   return {
-    parts, routed, hooks, disco, rosters, storage, accounts, tasks, clock, allowed, features, nonzas, pending,
+    parts, routed, hooks, disco, rosters, storage, accounts, tasks, resumptions, clock, allowed, features, nonzas, pending,
 
     /** Starts an extension with the defaults of its options and these. */
     start<Options>(extension: Extension<never, Options> | Extension<keyof Parts, Options> | { start: unknown; options?: unknown; features?: readonly string[] }, options: Record<string, unknown> = {}): void {

@@ -6,7 +6,7 @@ import { makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
 import { HookRunner } from '../router/hook-runner.ts'
 import type { Delivery } from '../router/hooks.ts'
 import { Gate } from '../sessions/gate.ts'
-import { type Management, Session } from '../sessions/session.ts'
+import { createManagement, Session } from '../sessions/session.ts'
 import { openMemory } from '../storage/memory/memory.ts'
 import type { Parts } from './extension.ts'
 import { offline, type OfflineOptions } from './offline.ts'
@@ -29,7 +29,7 @@ function setUp(options: Partial<OfflineOptions> = {}, max: number | undefined = 
   }
   const store = (content: string, type?: string, changes?: Partial<Delivery>): boolean => hooks.runUndeliverable(delivery(content, type, changes))
   const gate = new Gate(storage)
-  const bind = (kind: 'plain' | 'resumable', unacknowledged = 1000) => {
+  const bind = (kind: 'plain' | 'resumable', queueMax = 1000) => {
     const written: string[] = []
     const session: Session = new Session(Jid.parse(`${OWNER}/${kind}`), { address: '', secure: true, backlog: 0, write: (bytes) => { written.push(bytes.toString()) }, close() {} }, {
       storage, gate,
@@ -41,11 +41,11 @@ function setUp(options: Partial<OfflineOptions> = {}, max: number | undefined = 
         }
       },
       detached() {},
-      limits: { outboundBytes: 1e6, unacknowledged, held: 10 },
+      limits: { outboundBytes: 1e6, held: 10 },
       now: () => Date.now(),
     })
     if (kind === 'resumable') {
-      session.management = { id: 's', resumable: true, resumeMs: 1000, handled: 0, handledStored: 0, sent: 0, acknowledged: 0, queue: [], unrequested: 0, requestedAt: 0 } satisfies Management
+      session.management = createManagement({ id: 's', resumable: true, resumeMs: 1000, queueMax })
     }
     return { session, written, messages: () => written.filter((text) => text.startsWith('<message')) }
   }

@@ -1,8 +1,8 @@
 import { expect } from 'chai'
 import { Client, connect, type ConnectOptions, login, type ResumeState } from '../../lib/client/client.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
-import { startTestServer, type TestServer } from '../test-server.ts'
-import type { Management } from './session.ts'
+import { startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
+import type { Management, Session } from './session.ts'
 
 describe('a session that is resumed', () => {
   let server: TestServer
@@ -56,6 +56,86 @@ describe('a session that is resumed', () => {
     await client.ping()
     return { bodies, client }
   }
+
+  /** Another server, with a configuration of its own. */
+  async function configure(config: string): Promise<void> {
+    await server[Symbol.asyncDispose]()
+    server = await startTestServer({ accounts: { romeo: 'pencil', juliet: 'pencil' }, config })
+  }
+
+  /** What answers a `<resume/>`. */
+  async function resumption(state: ResumeState, h = state.received): Promise<string> {
+    const { connection } = await login(optionsOf('juliet'))
+    connection.write(`<resume xmlns='urn:xmpp:sm:3' previd='${state.id}' h='${h}'/>`)
+    const answer = await connection.nextElement()
+    connection.destroy()
+    return answer.toString()
+  }
+
+  const session = (resource = 'balcony'): Session => server.server.sessions.get(`juliet@localhost/${resource}`) as Session
+  const itemNotFound = (h: number): string => `<failed xmlns='urn:xmpp:sm:3' h='${h}'><item-not-found xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>`
+
+  it('is told what had been handled when it comes too late, also after a restart (XEP-0198 §5)', async () => {
+    const state = await away()
+    const { handled } = management()
+    expect(handled).to.equal(2)
+    session().close()
+    expect(await resumption(state)).to.equal(itemNotFound(handled))
+    await server.restart()
+    expect(await resumption(state)).to.equal(itemNotFound(handled))
+  })
+
+  it('is told so too when it expired after the restart', async () => {
+    const state = await away()
+    await server.restart()
+    session().close()
+    await server.restart()
+    expect(await resumption(state)).to.equal(itemNotFound(2))
+  })
+
+  it('counts the bytes of its queue across a restart', async () => {
+    await configure(`${TEST_CONFIG}tidings: { limits: { resume_queue_bytes: 10000 } }\n`)
+    await away()
+    session().acknowledged(management().sent)
+    await say('x'.repeat(4000))
+    await server.restart()
+    await say('y'.repeat(4000))
+    expect(session().management?.queue).to.have.length(2)
+    await say('z'.repeat(4000))
+    expect(session()).to.equal(undefined)
+    const { bodies, client } = await open('juliet', { sm: false })
+    client.send('<presence/>')
+    await client.ping()
+    expect(bodies.map((body) => body[0])).to.deep.equal(['x', 'y', 'z'])
+    await client.disconnect()
+  })
+
+  it('counts attributes as bytes of its queue', async () => {
+    await configure(`${TEST_CONFIG}tidings: { limits: { resume_queue_bytes: 10000 } }\n`)
+    await away()
+    const romeo = await connect(optionsOf('romeo'))
+    for (let id = 0; id < 3; id++) romeo.send(`<message to='juliet@localhost' type='chat' id='${String(id).padEnd(4000, '-')}'><body>b</body></message>`)
+    await romeo.requestAck()
+    await romeo.disconnect()
+    expect(session()).to.equal(undefined)
+  })
+
+  it('has as many unacknowledged stanzas as max_ack_queue allows', async () => {
+    await configure(TEST_CONFIG.replace('mod_stream_mgmt: {}', 'mod_stream_mgmt: { max_ack_queue: 5 }'))
+    await away()
+    session().acknowledged(management().sent)
+    await say('1', '2', '3', '4', '5')
+    expect(session().management?.queue).to.have.length(5)
+    await server.restart()
+    await say('6')
+    expect(session()).to.equal(undefined)
+    const { bodies, client } = await open('juliet', { sm: false })
+    client.send('<presence/>')
+    await client.ping()
+    await client.ping()
+    expect(bodies).to.deep.equal(['1', '2', '3', '4', '5', '6'])
+    await client.disconnect()
+  })
 
   it('gets what came after a restart, although the client had counted further than storage knows', async () => {
     const state = await away()

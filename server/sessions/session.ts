@@ -5,7 +5,7 @@
 import type { Jid } from '../../lib/jid.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
-import type { Storage, Value } from '../storage/shapes.ts'
+import type { Storage, StoredStream, Value } from '../storage/shapes.ts'
 import type { Gate, GateWaiter } from './gate.ts'
 
 /** The stream that carries a session at the moment. */
@@ -28,7 +28,7 @@ export interface SessionContext {
   /** The session is over: these messages never arrived. */
   ended(session: Session, undelivered: readonly Stanza[]): void
   detached(session: Session): void
-  readonly limits: { readonly outboundBytes: number; readonly unacknowledged: number; readonly held: number; readonly unacknowledgedBytes?: number; readonly heldBytes?: number }
+  readonly limits: { readonly outboundBytes: number; readonly held: number; readonly unacknowledgedBytes?: number; readonly heldBytes?: number }
   now(): number
 }
 
@@ -43,6 +43,8 @@ export interface Management {
   readonly resumable: boolean
   /** How long it may wait for resumption, ms. */
   readonly resumeMs: number
+  /** Unacknowledged stanzas that it may have. */
+  readonly queueMax: number
   /** Stanzas handled from the client, modulo 2^32. */
   handled: number
   /** Of these, how many the storage has been told. */
@@ -55,7 +57,14 @@ export interface Management {
   requestedAt: number
 }
 
+/** Stream management that begins (XEP-0198 §3). */
+export function createManagement(options: Pick<Management, 'id' | 'resumable' | 'resumeMs' | 'queueMax'>): Management {
+  return { ...options, handled: 0, handledStored: 0, sent: 0, acknowledged: 0, queue: [], unrequested: 0, requestedAt: 0 }
+}
+
 const COUNTER = 2 ** 32
+/** More than what a client can have received beyond what it is known to have acknowledged. */
+const UNSEEN = 2 ** 24
 const REQUEST_EVERY = 8
 export const ACK_REQUEST = Buffer.from("<r xmlns='urn:xmpp:sm:3'/>")
 
@@ -189,6 +198,20 @@ export class Session implements GateWaiter {
     }
   }
 
+  /** Takes over the counters and the queue of a stream from before a restart; `parse` reads stored stanzas. */
+  restoreManagement(stream: StoredStream, options: Pick<Management, 'resumeMs' | 'queueMax'>, parse: (bytes: Buffer) => Stanza): void {
+    const management = createManagement({ id: stream.id, resumable: true, ...options })
+    management.handled = management.handledStored = stream.handled
+    management.acknowledged = stream.acknowledged
+    management.sent = sentOf(stream)
+    for (const { seq, bytes } of stream.unacknowledged) {
+      const stanza = parse(bytes)
+      management.queue.push({ seq, stanza })
+      this.#queueBytes += sizeOf(stanza)
+    }
+    this.management = management
+  }
+
   /**
    * Sends a stanza to the client. `durable`: it was written to storage in this turn and is shown only after the commit.
    * `volatile`: not worth keeping for a restart (presence never is).
@@ -201,7 +224,7 @@ export class Session implements GateWaiter {
       if (verdict === 'hold') {
         const held = (this.#held ??= [])
         held.push(stanza)
-        this.#heldBytes += stanza.content.length
+        this.#heldBytes += sizeOf(stanza)
         const { limits } = this.#context
         if (held.length > limits.held || this.#heldBytes > (limits.heldBytes ?? Infinity)) this.flushHeld()
         return
@@ -229,14 +252,13 @@ export class Session implements GateWaiter {
     if (management !== undefined) {
       management.sent = (management.sent + 1) % COUNTER
       management.queue.push({ seq: management.sent, stanza })
-      this.#queueBytes += stanza.content.length
+      this.#queueBytes += sizeOf(stanza)
       if (management.resumable && !volatile && stanza.name !== 'presence') {
         this.#context.storage.streams.push(management.id, management.sent, stanza.bytes())
         // A message must not arrive before it is stored: after a crash nobody could tell that it had.
         if (stanza.name === 'message') gated = true
       }
-      const { limits } = this.#context
-      if (management.queue.length > limits.unacknowledged || this.#queueBytes > (limits.unacknowledgedBytes ?? Infinity)) {
+      if (management.queue.length > management.queueMax || this.#queueBytes > (this.#context.limits.unacknowledgedBytes ?? Infinity)) {
         // A client that never acknowledges: what it missed goes to the offline queue.
         this.close(new StreamError('resource-constraint', 'too many unacknowledged stanzas'))
         return
@@ -311,7 +333,7 @@ export class Session implements GateWaiter {
     for (const { stanza } of this.#gated ?? []) {
       management.sent = (management.sent + 1) % COUNTER
       management.queue.push({ seq: management.sent, stanza })
-      this.#queueBytes += stanza.content.length
+      this.#queueBytes += sizeOf(stanza)
     }
     if (!management.resumable) return enabled()
     const carrier = this.#carrier
@@ -359,7 +381,7 @@ export class Session implements GateWaiter {
     if (count > management.queue.length) return false
     management.requestedAt = 0
     if (count === 0) return true
-    for (const { stanza } of management.queue.splice(0, count)) this.#queueBytes -= stanza.content.length
+    for (const { stanza } of management.queue.splice(0, count)) this.#queueBytes -= sizeOf(stanza)
     management.acknowledged = h
     if (management.resumable) this.#context.storage.streams.acknowledged(management.id, h)
     return true
@@ -406,7 +428,7 @@ export class Session implements GateWaiter {
       for (const each of renumbered) {
         management.sent = (management.sent + 1) % COUNTER
         management.queue.push({ seq: management.sent, stanza: each.stanza })
-        this.#queueBytes += each.stanza.content.length
+        this.#queueBytes += sizeOf(each.stanza)
         if (each.stanza.name !== 'presence') streams.push(management.id, management.sent, each.stanza.bytes())
       }
     } else if (!this.acknowledged(h)) return false
@@ -453,6 +475,23 @@ export class Session implements GateWaiter {
     carrier?.close(error)
     this.#context.ended(this, undelivered)
   }
+}
+
+/** The bytes that a stanza takes, without writing it. */
+function sizeOf(stanza: Stanza): number {
+  let size = stanza.content.length
+  for (const name in stanza.attrs) size += name.length + (stanza.attrs[name] as string).length
+  return size
+}
+
+/**
+ * From where a restored stream counts until it is resumed. How far its client has counted is unknown, for presence is sent and
+ * counted but not stored. What comes for it now must never look as if it had been received, also after another restart.
+ */
+function sentOf(stream: StoredStream): number {
+  const last = stream.unacknowledged.at(-1)?.seq ?? stream.acknowledged
+  const beyond = (last - stream.acknowledged) >>> 0
+  return beyond >= UNSEEN ? last : (stream.acknowledged + UNSEEN) >>> 0
 }
 
 /** Whether counter `a` is at or before `b`, modulo 2^32. */
