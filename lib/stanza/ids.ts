@@ -42,10 +42,9 @@ export function timeOfLastId(): number {
   return lastMs
 }
 
-/** After a restart: ids must not go back behind those in storage. */
-export function continueIdsAfter(id: string): void {
-  const ms = timeOfMessageId(id)
-  if (ms !== undefined && ms >= lastMs) lastMs = ms + 1
+/** After a restart: ids must not go back behind those made before, of whose last one this is the time (ms). */
+export function continueIdsAfter(ms: number): void {
+  if (ms >= lastMs) lastMs = ms + 1
 }
 
 /** Milliseconds since 1970 of a message id, or undefined when the text is no such id. */

@@ -360,46 +360,41 @@ export function testStorage(name: string, open: () => Promise<StorageUnderTest>)
             if ('with' in one && one.with !== null) one.with = `${run}${one.with}`
           }
           let version = 0
-          const model = new Map<string, { owners: Map<string, string>; text: string }>()
+          // By id and owner.
+          const model = new Map<string, { id: string; owner: string; with: string; text: string }>()
           for (const one of steps) {
             if (one.do === 'append') {
               const owners = [{ owner: one.owner, with: one.with }]
               if (one.both && one.owner !== one.with) owners.push({ owner: one.with, with: one.owner })
               const text = String(version++)
               storage.archive.append({ id: idAt(one.at), bytes: Buffer.from(text), owners })
-              const known = model.get(idAt(one.at))?.owners ?? new Map<string, string>()
-              for (const entry of owners) known.set(entry.owner, entry.with)
-              model.set(idAt(one.at), { owners: known, text })
+              for (const entry of owners) model.set(idAt(one.at) + entry.owner, { id: idAt(one.at), ...entry, text })
             } else if (one.do === 'delete') {
               await storage.archive.delete(one.owner, idAt(one.at))
-              model.get(idAt(one.at))?.owners.delete(one.owner)
-              if (model.get(idAt(one.at))?.owners.size === 0) model.delete(idAt(one.at))
+              model.delete(idAt(one.at) + one.owner)
             } else if (one.do === 'replace') {
               const text = String(version++)
               await storage.archive.replace(one.owner, idAt(one.at), Buffer.from(text))
-              const entry = model.get(idAt(one.at))
-              if (entry?.owners.has(one.owner)) entry.text = text
+              const entry = model.get(idAt(one.at) + one.owner)
+              if (entry) entry.text = text
             } else if (one.do === 'purge') {
               await storage.archive.purge(one.owner, epoch + one.at * 1000)
-              for (const [id, entry] of model) {
-                if (id < idAt(one.at)) entry.owners.delete(one.owner)
-                if (entry.owners.size === 0) model.delete(id)
-              }
+              for (const [key, entry] of model) if (entry.owner === one.owner && entry.id < idAt(one.at)) model.delete(key)
             } else if (one.do === 'expire') {
               await storage.archive.expire(epoch + one.at * 1000)
-              for (const id of model.keys()) if (id < idAt(one.at)) model.delete(id)
+              for (const [key, { id }] of model) if (id < idAt(one.at)) model.delete(key)
             } else if (one.do === 'commit') await storage.committed()
             else if (one.do === 'reopen') {
               if (under.reopen) storage = await under.reopen()
             } else {
-              let expected = [...model].filter(([id, entry]) => entry.owners.has(one.owner)
-                && (one.with === null || entry.owners.get(one.owner) === one.with)
-                && (one.from === null || id > idAt(one.from)) && (one.to === null || id < idAt(one.to + 1))).sort(([a], [b]) => (a < b ? -1 : 1))
+              let expected = [...model.values()].filter((entry) => entry.owner === one.owner
+                && (one.with === null || entry.with === one.with)
+                && (one.from === null || entry.id > idAt(one.from)) && (one.to === null || entry.id < idAt(one.to + 1))).sort((a, b) => (a.id < b.id ? -1 : 1))
               const total = expected.length
               expected = one.backward ? expected.slice(-one.max) : expected.slice(0, one.max)
               const range = { ...(one.with === null ? {} : { with: one.with }), ...(one.from === null ? {} : { afterId: idAt(one.from) }), ...(one.to === null ? {} : { end: epoch + one.to * 1000 }) }
               const page = await query(one.owner, { ...range, max: one.max, direction: one.backward ? 'backward' : 'forward' })
-              expect(page.items.map((item) => [item.id, item.with, item.bytes.toString()])).to.deep.equal(expected.map(([id, entry]) => [id, entry.owners.get(one.owner), entry.text]))
+              expect(page.items.map((item) => [item.id, item.with, item.bytes.toString()])).to.deep.equal(expected.map((entry) => [entry.id, entry.with, entry.text]))
               expect(page.complete).to.equal(total <= one.max)
               expect(await storage.archive.count(one.owner, range, 3)).to.equal(Math.min(3, total))
             }

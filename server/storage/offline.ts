@@ -1,4 +1,5 @@
 /** Offline queues over an ordered store: `o owner 0 id -> bytes`. */
+import { timeOfMessageId } from '../../lib/stanza/ids.ts'
 import { decodePart, encodePart, KEY_END, type OrderedStore } from './ordered.ts'
 import { type OfflineQueue, type QueuedStanza } from './shapes.ts'
 
@@ -6,7 +7,8 @@ import { type OfflineQueue, type QueuedStanza } from './shapes.ts'
 const COUNTS_MAX = 20_000
 const CHUNK = 256
 
-export function createOfflineQueue(store: OrderedStore, committed: () => Promise<void>): OfflineQueue {
+/** `highest`: no stored entry has an id above this one. */
+export function createOfflineQueue(store: OrderedStore, committed: () => Promise<void>, highest = ''): OfflineQueue {
   const counts = new Map<string, number>()
 
   function count(owner: string): number {
@@ -30,9 +32,17 @@ export function createOfflineQueue(store: OrderedStore, committed: () => Promise
     push(owner, entry) {
       const key = `o${encodePart(owner)}${encodePart(entry.id)}`
       const before = count(owner)
-      const isNew = !store.has(key)
-      store.put(key, entry.bytes)
-      if (isNew) counts.set(owner, before + 1)
+      if (entry.id > highest && timeOfMessageId(entry.id) !== undefined) {
+        highest = entry.id
+        store.putNew(key, entry.bytes)
+      } else {
+        if (store.has(key)) {
+          store.put(key, entry.bytes)
+          return
+        }
+        store.put(key, entry.bytes)
+      }
+      counts.set(owner, before + 1)
     },
     count,
     list(owner, max, after) {

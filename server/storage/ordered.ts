@@ -11,6 +11,8 @@ export interface OrderedStore {
   get(key: string): Buffer | undefined
   has(key: string): boolean
   put(key: string, value: Buffer): void
+  /** Puts a row whose key has never been there. */
+  putNew(key: string, value: Buffer): void
   delete(key: string): void
   /** Keys from `start` (inclusive) to `end` (exclusive): the first `limit`, or the last, in falling order, when `reverse`. */
   keys(start: string, end: string, limit: number, reverse: boolean): string[]

@@ -69,6 +69,7 @@ export interface ArchivePage {
 
 /** Append-only history, paged both ways. */
 export interface Archive {
+  /** What an owner has under the id already is replaced. */
   append(entry: ArchiveEntry): void
   /** Includes everything appended before the call, durable or not. */
   query(owner: string, query: ArchiveQuery): MaybePromise<ArchivePage>
@@ -78,10 +79,10 @@ export interface Archive {
   get(owner: string, id: string): MaybePromise<ArchivedItem | undefined>
   /** First and last item of an archive (XEP-0313 §7.1). */
   bounds(owner: string): MaybePromise<{ first: string; last: string } | undefined>
-  /** Replaces an item's bytes (a tombstone), for one owner or all who share it. */
+  /** Replaces an item's bytes (a tombstone) in this owner's archive. */
   replace(owner: string, id: string, bytes: Buffer): MaybePromise<void>
   delete(owner: string, id: string): MaybePromise<void>
-  /** Removes an owner's items older than `before` (ms), or all. Shared bytes go with their last owner. */
+  /** Removes an owner's items older than `before` (ms), or all. */
   purge(owner: string, before?: number): MaybePromise<void>
   /** Removes all owners' items older than `before` (ms). Answers how many. */
   expire(before: number): MaybePromise<number>

@@ -10,6 +10,8 @@ export interface QueuedPush {
 export interface OpenStream {
   /** What the journal calls it. */
   readonly number: number
+  /** Counts its changes, as the journal writes them. */
+  revision: number
   readonly id: string
   readonly owner: string
   readonly resource: string
@@ -45,7 +47,7 @@ export class StreamTable {
 
   open(id: string, owner: string, resource: string, state: Value): OpenStream {
     return this.restore({
-      number: this.#lastNumber + 1, id, owner, resource, state: packValue(state), handled: 0, acknowledged: 0, queue: [],
+      number: this.#lastNumber + 1, revision: 0, id, owner, resource, state: packValue(state), handled: 0, acknowledged: 0, queue: [],
     })
   }
 

@@ -6,11 +6,12 @@ import { closeSync, existsSync, fstatSync, fsyncSync, ftruncateSync, mkdirSync, 
 import { join } from 'node:path'
 import { StorageError } from '../errors.ts'
 
-const FORMAT = 'tidings-data 1'
+const FORMAT = 'tidings-data 2'
 /** Written first: what is found beside it was never finished. */
-const FORMAT_NEW = 'tidings-data 1 being made'
+const FORMAT_NEW = 'tidings-data 2 being made'
 
 export const DATABASE = 'store'
+export const LOG = 'log'
 const DATA_FILE = 'data.mdb'
 
 const META_MAGIC = 0xbeefc0de
@@ -59,12 +60,12 @@ export function checkDirectory(dir: string): void {
   }
   if (format === FORMAT_NEW) {
     // The first start was interrupted; nothing was ever acknowledged.
-    rmSync(join(dir, DATABASE), { recursive: true, force: true })
+    for (const name of [DATABASE, LOG]) rmSync(join(dir, name), { recursive: true, force: true })
     return
   }
   if (format !== FORMAT) {
     const version = /^tidings-data (\d{1,9})\b/.exec(format)?.[1]
-    if (version !== undefined) throw new StorageError(`${dir} was written in data format ${version}, and this version of Tidings reads format 1. Run the version that wrote it.`)
+    if (version !== undefined) throw new StorageError(`${dir} was written in data format ${version}, and this version of Tidings reads format 2. Run the version that wrote it.`)
     throw new StorageError(`${formatFile} is not a format file of Tidings: is this the right data directory? ${RESTORE}`)
   }
   if (!existsSync(dataFile)) throw new StorageError(`${dataFile} is missing, although FORMAT says that ${dir} is in use. ${RESTORE}`)

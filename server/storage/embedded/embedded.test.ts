@@ -1,5 +1,5 @@
 import { spawn, spawnSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -7,23 +7,48 @@ import { expect } from 'chai'
 import { testStorage } from '../contract.ts'
 import { StorageError } from '../errors.ts'
 import { type Storage } from '../shapes.ts'
-import { openEmbedded } from './embedded.ts'
+import { type EmbeddedOptions, openEmbedded } from './embedded.ts'
 
 function temporaryDirectory(): string {
   return mkdtempSync(join(tmpdir(), 'tidings-storage-'))
 }
 
-testStorage('embedded', async () => {
-  const dir = temporaryDirectory()
-  let storage = await openEmbedded(dir)
+/** Each closes its storage and opens it again on the same directory. */
+function testEmbedded(name: string, options: EmbeddedOptions): void {
+  testStorage(name, async () => {
+    const dir = temporaryDirectory()
+    let storage = await openEmbedded(dir, options)
+    return {
+      storage,
+      async reopen() {
+        await storage[Symbol.asyncDispose]()
+        storage = await openEmbedded(dir, options)
+        return storage
+      },
+      async remove() { rmSync(dir, { recursive: true, force: true }) },
+    }
+  })
+}
+
+testEmbedded('embedded', {})
+testEmbedded('embedded, always turning over,', { segmentBytes: 1, commitEveryMs: 0 })
+
+// What a killed process leaves: a start finds all in the log.
+testStorage('embedded, killed,', async () => {
+  const dirs = [temporaryDirectory()]
+  let storage = await openEmbedded(dirs[0] as string)
   return {
     storage,
     async reopen() {
+      await storage.committed()
+      const copy = temporaryDirectory()
+      cpSync(dirs.at(-1) as string, copy, { recursive: true, filter: (path) => !path.endsWith('lock') })
+      dirs.push(copy)
       await storage[Symbol.asyncDispose]()
-      storage = await openEmbedded(dir)
+      storage = await openEmbedded(copy)
       return storage
     },
-    async remove() { rmSync(dir, { recursive: true, force: true }) },
+    async remove() { for (const dir of dirs) rmSync(dir, { recursive: true, force: true }) },
   }
 })
 
@@ -77,8 +102,8 @@ describe('embedded data directory', () => {
 
   it('is refused when its format is another, newer or missing', async () => {
     await fill()
-    writeFileSync(join(dir, 'FORMAT'), 'tidings-data 2\n')
-    expect(await refusal()).to.match(/format 2/)
+    writeFileSync(join(dir, 'FORMAT'), 'tidings-data 3\n')
+    expect(await refusal()).to.match(/format 3/)
     writeFileSync(join(dir, 'FORMAT'), '\0\xff garbage')
     expect(await refusal()).to.match(/not a format file/)
     rmSync(join(dir, 'FORMAT'))
@@ -123,10 +148,10 @@ describe('embedded data directory', () => {
 
   it('begins anew when its first start was interrupted', async () => {
     mkdirSync(join(dir, 'store'))
-    writeFileSync(join(dir, 'FORMAT'), 'tidings-data 1 being made\n')
+    writeFileSync(join(dir, 'FORMAT'), 'tidings-data 2 being made\n')
     writeFileSync(dataFile(), 'half')
     expect(await refusal()).to.equal('opened')
-    expect(readFileSync(join(dir, 'FORMAT'), 'latin1')).to.equal('tidings-data 1\n')
+    expect(readFileSync(join(dir, 'FORMAT'), 'latin1')).to.equal('tidings-data 2\n')
   })
 
   it('is cleared of unfinished uploads', async () => {

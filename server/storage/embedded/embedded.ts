@@ -3,38 +3,43 @@ import { mkdirSync } from 'node:fs'
 import { statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { open, type RootDatabase } from 'lmdb'
-import { continueIdsAfter } from '../../../lib/stanza/ids.ts'
-import { createArchive } from '../archive.ts'
+import { continueIdsAfter, firstIdOf, timeOfLastId } from '../../../lib/stanza/ids.ts'
 import { StorageError } from '../errors.ts'
 import { createOfflineQueue } from '../offline.ts'
-import { KEY_END } from '../ordered.ts'
 import { createRecords } from '../records.ts'
 import { type Storage } from '../shapes.ts'
-import { ArchiveLog } from './append-log.ts'
+import { LoggedArchive } from './archive.ts'
 import { openBlobs } from './blobs.ts'
-import { checkDirectory, DATABASE, finishDirectory } from './check.ts'
-import { GroupedStore } from './groups.ts'
+import { checkDirectory, DATABASE, finishDirectory, LOG } from './check.ts'
+import { decodePosition, encodePosition, GroupedStore, POSITION_KEY } from './groups.ts'
 import { StreamJournal } from './journal.ts'
 import { lockDirectory } from './lock.ts'
+import { type LogPosition, type LogRecord, WriteAheadLog } from './log.ts'
 
 export interface EmbeddedOptions {
   /** With less space free on the disk the storage reports itself unhealthy. */
   readonly minFreeBytes?: number
   /**
-   * The least time between two commits. A commit costs as much CPU as ten messages, so on a busy server a few milliseconds
-   * of waiting save most of it; 0 commits as often as the disk allows.
+   * The least time between two commits, unless many wait for one. A commit costs as much CPU as three messages, so a few
+   * milliseconds of waiting save most of it; 0 commits as often as the disk allows.
    */
   readonly commitEveryMs?: number
+  /** What is logged goes into the database after so many bytes, or this time. Until then it is in memory as well. */
+  readonly segmentBytes?: number
+  readonly segmentMs?: number
   /** Told about changes of health; no text when all is well again. */
   readonly onHealth?: (problem: string | undefined) => void
   /** Told about an error thrown by a callback of `afterCommit`; by default it is thrown. */
   readonly onError?: (error: unknown) => void
 }
 
+const STARTED_KEY = '"'
 const MIN_FREE_BYTES = 64 * 1024 * 1024
 /** More than this waiting for the disk, and new stanzas are refused. */
 const PENDING_BYTES_MAX = 128 * 1024 * 1024
 const COMMIT_EVERY_MS = 4
+const SEGMENT_BYTES = 16 * 1024 * 1024
+const SEGMENT_MS = 60_000
 const HEALTH_CHECK_MS = 1000
 const TICK_MS = 5000
 const CLOSE_WAIT_MS = 10_000
@@ -50,7 +55,10 @@ export async function openEmbedded(dir: string, options: EmbeddedOptions = {}): 
   try {
     checkDirectory(dir)
     db = openDatabase(join(dir, DATABASE))
-    const storage = new EmbeddedStorage(dir, db, minFreeBytes, options, () => lock.release())
+    const position = await positionOf(db, dir)
+    continueIdsAfter(position.lastIdMs)
+    const { log, records } = await WriteAheadLog.open(join(dir, LOG), position, position.segment === 0)
+    const storage = new EmbeddedStorage(dir, db, log, records, minFreeBytes, options, () => lock.release())
     if (!await storage.begin()) throw new StorageError(`cannot write to the data directory ${dir}: ${storage.status().problem ?? 'no answer from the disk'}`)
     finishDirectory(dir)
     return storage
@@ -67,6 +75,16 @@ function mkdirOrExplain(dir: string): void {
   } catch (error) {
     throw new StorageError(`cannot make the data directory ${dir}: ${(error as Error).message}`)
   }
+}
+
+/** How far the log has gone into the database; a new one notes that it has not begun. */
+async function positionOf(db: RootDatabase<Buffer, string>, dir: string): Promise<LogPosition> {
+  const row = db.getBinary(POSITION_KEY)
+  if (row) return decodePosition(row)
+  if ((db.getStats() as { entryCount: number }).entryCount > 0) throw new StorageError(`the database in ${dir} does not say how far its log has gone into it: it is damaged. Restore it from a backup.`)
+  const start = { segment: 0, record: 0, lastIdMs: 0 }
+  await db.put(POSITION_KEY, encodePosition(start))
+  return start
 }
 
 function openDatabase(path: string): RootDatabase<Buffer, string> {
@@ -98,7 +116,7 @@ class EmbeddedStorage implements Storage {
   readonly #dir: string
   readonly #minFreeBytes: number
   readonly #store: GroupedStore
-  readonly #archiveLog: ArchiveLog
+  readonly #archive: LoggedArchive
   readonly #options: EmbeddedOptions
   readonly #release: () => Promise<void>
   readonly #timers: NodeJS.Timeout[] = []
@@ -107,14 +125,19 @@ class EmbeddedStorage implements Storage {
   #reported: string | undefined
   #closed: Promise<void> | undefined
 
-  constructor(dir: string, db: RootDatabase<Buffer, string>, minFreeBytes: number, options: EmbeddedOptions, release: () => Promise<void>) {
+  constructor(
+    dir: string, db: RootDatabase<Buffer, string>, log: WriteAheadLog, records: readonly LogRecord[],
+    minFreeBytes: number, options: EmbeddedOptions, release: () => Promise<void>,
+  ) {
     this.#db = db
     this.#dir = dir
     this.#minFreeBytes = minFreeBytes
     this.#options = options
     this.#release = release
-    this.#store = new GroupedStore(db, {
+    this.#store = new GroupedStore(db, log, {
       commitEveryMs: options.commitEveryMs ?? COMMIT_EVERY_MS,
+      segmentBytes: options.segmentBytes ?? SEGMENT_BYTES,
+      segmentMs: options.segmentMs ?? SEGMENT_MS,
       onProblem: (problem) => {
         this.#commitProblem = problem
         this.#report()
@@ -126,24 +149,20 @@ class EmbeddedStorage implements Storage {
     })
     const committed = (): Promise<void> => this.#store.committed()
     this.records = createRecords(this.#store)
-    this.#archiveLog = new ArchiveLog(this.#store)
-    this.archive = createArchive(this.#store, committed, this.#archiveLog)
-    // The clock may have gone back since the last run.
-    const last = this.#store.keys('m', `m${KEY_END}`, 1, true)[0]
-    if (last !== undefined) continueIdsAfter(last.slice(1, -1))
-    this.offline = createOfflineQueue(this.#store, committed)
+    this.#archive = new LoggedArchive(this.#store)
+    this.archive = this.#archive.archive
     this.streams = new StreamJournal(this.#store)
-    this.#store.beforeSeal = () => {
-      this.#archiveLog.seal()
-      this.streams.seal()
-    }
+    this.#store.addParticipant(this.#archive)
+    this.#store.addParticipant(this.streams)
+    this.#store.replay(records)
+    this.offline = createOfflineQueue(this.#store, committed, firstIdOf(timeOfLastId() + 1))
     this.blobs = openBlobs(join(dir, 'blobs'), minFreeBytes)
   }
 
   /** Makes the first commit, so that a directory that cannot be written is found at once, and starts the timers. */
   async begin(): Promise<boolean> {
     await this.#checkSpace()
-    this.#store.put('!', Buffer.from(String(Date.now())))
+    this.#store.put(STARTED_KEY, Buffer.from(String(Date.now())))
     let timer: NodeJS.Timeout | undefined
     const written = await Promise.race([
       this.#store.committed().then(() => true),
@@ -153,7 +172,7 @@ class EmbeddedStorage implements Storage {
     this.#timers.push(setInterval(() => { void this.#checkSpace() }, HEALTH_CHECK_MS).unref())
     this.#timers.push(setInterval(() => {
       this.streams.tick()
-      this.#archiveLog.tick()
+      this.#store.tick()
     }, TICK_MS).unref())
     if (!written) await this.#stop(0)
     return written
@@ -179,8 +198,6 @@ class EmbeddedStorage implements Storage {
   }
 
   async #close(): Promise<void> {
-    this.streams.checkpoint()
-    this.#archiveLog.flush()
     await this.#stop(CLOSE_WAIT_MS)
     await this.#db.close()
     await this.#release()

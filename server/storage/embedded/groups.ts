@@ -1,97 +1,161 @@
 /**
- * Group commit over LMDB. Writes of a turn of the event loop gather in the open group. A group is one LMDB transaction,
- * written and synced by LMDB's own thread, while the next group gathers: the busier the server, the larger the groups.
+ * Group commit. Writes of a turn of the event loop gather in the open group. A group is one record of the write-ahead log,
+ * written and synced while the next one gathers: the busier the server, the larger the groups.
  *
- * Reads see what is written and not committed yet: `#pending` lies over the database.
- *
- * Lazy rows are rows whose durability somebody else sees to, with a log. They are read through `lazy`, and written together
- * when enough of them have come, because a page of the database that many rows of one transaction fall into is written once.
+ * What is logged stays in memory, and reads see it there, until enough has come. Then the log turns over to a new segment, and
+ * in the background everything of the old one goes into the database (LMDB), many rows in a transaction; what was overwritten
+ * or removed meanwhile never reaches it. The last transaction notes the segment, and its file is free again.
  */
 import { type RootDatabase } from 'lmdb'
+import { continueIdsAfter, timeOfLastId } from '../../../lib/stanza/ids.ts'
 import { type OrderedStore } from '../ordered.ts'
+import { HEADER_BYTES, type LogPosition, type LogRecord, RECORD_ALIGN, type WriteAheadLog } from './log.ts'
+import { RecordReader, RecordWriter } from './record.ts'
+
+/** A row to be written to the database, or removed from it. */
+export interface Row {
+  readonly key: string
+  readonly value: Buffer | undefined
+}
+
+/** A part of the storage whose changes are in the log in its own words. */
+export interface Participant {
+  /** Marks its sections of log records; see `Sections`. */
+  readonly section: number
+  /** A group is about to be written: adds what is not in it yet. */
+  seal(writer: SectionWriter): void
+  /** The log turns over: what has come so far belongs to the old segment. */
+  turnOver(): void
+  /** Rows that say what the old segment says. Read while nothing else is written to the database. */
+  rows(): Iterable<Row>
+  /** Those rows are in the database. */
+  applied(): void
+  /** Does again what a section says, also when the database shows it, or later ones, already. */
+  replay(section: RecordReader): void
+}
+
+/** Adds a section to the group that is open. */
+export interface SectionWriter {
+  section(participant: Participant, write: (writer: RecordWriter) => void): void
+}
 
 interface Entry {
   readonly key: string
   value: Buffer | undefined
-  readonly group: Group
-}
-
-export interface Row {
-  readonly key: string
-  readonly value: Buffer
-}
-
-/** Rows that are to be seen and not in the database yet. They are new: the database has none of their keys. */
-export interface LazyRows {
-  readonly bytes: number
-  get(key: string): Buffer | undefined
-  between(start: string, end: string): Row[]
+  readonly segment: number
+  /** The group that writes it last. */
+  group: number
+  /** Some group that is sealed has written it. */
+  isLogged: boolean
+  /** The database has never held its key. */
+  readonly isNew: boolean
+  /** Put and removed again before it reached the database. */
+  gone: boolean
 }
 
 interface Group {
-  readonly entries: Entry[]
-  /** Rows beside the entries, written before them. */
-  readonly rows: { readonly rows: readonly Row[]; readonly committed: () => void }[]
+  readonly number: number
+  readonly writes: Entry[]
+  readonly writer: RecordWriter
   readonly callbacks: (() => void)[]
-  bytes: number
 }
 
 export interface GroupOptions {
-  /** Called when a commit failed, and with undefined when it went through after all. */
+  /** Called when writing failed, and with undefined when it went through after all. */
   readonly onProblem: (problem: string | undefined) => void
   readonly onCallbackError: (error: unknown) => void
-  /** The least time between the starts of two commits. One after a pause comes at once. */
+  /** The least time between the starts of two commits, unless the second is large. One after a pause comes at once. */
   readonly commitEveryMs: number
+  /** The log turns over when a segment has so many bytes, or is so old. */
+  readonly segmentBytes: number
+  readonly segmentMs: number
 }
 
+/** Beginnings of sections that the store itself writes. */
+const PUT = 1
+const DELETE = 2
+/** Smaller numbers are the store's own. */
+export const FIRST_SECTION = 8
+
+/** A group of so many writes does not wait for others. */
+const LARGE_GROUP = 64
+const ROWS_A_TRANSACTION = 1000
+const BYTES_A_TRANSACTION = 2 * 1024 * 1024
 const RETRY_FIRST_MS = 50
 const RETRY_MAX_MS = 2000
+/** Where the database notes how far the log has gone into it. */
+export const POSITION_KEY = '!'
 
-export class GroupedStore implements OrderedStore {
+export class GroupedStore implements OrderedStore, SectionWriter {
   readonly #db: RootDatabase<Buffer, string>
+  readonly #log: WriteAheadLog
   readonly #options: GroupOptions
+  readonly #participants: Participant[] = []
+  /** What lies over the database. */
   readonly #pending = new Map<string, Entry>()
   /** The same entries by the beginnings of their keys, so that a range looks at few. */
   readonly #buckets = new Map<string, Set<Entry>>()
-  lazy: LazyRows | undefined
-  #open: Group = newGroup()
+  /** Entries of the segment. */
+  #entries: Entry[] = []
+  #segment = 1
+  #segmentAt = performance.now()
+  #oldBytes = 0
+  #applying: Promise<void> | undefined
+  #turnOverDue = false
+  #prepared = false
+
+  #writers = [new RecordWriter(HEADER_BYTES), new RecordWriter(HEADER_BYTES)] as const
+  #open: Group
+  #scheduled: NodeJS.Timeout | NodeJS.Immediate | undefined
+  #isImmediate = false
   #committing: Group | undefined
-  #scheduled = false
   #touched = false
   #lastStart = -Infinity
-  /** Bytes and writes of the group being committed and the open one. */
-  #pendingBytes = 0
   #commitMs = 0
-  #closing: AbortController = new AbortController()
-  /** Adds rows to the group that is about to be committed. */
-  beforeSeal: () => void = () => {}
+  readonly #problems = new Map<'log' | 'database', string>()
+  readonly #closing = new AbortController()
+  readonly #aborted = new Promise<void>((resolve) => { this.#closing.signal.addEventListener('abort', () => { resolve() }) })
 
-  constructor(db: RootDatabase<Buffer, string>, options: GroupOptions) {
+  constructor(db: RootDatabase<Buffer, string>, log: WriteAheadLog, options: GroupOptions) {
     this.#db = db
+    this.#log = log
     this.#options = options
+    this.#open = { number: 1, writes: [], writer: this.#writers[0], callbacks: [] }
+  }
+
+  addParticipant(participant: Participant): void { this.#participants.push(participant) }
+
+  /** Does again what the records say, and has it written to the database. To be called once, before anything else is written. */
+  replay(records: readonly LogRecord[]): void {
+    for (const { payload, lastIdMs } of records) {
+      this.#replayRecord(new RecordReader(payload))
+      continueIdsAfter(lastIdMs)
+      this.#oldBytes += payload.length
+    }
+    if (records.length > 0) this.turnOver()
   }
 
   /** Whether anything waits for its commit. */
-  get dirty(): boolean { return this.#scheduled || this.#committing !== undefined }
-  get pendingWrites(): number { return this.#open.entries.length + (this.#committing?.entries.length ?? 0) }
-  get pendingBytes(): number { return this.#pendingBytes + (this.lazy?.bytes ?? 0) }
+  get dirty(): boolean { return this.#touched || this.#committing !== undefined || !isEmpty(this.#open) }
+  get pendingWrites(): number { return this.#open.writes.length + (this.#committing?.writes.length ?? 0) }
+  /** Bytes that are in memory until the database has them. */
+  get pendingBytes(): number { return this.#log.bytes + this.#oldBytes + this.#open.writer.size }
   /** Time that commits take, smoothed. */
   get commitMs(): number { return this.#commitMs }
 
   get(key: string): Buffer | undefined {
     const entry = this.#pending.get(key)
-    return entry ? entry.value : this.lazy?.get(key) ?? this.#db.getBinary(key)
+    return entry ? entry.value : this.#db.getBinary(key)
   }
 
   has(key: string): boolean {
     const entry = this.#pending.get(key)
-    return entry ? entry.value !== undefined : this.lazy?.get(key) !== undefined || this.#db.doesExist(key)
+    return entry ? entry.value !== undefined : this.#db.doesExist(key)
   }
 
-  isPending(key: string): boolean { return this.#pending.has(key) }
-
-  put(key: string, value: Buffer): void { this.#write(key, value) }
-  delete(key: string): void { this.#write(key, undefined) }
+  put(key: string, value: Buffer): void { this.#write(key, value, false) }
+  putNew(key: string, value: Buffer): void { this.#write(key, value, true) }
+  delete(key: string): void { this.#write(key, undefined, false) }
 
   keys(start: string, end: string, limit: number, reverse: boolean): string[] {
     if (start >= end || limit <= 0) return []
@@ -133,9 +197,12 @@ export class GroupedStore implements OrderedStore {
     return Math.min(limit, count)
   }
 
-  /** Adds rows to the open group that are read through `lazy` until `committed` is called. */
-  putRows(rows: readonly Row[], committed: () => void): void {
-    this.#open.rows.push({ rows, committed })
+  section(participant: Participant, write: (writer: RecordWriter) => void): void {
+    const { writer } = this.#open
+    writer.uint8(participant.section)
+    const place = writer.reserve()
+    write(writer)
+    writer.fill(place)
     this.#schedule()
   }
 
@@ -149,25 +216,45 @@ export class GroupedStore implements OrderedStore {
     return new Promise((resolve) => { this.afterCommit(resolve) })
   }
 
-  /** Makes sure that a commit comes, for rows that `beforeSeal` adds. */
+  /** Makes sure that a commit comes, for what participants add when it is sealed. */
   touch(): void {
     this.#touched = true
     this.#schedule()
   }
 
-  /** The same from within `beforeSeal`: another commit after this one. */
-  touchNext(): void { this.#touched = true }
+  /** Has the log turn over, soon. */
+  turnOver(): void {
+    this.#turnOverDue = true
+    this.#schedule()
+  }
 
-  /** Waits for what is written; gives up after `waitMs` when the disk takes nothing. */
+  /** Called now and then: turns over a segment that has become old. */
+  tick(): void {
+    if (this.#log.bytes > 0 && performance.now() - this.#segmentAt > this.#options.segmentMs) this.turnOver()
+  }
+
+  /** Waits until the database has everything; gives up after `waitMs`, and then the log keeps the rest for the next start. */
   async close(waitMs: number): Promise<boolean> {
     let timer: NodeJS.Timeout | undefined
     const done = await Promise.race([
-      this.committed().then(() => true),
+      this.#empty().then(() => true),
       new Promise<false>((resolve) => { timer = setTimeout(() => { resolve(false) }, waitMs) }),
     ])
     clearTimeout(timer)
     this.#closing.abort()
+    await this.#applying
+    this.#log.close()
     return done
+  }
+
+  async #empty(): Promise<void> {
+    await this.committed()
+    await this.#applying
+    while (!this.#closing.signal.aborted && this.pendingBytes > 0) {
+      this.turnOver()
+      await this.committed()
+      await this.#applying
+    }
   }
 
   #storedKeys(start: string, end: string, limit: number, reverse: boolean): string[] {
@@ -177,33 +264,45 @@ export class GroupedStore implements OrderedStore {
     return found
   }
 
-  #pendingBetween(start: string, end: string): { readonly key: string; readonly value: Buffer | undefined }[] {
-    const found: { readonly key: string; readonly value: Buffer | undefined }[] = []
-    if (this.lazy) for (const row of this.lazy.between(start, end)) if (!this.#pending.has(row.key)) found.push(row)
-    const bucket = this.#buckets.get(bucketOf(start))
-    if (bucket) for (const entry of bucket) if (entry.key >= start && entry.key < end) found.push(entry)
+  #pendingBetween(start: string, end: string): Entry[] {
+    const found: Entry[] = []
+    const name = bucketOf(start)
+    const buckets = name === undefined || !end.startsWith(name) ? this.#buckets.values() : [this.#buckets.get(name) ?? []]
+    for (const bucket of buckets) for (const entry of bucket) if (entry.key >= start && entry.key < end) found.push(entry)
     return found
   }
 
-  #write(key: string, value: Buffer | undefined): void {
+  #write(key: string, value: Buffer | undefined, isNew: boolean): void {
     const group = this.#open
-    const bytes = key.length + (value?.length ?? 0)
     const entry = this.#pending.get(key)
-    if (entry && entry.group === group) entry.value = value
-    else {
+    if (entry?.segment === this.#segment) {
+      const isInGroup = entry.group === group.number
+      if (value === undefined && entry.isNew) {
+        entry.gone = true
+        entry.value = undefined
+        this.#remove(entry)
+        // When the log holds it, it must hold that it is gone.
+        if (entry.isLogged && !isInGroup) group.writes.push(entry)
+      } else {
+        entry.value = value
+        if (!isInGroup) {
+          entry.group = group.number
+          group.writes.push(entry)
+        }
+      }
+    } else {
+      const added: Entry = { key, value, segment: this.#segment, group: group.number, isLogged: false, isNew: isNew && !entry, gone: false }
       if (entry) this.#remove(entry)
-      const added: Entry = { key, value, group }
       this.#add(added)
-      group.entries.push(added)
+      this.#entries.push(added)
+      group.writes.push(added)
     }
-    group.bytes += bytes
-    this.#pendingBytes += bytes
     this.#schedule()
   }
 
   #add(entry: Entry): void {
     this.#pending.set(entry.key, entry)
-    const name = bucketOf(entry.key)
+    const name = bucketOf(entry.key) ?? ''
     const bucket = this.#buckets.get(name)
     if (bucket) bucket.add(entry)
     else this.#buckets.set(name, new Set([entry]))
@@ -211,7 +310,7 @@ export class GroupedStore implements OrderedStore {
 
   #remove(entry: Entry): void {
     this.#pending.delete(entry.key)
-    const name = bucketOf(entry.key)
+    const name = bucketOf(entry.key) ?? ''
     const bucket = this.#buckets.get(name)
     if (!bucket) return
     bucket.delete(entry)
@@ -219,37 +318,50 @@ export class GroupedStore implements OrderedStore {
   }
 
   #schedule(): void {
-    if (this.#scheduled || this.#committing) return
-    this.#scheduled = true
+    if (this.#committing) return
+    const isLarge = this.#open.callbacks.length >= LARGE_GROUP
+    if (this.#scheduled) {
+      if (!isLarge || this.#isImmediate) return
+      clearTimeout(this.#scheduled as NodeJS.Timeout)
+    }
     // At the end of a turn, so that a turn's writes are never divided.
-    const waitMs = this.#lastStart + this.#options.commitEveryMs - performance.now()
-    if (waitMs < 0.5) setImmediate(this.#begin)
-    else setTimeout(setImmediate, waitMs, this.#begin)
+    const waitMs = isLarge ? 0 : this.#lastStart + this.#options.commitEveryMs - performance.now()
+    this.#isImmediate = waitMs < 0.5
+    this.#scheduled = this.#isImmediate ? setImmediate(this.#begin) : setTimeout(() => {
+      this.#isImmediate = true
+      this.#scheduled = setImmediate(this.#begin)
+    }, waitMs)
   }
 
   readonly #begin = (): void => { void this.#commit() }
 
   async #commit(): Promise<void> {
-    this.#touched = false
-    this.beforeSeal()
     const group = this.#open
+    this.#scheduled = undefined
+    this.#lastStart = performance.now()
     this.#committing = group
-    this.#scheduled = false
-    this.#open = newGroup()
-    const startedAt = performance.now()
-    this.#lastStart = startedAt
-    if (group.entries.length > 0 || group.rows.length > 0) {
-      for (let delayMs = RETRY_FIRST_MS; !(await this.#transact(group)); delayMs = Math.min(RETRY_MAX_MS, delayMs * 2)) {
+    for (const participant of this.#participants) participant.seal(this)
+    this.#touched = false
+    this.#seal(group)
+    const writer = this.#writers[group.number % 2] as RecordWriter
+    this.#open = { number: group.number + 1, writes: [], writer, callbacks: [] }
+    const isTurning = this.#prepared && !this.#applying
+    const entries = this.#entries
+    if (isTurning) {
+      this.#segment++
+      this.#entries = []
+      for (const participant of this.#participants) participant.turnOver()
+    }
+    if (!group.writer.isEmpty) {
+      for (let delayMs = RETRY_FIRST_MS; !(await this.#append(group)); delayMs = Math.min(RETRY_MAX_MS, delayMs * 2)) {
         await sleep(delayMs, this.#closing.signal)
         if (this.#closing.signal.aborted) return
       }
-      this.#commitMs += (performance.now() - startedAt - this.#commitMs) / 8
-      // The read transaction must be younger than the commit before the overlay goes.
-      this.#db.resetReadTxn()
-      for (const entry of group.entries) if (this.#pending.get(entry.key) === entry) this.#remove(entry)
-      this.#pendingBytes -= group.bytes
-      for (const { committed } of group.rows) committed()
+      this.#commitMs += (performance.now() - this.#lastStart - this.#commitMs) / 8
     }
+    group.writer.reset()
+    if (isTurning) this.#turn(entries)
+    else if (!this.#applying && (this.#turnOverDue || this.#log.bytes >= this.#options.segmentBytes)) await this.#prepare()
     this.#committing = undefined
     for (const callback of group.callbacks) {
       try {
@@ -258,37 +370,164 @@ export class GroupedStore implements OrderedStore {
         this.#options.onCallbackError(error)
       }
     }
-    if (this.#open.entries.length > 0 || this.#open.rows.length > 0 || this.#open.callbacks.length > 0 || this.#touched) this.#schedule()
+    if (this.#touched || !isEmpty(this.#open) || this.#prepared && !this.#applying) this.#schedule()
   }
 
-  /** Writes a group as one transaction; false when it failed, and then nothing of it is written. */
-  async #transact(group: Group): Promise<boolean> {
-    const db = this.#db
+  #seal({ writes, writer }: Group): void {
+    for (const entry of writes) {
+      const { key, value } = entry
+      if (entry.gone && !entry.isLogged) continue
+      entry.isLogged = true
+      writer.uint8(value ? PUT : DELETE)
+      const place = writer.reserve()
+      writer.latin1(key)
+      if (value) writer.bytes(value)
+      writer.fill(place)
+    }
+  }
+
+  async #append({ writer }: Group): Promise<boolean> {
     try {
-      await db.batch(() => {
-        for (const { rows } of group.rows) for (const { key, value } of rows) hear(db.put(key, value))
-        for (const { key, value } of group.entries) hear(value ? db.put(key, value) : db.remove(key))
-      })
-      this.#options.onProblem(undefined)
+      await this.#log.append(writer.finish(RECORD_ALIGN), writer.size, timeOfLastId())
+      this.#report('log', undefined)
       return true
     } catch (error) {
-      this.#options.onProblem(`writing to the database failed: ${await reasonOf(error)}`)
+      this.#report('log', `writing to the log failed: ${(error as Error).message}`)
       return false
     }
   }
+
+  async #prepare(): Promise<void> {
+    try {
+      await this.#log.prepare()
+      this.#prepared = true
+    } catch (error) {
+      this.#report('log', `beginning a new segment of the log failed: ${(error as Error).message}`)
+    }
+  }
+
+  #turn(entries: readonly Entry[]): void {
+    this.#prepared = false
+    this.#turnOverDue = false
+    this.#segmentAt = performance.now()
+    this.#oldBytes += this.#log.bytes
+    const { segment, record } = this.#log.turnOver()
+    this.#applying = this.#apply(entries, { segment, record, lastIdMs: timeOfLastId() }).catch(this.#options.onCallbackError).finally(() => {
+      this.#applying = undefined
+      if (this.#turnOverDue || this.#log.bytes >= this.#options.segmentBytes) this.#schedule()
+    })
+  }
+
+  /** Writes the content of the old segment to the database. */
+  async #apply(entries: readonly Entry[], position: LogPosition): Promise<void> {
+    let rows: Row[] = []
+    let bytes = 0
+    const flush = async (): Promise<boolean> => {
+      // Participants may speak of what is newer than the old segment: it must be logged first.
+      await Promise.race([this.committed(), this.#aborted])
+      for (let delayMs = RETRY_FIRST_MS; !(await this.#transact(rows)); delayMs = Math.min(RETRY_MAX_MS, delayMs * 2)) {
+        if (this.#closing.signal.aborted) return false
+        await sleep(delayMs, this.#closing.signal)
+      }
+      rows = []
+      bytes = 0
+      return !this.#closing.signal.aborted
+    }
+    this.#db.resetReadTxn()
+    for (const row of this.#rowsOf(entries)) {
+      rows.push(row)
+      bytes += row.value?.length ?? 0
+      if ((rows.length >= ROWS_A_TRANSACTION || bytes >= BYTES_A_TRANSACTION) && !await flush()) return
+    }
+    rows.push({ key: POSITION_KEY, value: encodePosition(position) })
+    if (!await flush()) return
+    // The read transaction must be younger than the commit before what lies over the database goes.
+    this.#db.resetReadTxn()
+    for (const entry of entries) if (this.#pending.get(entry.key) === entry) this.#remove(entry)
+    for (const participant of this.#participants) participant.applied()
+    this.#oldBytes = 0
+    await this.#log.drop(position.segment)
+  }
+
+  *#rowsOf(entries: readonly Entry[]): Generator<Row, undefined> {
+    for (const participant of this.#participants) yield* participant.rows()
+    for (const entry of entries) if (!entry.gone) yield entry
+    return undefined
+  }
+
+  /** Writes rows as one transaction; false when it failed, and then nothing of it is written. */
+  async #transact(rows: readonly Row[]): Promise<boolean> {
+    const db = this.#db
+    try {
+      await db.batch(() => {
+        for (const { key, value } of rows) hear(value ? db.put(key, value) : db.remove(key))
+      })
+      this.#report('database', undefined)
+      return true
+    } catch (error) {
+      this.#report('database', `writing to the database failed: ${await reasonOf(error)}`)
+      return false
+    }
+  }
+
+  #replayRecord(reader: RecordReader): void {
+    while (!reader.isAtEnd) {
+      const kind = reader.uint8()
+      const section = new RecordReader(reader.bytes())
+      if (kind === PUT || kind === DELETE) {
+        const key = section.latin1()
+        this.#replayWrite(key, kind === PUT ? Buffer.from(section.bytes()) : undefined)
+        continue
+      }
+      const participant = this.#participants.find((one) => one.section === kind)
+      if (!participant) throw new RangeError(`the log has a section of kind ${kind}, which this version does not know`)
+      participant.replay(section)
+    }
+  }
+
+  #replayWrite(key: string, value: Buffer | undefined): void {
+    const known = this.#pending.get(key)
+    if (known) {
+      known.value = value
+      return
+    }
+    const entry: Entry = { key, value, segment: this.#segment, group: 0, isLogged: true, isNew: false, gone: false }
+    this.#add(entry)
+    this.#entries.push(entry)
+  }
+
+  #report(what: 'log' | 'database', problem: string | undefined): void {
+    if (this.#problems.get(what) === problem) return
+    if (problem === undefined) this.#problems.delete(what)
+    else this.#problems.set(what, problem)
+    const [first] = this.#problems.values()
+    this.#options.onProblem(first)
+  }
 }
 
-/** How many parts of a key name its bucket, by the key's first letter; a range never spans two buckets. */
-const BUCKET_PARTS: Readonly<Record<string, number>> = { a: 1, c: 2, o: 1, r: 1 }
-
-function bucketOf(key: string): string {
-  let end = 0
-  for (let parts = BUCKET_PARTS[key[0] as string] ?? 0; parts > 0; parts--) end = key.indexOf('\0', end) + 1
-  return end === 0 ? key.slice(0, 1) : key.slice(0, end)
+function isEmpty({ writes, writer, callbacks }: Group): boolean {
+  return writes.length === 0 && writer.isEmpty && callbacks.length === 0
 }
 
-function newGroup(): Group {
-  return { entries: [], rows: [], callbacks: [], bytes: 0 }
+export function encodePosition(position: LogPosition): Buffer {
+  return Buffer.from(JSON.stringify(position))
+}
+
+export function decodePosition(row: Buffer): LogPosition {
+  return JSON.parse(row.toString()) as LogPosition
+}
+
+/** How many parts of a key name its bucket, by the key's first letter. */
+const BUCKET_PARTS: Readonly<Record<string, number>> = { o: 1, r: 2 }
+
+/** Undefined when a key, or the beginning of a range, has fewer parts. */
+function bucketOf(key: string): string | undefined {
+  let end = 1
+  for (let parts = BUCKET_PARTS[key[0] as string] ?? 0; parts > 0; parts--) {
+    end = key.indexOf('\0', end) + 1
+    if (end === 0) return undefined
+  }
+  return key.slice(0, end)
 }
 
 function ignore(): void {}

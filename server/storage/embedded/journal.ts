@@ -1,22 +1,18 @@
 /**
- * Streams as a journal. What changed in a group is one record (`j number`), however many streams it concerns; a stanza that is
- * acknowledged before its group is sealed never reaches the disk. Now and then a checkpoint writes a snapshot (`s number`) of each
- * stream that has changed, and removes the journal. A start reads the snapshots, then the journal over them.
+ * Streams as a journal. What changed in a group is one section of its log record, however many streams it concerns; a stanza
+ * that is acknowledged before its group is sealed never reaches the disk. When the log turns over, each stream that has changed
+ * becomes a row of the database, as it stands (`s number`).
  *
- * The records are rows of LMDB transactions, so that one is there whole or not at all.
+ * A row may say more than the log's old segment does. So each change of a stream has a number (revision), and a start passes
+ * over those that the row shows already.
  */
-import { StorageError } from '../errors.ts'
 import { KEY_END, type OrderedStore } from '../ordered.ts'
 import { type StoredStream, type StreamStore, type Value } from '../shapes.ts'
 import { dropAcknowledged, type OpenStream, type QueuedPush, StreamTable } from '../streams.ts'
-
-/** A checkpoint comes after so many bytes or records of journal, or this time. */
-const JOURNAL_BYTES_MAX = 8 * 1024 * 1024
-const JOURNAL_RECORDS_MAX = 8192
-export const CHECKPOINT_MS = 60_000
+import { FIRST_SECTION, type Participant, type Row, type SectionWriter } from './groups.ts'
+import { RecordReader, RecordWriter } from './record.ts'
 
 const SEEN_KEY = 't'
-const HEADER_BYTES = 8
 
 const OPENED = 1
 const STATE = 2
@@ -25,6 +21,8 @@ const ACKNOWLEDGED = 8
 const PUSHES = 16
 const CLOSED = 32
 
+type Store = OrderedStore & SectionWriter & { touch(): void }
+
 /** What changed of a stream in the open group. */
 interface Delta {
   readonly stream: OpenStream
@@ -32,22 +30,27 @@ interface Delta {
   pushes: QueuedPush[]
 }
 
-export class StreamJournal implements StreamStore {
-  readonly #store: OrderedStore & { touch(): void }
+export class StreamJournal implements StreamStore, Participant {
+  readonly section = FIRST_SECTION
+  readonly #store: Store
   readonly #table = new StreamTable()
   #deltas = new Map<OpenStream, Delta>()
-  /** Streams that differ from their snapshots, or that are gone. */
+  /** Streams that differ from their rows, or that are gone. */
   #changed = new Set<OpenStream>()
-  #journal: string[] = []
-  #lastRecord = 0
-  #journalBytes = 0
-  #checkpointAt = Date.now()
-  #checkpointDue = false
+  /** Those of the old segment of the log. */
+  #toWrite = new Set<OpenStream>()
+  #byNumber: Map<number, OpenStream> | undefined = new Map()
   #seenAt = 0
 
-  constructor(store: OrderedStore & { touch(): void }) {
+  constructor(store: Store) {
     this.#store = store
-    this.#read()
+    for (const key of store.keys('s', `s${KEY_END}`, Infinity, false)) {
+      const row = store.get(key)
+      if (row) this.replay(new RecordReader(row))
+    }
+    this.#changed.clear()
+    const seen = store.get(SEEN_KEY)
+    if (seen) this.#seenAt = Math.max(this.#seenAt, seen.readDoubleBE(0))
   }
 
   open(id: string, owner: string, resource: string, state: Value): void {
@@ -103,111 +106,87 @@ export class StreamJournal implements StreamStore {
   }
 
   load(): readonly StoredStream[] {
+    this.#byNumber = undefined
     return this.#table.stored(this.#seenAt)
   }
 
-  /** Writes what changed into the open group; called when it is about to be committed. */
-  seal(): void {
-    if (this.#checkpointDue || this.#journalBytes > JOURNAL_BYTES_MAX || this.#journal.length > JOURNAL_RECORDS_MAX) {
-      this.#checkpoint()
-      return
-    }
-    if (this.#deltas.size === 0) return
-    const record = pack([...this.#deltas.values()])
-    const key = `j${numberKey(++this.#lastRecord)}`
-    this.#store.put(key, record)
-    this.#journal.push(key)
-    this.#journalBytes += record.length
-    this.#deltas = new Map()
-  }
-
-  /** Called every few seconds: notes that the process lives, and sees to checkpoints. */
+  /** Called every few seconds: notes that the process lives. */
   tick(): void {
     if (this.#table.size > 0) this.#store.put(SEEN_KEY, time())
-    if (Date.now() - this.#checkpointAt > CHECKPOINT_MS && this.#journal.length > 0) this.checkpoint()
   }
 
-  checkpoint(): void {
-    this.#checkpointDue = true
-    this.#store.touch()
-  }
-
-  #checkpoint(): void {
-    for (const stream of this.#changed) {
-      const key = `s${numberKey(stream.number)}`
-      if (this.#table.get(stream.id) !== stream) this.#store.delete(key)
-      else this.#store.put(key, pack([{ stream, flags: OPENED | STATE | HANDLED | ACKNOWLEDGED, pushes: stream.queue }]))
-    }
-    for (const key of this.#journal) this.#store.delete(key)
-    if (this.#table.size > 0) this.#store.put(SEEN_KEY, time())
-    this.#changed = new Set()
+  seal(writer: SectionWriter): void {
+    if (this.#deltas.size === 0) return
+    const deltas = this.#deltas
     this.#deltas = new Map()
-    this.#journal = []
-    this.#journalBytes = 0
-    this.#checkpointAt = Date.now()
-    this.#checkpointDue = false
+    writer.section(this, (to) => { pack(to, deltas.values()) })
+  }
+
+  turnOver(): void {
+    this.#toWrite = this.#changed
+    this.#changed = new Set()
+  }
+
+  *rows(): Generator<Row, undefined> {
+    const writer = new RecordWriter()
+    for (const stream of this.#toWrite) {
+      const key = `s${stream.number.toString(16).padStart(12, '0')}`
+      let value: Buffer | undefined
+      if (this.#table.get(stream.id) === stream) {
+        // What is not in the log yet gets its section now, and what comes after it another.
+        if (this.#deltas.has(stream)) this.seal(this.#store)
+        writer.reset()
+        pack(writer, [{ stream, flags: OPENED | STATE | HANDLED | ACKNOWLEDGED, pushes: stream.queue }])
+        value = Buffer.from(writer.finish())
+      }
+      yield { key, value }
+    }
+    return undefined
+  }
+
+  applied(): void { this.#toWrite = new Set() }
+
+  replay(section: RecordReader): void {
+    this.#seenAt = Math.max(this.#seenAt, section.double())
+    while (!section.isAtEnd) {
+      const number = section.uint32()
+      const revision = section.uint32()
+      const flags = section.uint32()
+      let stream = this.#byNumber?.get(number)
+      if (flags & OPENED) {
+        const id = section.text()
+        const owner = section.text()
+        const resource = section.text()
+        if (stream?.id !== id) {
+          stream = this.#table.restore({ number, revision: revision - 1, id, owner, resource, state: Buffer.alloc(0), handled: 0, acknowledged: 0, queue: [] })
+          this.#byNumber?.set(number, stream)
+        }
+      }
+      // What the rows show already, the end of a stream too, is read and forgotten.
+      const isNews = stream !== undefined && stream.revision < revision
+      const forgotten = { ...NO_STREAM, queue: [] }
+      replayDelta(section, flags, isNews ? stream as OpenStream : forgotten)
+      if (!stream || !isNews) continue
+      stream.revision = revision
+      this.#changed.add(stream)
+      if (flags & CLOSED) {
+        this.#table.close(stream.id)
+        this.#byNumber?.delete(number)
+      }
+    }
   }
 
   #mark(stream: OpenStream): Delta {
     let delta = this.#deltas.get(stream)
     if (!delta) {
       delta = { stream, flags: 0, pushes: [] }
+      stream.revision++
       this.#deltas.set(stream, delta)
       this.#changed.add(stream)
       this.#store.touch()
     }
     return delta
   }
-
-  #read(): void {
-    const byNumber = new Map<number, OpenStream>()
-    for (const key of this.#store.keys('s', `s${KEY_END}`, Infinity, false)) this.#apply(this.#store.get(key), byNumber)
-    const snapshots = new Set(byNumber.values())
-    for (const key of this.#store.keys('j', `j${KEY_END}`, Infinity, false)) {
-      const record = this.#store.get(key)
-      this.#apply(record, byNumber)
-      this.#journal.push(key)
-      this.#journalBytes += record?.length ?? 0
-      this.#lastRecord = Number.parseInt(key.slice(1), 16)
-    }
-    const seen = this.#store.get(SEEN_KEY)
-    if (seen) this.#seenAt = Math.max(this.#seenAt, seen.readDoubleBE(0))
-    // The next checkpoint replaces the journal, so it must write every stream that the journal may be about.
-    if (this.#journal.length > 0) for (const stream of [...snapshots, ...this.#table.all()]) this.#changed.add(stream)
-  }
-
-  #apply(record: Buffer | undefined, byNumber: Map<number, OpenStream>): void {
-    if (!record) return
-    this.#seenAt = Math.max(this.#seenAt, record.readDoubleBE(0))
-    let at = HEADER_BYTES
-    const uint32 = (): number => { at += 4; return record.readUInt32BE(at - 4) }
-    const bytes = (): Buffer => { const length = uint32(); at += length; return record.subarray(at - length, at) }
-    while (at < record.length) {
-      const number = uint32()
-      const flags = uint32()
-      let stream = byNumber.get(number)
-      if (flags & OPENED) {
-        stream = this.#table.restore({
-          number, id: bytes().toString(), owner: bytes().toString(), resource: bytes().toString(),
-          state: Buffer.alloc(0), handled: 0, acknowledged: 0, queue: [],
-        })
-        byNumber.set(number, stream)
-      }
-      if (!stream) throw new StorageError(`the journal of streams is damaged: it speaks of stream ${number}, which was never opened`)
-      if (flags & STATE) stream.state = Buffer.from(bytes())
-      if (flags & HANDLED) stream.handled = uint32()
-      if (flags & PUSHES) for (let count = uint32(); count > 0; count--) stream.queue.push({ seq: uint32(), bytes: Buffer.from(bytes()) })
-      if (flags & ACKNOWLEDGED) {
-        stream.acknowledged = uint32()
-        dropAcknowledged(stream.queue, stream.acknowledged)
-      }
-      if (flags & CLOSED) this.#table.close(stream.id)
-    }
-  }
-}
-
-function numberKey(number: number): string {
-  return number.toString(16).padStart(12, '0')
 }
 
 function time(): Buffer {
@@ -216,50 +195,39 @@ function time(): Buffer {
   return bytes
 }
 
-/** Time (8 bytes), then for each stream its number, flags and what these say follows. */
-function pack(deltas: readonly Delta[]): Buffer {
-  let size = HEADER_BYTES
+const NO_STREAM: OpenStream = { number: 0, revision: 0, id: '', owner: '', resource: '', state: Buffer.alloc(0), handled: 0, acknowledged: 0, queue: [] }
+
+/** Time, then for each stream its number, revision, flags and what these say follows. */
+function pack(writer: RecordWriter, deltas: Iterable<Delta>): void {
+  writer.double(Date.now())
   for (const { stream, flags, pushes } of deltas) {
-    size += 8
-    if (flags & OPENED) size += 12 + Buffer.byteLength(stream.id) + Buffer.byteLength(stream.owner) + Buffer.byteLength(stream.resource)
-    if (flags & STATE) size += 4 + stream.state.length
-    if (flags & HANDLED) size += 4
-    if (flags & ACKNOWLEDGED) size += 4
-    if (pushes.length > 0) {
-      size += 4 + 8 * pushes.length
-      for (const push of pushes) size += push.bytes.length
-    }
-  }
-  const record = Buffer.allocUnsafe(size)
-  record.writeDoubleBE(Date.now(), 0)
-  let at = HEADER_BYTES
-  const bytes = (value: Buffer): void => {
-    at = record.writeUInt32BE(value.length, at)
-    at += value.copy(record, at)
-  }
-  const text = (value: string): void => {
-    const length = record.write(value, at + 4, 'utf8')
-    record.writeUInt32BE(length, at)
-    at += 4 + length
-  }
-  for (const { stream, flags, pushes } of deltas) {
-    at = record.writeUInt32BE(stream.number >>> 0, at)
-    at = record.writeUInt32BE(pushes.length > 0 ? flags | PUSHES : flags, at)
+    writer.uint32(stream.number)
+    writer.uint32(stream.revision)
+    writer.uint32(pushes.length > 0 ? flags | PUSHES : flags)
     if (flags & OPENED) {
-      text(stream.id)
-      text(stream.owner)
-      text(stream.resource)
+      writer.text(stream.id)
+      writer.text(stream.owner)
+      writer.text(stream.resource)
     }
-    if (flags & STATE) bytes(stream.state)
-    if (flags & HANDLED) at = record.writeUInt32BE(stream.handled >>> 0, at)
+    if (flags & STATE) writer.bytes(stream.state)
+    if (flags & HANDLED) writer.uint32(stream.handled)
     if (pushes.length > 0) {
-      at = record.writeUInt32BE(pushes.length, at)
+      writer.uint32(pushes.length)
       for (const push of pushes) {
-        at = record.writeUInt32BE(push.seq >>> 0, at)
-        bytes(push.bytes)
+        writer.uint32(push.seq)
+        writer.bytes(push.bytes)
       }
     }
-    if (flags & ACKNOWLEDGED) at = record.writeUInt32BE(stream.acknowledged >>> 0, at)
+    if (flags & ACKNOWLEDGED) writer.uint32(stream.acknowledged)
   }
-  return record
+}
+
+function replayDelta(section: RecordReader, flags: number, stream: OpenStream): void {
+  if (flags & STATE) stream.state = Buffer.from(section.bytes())
+  if (flags & HANDLED) stream.handled = section.uint32()
+  if (flags & PUSHES) for (let count = section.uint32(); count > 0; count--) stream.queue.push({ seq: section.uint32(), bytes: Buffer.from(section.bytes()) })
+  if (flags & ACKNOWLEDGED) {
+    stream.acknowledged = section.uint32()
+    dropAcknowledged(stream.queue, stream.acknowledged)
+  }
 }

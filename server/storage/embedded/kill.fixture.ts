@@ -4,7 +4,8 @@ import { nextMessageId } from '../../../lib/stanza/ids.ts'
 import { openEmbedded } from './embedded.ts'
 
 const [, , dir = '', start = '0'] = process.argv
-const storage = await openEmbedded(dir)
+// The log turns over often.
+const storage = await openEmbedded(dir, { segmentBytes: 20_000 })
 const first = Number(start)
 if (first === 0) storage.streams.open('s', 'romeo@montague.lit', 'orchard', null)
 let n = first === 0 ? 0 : first - 1
@@ -23,9 +24,6 @@ function writeSome(): void {
     storage.streams.acknowledged('s', Math.max(0, number - 10))
     storage.afterCommit(() => { writeSync(1, `${number}\n`) })
   }
-  if (Math.random() < 0.05) (storage.streams as { checkpoint?: () => void }).checkpoint?.()
-  // A removal has the archive's log written out first.
-  if (Math.random() < 0.05) void storage.archive.delete('romeo@montague.lit', 'none')
   if (Math.random() < 0.5) setImmediate(writeSome)
   else setTimeout(writeSome, Math.random() * 5)
 }

@@ -1,5 +1,5 @@
 /** Storage in memory: for tests and trials. Nothing outlives the process. */
-import { createArchive } from '../archive.ts'
+import { TailArchive } from '../archive/archive.ts'
 import { StorageError } from '../errors.ts'
 import { createOfflineQueue } from '../offline.ts'
 import { type OrderedStore } from '../ordered.ts'
@@ -23,7 +23,7 @@ export function openMemory(): Storage {
   const committed = (): Promise<void> => new Promise((resolve) => { afterCommit(resolve) })
   return {
     records: createRecords(store),
-    archive: createArchive(store, committed),
+    archive: new TailArchive(committed),
     offline: createOfflineQueue(store, committed),
     streams: memoryStreams(),
     blobs: memoryBlobs(),
@@ -53,6 +53,8 @@ class MemoryStore implements OrderedStore {
     }
     this.#rows.set(key, value)
   }
+
+  putNew(key: string, value: Buffer): void { this.put(key, value) }
 
   delete(key: string): void {
     if (this.#rows.delete(key)) this.#keys.splice(this.#position(key), 1)

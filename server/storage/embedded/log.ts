@@ -1,0 +1,215 @@
+/**
+ * The write-ahead log: files (segments) of records, each written and synced before anybody is told that it is safe. A record is
+ * there whole or not at all, by its checksum and its number. Segments end when the store has written their content elsewhere
+ * (`drop`), and are used again: a file whose blocks exist takes a synced write without a change of the file system's own records.
+ *
+ * Record: magic, bytes of the payload, checksum of all that follows, 0 (4 bytes each); number, time of the last id (8 each);
+ * payload; zeros up to a multiple of 64 bytes.
+ */
+import { closeSync, constants, existsSync, fdatasync, fstatSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, write } from 'node:fs'
+import { open, rename, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { crc32 } from 'node:zlib'
+import { StorageError } from '../errors.ts'
+import { syncDirectory } from './check.ts'
+
+/** Not to be found in text: these bytes never occur in UTF-8. */
+const MAGIC = 0xfff5d1fe
+export const HEADER_BYTES = 32
+export const RECORD_ALIGN = 64
+/** Files grow by this much, filled with zeros. */
+const GROW_BYTES = 1024 * 1024
+const SPARE = 'spare'
+
+export interface LogRecord {
+  /** Counted from 1 over all segments. */
+  readonly number: number
+  readonly lastIdMs: number
+  readonly payload: Buffer
+}
+
+/** Where the log stands after everything before it has been written elsewhere. */
+export interface LogPosition {
+  readonly segment: number
+  /** Number of the last record of that segment. */
+  readonly record: number
+  readonly lastIdMs: number
+}
+
+export class WriteAheadLog {
+  readonly #dir: string
+  #fd: number
+  #segment: number
+  #at = 0
+  #allocated: number
+  #record: number
+  #next: { readonly fd: number; readonly allocated: number } | undefined
+
+  private constructor(dir: string, segment: number, record: number, file: { readonly fd: number; readonly allocated: number }) {
+    this.#dir = dir
+    this.#segment = segment
+    this.#record = record
+    this.#fd = file.fd
+    this.#allocated = file.allocated
+  }
+
+  /**
+   * Opens the log in its directory and answers the records that come after `position`, in order. New records go to a new
+   * segment. Throws a StorageError when records are missing or damaged.
+   */
+  static async open(dir: string, position: LogPosition, isNew: boolean): Promise<{ readonly log: WriteAheadLog; readonly records: LogRecord[] }> {
+    mkdirSync(dir, { recursive: true, mode: 0o700 })
+    const numbers = segmentsOf(dir)
+    for (const number of numbers) if (number <= position.segment) rmSync(pathOf(dir, number))
+    const live = numbers.filter((number) => number > position.segment)
+    if (live.length === 0 && !isNew) throw damaged(dir, `segment ${position.segment + 1} is missing`)
+    const records: LogRecord[] = []
+    let segment = position.segment
+    let last = position.record
+    for (const number of live) {
+      if (number !== ++segment) throw damaged(dir, `segment ${segment} is missing`)
+      for (const record of readSegment(dir, number, last)) {
+        records.push(record)
+        last = record.number
+      }
+    }
+    return { log: new WriteAheadLog(dir, segment + 1, last, await newSegment(dir, segment + 1)), records }
+  }
+
+  get segment(): number { return this.#segment }
+  /** Bytes written to the segment. */
+  get bytes(): number { return this.#at }
+  /** Number of the last record. */
+  get record(): number { return this.#record }
+
+  /**
+   * Writes a record, and resolves when it is on stable storage. `buffer` begins with HEADER_BYTES to be filled in; its size is
+   * a multiple of 64. Rejects when that failed: then the record is not there, and may be appended again.
+   */
+  async append(buffer: Buffer, payloadBytes: number, lastIdMs: number): Promise<void> {
+    buffer.writeUInt32BE(MAGIC, 0)
+    buffer.writeUInt32BE(payloadBytes, 4)
+    buffer.writeUInt32BE(0, 12)
+    buffer.writeDoubleBE(this.#record + 1, 16)
+    buffer.writeDoubleBE(lastIdMs, 24)
+    buffer.writeUInt32BE(crc32(buffer.subarray(12, HEADER_BYTES + payloadBytes)), 8)
+    const end = this.#at + buffer.length
+    if (end > this.#allocated) await this.#grow(end)
+    await writeAll(this.#fd, buffer, this.#at)
+    this.#at = end
+    this.#record++
+  }
+
+  /** Makes the next segment's file, for `turnOver`. */
+  async prepare(): Promise<void> {
+    this.#next ??= await newSegment(this.#dir, this.#segment + 1)
+  }
+
+  /** The next record goes to the segment prepared. Answers where the one left ends. */
+  turnOver(): { readonly segment: number; readonly record: number } {
+    if (!this.#next) throw new Error('no segment is prepared')
+    const left = { segment: this.#segment, record: this.#record }
+    closeSync(this.#fd)
+    this.#fd = this.#next.fd
+    this.#allocated = this.#next.allocated
+    this.#next = undefined
+    this.#segment++
+    this.#at = 0
+    return left
+  }
+
+  /** Forgets the segments up to this one. */
+  async drop(upTo: number): Promise<void> {
+    for (const number of segmentsOf(this.#dir)) {
+      if (number > upTo) continue
+      const path = pathOf(this.#dir, number)
+      if (existsSync(join(this.#dir, SPARE))) await rm(path, { force: true })
+      else await rename(path, join(this.#dir, SPARE))
+    }
+  }
+
+  close(): void {
+    closeSync(this.#fd)
+    if (this.#next) closeSync(this.#next.fd)
+  }
+
+  /** On a disk that is almost full the record alone may still fit. */
+  async #grow(end: number): Promise<void> {
+    const bytes = Math.ceil((end - this.#allocated) / GROW_BYTES) * GROW_BYTES
+    try {
+      await writeAll(this.#fd, Buffer.alloc(bytes), this.#allocated)
+      this.#allocated += bytes
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error
+    }
+  }
+}
+
+function pathOf(dir: string, segment: number): string {
+  return join(dir, String(segment).padStart(12, '0'))
+}
+
+function segmentsOf(dir: string): number[] {
+  return readdirSync(dir).filter((name) => /^\d{12}$/.test(name)).map(Number).sort((a, b) => a - b)
+}
+
+const SYNCED = constants.O_DSYNC as number | undefined
+
+async function newSegment(dir: string, segment: number): Promise<{ readonly fd: number; readonly allocated: number }> {
+  const path = pathOf(dir, segment)
+  const spare = join(dir, SPARE)
+  if (existsSync(spare)) await rename(spare, path)
+  else await (await open(path, 'w', 0o600)).close()
+  syncDirectory(dir)
+  const fd = openSync(path, constants.O_RDWR | (SYNCED ?? 0), 0o600)
+  return { fd, allocated: fstatSync(fd).size }
+}
+
+function writeAll(fd: number, buffer: Buffer, at: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const next = (done: number): void => {
+      write(fd, buffer, done, buffer.length - done, at + done, (error, written) => {
+        if (error) reject(error)
+        else if (done + written < buffer.length) next(done + written)
+        else if (SYNCED === undefined) fdatasync(fd, (failure) => { if (failure) reject(failure); else resolve() })
+        else resolve()
+      })
+    }
+    next(0)
+  })
+}
+
+/** The records of a segment. Its end is where no record follows that is numbered on; one further back means that some are lost. */
+function* readSegment(dir: string, segment: number, last: number): Generator<LogRecord, undefined> {
+  const content = readFileSync(pathOf(dir, segment))
+  let at = 0
+  for (;;) {
+    const record = recordAt(content, at)
+    if (record?.number !== last + 1) break
+    yield record
+    last = record.number
+    at += alignedSize(record.payload.length)
+  }
+  for (; at + HEADER_BYTES <= content.length; at += RECORD_ALIGN) {
+    if (content.readUInt32BE(at) !== MAGIC) continue
+    const record = recordAt(content, at)
+    if (record && record.number > last) throw damaged(dir, `record ${last + 1} of segment ${segment} is missing, while record ${record.number} is there`)
+  }
+  return undefined
+}
+
+/** Size of a record whose payload has so many bytes. */
+export function alignedSize(payloadBytes: number): number {
+  return Math.ceil((HEADER_BYTES + payloadBytes) / RECORD_ALIGN) * RECORD_ALIGN
+}
+
+function recordAt(content: Buffer, at: number): LogRecord | undefined {
+  if (at + HEADER_BYTES > content.length || content.readUInt32BE(at) !== MAGIC) return undefined
+  const end = at + HEADER_BYTES + content.readUInt32BE(at + 4)
+  if (end > content.length || crc32(content.subarray(at + 12, end)) !== content.readUInt32BE(at + 8)) return undefined
+  return { number: content.readDoubleBE(at + 16), lastIdMs: content.readDoubleBE(at + 24), payload: content.subarray(at + HEADER_BYTES, end) }
+}
+
+function damaged(dir: string, what: string): StorageError {
+  return new StorageError(`the log ${dir} is damaged: ${what}. Restore the data directory from a backup, or move it away to begin with an empty one.`)
+}
