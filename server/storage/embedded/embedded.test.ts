@@ -41,6 +41,9 @@ testStorage('embedded, killed,', async () => {
     storage,
     async reopen() {
       await storage.committed()
+      // A copy takes a while, so nothing may be under way: what the last start found in the log must be in the database.
+      const log = join(dirs.at(-1) as string, 'log')
+      while (readdirSync(log).filter((name) => name !== 'spare').length > 1) await new Promise((resolve) => { setTimeout(resolve, 1) })
       const copy = temporaryDirectory()
       cpSync(dirs.at(-1) as string, copy, { recursive: true, filter: (path) => !path.endsWith('lock') })
       dirs.push(copy)
