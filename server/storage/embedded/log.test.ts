@@ -37,8 +37,6 @@ describe('write-ahead log', () => {
   async function found(position = START): Promise<string[]> {
     const { log: opened, records } = await WriteAheadLog.open(dir, position, false)
     opened.close()
-    // The start has begun a segment of its own.
-    rmSync(join(dir, segments().at(-1) as string))
     return records.map(textOf)
   }
 
@@ -131,7 +129,15 @@ describe('write-ahead log', () => {
     expect(await found()).to.have.lengthOf(4)
     overwrite(0, alignedSize(5) + HEADER_BYTES + 4, Buffer.from('x'))
     expect(await refusal()).to.match(/record 2 of segment 2 is missing/)
-    expect(await refusal({ segment: 3, record: 4, lastIdMs: 0 })).to.match(/segment 4 is missing/)
+    expect(await refusal({ segment: 4, record: 4, lastIdMs: 0 })).to.match(/segment 5 is missing/)
+  })
+
+  it('uses the last segment again while that is empty', async () => {
+    await append('a')
+    for (let start = 0; start < 3; start++) {
+      expect(await found()).to.deep.equal(['1 a'])
+      expect(segments()).to.deep.equal(['000000000001', '000000000002'])
+    }
   })
 
   it('takes records of many sizes', async () => {

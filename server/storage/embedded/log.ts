@@ -54,8 +54,8 @@ export class WriteAheadLog {
   }
 
   /**
-   * Opens the log in its directory and answers the records that come after `position`, in order. New records go to a new
-   * segment. Throws a StorageError when records are missing or damaged.
+   * Opens the log in its directory and answers the records that come after `position`, in order. New records go to a
+   * segment of their own. Throws a StorageError when records are missing or damaged.
    */
   static async open(dir: string, position: LogPosition, isNew: boolean): Promise<{ readonly log: WriteAheadLog; readonly records: LogRecord[] }> {
     mkdirSync(dir, { recursive: true, mode: 0o700 })
@@ -66,14 +66,18 @@ export class WriteAheadLog {
     const records: LogRecord[] = []
     let segment = position.segment
     let last = position.record
+    let isEmpty = false
     for (const number of live) {
       if (number !== ++segment) throw damaged(dir, `segment ${segment} is missing`)
+      isEmpty = true
       for (const record of readSegment(dir, number, last)) {
         records.push(record)
         last = record.number
+        isEmpty = false
       }
     }
-    return { log: new WriteAheadLog(dir, segment + 1, last, await newSegment(dir, segment + 1)), records }
+    if (!isEmpty) await makeSegment(dir, ++segment)
+    return { log: new WriteAheadLog(dir, segment, last, openSegment(dir, segment)), records }
   }
 
   get segment(): number { return this.#segment }
@@ -102,7 +106,9 @@ export class WriteAheadLog {
 
   /** Makes the next segment's file, for `turnOver`. */
   async prepare(): Promise<void> {
-    this.#next ??= await newSegment(this.#dir, this.#segment + 1)
+    if (this.#next) return
+    await makeSegment(this.#dir, this.#segment + 1)
+    this.#next = openSegment(this.#dir, this.#segment + 1)
   }
 
   /** The next record goes to the segment prepared. Answers where the one left ends. */
@@ -155,13 +161,16 @@ function segmentsOf(dir: string): number[] {
 
 const SYNCED = constants.O_DSYNC as number | undefined
 
-async function newSegment(dir: string, segment: number): Promise<{ readonly fd: number; readonly allocated: number }> {
+async function makeSegment(dir: string, segment: number): Promise<void> {
   const path = pathOf(dir, segment)
   const spare = join(dir, SPARE)
   if (existsSync(spare)) await rename(spare, path)
   else await (await open(path, 'w', 0o600)).close()
   syncDirectory(dir)
-  const fd = openSync(path, constants.O_RDWR | (SYNCED ?? 0), 0o600)
+}
+
+function openSegment(dir: string, segment: number): { readonly fd: number; readonly allocated: number } {
+  const fd = openSync(pathOf(dir, segment), constants.O_RDWR | (SYNCED ?? 0), 0o600)
   return { fd, allocated: fstatSync(fd).size }
 }
 
