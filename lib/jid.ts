@@ -7,6 +7,7 @@ import { domainToASCII } from 'node:url'
 // @ts-expect-error tr46 ships no types
 import * as tr46 from 'tr46'
 import { hasRightToLeft, isFreeform, isIdentifier, obeysBidiRule } from './precis.ts'
+import { Recent } from './recent.ts'
 
 /** RFC 7622 §3.2 to §3.4: each part has at most this many bytes of UTF-8. */
 export const PART_BYTES_MAX = 1023
@@ -45,6 +46,14 @@ export class Jid {
     this.bareJid = undefined
   }
 
+  /** The one object of an address, as long as it is remembered. */
+  private static shared(jid: Jid): Jid {
+    const known = recent.get(jid.full)
+    if (known !== undefined) return known
+    remember(jid.full, jid)
+    return jid
+  }
+
   /** Parses and prepares; throws a JidError. Addresses seen lately are answered from a cache. */
   static parse(text: string): Jid {
     const known = recent.get(text)
@@ -53,12 +62,12 @@ export class Jid {
     const slash = text.indexOf('/')
     const front = slash < 0 ? text : text.slice(0, slash)
     const at = front.indexOf('@')
-    const jid = new Jid(
+    const jid = Jid.shared(new Jid(
       at < 0 ? '' : prepareLocal(front.slice(0, at)),
       prepareDomain(at < 0 ? front : front.slice(at + 1)),
       slash < 0 ? '' : prepareResource(text.slice(slash + 1)),
-    )
-    recent.set(text, jid)
+    ))
+    if (jid.full !== text) remember(text, jid)
     return jid
   }
 
@@ -73,11 +82,11 @@ export class Jid {
 
   /** Prepares the parts; an empty string is an absent part. Throws a JidError. */
   static of(local: string, domain: string, resource = ''): Jid {
-    return new Jid(
+    return Jid.shared(new Jid(
       local === '' ? '' : prepareLocal(local),
       prepareDomain(domain),
       resource === '' ? '' : prepareResource(resource),
-    )
+    ))
   }
 
   toString(): string {
@@ -90,13 +99,13 @@ export class Jid {
 
   toBare(): Jid {
     if (this.resource === '') return this
-    return (this.bareJid ??= new Jid(this.local, this.domain, ''))
+    return (this.bareJid ??= Jid.shared(new Jid(this.local, this.domain, '')))
   }
 
   /** The same account with another resource, or without when it is empty. Throws a JidError. */
   withResource(resource: string): Jid {
     if (resource === '') return this.toBare()
-    return new Jid(this.local, this.domain, prepareResource(resource))
+    return Jid.shared(new Jid(this.local, this.domain, prepareResource(resource)))
   }
 
   equals(other: Jid): boolean {
@@ -104,33 +113,13 @@ export class Jid {
   }
 }
 
-/**
- * Two generations of a map: what was not asked for while one generation filled up is forgotten. Long texts are not kept,
- * so that the whole stays within about 10 MB however hostile the addresses are.
- */
-class RecentJids {
-  private young = new Map<string, Jid>()
-  private old = new Map<string, Jid>()
+/** Addresses seen lately by what was parsed. Long texts are not kept, so that all stay within about 10 MB however hostile they are. */
+const recent = new Recent<Jid>(20_000)
+const RECENT_CHARS_MAX = 256
 
-  get(text: string): Jid | undefined {
-    const jid = this.young.get(text)
-    if (jid !== undefined) return jid
-    const before = this.old.get(text)
-    if (before !== undefined) this.set(text, before)
-    return before
-  }
-
-  set(text: string, jid: Jid): void {
-    if (text.length > 256) return
-    if (this.young.size >= 10_000) {
-      this.old = this.young
-      this.young = new Map()
-    }
-    this.young.set(text, jid)
-  }
+function remember(text: string, jid: Jid): void {
+  if (text.length <= RECENT_CHARS_MAX) recent.set(text, jid)
 }
-
-const recent = new RecentJids()
 
 /** Localparts of printable ASCII that preparation leaves as they are: no capitals, no space, none of "&'/:<>@. */
 const PLAIN_LOCAL = /^[!#$%()*+,\-.0-9;=?[\\\]^_`a-z{|}~]{1,1023}$/

@@ -1,5 +1,5 @@
 /** RFC 5802 §3: what a server keeps of a password, and how it is made. */
-import { hash as hashOnce, createHmac, pbkdf2, randomBytes } from 'node:crypto'
+import { hash as hashOnce, createHmac, createSecretKey, pbkdf2, randomBytes } from 'node:crypto'
 import { promisify } from 'node:util'
 import saslprep from '@mongodb-js/saslprep'
 
@@ -25,7 +25,8 @@ export function hashBytes(hash: ScramHash): number {
 }
 
 export function hmac(hash: ScramHash, key: Buffer, data: string | Buffer): Buffer {
-  return createHmac(ALGORITHMS[hash].name, key).update(data).digest()
+  // A key object, for Node's check whether a buffer is one costs more than the rest.
+  return createHmac(ALGORITHMS[hash].name, createSecretKey(key)).update(data).digest()
 }
 
 export function digest(hash: ScramHash, data: Buffer): Buffer {

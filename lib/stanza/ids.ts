@@ -1,5 +1,5 @@
 /** Ids of messages and streams. */
-import { randomBytes } from 'node:crypto'
+import { randomFillSync } from 'node:crypto'
 
 const DIGITS = '0123456789abcdefghijklmnopqrstuv'
 const SEQUENCE_MAX = 32 ** 3
@@ -60,7 +60,18 @@ export function firstIdOf(ms: number): string {
   return digits(Math.max(0, Math.floor(ms)), 9) + '00000'
 }
 
+/** Random bytes in stock, for each call of the generator costs far more than a few bytes. */
+const random = Buffer.allocUnsafeSlow(4096)
+let randomAt = random.length
+
 /** An id that cannot be guessed: for streams, resources and tokens. */
 export function randomId(bytes = 12): string {
-  return randomBytes(bytes).toString('base64url')
+  if (randomAt + bytes > random.length) {
+    randomFillSync(random)
+    randomAt = 0
+  }
+  const id = random.toString('base64url', randomAt, randomAt + bytes)
+  // Used bytes do not stay in memory.
+  random.fill(0, randomAt, (randomAt += bytes))
+  return id
 }

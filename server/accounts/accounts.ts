@@ -4,6 +4,7 @@
  */
 import { randomBytes, timingSafeEqual } from 'node:crypto'
 import { Jid } from '../../lib/jid.ts'
+import { Recent } from '../../lib/recent.ts'
 import { makeDecoyKeys, makeScramKeys, prepareSecret, SCRAM_HASHES, type ScramHash, type ScramKeys } from '../../lib/sasl/scram-keys.ts'
 import { type Key, type MaybePromise, type Records, type Value } from '../storage/shapes.ts'
 
@@ -43,7 +44,7 @@ export interface Accounts {
 export interface AccountsOptions {
   /** PBKDF2 rounds for new passwords. */
   readonly iterations?: number
-  /** Accounts whose keys are kept in memory. */
+  /** Accounts of which is kept in memory that they exist. */
   readonly cachedMax?: number
   readonly now?: () => number
   /** Resolves when what was written is on stable storage; at once when left out. */
@@ -71,9 +72,9 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
   const cachedMax = options.cachedMax ?? CACHED_MAX_DEFAULT
   const now = options.now ?? Date.now
   const committed = options.committed ?? (() => Promise.resolve())
-  /** Accounts lately used, the latest last. */
-  const cache = new Map<string, Account>()
-  /** Moves with every change, so that a read begun before it is not cached after it. */
+  /** Names of accounts that exist; their keys are needed at a login alone, and read from storage. */
+  const known = new Recent<true>(cachedMax)
+  /** Moves with every change, so that a read begun before it is not remembered after it. */
   let changes = 0
   /** Accounts being made, whose keys are being derived. */
   const registering = new Set<string>()
@@ -81,7 +82,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
   const secrets = new Map<string, Buffer>()
 
   function exists(bare: string): MaybePromise<boolean> {
-    return then(find(bare), (account) => account !== undefined)
+    return known.get(bare) ?? then(find(bare), (account) => account !== undefined)
   }
 
   async function register(bare: string, password: string): Promise<void> {
@@ -107,7 +108,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     const key = keyOf(bare)
     if (key === undefined || (await find(bare)) === undefined) return
     changes++
-    cache.delete(bare)
+    known.delete(bare)
     records.delete(TABLE, key)
     counts.delete(key[0] as string)
     await committed()
@@ -128,10 +129,10 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
 
   async function checkPassword(bare: string, password: string): Promise<boolean> {
     const account = await find(bare)
-    const known = account?.keys['SHA-256'] ?? (await decoyKeys(bare, 'SHA-256'))
+    const keys = account?.keys['SHA-256'] ?? (await decoyKeys(bare, 'SHA-256'))
     const secret = Buffer.byteLength(password) > PASSWORD_BYTES_MAX ? undefined : prepareSecret(password)
-    const given = await makeScramKeys('SHA-256', secret ?? ' ', known.iterations, known.salt)
-    return timingSafeEqual(given.storedKey, known.storedKey) && account !== undefined && secret !== undefined
+    const given = await makeScramKeys('SHA-256', secret ?? ' ', keys.iterations, keys.salt)
+    return timingSafeEqual(given.storedKey, keys.storedKey) && account !== undefined && secret !== undefined
   }
 
   function scramKeys(bare: string, hash: ScramHash): MaybePromise<ScramKeys | undefined> {
@@ -158,8 +159,8 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
   }
 
   function count(host: string): MaybePromise<number> {
-    const known = counts.get(host)
-    if (known !== undefined) return known
+    const counted = counts.get(host)
+    if (counted !== undefined) return counted
     const before = changes
     return list(host).then((names) => {
       if (before === changes && counts.size < 1000) counts.set(host, names.length)
@@ -168,36 +169,20 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
   }
 
   function find(bare: string): MaybePromise<Account | undefined> {
-    const cached = cache.get(bare)
-    if (cached !== undefined) {
-      cache.delete(bare)
-      cache.set(bare, cached)
-      return cached
-    }
     const key = keyOf(bare)
     if (key === undefined) return undefined
     const before = changes
     return then(records.get(TABLE, key), (value) => {
       if (value === undefined) return undefined
-      const account = readAccount(value)
-      if (before === changes) remember(bare, account)
-      return account
+      if (before === changes) known.set(bare, true)
+      return readAccount(value)
     })
-  }
-
-  function remember(bare: string, account: Account): void {
-    if (cache.size >= cachedMax) {
-      const { value } = cache.keys().next()
-      if (value !== undefined) cache.delete(value)
-    }
-    cache.set(bare, account)
   }
 
   function write(bare: string, key: Key, account: Account): void {
     changes++
-    cache.delete(bare)
     records.put(TABLE, key, writeAccount(account))
-    remember(bare, account)
+    known.set(bare, true)
   }
 
   async function makeKeys(secret: string): Promise<Record<ScramHash, ScramKeys>> {
@@ -206,8 +191,8 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
   }
 
   function secretOf(host: string): MaybePromise<Buffer> {
-    const known = secrets.get(host)
-    if (known !== undefined) return known
+    const present = secrets.get(host)
+    if (present !== undefined) return present
     return then(records.get(SECRETS, [host, 'decoy']), (stored) => {
       // Another look-up may have been faster.
       const secret = secrets.get(host) ?? (stored === undefined ? randomBytes(32) : bytes(stored))

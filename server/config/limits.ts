@@ -78,7 +78,7 @@ export const limitTable: OptionTable<Limits> = {
   rosterItems: { type: count, default: 5_000, help: 'Contacts of one account.' },
   rosterCache: { type: count, default: 20_000, help: 'Rosters kept in memory.' },
   pendingSubscriptions: { type: count, default: 500, help: 'Unanswered subscription requests kept for one account.' },
-  accountCache: { type: count, default: 20_000, help: 'Accounts kept in memory.' },
+  accountCache: { type: count, default: 20_000, help: 'Accounts of which is kept in memory that they exist.' },
 
   httpConnections: { type: count, default: 10_000, help: 'Open HTTP connections.' },
   httpHeaderBytes: { type: bytes, default: 16_384, help: 'Bytes of an HTTP request\'s headers.' },
