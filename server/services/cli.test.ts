@@ -54,6 +54,20 @@ modules:
     expect((await tidings(['serve', '--config', config, '--data', data])).code).to.equal(1)
   })
 
+  it('serves with a small young generation, unless Node was told its size', async () => {
+    const report = 'data:text/javascript,console.error(process.pid, ...process.execArgv)'
+    const flags = async (...given: readonly string[]): Promise<string[]> => {
+      const child = spawn(process.execPath, ['--import', report, ...given, BIN, 'serve', '--nonsense'])
+      let err = ''
+      child.stderr.on('data', (data) => { err += String(data) })
+      await once(child, 'close')
+      const starts = err.split('\n').filter((line) => line.startsWith(String(child.pid)))
+      return (starts.at(-1) ?? '').split(' ').filter((word) => word.startsWith('--max-semi-space-size'))
+    }
+    expect(await flags()).to.deep.equal(['--max-semi-space-size=4'])
+    expect(await flags('--max-semi-space-size=16')).to.deep.equal(['--max-semi-space-size=16'])
+  })
+
   it('works on the data directory when no server runs', async () => {
     const where = ['--config', config, '--data', data]
     expect((await tidings(['register', 'alice', 'localhost', '-', ...where], 'secret\n')).out).to.equal('User alice@localhost successfully registered\n')
