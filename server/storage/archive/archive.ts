@@ -3,6 +3,7 @@
  * store. A driver that logs what happens here moves the tail into blocks now and then. What the tail says of an id goes over
  * what a block says; a removal is an item without bytes.
  */
+import { Recent } from '../../../lib/recent.ts'
 import { firstIdOf } from '../../../lib/stanza/ids.ts'
 import { type Archive, type ArchivedItem, type ArchiveEntry, type ArchivePage, type ArchiveQuery } from '../shapes.ts'
 import { type BlockRow, type Blocks } from './blocks.ts'
@@ -10,6 +11,7 @@ import { findItem, type Item, mergeItems, positionOf, Tail } from './items.ts'
 
 /** Items removed in one turn of the event loop. */
 const CHUNK = 256
+const COUNTS_MAX = 2000
 
 /** Told about every change, in order. The changes may be done again (`redo…`), each any number of times, in the same order. */
 export interface ArchiveLog {
@@ -32,6 +34,9 @@ export class TailArchive implements Archive {
   #tail = new Tail()
   /** The tail that is being moved into blocks. */
   #old = new Tail()
+  #isMoving = false
+  /** What was counted in blocks, until they change: a client that pages through its archive has it counted for each page. */
+  #counts = new Recent<number>(COUNTS_MAX)
 
   /** `committed` lets long removals wait for the store, so that they do not pile up in memory. Without blocks everything stays in the tail. */
   constructor(committed: () => Promise<void>, blocks?: Blocks, log?: ArchiveLog) {
@@ -72,17 +77,30 @@ export class TailArchive implements Archive {
   count(owner: string, query: Range, limit: number): number {
     if (query.ids) return Math.min(limit, this.#chosen(owner, query).length)
     const bounds = boundsOf(query)
+    const older = spanOf(this.#old.of(owner), bounds)
+    const newer = spanOf(this.#tail.of(owner), bounds)
+    const lastStored = this.#blocks?.lastId(owner)
+    // Nearly always each of the three begins where the one before it ends.
+    if (!isAfter(older, lastStored) || !isAfter(newer, older.last ?? lastStored)) return this.#countMerged(owner, query.with, bounds, limit)
+    let count = this.#countStored(owner, query.with, bounds, limit)
+    for (const [span, tail] of [[older, this.#old], [newer, this.#tail]] as const) {
+      if (query.with === undefined && !tail.hasRemoved(owner)) count += span.end - span.start
+      else for (let at = span.start; at < span.end && count < limit; at++) if (matches(span.items[at], query.with)) count++
+    }
+    return Math.min(limit, count)
+  }
+
+  #countMerged(owner: string, other: string | undefined, bounds: Bounds, limit: number): number {
     const recent = mergeItems(within(this.#old.of(owner), bounds), within(this.#tail.of(owner), bounds))
-    const matches = (item: Item | undefined): boolean => item?.bytes !== undefined && (query.with === undefined || item.with === query.with)
-    let count = this.#countStored(owner, query.with, bounds, limit + recent.length)
-    const lastStored = recent.length > 0 ? this.#blocks?.lastId(owner) : undefined
+    let count = this.#countStored(owner, other, bounds, limit + recent.length)
+    const lastStored = this.#blocks?.lastId(owner)
     let block: readonly Item[] = []
     for (const item of recent) {
       if (lastStored !== undefined && item.id <= lastStored) {
         if (block.length === 0 || item.id > (block.at(-1) as Item).id) block = this.#blocks?.around(owner, item.id) ?? []
-        if (matches(findItem(block, item.id))) count--
+        if (matches(findItem(block, item.id), other)) count--
       }
-      if (matches(item)) count++
+      if (matches(item, other)) count++
     }
     return Math.min(limit, count)
   }
@@ -134,6 +152,7 @@ export class TailArchive implements Archive {
   turnOver(): void {
     this.#old = this.#tail
     this.#tail = new Tail()
+    this.#isMoving = true
   }
 
   /** The rows of the store that change so that the blocks hold what was in the tail. */
@@ -144,7 +163,11 @@ export class TailArchive implements Archive {
   }
 
   /** The rows are in the store. */
-  applied(): void { this.#old = new Tail() }
+  applied(): void {
+    this.#old = new Tail()
+    this.#isMoving = false
+    this.#counts = new Recent(COUNTS_MAX)
+  }
 
   /** Items of a range, in rising order of id or in falling. */
   *#walk(owner: string, other: string | undefined, bounds: Bounds, reverse: boolean): Generator<ArchivedItem, undefined> {
@@ -174,6 +197,9 @@ export class TailArchive implements Archive {
   #countStored(owner: string, other: string | undefined, bounds: Bounds, limit: number): number {
     let count = 0
     if (!this.#blocks) return count
+    const key = JSON.stringify([owner, other, bounds, limit])
+    const known = this.#isMoving ? undefined : this.#counts.get(key)
+    if (known !== undefined) return known
     for (const first of this.#blocks.firsts(owner, other, bounds.low, bounds.high, false)) {
       const summary = this.#blocks.summary(owner, other, first)
       if (!summary) continue
@@ -181,6 +207,7 @@ export class TailArchive implements Archive {
       else for (const item of within(this.#blocks.read(owner, first), bounds)) if (other === undefined || item.with === other) count++
       if (count >= limit) break
     }
+    if (!this.#isMoving) this.#counts.set(key, count)
     return count
   }
 
@@ -199,6 +226,29 @@ export class TailArchive implements Archive {
       await this.#committed()
     }
   }
+}
+
+/** The items of a list that a range holds. */
+interface Span {
+  readonly items: readonly Item[]
+  readonly start: number
+  readonly end: number
+  readonly first: string | undefined
+  readonly last: string | undefined
+}
+
+function spanOf(items: readonly Item[], { low, high }: Bounds): Span {
+  const start = positionOf(items, low)
+  const end = Math.max(start, high === undefined ? items.length : positionOf(items, high))
+  return { items, start, end, ...(end > start ? { first: items[start]?.id, last: items[end - 1]?.id } : { first: undefined, last: undefined }) }
+}
+
+function isAfter({ first }: Span, last: string | undefined): boolean {
+  return first === undefined || last === undefined || first > last
+}
+
+function matches(item: Item | undefined, other: string | undefined): boolean {
+  return item?.bytes !== undefined && (other === undefined || item.with === other)
 }
 
 function isPresent(item: Item): item is Item & { readonly bytes: Buffer } {

@@ -51,8 +51,10 @@ export function mergeItems(older: readonly Item[], newer: readonly Item[]): Item
 /** The items of all owners that came in while the log wrote one segment. */
 export class Tail {
   readonly #byOwner = new Map<string, Item[]>()
+  readonly #removed = new Set<string>()
 
   put(owner: string, item: Item): void {
+    if (!item.bytes) this.#removed.add(owner)
     const items = this.#byOwner.get(owner)
     if (items) putItem(items, item)
     else this.#byOwner.set(owner, [item])
@@ -65,6 +67,8 @@ export class Tail {
   }
 
   of(owner: string): readonly Item[] { return this.#byOwner.get(owner) ?? NONE }
+  /** Whether removals may be among an owner's items. */
+  hasRemoved(owner: string): boolean { return this.#removed.has(owner) }
   owners(): Iterable<string> { return this.#byOwner.keys() }
 }
 
