@@ -1,6 +1,6 @@
 // XEP-0077: In-Band Registration, version 2.4 (2012-01-25)
-import { isIPv6 } from 'node:net'
 import { Jid } from '../../lib/jid.ts'
+import { networkOf } from '../../lib/net/addresses.ts'
 import { nextMessageId } from '../../lib/stanza/ids.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { errorReply, iqResult, type Stanza, stanzaOf } from '../../lib/stanza/stanza.ts'
@@ -194,19 +194,4 @@ export function entropyOf(password: string): number {
   const kinds: readonly [RegExp, number][] = [[/[a-z]/, 26], [/[A-Z]/, 26], [/[0-9]/, 10], [/[!-/:-@[-`{-~]/, 33], [/[^!-~]/, 128]]
   const alphabet = kinds.reduce((sum, [pattern, size]) => sum + (pattern.test(password) ? size : 0), 0)
   return alphabet === 0 ? 0 : Array.from(password).length * Math.log2(alphabet)
-}
-
-/** What counts as one address: an IPv4 address, or the /64 that one customer has of IPv6. */
-export function networkOf(address: string): string {
-  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)
-  if (mapped?.[1] !== undefined) return mapped[1]
-  if (!isIPv6(address)) return address
-  const [head = '', tail] = (address.split('%')[0] ?? '').split('::')
-  const groups = head === '' ? [] : head.split(':')
-  if (tail !== undefined) {
-    const after = tail === '' ? [] : tail.split(':')
-    while (groups.length + after.length < 8) groups.push('0')
-    groups.push(...after)
-  }
-  return groups.slice(0, 4).map((group) => (Number.parseInt(group, 16) || 0).toString(16)).join(':')
 }
