@@ -5,8 +5,8 @@ import { StanzaError } from '../lib/stanza/errors.ts'
 import { makeStanza, type Stanza } from '../lib/stanza/stanza.ts'
 import { StreamError } from '../lib/stream/errors.ts'
 import { createAccounts, type Accounts } from './accounts/accounts.ts'
-import { C2s } from './c2s/c2s.ts'
-import type { Config } from './config/config.ts'
+import { C2s, type ClientListener } from './c2s/c2s.ts'
+import type { Config, ListenConfig } from './config/config.ts'
 import { parseOptions, type OptionTable } from './config/options.ts'
 import { createDiscoRegistry, type HostDisco } from './extensions/disco-registry.ts'
 import type { Extension, IqRegistry, Parts, DiscoRegistry } from './extensions/extension.ts'
@@ -14,7 +14,7 @@ import { serveDisco } from './extensions/disco-registry.ts'
 import { setUploadDefaults } from './extensions/http-upload.ts'
 import { extensions } from './extensions/index.ts'
 import { HostFeatures, HostNonzas, type Host } from './host.ts'
-import { createHttp, listenHealth, type HttpListener } from './http/http.ts'
+import { createHttp, httpLimits, listenHealth, type HttpListener } from './http/http.ts'
 import { createLog, type Log } from './log.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
 import { HookRunner } from './router/hook-runner.ts'
@@ -38,6 +38,16 @@ export interface ServerOptions {
   readonly now?: () => number
 }
 
+export interface ServerPort {
+  readonly module: string
+  readonly configured: number
+  /** 0 for a Unix socket. */
+  readonly port: number
+  readonly ip: string
+  readonly unixPath: string | undefined
+  readonly tls: boolean
+}
+
 export interface Server extends AsyncDisposable {
   readonly accounts: Accounts
   readonly sessions: SessionRegistry
@@ -47,14 +57,17 @@ export interface Server extends AsyncDisposable {
   readonly metrics: Metrics & { render(): Promise<string>; readonly contentType: string }
   readonly log: Log
   readonly dataDir: string
-  /** The ports listened on, by the configured port. */
-  readonly ports: readonly { readonly module: string; readonly configured: number; readonly port: number; readonly ip: string; readonly tls: boolean }[]
+  /** What is listened on. */
+  readonly ports: readonly ServerPort[]
   /** Adds an account and tells the extensions. */
   register(bareJid: string, password: string): Promise<void>
   /** Removes an account with all that belongs to it, and ends its sessions. */
   unregister(bareJid: string): Promise<void>
-  /** Hosts, access rules, certificates and modules as in this configuration; listeners stay. */
-  reload(config: Config): Promise<void>
+  /**
+   * Hosts, access rules, certificates, modules and listeners as in this configuration. Resolves with the options that take effect
+   * at the next start; rejects when a listener cannot be opened.
+   */
+  reload(config: Config): Promise<readonly string[]>
   status(): { readonly healthy: boolean; readonly storage: ReturnType<Storage['status']>; readonly sessions: number; readonly uptimeMs: number }
   close(): Promise<void>
 }
@@ -76,13 +89,8 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   }))
   setUploadDefaults(storage, config.tidings.upload)
   const accounts = createAccounts(storage.records, { cachedMax: limits.accountCache, committed: () => storage.committed() })
-  const wantsTls = config.listen.some((listen) => listen.tls || listen.starttls)
-  const certificates = wantsTls ? await createSecureContexts({ hosts: config.hosts, certfiles: config.certfiles, dataDir: options.dataDir, tls: config.tlsOptions, selfSigned: config.tidings.selfSigned }) : undefined
-  for (const problem of certificates?.problems ?? []) log.warn({ what: 'certificate_problem', problem })
-  const http = createHttp({
-    contexts: certificates, log, metrics, trustedProxies: config.trustedProxies,
-    limits: { connections: limits.httpConnections, headerBytes: limits.httpHeaderBytes, requestTimeoutMs: limits.httpRequestTimeoutMs },
-  })
+  let certificates: SecureContexts | undefined
+  const http = createHttp({ contexts: () => certificates, log, metrics, trustedProxies: config.trustedProxies, limits: httpLimits(limits) })
   const sessions = new SessionRegistry()
   const rosters = createRosters(storage.records, limits)
   const hosts = new Map<string, Host>()
@@ -104,7 +112,8 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   router.pending = pending
 
   const c2s: C2s = new C2s({
-    hosts, router, sessions, accounts, storage, limits, log, metrics, certificates, now,
+    hosts, router, sessions, accounts, storage, limits, log, metrics, now,
+    certificates: () => certificates,
     sessionContext: {
       storage, gate, now,
       limits: { outboundBytes: limits.outboundBytes, unacknowledgedBytes: limits.resumeQueueBytes, held: limits.heldStanzas, heldBytes: limits.heldBytes },
@@ -216,8 +225,50 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     for (const stop of host.stops.splice(0)) await stop()
   }
 
+  /** Reads the certificates, if any listener needs them. */
+  async function loadCertificates({ hosts: names, certfiles, tidings, listen }: Config): Promise<void> {
+    const wanted = { hosts: names, certfiles, selfSigned: tidings.selfSigned }
+    if (certificates !== undefined) await certificates.reload(wanted)
+    else if (listen.some(({ tls, starttls }) => tls || starttls)) certificates = await createSecureContexts({ ...wanted, dataDir: options.dataDir })
+    for (const problem of certificates?.problems ?? []) log.warn({ what: 'certificate_problem', problem })
+  }
+
+  /** By where they listen. */
+  const listeners = new Map<string, { listen: ListenConfig; readonly listener: ClientListener | HttpListener }>()
   let health: HttpListener | undefined
-  const ports: { module: string; configured: number; port: number; ip: string; tls: boolean }[] = []
+
+  /** Opens, changes and closes listeners until they are those of the configuration. Rejects when one cannot be opened; the others are. */
+  async function setListeners(): Promise<void> {
+    const wanted = new Map(config.listen.map((listen, index) => [placeOf(listen, index), listen]))
+    const closing = Array.from(listeners).filter(([place]) => !wanted.has(place)).map(async ([place, { listener }]) => {
+      listeners.delete(place)
+      await listener.close()
+    })
+    const failures: string[] = []
+    for (const [place, listen] of wanted) {
+      try {
+        const open = listeners.get(place)
+        if (open !== undefined) {
+          open.listener.update(listen)
+          open.listen = listen
+          continue
+        }
+        const listener = listen.module === 'ejabberd_c2s' ? await c2s.listen(listen) : await http.listen(listen)
+        listeners.set(place, { listen, listener })
+        if (listen.module === 'ejabberd_c2s') warnOf(listen, listener.port)
+      } catch (error) {
+        failures.push(`${listen.file}:${listen.line}: ${(error as Error).message}`)
+      }
+    }
+    await Promise.all(closing)
+    if (failures.length > 0) throw new Error(failures.join('\n'))
+  }
+
+  function warnOf(listen: ListenConfig, port: number): void {
+    if (listen.starttls && !listen.starttlsRequired) log.warn({ what: 'starttls_optional', port, text: 'Clients may log in and register without encryption here; set starttls_required: true to forbid it.' })
+    if (!listen.starttls && !listen.tls) log.warn({ what: 'listener_unencrypted', port, text: 'This listener offers no encryption.' })
+  }
+
   let closed: Promise<void> | undefined
 
   async function register(bareJid: string, password: string): Promise<void> {
@@ -235,25 +286,42 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     await storage.committed()
   }
 
+  let reloading: Promise<readonly string[]> = Promise.resolve([])
+
+  async function reload(next: Config): Promise<readonly string[]> {
+    await loadCertificates(next)
+    config = next
+    log.level = next.loglevel
+    http.trust(next.trustedProxies)
+    setUploadDefaults(storage, next.tidings.upload)
+    for (const [name, host] of hosts) {
+      await stopHost(host)
+      if (!next.hosts.includes(name)) {
+        for (const session of sessions.all()) if (session.host === name) session.close(new StreamError('host-gone'))
+        hosts.delete(name)
+      }
+    }
+    for (const name of next.hosts) hosts.set(name, buildHost(name))
+    await setListeners()
+    log.info({ what: 'configuration_reloaded', hosts: next.hosts.length })
+    return waitingForRestart(options.config, next)
+  }
+
   const server: Server = {
-    accounts, sessions, storage, hosts, certificates, metrics, log, ports,
+    accounts, sessions, storage, hosts, metrics, log,
     dataDir: options.dataDir,
+    get certificates() { return certificates },
+    get ports() {
+      const all: ServerPort[] = Array.from(listeners.values(), ({ listen, listener }) => ({ module: listen.module, configured: listen.port, port: listener.port, ip: listen.ip, unixPath: listen.unixPath, tls: listen.tls }))
+      const { metrics: operators } = options.config.tidings
+      if (health !== undefined && operators !== undefined) all.push({ module: 'metrics', configured: operators.port, port: health.port, ip: operators.ip, unixPath: undefined, tls: false })
+      return all
+    },
     register,
     unregister,
-    async reload(next) {
-      config = next
-      log.level = next.loglevel
-      await certificates?.reload({ hosts: next.hosts, certfiles: next.certfiles, tls: next.tlsOptions, selfSigned: next.tidings.selfSigned })
-      setUploadDefaults(storage, next.tidings.upload)
-      for (const [name, host] of hosts) {
-        await stopHost(host)
-        if (!next.hosts.includes(name)) {
-          for (const session of sessions.all()) if (session.host === name) session.close(new StreamError('host-gone'))
-          hosts.delete(name)
-        }
-      }
-      for (const name of next.hosts) hosts.set(name, buildHost(name))
-      log.info({ what: 'configuration_reloaded', hosts: next.hosts.length })
+    reload(next) {
+      // One at a time, also after one that failed.
+      return (reloading = reloading.then(() => reload(next), () => reload(next)))
     },
     status: () => ({ healthy: storage.healthy, storage: storage.status(), sessions: sessions.size, uptimeMs: now() - startedAt }),
     close() {
@@ -286,20 +354,10 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   try {
     for (const name of config.hosts) hosts.set(name, buildHost(name))
     await c2s.restore()
-    for (const listen of config.listen) {
-      if (listen.module === 'ejabberd_c2s') {
-        const port = await c2s.listen(listen)
-        ports.push({ module: listen.module, configured: listen.port, port, ip: listen.ip, tls: listen.tls })
-        if (listen.starttls && !listen.starttlsRequired) log.warn({ what: 'starttls_optional', port, text: 'Clients may log in and register without encryption here; set starttls_required: true to forbid it.' })
-        if (!listen.starttls && !listen.tls) log.warn({ what: 'listener_unencrypted', port, text: 'This listener offers no encryption.' })
-      } else if (listen.module === 'ejabberd_http') {
-        const listener = await http.listen({ port: listen.port, ip: listen.ip, unixPath: listen.unixPath, tls: listen.tls, minVersion: listen.tlsOptions.minVersion, handlers: listen.requestHandlers, headers: listen.customHeaders })
-        ports.push({ module: listen.module, configured: listen.port, port: listener.port, ip: listen.ip, tls: listen.tls })
-      }
-    }
+    await loadCertificates(config)
+    await setListeners()
     if (config.tidings.metrics !== undefined) {
       health = await listenHealth({ ...config.tidings.metrics, log, metrics, health: () => server.status() })
-      ports.push({ module: 'metrics', configured: config.tidings.metrics.port, port: health.port, ip: config.tidings.metrics.ip, tls: false })
     }
     log.info({ what: 'server_ready', hosts: config.hosts.length, ms: now() - startedAt })
   } catch (error) {
@@ -307,4 +365,20 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     throw error
   }
   return server
+}
+
+/** Where a listener listens. Those on free ports are told apart by their place in the list. */
+function placeOf({ module, port, ip, unixPath }: ListenConfig, index: number): string {
+  return unixPath === undefined ? `${module} ${ip} ${port === 0 ? `free ${index}` : port}` : `${module} ${unixPath}`
+}
+
+/** Options of which a running server keeps those it started with. */
+function waitingForRestart(running: Config, next: Config): string[] {
+  const kept: Readonly<Record<string, (config: Config) => unknown>> = {
+    'tidings.limits (or max_fsm_queue, negotiation_timeout)': ({ limits }) => limits,
+    'tidings.data': ({ tidings }) => tidings.data,
+    'tidings.metrics': ({ tidings }) => tidings.metrics,
+  }
+  const changed = Object.entries(kept).filter(([, of]) => JSON.stringify(of(running)) !== JSON.stringify(of(next)))
+  return changed.map(([option]) => `${next.file}: ${option}: the change takes effect at the next start.`)
 }

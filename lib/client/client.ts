@@ -34,6 +34,10 @@ export interface ConnectOptions {
   /** Keeps stanzas for `receive`, as it does unless told otherwise. */
   readonly inbox?: boolean
   readonly localAddress?: string
+  /** Path of a Unix socket, in place of host and port. */
+  readonly unixPath?: string
+  /** What a proxy would say first, ahead of TLS too. */
+  readonly proxyHeader?: string | Buffer
   readonly timeoutMs?: number
 }
 
@@ -101,6 +105,8 @@ export async function login(options: ConnectOptions): Promise<{ connection: Conn
   const connection = await Connection.open({
     host: options.host, port: options.port, domain: options.domain, direct: options.tls === 'direct',
     ...(options.localAddress === undefined ? {} : { localAddress: options.localAddress }),
+    ...(options.unixPath === undefined ? {} : { unixPath: options.unixPath }),
+    ...(options.proxyHeader === undefined ? {} : { proxyHeader: options.proxyHeader }),
   })
   const timeoutMs = options.timeoutMs
   try {

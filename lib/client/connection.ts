@@ -26,6 +26,10 @@ export interface Address {
   /** Whether TLS is spoken from the first byte (XEP-0368). */
   readonly direct?: boolean
   readonly localAddress?: string
+  /** Path of a Unix socket, in place of host and port. */
+  readonly unixPath?: string
+  /** What a proxy would say first, ahead of TLS too. */
+  readonly proxyHeader?: string | Buffer
 }
 
 export class Connection {
@@ -56,10 +60,12 @@ export class Connection {
 
   /** Connects, without a byte of XMPP. */
   static async open(address: Address): Promise<Connection> {
-    const local = address.localAddress === undefined ? {} : { localAddress: address.localAddress }
-    const socket = address.direct
-      ? tls.connect({ host: address.host, port: address.port, servername: address.domain, ALPNProtocols: ['xmpp-client'], rejectUnauthorized: false, ...local })
-      : net.connect({ host: address.host, port: address.port, ...local })
+    const { host, port, unixPath, localAddress, proxyHeader } = address
+    const plain = net.connect(unixPath === undefined ? { host, port, ...(localAddress === undefined ? {} : { localAddress }) } : { path: unixPath })
+    if (proxyHeader !== undefined) plain.write(proxyHeader)
+    // With TLS it tells of the failure too.
+    plain.on('error', () => undefined)
+    const socket = address.direct ? tls.connect({ socket: plain, servername: address.domain, ALPNProtocols: ['xmpp-client'], rejectUnauthorized: false }) : plain
     await once(socket, address.direct ? 'secureConnect' : 'connect')
     socket.setNoDelay(true)
     return new Connection(socket, address.domain)

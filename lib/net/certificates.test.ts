@@ -2,11 +2,12 @@ import { X509Certificate, createHash } from 'node:crypto'
 import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { type AddressInfo, createServer as createNetServer } from 'node:net'
-import { TLSSocket, connect } from 'node:tls'
+import { once } from 'node:events'
+import { type AddressInfo, connect as connectPlain, createServer as createNetServer } from 'node:net'
+import { type TLSSocket, connect } from 'node:tls'
 import { expect } from 'chai'
 import { generate } from 'selfsigned'
-import { type SecureContexts, createSecureContexts, endPointHash } from './certificates.ts'
+import { type SecureContexts, type TlsChoices, acceptTls, createSecureContexts, endPointHash } from './certificates.ts'
 
 async function certificate(names: readonly string[], days = 30): Promise<{ cert: string; key: string }> {
   const made = await generate([{ name: 'commonName', value: names[0] as string }], {
@@ -74,10 +75,35 @@ describe('certificates', () => {
   })
 
   it('offers only the versions of TLS it is told to', async () => {
-    const contexts = await createSecureContexts({ hosts: ['localhost'], certfiles: [], dataDir: dir, tls: { minVersion: 'TLSv1.3' } })
-    const failed = await presented(contexts, 'localhost', undefined, 'TLSv1.2').catch((error: NodeJS.ErrnoException) => error.code)
+    const contexts = await createSecureContexts({ hosts: ['localhost'], certfiles: [], dataDir: dir })
+    const failed = await presented(contexts, 'localhost', { version: 'TLSv1.2', choices: { minVersion: 'TLSv1.3' } }).catch((error: NodeJS.ErrnoException) => error.code)
     expect(failed).to.match(/PROTOCOL_VERSION|ECONNRESET/)
-    expect(await presented(contexts, 'localhost', undefined, 'TLSv1.3')).to.match(/^[0-9A-F:]+$/)
+    for (const choices of [{ minVersion: 'TLSv1.3' }, {}] as const) expect(await presented(contexts, 'localhost', { version: 'TLSv1.3', choices })).to.match(/^[0-9A-F:]+$/)
+    expect(await presented(contexts, 'localhost', { version: 'TLSv1.2' })).to.match(/^[0-9A-F:]+$/)
+  })
+
+  it('offers only the ciphers it is told to, and says which OpenSSL does not know', async () => {
+    const contexts = await createSecureContexts({ hosts: ['localhost'], certfiles: [], dataDir: dir })
+    const choices = { ciphers: 'ECDHE-ECDSA-AES256-GCM-SHA384', maxVersion: 'TLSv1.2' } as const
+    expect(await presented(contexts, 'localhost', { choices, ciphers: 'ECDHE-ECDSA-AES256-GCM-SHA384' })).to.match(/^[0-9A-F:]+$/)
+    const failed = await presented(contexts, 'localhost', { choices, ciphers: 'ECDHE-ECDSA-AES128-GCM-SHA256' }).catch((error: NodeJS.ErrnoException) => error.code)
+    expect(failed).to.match(/HANDSHAKE_FAILURE|ECONNRESET/)
+    expect(() => contexts.optionsFor({ ciphers: 'NOTHING' })).to.throw('no cipher match')
+    expect(() => contexts.optionsFor({ dhFile: path.join(dir, 'gone.pem') })).to.throw('ENOENT')
+  })
+
+  it('ends a connection whose handshake does not come', async () => {
+    const contexts = await createSecureContexts({ hosts: ['localhost'], certfiles: [], dataDir: dir })
+    const server = createNetServer((plain) => { acceptTls(plain, contexts.optionsFor(), 100).on('error', () => undefined) })
+    await new Promise<void>((resolve) => { server.listen(0, '127.0.0.1', resolve) })
+    const client = connectPlain((server.address() as AddressInfo).port, '127.0.0.1')
+    try {
+      // The beginning of a ClientHello.
+      client.write(Buffer.from('160301020001000001fc0303', 'hex'))
+      await once(client, 'close')
+    } finally {
+      server.close()
+    }
   })
 
   it('presents a new certificate after a reload', async () => {
@@ -94,7 +120,7 @@ describe('certificates', () => {
   it('is trusted by a client that has the self-signed certificate', async () => {
     const contexts = await createSecureContexts({ hosts: ['localhost'], certfiles: [], dataDir: dir })
     const file = await readFile(path.join(dir, 'certs/localhost.self-signed.pem'), 'utf8')
-    expect(await presented(contexts, 'localhost', file)).to.equal(contexts.certificateFor('localhost').fingerprint256)
+    expect(await presented(contexts, 'localhost', { ca: file })).to.equal(contexts.certificateFor('localhost').fingerprint256)
   })
 
   it('RFC 5929 §4.1: tls-server-end-point takes the hash of the signature', async () => {
@@ -110,12 +136,20 @@ describe('certificates', () => {
   })
 })
 
-async function presented(contexts: SecureContexts, servername: string, ca?: string, version?: 'TLSv1.2' | 'TLSv1.3'): Promise<string> {
-  const server = createNetServer((plain) => { new TLSSocket(plain, { isServer: true, secureContext: contexts.contextFor(), SNICallback: contexts.sni }).on('error', () => undefined) })
+interface Ask {
+  readonly ca?: string
+  readonly version?: 'TLSv1.2' | 'TLSv1.3'
+  readonly ciphers?: string
+  readonly choices?: TlsChoices
+}
+
+/** Fingerprint of the certificate that a client gets which asks like this. */
+async function presented(contexts: SecureContexts, servername: string, { ca, version, ciphers, choices }: Ask = {}): Promise<string> {
+  const server = createNetServer((plain) => { acceptTls(plain, contexts.optionsFor(choices), 5000).on('error', () => undefined) })
   await new Promise<void>((resolve) => { server.listen(0, '127.0.0.1', resolve) })
   try {
     const socket = await new Promise<TLSSocket>((resolve, reject) => {
-      const connected = connect({ port: (server.address() as AddressInfo).port, host: '127.0.0.1', servername, rejectUnauthorized: ca !== undefined, ...(ca ? { ca } : {}), ...(version ? { maxVersion: version } : {}) }, () => resolve(connected))
+      const connected = connect({ port: (server.address() as AddressInfo).port, host: '127.0.0.1', servername, rejectUnauthorized: ca !== undefined, ...(ca ? { ca } : {}), ...(version ? { maxVersion: version } : {}), ...(ciphers ? { ciphers } : {}) }, () => resolve(connected))
       connected.on('error', reject)
     })
     const fingerprint = socket.getPeerX509Certificate()?.fingerprint256 ?? ''

@@ -5,10 +5,11 @@
  * the keys; intermediates are taken from the same files.
  */
 import { X509Certificate, createHash, createPrivateKey, type KeyObject } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { chmod, mkdir, readFile, rename, writeFile } from 'node:fs/promises'
-import { isIP } from 'node:net'
+import { type Socket, isIP } from 'node:net'
 import path from 'node:path'
-import { type SecureContext, createSecureContext } from 'node:tls'
+import { type SecureContext, type SecureContextOptions, TLSSocket, type TLSSocketOptions, createSecureContext } from 'node:tls'
 import { domainToASCII } from 'node:url'
 import { generate } from 'selfsigned'
 
@@ -18,13 +19,12 @@ export interface SecureContextsOptions {
   readonly certfiles: readonly string[]
   /** Where self-signed certificates are kept, in `certs/`. */
   readonly dataDir: string
-  readonly tls?: TlsChoices
   /** Whether hosts without a certificate get a self-signed one, as they do unless told otherwise. */
   readonly selfSigned?: boolean
   readonly now?: () => number
 }
 
-/** What is undefined is the default: TLS 1.2 and newer, Node's ciphers, well-known DH groups. */
+/** What a listener wants of TLS. What is undefined is the default: TLS 1.2 and newer, Node's ciphers, well-known DH groups. */
 export interface TlsChoices {
   readonly minVersion?: 'TLSv1.2' | 'TLSv1.3' | undefined
   readonly maxVersion?: 'TLSv1.2' | 'TLSv1.3' | undefined
@@ -34,29 +34,25 @@ export interface TlsChoices {
 }
 
 export interface SecureContexts {
-  /** The context for a domain; for an unknown one or none, that of the nearest host, in the end the first. */
-  contextFor(domain?: string): SecureContext
-  /** The certificate that `contextFor` presents. */
+  /**
+   * The options of a connection's server side. A client that names no host (SNI) gets the certificate of the first one. With
+   * `domain` all get that domain's, for STARTTLS. Throws when OpenSSL does not take the choices.
+   */
+  optionsFor(choices?: TlsChoices, domain?: string): TLSSocketOptions
+  /** The certificate presented for a domain; for an unknown one or none, that of the nearest host, in the end the first. */
   certificateFor(domain?: string): X509Certificate
-  /** PEM of the chain and the key that `contextFor` presents. */
-  pemFor(domain?: string): { cert: string; key: string }
-  /** As `SNICallback` of node:tls. */
-  readonly sni: (servername: string, callback: (error: Error | null, context?: SecureContext) => void) => void
   /** Hosts that no certificate of `certfiles` covers. */
   readonly selfSigned: readonly string[]
   /** What is wrong with the files: unreadable, no key, expired. One sentence each. */
   readonly problems: readonly string[]
   /** Reads the files again, and makes what is missing. Connections that are open keep their certificate. When it throws, nothing has changed. */
-  reload(change?: Partial<Pick<SecureContextsOptions, 'hosts' | 'certfiles' | 'tls' | 'selfSigned'>>): Promise<void>
-  /** Called after each reload. The result removes it. */
-  onReload(listener: () => void): () => void
+  reload(change?: Partial<Pick<SecureContextsOptions, 'hosts' | 'certfiles' | 'selfSigned'>>): Promise<void>
 }
 
 interface Identity {
   readonly certificate: X509Certificate
-  readonly cert: string
-  readonly key: string
-  readonly context: SecureContext
+  /** One for each listener's choices. */
+  context(choices: TlsChoices): SecureContext
 }
 
 interface Loaded {
@@ -81,7 +77,6 @@ export async function createSecureContexts(options: SecureContextsOptions): Prom
   const now = options.now ?? Date.now
   let loaded = await load(options, now())
   const chosen = new Map<string, Identity>()
-  const listeners = new Set<() => void>()
 
   const choose = (domain: string): Identity => {
     const name = asciiName(domain)
@@ -95,10 +90,23 @@ export async function createSecureContexts(options: SecureContextsOptions): Prom
   const identityFor = (domain?: string): Identity => (domain === undefined || domain === '' ? loaded.fallback : choose(domain))
 
   return {
-    contextFor: (domain) => identityFor(domain).context,
+    optionsFor(choices = NO_CHOICES, domain) {
+      const secureContext = identityFor(domain).context(choices)
+      if (domain !== undefined) return { secureContext }
+      return {
+        secureContext,
+        SNICallback(servername, callback) {
+          let context: SecureContext
+          try {
+            context = identityFor(servername).context(choices)
+          } catch (error) {
+            return callback(error as Error)
+          }
+          callback(null, context)
+        },
+      }
+    },
     certificateFor: (domain) => identityFor(domain).certificate,
-    pemFor: (domain) => { const { cert, key } = identityFor(domain); return { cert, key } },
-    sni: (servername, callback) => { callback(null, identityFor(servername).context) },
     get selfSigned() { return loaded.selfSigned },
     get problems() { return loaded.problems },
     async reload(change = {}) {
@@ -106,21 +114,24 @@ export async function createSecureContexts(options: SecureContextsOptions): Prom
       loaded = await load(next, now())
       current = next
       chosen.clear()
-      for (const listener of listeners) listener()
-    },
-    onReload(listener) {
-      listeners.add(listener)
-      return () => { listeners.delete(listener) }
     },
   }
 }
 
+/**
+ * TLS as a server on an accepted connection. It emits `secure` after the handshake; one that is not over after `timeoutMs` ends
+ * the connection.
+ */
+export function acceptTls(plain: Socket, options: TLSSocketOptions, timeoutMs: number): TLSSocket {
+  const secured = new TLSSocket(plain, { isServer: true, ...options })
+  const timer = setTimeout(() => secured.destroy(), timeoutMs)
+  timer.unref()
+  for (const event of ['secure', 'close']) secured.once(event, () => clearTimeout(timer))
+  return secured
+}
+
 async function load(options: SecureContextsOptions, time: number): Promise<Loaded> {
   const problems: string[] = []
-  const dhparam = options.tls?.dhFile === undefined ? 'auto' : await readFile(options.tls.dhFile, 'utf8').catch((error: Error) => {
-    problems.push(`cannot read DH parameters: ${error.message}`)
-    return 'auto'
-  })
   const pool = new Map<string, { certificate: X509Certificate; file: string }>()
   const keys: { key: KeyObject; pem: string; file: string; used: boolean }[] = []
   for (const file of options.certfiles) {
@@ -156,7 +167,7 @@ async function load(options: SecureContextsOptions, time: number): Promise<Loade
     key.used = true
     if (certificate.validToDate.getTime() <= time) problems.push(`the certificate of ${nameOf(certificate)} in ${file} ended on ${certificate.validToDate.toISOString().slice(0, 10)}`)
     try {
-      identities.push(identity(certificate, chainOf(certificate, all), key.pem, options.tls, dhparam))
+      identities.push(identity(certificate, chainOf(certificate, all), key.pem))
     } catch (error) {
       problems.push(`cannot use the certificate of ${nameOf(certificate)} in ${file}: ${(error as Error).message}`)
     }
@@ -181,18 +192,37 @@ async function load(options: SecureContextsOptions, time: number): Promise<Loade
   return { identities, made, fallback, selfSigned, problems }
 }
 
-function identity(certificate: X509Certificate, chain: string, key: string, choices: TlsChoices = {}, dhparam: string = 'auto'): Identity {
-  const context = createSecureContext({
-    cert: chain,
-    key,
-    dhparam,
+const NO_CHOICES: TlsChoices = {}
+
+/** Throws when OpenSSL does not take the certificate or the key. */
+function identity(certificate: X509Certificate, chain: string, key: string): Identity {
+  const contexts = new WeakMap<TlsChoices, SecureContext>()
+  const context = (choices: TlsChoices): SecureContext => {
+    let made = contexts.get(choices)
+    if (made === undefined) contexts.set(choices, (made = createSecureContext({ cert: chain, key, ...contextOptions(choices) })))
+    return made
+  }
+  context(NO_CHOICES)
+  return { certificate, context }
+}
+
+/** What the choices are for `createSecureContext`. Throws when the file of DH parameters cannot be read or holds none. */
+export function contextOptions(choices: TlsChoices): SecureContextOptions {
+  return {
+    dhparam: choices.dhFile === undefined ? 'auto' : readParameters(choices.dhFile),
     // RFC 7590 and RFC 8996: nothing older.
     minVersion: choices.minVersion ?? 'TLSv1.2',
     honorCipherOrder: choices.honorCipherOrder ?? true,
     ...(choices.maxVersion === undefined ? {} : { maxVersion: choices.maxVersion }),
     ...(choices.ciphers === undefined ? {} : { ciphers: choices.ciphers }),
-  })
-  return { certificate, cert: chain, key, context }
+  }
+}
+
+function readParameters(file: string): string {
+  const text = readFileSync(file, 'utf8')
+  // OpenSSL would go on without a word.
+  if (!/^-----BEGIN (X9\.42 )?DH PARAMETERS-----$/m.test(text)) throw new Error(`no DH parameters in ${file}`)
+  return text
 }
 
 function pemBlocks(text: string): { label: string; pem: string }[] {
@@ -281,7 +311,7 @@ async function selfSignedFor(name: string, options: SecureContextsOptions, time:
     throw error
   })
   const existing = usable(stored, name, time)
-  if (existing !== undefined) return identity(existing.certificate, existing.certificate.toString(), existing.key, options.tls)
+  if (existing !== undefined) return identity(existing.certificate, existing.certificate.toString(), existing.key)
 
   const altNames = isIP(name)
     ? [{ type: 7 as const, ip: name }]
@@ -306,7 +336,7 @@ async function selfSignedFor(name: string, options: SecureContextsOptions, time:
   await chmod(draft, 0o600)
   await rename(draft, file)
   const certificate = new X509Certificate(made.cert)
-  return identity(certificate, certificate.toString(), made.private, options.tls)
+  return identity(certificate, certificate.toString(), made.private)
 }
 
 function usable(text: string, name: string, time: number): { certificate: X509Certificate; key: string } | undefined {

@@ -121,7 +121,7 @@ function canonical(address: string, family: 'ipv4' | 'ipv6'): string {
  * for what is no header; the socket is then still to be destroyed.
  */
 export function readProxyHeader(socket: Socket, timeoutMs: number, done: (header: ProxyHeader) => void, failed: (error: ProxyHeaderError) => void): void {
-  let received = Buffer.alloc(0)
+  let received: Buffer = Buffer.alloc(0)
   const settle = (): void => {
     clearTimeout(timer)
     socket.off('readable', read).off('end', ended).off('close', ended)

@@ -166,6 +166,7 @@ describe('the wire parser', () => {
     ['policy-violation', 'elements too deep', '<a>'.repeat(9)],
     ['policy-violation', 'too many attributes', `<a ${Array.from('abcdefghi').map((name) => `${name}=''`).join(' ')}/>`],
     ['policy-violation', 'too many children', `<a>${'<b/>'.repeat(9)}`],
+    ['policy-violation', 'too many elements, at two depths', `<a>${'<b><c/></b>'.repeat(4)}<b/>`],
     ['none', 'U+FEFF, which is a character like others (RFC 6120 §11.6)', '<message>\uFEFF</message>'],
     ['none', 'CDATA, brackets and greater-than', '<message>]] > ]><![CDATA[ <&]] ]]]>></message>'],
     ['none', 'a character reference with leading zeros', '<message>&#x00000041;</message>'],

@@ -24,7 +24,7 @@ export interface ParserLimits {
   readonly depth: number
   /** Attributes of one element, namespace declarations included. */
   readonly attributes: number
-  /** Elements directly inside a first-level element. */
+  /** Elements inside a first-level element, at any depth. */
   readonly children: number
 }
 
@@ -441,6 +441,8 @@ export class StreamScanner {
   #childName = ''
   #childXmlns = ''
   #childStart = 0
+  /** Elements in the unit so far, at any depth. */
+  #elements = 0
   /** Prefixes of the stream header that the unit uses. */
   #used: number[] | undefined
   /** Where children need an `xmlns` of their own, when the unit's namespace comes from a prefix. */
@@ -788,7 +790,9 @@ export class StreamScanner {
     const colon = tagNameColon
     let namespace = xmlns
     if (colon >= 0) namespace = this.#lookup(buf, nameStart, colon, depth > 1)
+    if (depth > 1 && ++this.#elements > this.limits.children) throw exceeded(`a stanza may hold at most ${this.limits.children} elements`)
     if (depth === 1) {
+      this.#elements = 0
       this.#name = intern(buf, colon < 0 ? nameStart : colon + 1, tagNameEnd)
       // It would never end: whoever sends it takes this stream for a new one.
       if (namespace === STREAM_NS && this.#name === 'stream') throw new StreamError('bad-format', 'a stream within the stream')
@@ -803,7 +807,6 @@ export class StreamScanner {
       this.#children = []
       this.#contentStart = next - mark
     } else if (depth === 2) {
-      if (this.#children.length >= this.limits.children) throw exceeded(`a stanza may have at most ${this.limits.children} children`)
       this.#childName = intern(buf, colon < 0 ? nameStart : colon + 1, tagNameEnd)
       this.#childXmlns = namespace
       this.#childStart = at - mark - this.#contentStart

@@ -3,10 +3,11 @@
  * One line of JSON asks, one answers: `{"command":"register","args":["alice","localhost","secret"]}`, `{"code":0,"lines":[…]}`.
  */
 import { createHash } from 'node:crypto'
-import { chmod, lstat, rm } from 'node:fs/promises'
+import { lstat, rm } from 'node:fs/promises'
 import { type Socket, connect, createServer } from 'node:net'
 import { tmpdir, userInfo } from 'node:os'
 import path from 'node:path'
+import { listenOn } from '../../lib/net/listen.ts'
 import type { Log } from '../log.ts'
 import type { Admin, AdminResult } from './admin.ts'
 
@@ -35,22 +36,7 @@ export async function listenControl(dataDir: string, admin: Admin, log: Log): Pr
     serve(socket, admin, log)
   })
   server.maxConnections = CONNECTIONS_MAX
-  // Nobody else may connect between the socket's creation and its change of mode.
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject)
-    server.once('listening', () => {
-      server.off('error', reject)
-      resolve()
-    })
-    // `listen` makes the socket before it returns.
-    const umask = process.umask(0o177)
-    try {
-      server.listen(file)
-    } finally {
-      process.umask(umask)
-    }
-  })
-  await chmod(file, 0o600)
+  await listenOn(server, { port: 0, ip: '', unixPath: file, unixSocket: { mode: 0o600 } })
   server.on('error', (error) => { log.error({ what: 'control_failed', error: error.message }) })
   return {
     async close() {
@@ -58,7 +44,6 @@ export async function listenControl(dataDir: string, admin: Admin, log: Log): Pr
       // Answers that are on their way, such as that of `stop`, still leave.
       for (const socket of open) socket.destroySoon()
       await closed
-      await rm(file, { force: true })
     },
   }
 }

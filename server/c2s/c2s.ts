@@ -1,8 +1,11 @@
 /** Client listeners, and the sessions that come of them. */
 import net from 'node:net'
-import tls from 'node:tls'
+import type { TLSSocket } from 'node:tls'
 import { Jid } from '../../lib/jid.ts'
-import type { SecureContexts } from '../../lib/net/certificates.ts'
+import { plainAddress } from '../../lib/net/addresses.ts'
+import { acceptTls, type SecureContexts } from '../../lib/net/certificates.ts'
+import { listenOn } from '../../lib/net/listen.ts'
+import { readProxyHeader } from '../../lib/net/proxy-protocol.ts'
 import { readStanza } from '../../lib/stanza/read.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
 import type { Accounts } from '../accounts/accounts.ts'
@@ -27,7 +30,7 @@ export interface C2sParts {
   readonly limits: Limits
   readonly log: Log
   readonly metrics: Metrics
-  readonly certificates: SecureContexts | undefined
+  certificates(): SecureContexts | undefined
   readonly sessionContext: SessionContext
   now(): number
 }
@@ -36,9 +39,20 @@ const SWEEP_MS = 1000
 /** How long clients are waited for when the server stops. */
 const CLOSE_WAIT_MS = 1000
 
+/** A listener that is open. */
+export interface ClientListener {
+  readonly port: number
+  /** Connections from now on get these options; where it listens stays. */
+  update(listen: ListenConfig): void
+  /** Stops accepting; streams stay. */
+  close(): void
+}
+
 export class C2s implements AsyncDisposable {
   readonly #parts: C2sParts
-  readonly #servers: { readonly listen: ListenConfig; readonly server: net.Server }[] = []
+  readonly #servers = new Set<net.Server>()
+  /** Connections whose proxy has not named the client yet. */
+  readonly #arriving = new Set<net.Socket>()
   readonly #streams = new Set<ClientStream>()
   /** By XEP-0198 id: sessions that can be resumed. */
   readonly #resumable = new Map<string, Session>()
@@ -51,6 +65,7 @@ export class C2s implements AsyncDisposable {
   readonly #received = { message: 0, presence: 0, iq: 0 }
   readonly #errors
   readonly #failures
+  readonly #refused
   #closing = false
 
   constructor(parts: C2sParts) {
@@ -62,6 +77,7 @@ export class C2s implements AsyncDisposable {
     this.#stanzas = metrics.counter('tidings_stanzas_received_total', 'Stanzas received from clients', ['kind'])
     this.#errors = metrics.counter('tidings_stream_errors_total', 'Streams ended by an error', ['condition'])
     this.#failures = metrics.counter('tidings_login_failures_total', 'Failed logins', ['condition'])
+    this.#refused = metrics.counter('tidings_refused_connections_total', 'Client connections refused', ['reason'])
     this.#sweep = setInterval(() => this.#tick(), SWEEP_MS)
     this.#sweep.unref()
   }
@@ -97,57 +113,67 @@ export class C2s implements AsyncDisposable {
   streamError(condition: string): void { this.#errors.inc(1, { condition }) }
   failedLogin(condition: string): void { this.#failures.inc(1, { condition }) }
 
-  /** Opens a listener; resolves with its port. */
-  async listen(listen: ListenConfig): Promise<number> {
-    const server = listen.tls
-      ? tls.createServer({ ...this.tlsOptions(listen), ALPNProtocols: ['xmpp-client'], handshakeTimeout: this.limits.handshakeTimeoutMs })
-      : net.createServer({ pauseOnConnect: true })
+  /** Opens a listener. Rejects when it cannot listen there, or OpenSSL does not take its TLS options. */
+  async listen(options: ListenConfig): Promise<ClientListener> {
+    let listen = options
+    const checkTls = ({ tls, starttls, tlsOptions }: ListenConfig): void => { if (tls || starttls) this.#parts.certificates()?.optionsFor(tlsOptions) }
+    checkTls(listen)
+    const server = net.createServer({ pauseOnConnect: true }, (socket) => this.#accept(listen, socket))
     server.maxConnections = this.limits.connections
-    server.on(listen.tls ? 'secureConnection' : 'connection', (socket: net.Socket) => this.#accept(listen, socket))
-    server.on('tlsClientError', (error: Error, socket: net.Socket) => {
-      this.log.debug({ what: 'tls_failed', error: error.message })
-      socket.destroy()
-    })
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject)
-      server.listen({ port: listen.port, host: listen.ip, backlog: listen.backlog }, () => {
-        server.off('error', reject)
-        resolve()
-      })
-    })
-    server.on('error', (error) => this.log.error({ what: 'listener_failed', port: listen.port, error }))
-    this.#servers.push({ listen, server })
-    return (server.address() as net.AddressInfo).port
-  }
-
-  /** TLS options of a listener. With `domain`, for STARTTLS: a client without SNI gets the certificate of its stream's host. */
-  tlsOptions(listen: ListenConfig, domain?: string): tls.TlsOptions {
-    const { certificates } = this.#parts
-    const { minVersion, maxVersion, ciphers, honorCipherOrder } = listen.tlsOptions
-    if (domain !== undefined && certificates !== undefined) return { secureContext: certificates.contextFor(domain), honorCipherOrder }
+    server.on('drop', () => this.#refused.inc(1, { reason: 'connections' }))
+    const port = await listenOn(server, listen)
+    server.on('error', (error) => this.log.error({ what: 'listener_failed', port, error }))
+    this.#servers.add(server)
     return {
-      ...(certificates === undefined ? {} : { SNICallback: certificates.sni, ...certificates.pemFor() }),
-      ...(minVersion === undefined ? {} : { minVersion }),
-      ...(maxVersion === undefined ? {} : { maxVersion }),
-      ...(ciphers === undefined ? {} : { ciphers }),
-      honorCipherOrder,
+      port,
+      update(next) {
+        checkTls(next)
+        listen = next
+      },
+      close: () => {
+        this.#servers.delete(server)
+        server.close()
+      },
     }
   }
 
   #accept(listen: ListenConfig, socket: net.Socket): void {
-    if (this.#closing || this.#streams.size >= this.limits.connections) {
-      socket.destroy()
-      return
+    if (this.#closing || this.#streams.size + this.#arriving.size >= this.limits.connections) return this.#refuse(socket, 'connections')
+    if (!listen.proxyProtocol) return this.#admit(listen, socket, plainAddress(socket.remoteAddress))
+    // Until then it is the proxy's connection: the limit of its address is not for it.
+    this.#arriving.add(socket)
+    readProxyHeader(
+      socket,
+      this.limits.proxyHeaderTimeoutMs,
+      ({ address }) => {
+        this.#arriving.delete(socket)
+        this.#admit(listen, socket, plainAddress(address ?? socket.remoteAddress))
+      },
+      (error) => {
+        this.#arriving.delete(socket)
+        this.log.warn({ what: 'proxy_header_refused', address: plainAddress(socket.remoteAddress), error: error.message })
+        this.#refuse(socket, 'proxy-header')
+      },
+    )
+  }
+
+  /** Makes a stream of a connection whose address is known; without one (a Unix socket) nothing is counted by it. */
+  #admit(listen: ListenConfig, socket: net.Socket, address: string): void {
+    if (this.#closing) return this.#refuse(socket, 'connections')
+    if (address !== '' && (this.#unbound.get(address) ?? 0) >= this.limits.connectionsPerAddress) return this.#refuse(socket, 'address')
+    let secured: TLSSocket | undefined
+    try {
+      if (listen.tls) secured = this.secure(socket, listen)
+    } catch (error) {
+      this.log.error({ what: 'tls_not_available', error })
+      return this.#refuse(socket, 'tls')
     }
-    const address = (socket.remoteAddress ?? '').replace(/^::ffff:/, '')
-    const unbound = this.#unbound.get(address) ?? 0
-    if (unbound >= this.limits.connectionsPerAddress) {
-      socket.destroy()
-      return
-    }
-    this.#unbound.set(address, unbound + 1)
-    if (listen.tls) this.#streams.add(new ClientStream(this, listen, socket, address, true))
-    else {
+    if (address !== '') this.#unbound.set(address, (this.#unbound.get(address) ?? 0) + 1)
+    if (secured !== undefined) this.#streams.add(new ClientStream(this, listen, secured, address, true))
+    else if (listen.proxyProtocol) {
+      this.#streams.add(new ClientStream(this, listen, socket, address, false))
+      socket.resume()
+    } else {
       const own = readIntoShared(socket, (chunk) => stream.read(chunk))
       const stream = new ClientStream(this, listen, own, address, false)
       this.#streams.add(stream)
@@ -155,8 +181,25 @@ export class C2s implements AsyncDisposable {
     }
   }
 
+  #refuse(socket: net.Socket, reason: string): void {
+    this.#refused.inc(1, { reason })
+    socket.destroy()
+  }
+
+  /** Begins TLS on a connection. With `domain`, for STARTTLS: all get the certificate of their stream's host. */
+  secure(socket: net.Socket, listen: ListenConfig, domain?: string): TLSSocket {
+    socket.on('error', () => undefined)
+    const options = (this.#parts.certificates() as SecureContexts).optionsFor(listen.tlsOptions, domain)
+    // XEP-0368: clients that ask for another protocol are in the wrong place.
+    const secured = acceptTls(socket, domain === undefined ? { ...options, ALPNProtocols: ['xmpp-client'] } : options, this.limits.handshakeTimeoutMs)
+    const failed = (): void => this.log.debug({ what: 'tls_failed', address: plainAddress(socket.remoteAddress) })
+    secured.once('close', failed).once('secure', () => secured.off('close', failed))
+    return secured
+  }
+
   /** A stream has a session now, or is over: it no longer counts against its address. */
   settled(address: string): void {
+    if (address === '') return
     const left = (this.#unbound.get(address) ?? 1) - 1
     if (left > 0) this.#unbound.set(address, left)
     else this.#unbound.delete(address)
@@ -285,7 +328,8 @@ export class C2s implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing = true
     clearInterval(this.#sweep)
-    const closed = this.#servers.map(({ server }) => new Promise<void>((resolve) => server.close(() => resolve())))
+    const closed = Array.from(this.#servers, (server) => new Promise<void>((resolve) => server.close(() => resolve())))
+    for (const socket of this.#arriving) socket.destroy()
     for (const stream of this.#streams) stream.close(new StreamError('system-shutdown'))
     // The timer keeps the process: a connection that is not being read does not.
     let timer: NodeJS.Timeout | undefined

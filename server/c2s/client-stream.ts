@@ -66,7 +66,7 @@ export class ClientStream implements StreamHandler, Carrier {
     this.address = address
     const { limits } = c2s
     this.heardAt = c2s.now()
-    this.#parser = new StreamParser({ stanzaBytes: listen.preAuthMaxStanzaBytes, depth: limits.depth, attributes: limits.attributes, children: limits.children }, this)
+    this.#parser = new StreamParser({ stanzaBytes: listen.preAuthMaxStanzaBytes, depth: limits.depth, attributes: limits.attributes, children: listen.preAuthMaxStanzaElements }, this)
     // RFC 6120 §13.12: what has not logged in does not stay.
     this.#timer = setTimeout(() => this.close(new StreamError('connection-timeout')), limits.preAuthTimeoutMs)
     this.#timer.unref()
@@ -360,7 +360,7 @@ export class ClientStream implements StreamHandler, Carrier {
     plain.removeAllListeners('end')
     plain.removeAllListeners('error')
     plain.on('error', () => this.#gone())
-    const secured = new tls.TLSSocket(plain, { isServer: true, ...this.#c2s.tlsOptions(this.listen, this.#host?.name) })
+    const secured = this.#c2s.secure(plain, this.listen, (this.#host as Host).name)
     this.#socket = secured
     this.#opened = this.#headerSent = false
     secured.on('secure', () => {
@@ -418,7 +418,7 @@ export class ClientStream implements StreamHandler, Carrier {
           if (!this.#c2s.mayConnect(this.listen, host, jid, this.address)) return this.#saslFailure('not-authorized')
           this.#user = outcome.user
           this.#c2s.log.info({ what: 'authenticated', user: jid.toString(), address: this.address, secure: this.#secure })
-          this.#parser.limits = { ...this.#parser.limits, stanzaBytes: this.listen.maxStanzaBytes }
+          this.#parser.limits = { ...this.#parser.limits, stanzaBytes: this.listen.maxStanzaBytes, children: this.listen.maxStanzaElements }
           this.#parser.reset()
           this.#opened = this.#headerSent = false
           this.#sendText(outcome.data === undefined ? `<success xmlns='${NS.sasl}'/>` : `<success xmlns='${NS.sasl}'>${outcome.data.toString('base64')}</success>`)
@@ -590,7 +590,7 @@ export class ClientStream implements StreamHandler, Carrier {
     if (this.#socket.destroyed) return
     this.#socket.write(out.length === 1 ? (out[0] as Buffer) : Buffer.concat(out))
     // Answers that are no stanzas count too: whoever asks without reading must not fill our memory.
-    if (!this.#closing && this.#socket.writableLength > this.#c2s.limits.outboundBytes) this.close(new StreamError('policy-violation', 'the client does not read'))
+    if (!this.#closing && this.#socket.writableLength > this.listen.outboundBytes) this.close(new StreamError('policy-violation', 'the client does not read'))
   }
 
   close(error?: StreamError): void {

@@ -110,14 +110,6 @@ describe('configuration', () => {
     expect(JSON.stringify(config.host('b.example').modules.get('mod_mam'))).to.contain('"1d"').and.not.contain('2592000000')
   })
 
-  it('refuses what would make clients fail, and takes TLS options from a listener', () => {
-    expect(load('hosts: [a.example]\nlisten:\n  - {port: 1, module: ejabberd_c2s, use_proxy_protocol: true}\n').problems[0]).to.match(/^main\.yml:3: error: listen\.use_proxy_protocol/)
-    expect(load('hosts: [a.example]\nlisten:\n  - {port: "unix:/x", module: ejabberd_c2s}\n').problems[0]).to.match(/^main\.yml:3: error: listen\.port: "unix:\/x"/)
-    const { config, problems } = load('hosts: [a.example]\nlisten:\n  - {port: 1, module: ejabberd_http}\n  - {port: 2, module: ejabberd_c2s, starttls: true, protocol_options: [no_tlsv1_2]}\n  - {port: 3, module: ejabberd_c2s, tls: true}\n')
-    expect(config.tlsOptions.minVersion).to.equal('TLSv1.3')
-    expect(problems).to.deep.equal(['main.yml:5: warning: listen.protocol_options: TLS options are the same for all listeners: those of the listener at main.yml:4 are used.'])
-  })
-
   it('reads log levels by number and name', () => {
     for (const [written, level] of [['0', 'silent'], ['3', 'warn'], ['5', 'debug'], ['warning', 'warn'], ['critical', 'fatal'], ['none', 'silent']]) {
       expect(good(`hosts: [a.example]\nloglevel: ${written}\n`).loglevel).to.equal(level)
@@ -398,6 +390,78 @@ listen:
       expect(one).to.include({ port: 5222, ip: '::', starttls: true, starttlsRequired: false, tls: false, maxStanzaBytes: 65_536, preAuthMaxStanzaBytes: 65_536, access: 'all', shaper: 'none', line: 4 })
       expect(one?.tlsOptions).to.include({ minVersion: 'TLSv1.3', ciphers: 'HIGH', honorCipherOrder: true })
       expect(two).to.include({ unixPath: '/run/x.sock', maxStanzaBytes: 262_144 })
+    })
+
+    it('gives each listener TLS options of its own, and clients those of the top level', () => {
+      const { listen } = good(`
+hosts: [a.example]
+c2s_protocol_options: no_tlsv1_3
+c2s_ciphers: "HIGH:!aNULL"
+listen:
+  - {port: 1, module: ejabberd_http, tls: true}
+  - {port: 2, module: ejabberd_c2s, starttls: true}
+  - {port: 3, module: ejabberd_c2s, tls: true, protocol_options: [no_tlsv1_2]}
+  - {port: 4, module: ejabberd_http, tls: true, protocol_options: "no_tlsv1_2|cipher_server_preference", ciphers: [ECDHE-ECDSA-AES256-GCM-SHA384, ECDHE-RSA-AES256-GCM-SHA384]}
+`)
+      expect(listen.map(({ tlsOptions }) => [tlsOptions.minVersion, tlsOptions.maxVersion, tlsOptions.ciphers, tlsOptions.honorCipherOrder])).to.deep.equal([
+        ['TLSv1.2', undefined, undefined, false],
+        ['TLSv1.2', 'TLSv1.2', 'HIGH:!aNULL', false],
+        ['TLSv1.3', undefined, 'HIGH:!aNULL', false],
+        ['TLSv1.3', undefined, 'ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384', true],
+      ])
+    })
+
+    it('reports ciphers and DH parameters that OpenSSL does not take', () => {
+      expect(load('hosts: [a.example]\nlisten:\n  - {port: 1, module: ejabberd_http, tls: true, ciphers: NONSENSE}\n').problems.join()).to.match(/^main\.yml:3: error: listen\.ciphers: "NONSENSE" .*no cipher match/i)
+      expect(load('hosts: [a.example]\nc2s_dhfile: /gone.pem\n').problems.join()).to.match(/^main\.yml:2: error: c2s_dhfile: "\/gone.pem" does not exist/)
+      const { pathname } = new URL(import.meta.url)
+      expect(load(`hosts: [a.example]\nlisten:\n  - {port: 1, module: ejabberd_c2s, tls: true, dhfile: ${pathname}}\n`).problems.join()).to.match(/^main\.yml:3: error: listen\.dhfile: .*Diffie-Hellman/)
+    })
+
+    it('says that TLS options and the queue cannot differ between hosts', () => {
+      expect(load('hosts: [a.example]\nhost_config:\n  a.example:\n    c2s_ciphers: HIGH\n    max_fsm_queue: 5\n').problems).to.deep.equal([
+        'main.yml:4: warning: host_config.a.example.c2s_ciphers: has no effect on one host: set it at the top level or on a listener.',
+        'main.yml:5: warning: host_config.a.example.max_fsm_queue: has no effect on one host: set it at the top level or on a listener.',
+      ])
+    })
+
+    it('keeps saying that client certificates are not asked for', () => {
+      expect(load('hosts: [a.example]\nc2s_cafile: /ca.pem\nlisten:\n  - {port: 1, module: ejabberd_c2s, cafile: /ca.pem}\n').problems).to.deep.equal([
+        "main.yml:2: warning: c2s_cafile: has no effect: client certificates are not asked for, since SASL EXTERNAL is not available.",
+        "main.yml:4: warning: listen.cafile: has no effect: client certificates are not asked for, since SASL EXTERNAL is not available.",
+      ])
+    })
+
+    it('reads Unix sockets with their rights, and the PROXY protocol', () => {
+      const [one, two, three] = good(`
+hosts: [a.example]
+listen:
+  - {port: "unix:/run/c2s.sock", module: ejabberd_c2s, use_proxy_protocol: true, unix_socket: {mode: 0660, owner: 117, group: 0}}
+  - {port: "unix:web.sock", module: ejabberd_http, unix_socket: {mode: "0775"}}
+  - {port: 5222, module: ejabberd_c2s}
+`).listen
+      expect(one).to.deep.include({ unixPath: '/run/c2s.sock', proxyProtocol: true, unixSocket: { mode: 0o660, owner: 117, group: 0 } })
+      expect(two).to.deep.include({ unixPath: '/etc/x/web.sock', proxyProtocol: false, unixSocket: { mode: 0o775, owner: undefined, group: undefined } })
+      expect(three).to.include({ unixPath: undefined })
+      expect(load('hosts: [a.example]\nlisten:\n  - {port: "unix:/x", module: ejabberd_c2s, unix_socket: {mode: "0980"}}\n').problems[0]).to.match(/^main\.yml:3: error: listen\.unix_socket: mode: "0980".*octal/)
+      expect(load('hosts: [a.example]\nlisten:\n  - {port: 1, module: ejabberd_c2s, unix_socket: {mode: "0660"}}\n').problems[0]).to.match(/^main\.yml:3: warning: listen\.unix_socket: has no effect/)
+      expect(load('hosts: [a.example]\nlisten:\n  - {port: "unix:/x", module: ejabberd_c2s}\n  - {port: "unix:/x", module: ejabberd_http}\n').problems[0]).to.match(/^main\.yml:4: error: listen\.port: "\/x" is already opened/)
+    })
+
+    it('bounds elements and queues by ejabberd\'s names, on a listener or for all', () => {
+      const config = good(`
+hosts: [a.example]
+max_fsm_queue: 2000
+listen:
+  - {port: 1, module: ejabberd_c2s, max_stanza_elements: 300, max_fsm_queue: 40000}
+  - {port: 2, module: ejabberd_c2s, pre_auth_max_stanza_elements: 20, max_fsm_queue: 10}
+  - {port: 3, module: ejabberd_c2s}
+`)
+      expect(config.listen.map(({ maxStanzaElements, preAuthMaxStanzaElements, outboundBytes }) => [maxStanzaElements, preAuthMaxStanzaElements, outboundBytes])).to.deep.equal([
+        [300, 300, 40_000 * 1024], [10_000, 20, 1_048_576], [10_000, 10_000, 2000 * 1024],
+      ])
+      expect(config.limits.outboundBytes).to.equal(40_000 * 1024)
+      expect(good('hosts: [a.example]\nmax_fsm_queue: 10000\ntidings: {limits: {outbound_bytes: 5000000}}\nlisten: [{port: 3, module: ejabberd_c2s}]\n').listen[0]?.outboundBytes).to.equal(5_000_000)
     })
 
     it('never goes below TLS 1.2', () => {

@@ -3,10 +3,12 @@ import { existsSync, globSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname, resolve } from 'node:path'
 import { Jid } from '../../lib/jid.ts'
+import type { TlsChoices } from '../../lib/net/certificates.ts'
+import type { SocketRights } from '../../lib/net/listen.ts'
 import { createAccess, isNetwork, type Access, type AccessLayer, type Shaper } from './access.ts'
 import { globalOptionNames, hostOptionNames, moduleNames, removedModuleNames, removedOptionNames, renamedModules, renamedOptions } from './ejabberd-names.ts'
 import { defaultLimits, limitTable, type Limits } from './limits.ts'
-import { readListeners } from './listen.ts'
+import { queueBytes, readListeners } from './listen.ts'
 import { entryOf, show, textOf, toNode, toValue, type ConfigNode, type MapEntry, type MapNode, type Where } from './node.ts'
 import { anything, bool, duration, either, int, list, oneOf, OptionError, parseOptions, size, text, type OptionSpec, type OptionTable, type OptionType } from './options.ts'
 import { didYouMean, type Problem } from './problems.ts'
@@ -22,13 +24,16 @@ export interface ListenConfig {
   readonly port: number
   /** Path of a Unix socket, in place of the port. */
   readonly unixPath: string | undefined
+  readonly unixSocket: SocketRights
+  /** Whether each connection begins with a header of the PROXY protocol. */
+  readonly proxyProtocol: boolean
   readonly ip: string
   readonly module: ListenModule
   /** TLS from the first byte. */
   readonly tls: boolean
   readonly starttls: boolean
   readonly starttlsRequired: boolean
-  readonly tlsOptions: TlsOptions
+  readonly tlsOptions: TlsChoices
   /** Path prefix such as `/upload` to the handler's module. */
   readonly requestHandlers: ReadonlyMap<string, string>
   readonly customHeaders: ReadonlyMap<string, string>
@@ -38,18 +43,13 @@ export interface ListenConfig {
   readonly shaper: string
   readonly maxStanzaBytes: number
   readonly preAuthMaxStanzaBytes: number
+  readonly maxStanzaElements: number
+  readonly preAuthMaxStanzaElements: number
+  /** Bytes waiting to be written to one connection. */
+  readonly outboundBytes: number
   readonly backlog: number
   readonly file: string
   readonly line: number
-}
-
-/** In the terms of `node:tls`; what is undefined is Node's default. */
-export interface TlsOptions {
-  readonly minVersion: 'TLSv1.2' | 'TLSv1.3' | undefined
-  readonly maxVersion: 'TLSv1.2' | 'TLSv1.3' | undefined
-  readonly ciphers: string | undefined
-  readonly honorCipherOrder: boolean
-  readonly dhFile: string | undefined
 }
 
 /** What has no name in ejabberd: the top-level key `tidings`. */
@@ -98,7 +98,6 @@ export interface Config {
   readonly language: string
   /** Networks of proxies whose X-Forwarded-For is believed. */
   readonly trustedProxies: readonly string[]
-  readonly tlsOptions: TlsOptions
   readonly tidings: TidingsOptions
   readonly limits: Limits
 }
@@ -157,6 +156,8 @@ export const globalTable: OptionTable<GlobalOptions> = {
   queue_dir: { type: text(), default: '', help: 'Unused: queues are in memory.', ignored: 'has no effect: queues are in memory.' },
 }
 
+const sharedTls = tlsTable('c2s_')
+
 /** Options that `host_config` may set for one host. */
 export const hostTable: OptionTable<HostOptions> = {
   language: { type: text(), default: 'en', help: 'Language of texts that the server writes.', ignored: 'has no effect: the server writes English.' },
@@ -165,8 +166,8 @@ export const hostTable: OptionTable<HostOptions> = {
   auth_scram_hash: { type: oneOf('sha', 'sha256', 'sha512'), default: 'sha', help: 'Keys are kept for every hash.', ignored: 'has no effect: keys are kept for SHA-1, SHA-256 and SHA-512.' },
   disable_sasl_mechanisms: { type: list(text()), default: [], help: 'SASL mechanisms that are never offered.' },
   resource_conflict: { type: oneOf('setresource', 'closeold', 'closenew', 'acceptnew'), default: 'acceptnew', help: 'What happens when a resource is already bound.' },
-  max_fsm_queue: { type: int({ min: 1 }), default: 0, help: 'Unused: connections are bounded by bytes.', ignored: 'has no effect: what waits for a connection is bounded by tidings.limits.outbound_bytes.' },
-  ...tlsTable('c2s_'),
+  max_fsm_queue: { type: int({ min: 1 }), default: 0, help: 'Stanzas waiting to be written to one connection, counted as 1 KiB each; beyond them it is closed.' },
+  ...sharedTls,
 }
 
 interface TidingsNames { data: string; metrics: unknown; archive_retention: number; upload: unknown; self_signed: boolean; limits: unknown }
@@ -262,6 +263,9 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
     const { entries, appended } = perHost.get(name) ?? { entries: [], appended: [] }
     const hostNode: MapNode = { kind: 'map', entries: [...entries, ...appended], file: root.file, line: root.line }
     const values = hostNode.entries.length === 0 ? globalHost : { ...globalHost, ...readTable(hostTable, hostNode.entries, `host_config.${name}`, problems, true) }
+    for (const { key, file: at, line } of hostNode.entries) {
+      if (key === 'max_fsm_queue' || Object.hasOwn(sharedTls, key)) report({ file: at, line }, `host_config.${name}.${key}`, 'warning', 'has no effect on one host: set it at the top level or on a listener.')
+    }
     if (hostNode.entries.length > 0) checkAuth(values, hostNode, `host_config.${name}.`, problems)
     const hostModules = entryOf({ ...hostNode, entries: [...entries] }, 'modules')?.value
     const modules = new Map(hostModules ? readModules(hostModules, problems) : globalModules)
@@ -294,10 +298,11 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
   const limitsSet = new Set(tidings.limitsSet)
   const allLimits: Limits = {
     ...limits,
+    ...(globalHost.max_fsm_queue > 0 && !limitsSet.has('outboundBytes') ? { outboundBytes: queueBytes(globalHost.max_fsm_queue) } : {}),
     ...(entryOf(root, 'negotiation_timeout') && !limitsSet.has('preAuthTimeoutMs') ? { preAuthTimeoutMs: globals.negotiation_timeout } : {}),
   }
   const c2sTls = readTls(globalHost, 'c2s_', folder, root, problems)
-  const { listen, certfiles: listenerCertfiles, tlsOptions } = readListeners(entryOf(root, 'listen'), { limits: allLimits, tlsOptions: c2sTls, folder, check: globalAccess.check, problems })
+  const { listen, certfiles: listenerCertfiles } = readListeners(entryOf(root, 'listen'), { limits: allLimits, c2sTls, folder, check: globalAccess.check, problems })
   const { metrics } = tidings.options
   const taken = metrics && metrics.port !== 0 ? listen.find((listener) => listener.unixPath === undefined && listener.port === metrics.port) : undefined
   if (taken) report(entryOf(root, 'tidings') ?? root, 'tidings.metrics.port', 'error', `"${taken.port}" is already opened by the listener at ${taken.file}:${taken.line}.`)
@@ -313,9 +318,8 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
     file, hosts, listen, certfiles, loglevel,
     language: globalHost.language,
     trustedProxies: globals.trusted_proxies === 'all' ? ['0.0.0.0/0', '::/0'] : globals.trusted_proxies,
-    tlsOptions,
     tidings: tidings.options,
-    limits: allLimits,
+    limits: { ...allLimits, outboundBytes: Math.max(allLimits.outboundBytes, ...listen.map((listener) => listener.outboundBytes)) },
     host(name) {
       const found = byHost.get(name)
       if (!found) throw new Error(`${name} is not a host of this server`)

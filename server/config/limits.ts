@@ -12,6 +12,7 @@ export interface Limits {
   // Connections
   readonly preAuthTimeoutMs: number
   readonly handshakeTimeoutMs: number
+  readonly proxyHeaderTimeoutMs: number
   readonly authTries: number
   readonly idlePingMs: number
   readonly idleCloseMs: number
@@ -36,7 +37,12 @@ export interface Limits {
   readonly accountCache: number
   // HTTP
   readonly httpConnections: number
+  readonly httpConnectionsPerAddress: number
   readonly httpHeaderBytes: number
+  readonly httpHeadersTimeoutMs: number
+  readonly httpIdleTimeoutMs: number
+  readonly httpKeepAliveMs: number
+  readonly httpBytesPerSecond: number
   readonly httpRequestTimeoutMs: number
   readonly uploadSlotsPerUser: number
   readonly uploadsInWork: number
@@ -53,10 +59,11 @@ export const limitTable: OptionTable<Limits> = {
   preAuthBytes: { type: bytes, default: 262_144, help: 'Bytes a connection may send in all before it has logged in.' },
   depth: { type: count, default: 100, help: 'Depth of elements in a stanza.' },
   attributes: { type: count, default: 100, help: 'Attributes of one element, namespace declarations included.' },
-  children: { type: count, default: 10_000, help: 'Elements in one stanza.' },
+  children: { type: count, default: 10_000, help: 'Elements in one stanza, at any depth; a listener may set max_stanza_elements.' },
 
   preAuthTimeoutMs: { type: time, default: 60_000, help: 'How long a connection may take to log in and bind; negotiation_timeout sets it too.' },
   handshakeTimeoutMs: { type: time, default: 20_000, help: 'How long a TLS handshake may take.' },
+  proxyHeaderTimeoutMs: { type: time, default: 10_000, help: 'How long the header of a PROXY protocol may take.' },
   authTries: { type: count, default: 5, help: 'Failed logins on one connection before it is closed.' },
   idlePingMs: { type: time, default: 300_000, help: 'Silence after which a session is asked whether it is still there.' },
   idleCloseMs: { type: time, default: 60_000, help: 'How long that answer may take before the connection is closed.' },
@@ -80,9 +87,14 @@ export const limitTable: OptionTable<Limits> = {
   pendingSubscriptions: { type: count, default: 500, help: 'Unanswered subscription requests kept for one account.' },
   accountCache: { type: count, default: 20_000, help: 'Accounts of which is kept in memory that they exist.' },
 
-  httpConnections: { type: count, default: 10_000, help: 'Open HTTP connections.' },
+  httpConnections: { type: count, default: 10_000, help: 'Open HTTP connections of one listener.' },
+  httpConnectionsPerAddress: { type: count, default: 256, help: 'Open HTTP connections from one address, trusted proxies and this machine excepted.' },
   httpHeaderBytes: { type: bytes, default: 16_384, help: 'Bytes of an HTTP request\'s headers.' },
-  httpRequestTimeoutMs: { type: time, default: 300_000, help: 'How long an HTTP request may take, its body included.' },
+  httpHeadersTimeoutMs: { type: time, default: 15_000, help: 'How long the headers of an HTTP request may take.' },
+  httpIdleTimeoutMs: { type: time, default: 120_000, help: 'Silence in the middle of an HTTP request or answer.' },
+  httpKeepAliveMs: { type: time, default: 15_000, help: 'Silence between two HTTP requests of one connection.' },
+  httpBytesPerSecond: { type: count, default: 1_024, help: 'Bytes a second that the body of an HTTP request has to bring, over as long as http_idle_timeout.' },
+  httpRequestTimeoutMs: { type: time, default: 86_400_000, help: 'How long an HTTP request may take, its body included.' },
   uploadSlotsPerUser: { type: count, default: 100, help: 'Upload slots one account may hold without having used them.' },
   uploadsInWork: { type: count, default: 1_000, help: 'Uploads going on at once.' },
 }

@@ -1,11 +1,14 @@
 /** Listeners: the list under `listen`. */
 import { isIP } from 'node:net'
+import { resolve } from 'node:path'
+import type { TlsChoices } from '../../lib/net/certificates.ts'
+import type { SocketRights } from '../../lib/net/listen.ts'
 import { type createAccess } from './access.ts'
-import { type ListenConfig, type ListenModule, type TlsOptions } from './config.ts'
+import { type ListenConfig, type ListenModule } from './config.ts'
 import { handlerNames, listenerNames, moduleNames, removedListenerNames, renamedModules } from './ejabberd-names.ts'
 import { type Limits } from './limits.ts'
 import { entryOf, show, textOf, toNode, type ConfigNode, type MapEntry, type MapNode } from './node.ts'
-import { accessRule, bool, int, list, map, oneOf, OptionError, parseOptions, shaperRule, size, text, type OptionTable, type OptionType } from './options.ts'
+import { accessRule, bool, int, list, map, oneOf, octal, OptionError, parseOptions, record, shaperRule, size, text, type OptionTable, type OptionType } from './options.ts'
 import { didYouMean, type Problem } from './problems.ts'
 import { readTls, tlsTable } from './tls.ts'
 
@@ -17,7 +20,7 @@ interface Common {
   accept_interval: number
   send_timeout: unknown
   backlog: number
-  unix_socket: unknown
+  unix_socket: SocketRights
   use_proxy_protocol: boolean
 }
 
@@ -64,9 +67,19 @@ const ip: OptionType<string> = {
   },
 }
 
+/** What one stanza counts as where ejabberd counts stanzas. */
+const STANZA_BYTES_TYPICAL = 1024
+const QUEUE_BYTES_MIN = 1_048_576
+
 const tlsNames = tlsTable('c2s_')
 const anyValue: OptionType<unknown> = { expects: 'any value', parse: (node) => node }
 const elements = int({ min: 1, infinity: true })
+
+const unixSocketTable: OptionTable<SocketRights> = {
+  mode: { type: octal(), default: undefined, help: 'Permissions, such as "0660"; by default what the process\'s umask leaves.' },
+  owner: { type: int(), default: undefined, help: 'Number of the user who owns it.' },
+  group: { type: int(), default: undefined, help: 'Number of its group.' },
+}
 
 const common: OptionTable<Common> = {
   port: { type: port, default: 0, help: 'TCP port, or unix:/path.' },
@@ -76,8 +89,8 @@ const common: OptionTable<Common> = {
   accept_interval: { type: int(), default: 0, help: 'Unused.', ignored: 'has no effect: connections are accepted as they come, up to tidings.limits.connections.' },
   send_timeout: { type: anyValue, default: undefined, help: 'Unused.', ignored: 'has no effect: a slow reader is closed when tidings.limits.outbound_bytes is reached.' },
   backlog: { type: int({ min: 1 }), default: 511, help: 'Connections waiting to be accepted.' },
-  unix_socket: { type: anyValue, default: undefined, help: 'Unused.', ignored: 'has no effect: the socket gets the process\'s own rights.' },
-  use_proxy_protocol: { type: bool(), default: false, help: 'The PROXY protocol is not spoken.' },
+  unix_socket: { type: record(unixSocketTable), default: {}, help: 'Rights of a Unix socket: mode (octal), owner and group (numbers).' },
+  use_proxy_protocol: { type: bool(), default: false, help: 'Whether each connection begins with a header of the PROXY protocol, version 1 or 2. Let nobody but the proxy reach such a listener.' },
 }
 
 const tlsTableOfListener: OptionTable<Pick<Listener, 'tls' | 'certfile' | 'ciphers' | 'dhfile' | 'cafile' | 'protocol_options' | 'tls_compression'>> = {
@@ -101,10 +114,10 @@ const clientTable: OptionTable<Omit<Listener, 'request_handlers' | 'custom_heade
   tls_verify: { type: bool(), default: false, help: 'Client certificates are not asked for.' },
   allow_unencrypted_sasl2: { type: bool(), default: false, help: 'Unused.' },
   max_stanza_size: { type: size({ min: 1 }), default: 0, help: 'Bytes of one stanza after login.' },
-  max_stanza_elements: { type: elements, default: Infinity, help: 'Elements of one stanza.', ignored: 'has no effect on one listener: set tidings.limits.children.' },
+  max_stanza_elements: { type: elements, default: 0, help: 'Elements of one stanza after login.' },
   pre_auth_max_stanza_size: { type: size({ min: 1 }), default: 0, help: 'Bytes of one element before login.' },
-  pre_auth_max_stanza_elements: { type: elements, default: Infinity, help: 'Elements of one stanza before login.', ignored: 'has no effect on one listener: set tidings.limits.children.' },
-  max_fsm_queue: { type: int({ min: 1 }), default: 0, help: 'Unused.', ignored: 'has no effect: what waits for a connection is bounded by tidings.limits.outbound_bytes.' },
+  pre_auth_max_stanza_elements: { type: elements, default: 0, help: 'Elements of one stanza before login.' },
+  max_fsm_queue: { type: int({ min: 1 }), default: 0, help: 'Stanzas waiting to be written to one connection, counted as 1 KiB each; beyond them it is closed.' },
 }
 
 const httpTable: OptionTable<Common & Pick<Listener, 'tls' | 'certfile' | 'ciphers' | 'dhfile' | 'cafile' | 'protocol_options' | 'tls_compression' | 'request_handlers' | 'custom_headers' | 'tag' | 'allow_unencrypted_sasl2'>> = {
@@ -127,18 +140,19 @@ const OLD_HANDLERS: Readonly<Record<string, readonly [string, string]>> = {
 
 export interface ListenContext {
   readonly limits: Limits
-  readonly tlsOptions: TlsOptions
+  /** The `c2s_…` options of the top level. */
+  readonly c2sTls: TlsChoices
   readonly folder: string
   readonly check: ReturnType<typeof createAccess>['check']
   readonly problems: Problem[]
 }
 
 /** Reads the list. Listeners of modules that this server does not have are reported and left out. */
-export function readListeners(entry: MapEntry | undefined, context: ListenContext): { listen: ListenConfig[]; certfiles: { path: string; at: { file: string; line: number } }[]; tlsOptions: TlsOptions } {
-  const { problems, tlsOptions } = context
+export function readListeners(entry: MapEntry | undefined, context: ListenContext): { listen: ListenConfig[]; certfiles: { path: string; at: { file: string; line: number } }[] } {
+  const { problems } = context
   const listen: ListenConfig[] = []
   const certfiles: { path: string; at: { file: string; line: number } }[] = []
-  if (!entry || (entry.value.kind === 'scalar' && entry.value.value === null)) return { listen, certfiles, tlsOptions }
+  if (!entry || (entry.value.kind === 'scalar' && entry.value.value === null)) return { listen, certfiles }
   const items = entry.value.kind === 'list' ? entry.value.items : [entry.value]
   for (const item of items) {
     if (item.kind !== 'map') {
@@ -151,20 +165,7 @@ export function readListeners(entry: MapEntry | undefined, context: ListenContex
     if (same) problems.push({ file: found.file, line: found.line, option: 'listen.port', level: 'error', text: `"${found.unixPath ?? `${found.ip}:${found.port}`}" is already opened by the listener at ${same.file}:${same.line}.` })
     else listen.push(found)
   }
-  return { listen, certfiles, tlsOptions: sharedTls(listen, context) }
-}
-
-/** Certificates are chosen by host, so their TLS options are the same everywhere: those of the first listener that sets any. */
-function sharedTls(listen: readonly ListenConfig[], { tlsOptions, problems }: ListenContext): TlsOptions {
-  const text = (options: TlsOptions): string => JSON.stringify([options.minVersion, options.maxVersion, options.ciphers, options.honorCipherOrder, options.dhFile])
-  const encrypted = listen.filter((listener) => listener.tls || listener.starttls)
-  const first = encrypted.find((listener) => text(listener.tlsOptions) !== text(tlsOptions))
-  if (!first) return tlsOptions
-  for (const other of encrypted) {
-    if (text(other.tlsOptions) === text(first.tlsOptions)) continue
-    problems.push({ file: other.file, line: other.line, option: 'listen.protocol_options', level: 'warning', text: `TLS options are the same for all listeners: those of the listener at ${first.file}:${first.line} are used.` })
-  }
-  return first.tlsOptions
+  return { listen, certfiles }
 }
 
 function readListener(node: MapNode, context: ListenContext, certfiles: { path: string; at: { file: string; line: number } }[]): ListenConfig | undefined {
@@ -196,10 +197,11 @@ function readListener(node: MapNode, context: ListenContext, certfiles: { path: 
     const item = entryOf(current, name)
     if (item && options[name]) report(item, `listen.${name}`, 'warning', name === 'zlib' ? 'has no effect: streams are not compressed.' : 'has no effect: client certificates are not asked for.')
   }
-  for (const name of ['max_stanza_size', 'pre_auth_max_stanza_size'] as const) {
+  const bounded = { max_stanza_size: 'stanza_bytes', pre_auth_max_stanza_size: 'pre_auth_stanza_bytes', max_stanza_elements: 'children', pre_auth_max_stanza_elements: 'children' } as const
+  for (const [name, limit] of Object.entries(bounded) as [keyof typeof bounded, string][]) {
     const item = entryOf(current, name)
     if (item && options[name] === Infinity) {
-      report(item, `listen.${name}`, 'warning', `"infinity" has no effect: there is always a limit, here tidings.limits.${name === 'max_stanza_size' ? 'stanza_bytes' : 'pre_auth_stanza_bytes'}.`)
+      report(item, `listen.${name}`, 'warning', `"infinity" has no effect: there is always a limit, here tidings.limits.${limit}.`)
       options[name] = 0
     }
   }
@@ -216,18 +218,18 @@ function readListener(node: MapNode, context: ListenContext, certfiles: { path: 
     if (!moduleNames.has(handler) && !handlerNames.has(handler)) report(line, 'listen.request_handlers', 'error', `"${written}" is not allowed here; expected the name of a request handler such as mod_http_upload.${didYouMean(written, [...moduleNames.keys(), ...handlerNames])}`)
     else handlers.set(pathOf(path), handler)
   }
-  const proxied = entryOf(current, 'use_proxy_protocol')
-  // Serving without it would take the header for the beginning of the stream.
-  if (proxied && options.use_proxy_protocol) report(proxied, 'listen.use_proxy_protocol', 'error', '"true" is not available: the PROXY protocol is not spoken; expected false.')
-  if (typeof options.port === 'string' && module === 'ejabberd_c2s') report(entryOf(current, 'port') ?? node, 'listen.port', 'error', `"unix:${options.port}" is available for ejabberd_http alone; expected a port from 0 to 65535.`)
-  const unixPath = typeof options.port === 'string' ? options.port : undefined
+  const unixPath = typeof options.port === 'string' ? resolve(context.folder, options.port) : undefined
+  const rights = entryOf(current, 'unix_socket')
+  if (rights && unixPath === undefined) report(rights, 'listen.unix_socket', 'warning', 'has no effect: port is not "unix:/path".')
   const tlsOptions = readTls({
     c2s_ciphers: options.ciphers ?? '', c2s_dhfile: options.dhfile ?? '', c2s_cafile: options.cafile ?? '',
     c2s_protocol_options: options.protocol_options ?? [], c2s_tls_compression: options.tls_compression ?? false,
-  }, '', context.folder, current, problems, context.tlsOptions)
+  }, '', context.folder, current, problems, module === 'ejabberd_c2s' ? context.c2sTls : undefined)
   return {
     port: typeof options.port === 'number' ? options.port : 0,
     unixPath,
+    unixSocket: options.unix_socket,
+    proxyProtocol: options.use_proxy_protocol,
     ip: options.ip,
     module: module satisfies ListenModule,
     tls: options.tls ?? false,
@@ -240,10 +242,18 @@ function readListener(node: MapNode, context: ListenContext, certfiles: { path: 
     shaper: options.shaper ?? 'none',
     maxStanzaBytes: options.max_stanza_size || limits.stanzaBytes,
     preAuthMaxStanzaBytes: options.pre_auth_max_stanza_size || Math.min(limits.preAuthStanzaBytes, options.max_stanza_size || Infinity),
+    maxStanzaElements: options.max_stanza_elements || limits.children,
+    preAuthMaxStanzaElements: options.pre_auth_max_stanza_elements || Math.min(limits.children, options.max_stanza_elements || Infinity),
+    outboundBytes: options.max_fsm_queue ? queueBytes(options.max_fsm_queue) : limits.outboundBytes,
     backlog: options.backlog,
     file: node.file,
     line: node.line,
   }
+}
+
+/** ejabberd counts what waits in stanzas, and we count bytes; not less than one stanza of any size fits. */
+export function queueBytes(stanzas: number): number {
+  return Math.max(QUEUE_BYTES_MIN, stanzas * STANZA_BYTES_TYPICAL)
 }
 
 function overlap(one: ListenConfig, other: ListenConfig): boolean {

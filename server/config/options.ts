@@ -70,6 +70,18 @@ export function int(range: { readonly min?: number; readonly max?: number; reado
   }
 }
 
+/** Permissions of a file in octal digits, such as `0660`. */
+export function octal(): OptionType<number | undefined> {
+  const expects = 'permissions in octal digits such as "0660"'
+  return {
+    expects,
+    parse(node) {
+      const written = textOf(node)?.replace(/^0o/, '') ?? ''
+      return /^0?[0-7]{1,3}$/.test(written) ? Number.parseInt(written, 8) : refuse(node, expects)
+    },
+  }
+}
+
 /** Any text; numbers and booleans are taken as written. */
 export function text(): OptionType<string> {
   const expects = 'a text'

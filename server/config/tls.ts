@@ -1,7 +1,8 @@
 /** TLS options by ejabberd's names, in the terms of `node:tls`. */
 import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { type TlsOptions } from './config.ts'
+import { createSecureContext } from 'node:tls'
+import { contextOptions, type TlsChoices } from '../../lib/net/certificates.ts'
 import { entryOf, show, textOf, type ConfigNode } from './node.ts'
 import { bool, list, text, type OptionTable, type OptionType } from './options.ts'
 import { OptionError } from './options.ts'
@@ -33,7 +34,7 @@ export function tlsTable(_prefix: 'c2s_'): OptionTable<TlsNames> {
   return {
     c2s_ciphers: { type: ciphers(), default: '', help: 'TLS ciphers in OpenSSL\'s notation.' },
     c2s_dhfile: { type: text(), default: '', help: 'File of Diffie-Hellman parameters.' },
-    c2s_cafile: { type: text(), default: '', help: 'Unused.', ignored: 'has no effect: client certificates are not asked for.' },
+    c2s_cafile: { type: text(), default: '', help: 'Unused.', ignored: 'has no effect: client certificates are not asked for, since SASL EXTERNAL is not available.' },
     c2s_protocol_options: { type: list(protocolOption), default: [], help: 'TLS versions that are off. TLS below 1.2 is always off (RFC 8996).' },
     c2s_tls_compression: { type: bool(), default: false, help: 'TLS compression is always off.' },
   }
@@ -46,7 +47,7 @@ function ciphers(): OptionType<string> {
 }
 
 /** The options of one place: the top level, or a listener whose names lack the prefix. `base` holds what is not set there. */
-export function readTls(options: TlsNames, prefix: string, folder: string, node: ConfigNode, problems: Problem[], base?: TlsOptions): TlsOptions {
+export function readTls(options: TlsNames, prefix: string, folder: string, node: ConfigNode, problems: Problem[], base?: TlsChoices): TlsChoices {
   const at = (name: string): { file: string; line: number; option: string } => {
     const entry = entryOf(node, `${prefix}${name}`)
     return { file: entry?.file ?? node.file, line: entry?.line ?? node.line, option: `${prefix === '' ? 'listen.' : prefix}${name}` }
@@ -72,9 +73,25 @@ export function readTls(options: TlsNames, prefix: string, folder: string, node:
         honorCipherOrder: flags.has('cipher_server_preference'),
       }
     : { minVersion: base.minVersion, maxVersion: base.maxVersion, honorCipherOrder: base.honorCipherOrder }
-  return {
-    ...versions,
-    ciphers: options.c2s_ciphers === '' ? base?.ciphers : options.c2s_ciphers,
-    dhFile: fileOf('dhfile', options.c2s_dhfile) ?? base?.dhFile,
+  const refusal = (choices: TlsChoices): string | undefined => {
+    try {
+      createSecureContext(contextOptions(choices))
+    } catch (error) {
+      return (error as Error).message
+    }
+    return undefined
   }
+  let ciphers = options.c2s_ciphers === '' ? base?.ciphers : options.c2s_ciphers
+  const badCiphers = options.c2s_ciphers === '' ? undefined : refusal({ ciphers })
+  if (badCiphers !== undefined) {
+    problems.push({ ...at('ciphers'), level: 'error', text: `"${options.c2s_ciphers}" is not allowed here; expected TLS ciphers in OpenSSL's notation (${badCiphers}).` })
+    ciphers = undefined
+  }
+  let dhFile = fileOf('dhfile', options.c2s_dhfile)
+  const badFile = dhFile === undefined ? undefined : refusal({ dhFile })
+  if (badFile !== undefined) {
+    problems.push({ ...at('dhfile'), level: 'error', text: `"${options.c2s_dhfile}" is not allowed here; expected a file of Diffie-Hellman parameters (${badFile}).` })
+    dhFile = undefined
+  }
+  return { ...versions, ciphers, dhFile: dhFile ?? base?.dhFile }
 }

@@ -27,7 +27,7 @@ describe('XEP-0363: HTTP File Upload', () => {
   let stop: (() => void | Promise<void>) | void
 
   async function start(changes: object = {}): Promise<void> {
-    http = createHttp({ contexts: undefined, log: createLog('silent') })
+    http = createHttp({ log: createLog('silent') })
     await http.listen({ port: 0, ip: '127.0.0.1', tls: false })
     storage = openMemory()
     features = []

@@ -6,7 +6,7 @@ import type { Jid } from '../../lib/jid.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { accessRule, anything, bool, duration, host as hostType, int, list, map, oneOf, shaperRule, size, text } from '../config/options.ts'
-import { HttpError, acceptBody, answer, corsHeaders } from '../http/http.ts'
+import { HttpError, acceptBody, answer, bodyOf, corsHeaders } from '../http/http.ts'
 import type { HttpPath } from '../http/routes.ts'
 import type { Key, Storage, Value } from '../storage/shapes.ts'
 import { type IqRequest, type Parts, defineExtension } from './extension.ts'
@@ -310,7 +310,7 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
       if ((await blobs.size(secret)) !== undefined) await blobs.delete(secret)
       acceptBody(request, response)
       try {
-        await blobs.put(secret, slot.size, request as AsyncIterable<Uint8Array>)
+        await blobs.put(secret, slot.size, bodyOf(request, limits))
       } catch (error) {
         if (request.destroyed && !request.complete) throw new HttpError(400, 'the upload broke off')
         const code = (error as NodeJS.ErrnoException).code

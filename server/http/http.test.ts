@@ -26,8 +26,8 @@ describe('HTTP', () => {
   afterEach(async () => { await http?.close(0) })
 
   async function start(options: Partial<HttpOptions> = {}, handlers?: ReadonlyMap<string, string>): Promise<{ http: Http; port: number; base: string }> {
-    http = createHttp({ contexts: undefined, log, ...options })
-    const { port } = await http.listen({ port: 0, ip: '127.0.0.1', tls: false, handlers })
+    http = createHttp({ log, ...options })
+    const { port } = await http.listen({ port: 0, ip: '127.0.0.1', tls: false, requestHandlers: handlers })
     return { http, port, base: `http://127.0.0.1:${port}` }
   }
 
@@ -97,7 +97,7 @@ describe('HTTP', () => {
     const dir = await mkdtemp(path.join(tmpdir(), 'http-'))
     try {
       const contexts = await createSecureContexts({ hosts: ['one.test', 'two.test'], certfiles: [], dataDir: dir })
-      http = createHttp({ contexts, log })
+      http = createHttp({ contexts: () => contexts, log })
       http.add('GET', '/', (_request, response) => { response.end('ok') })
       const { port } = await http.listen({ port: 0, ip: '127.0.0.1', tls: true })
       const names = await new Promise<string | undefined>((resolve, reject) => {

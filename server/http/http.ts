@@ -1,11 +1,14 @@
 /** The HTTP listeners: requests are limited, given to their routes, and answered whatever happens. */
-import { createServer as createPlainServer, type IncomingMessage, type Server, type ServerOptions, type ServerResponse, STATUS_CODES } from 'node:http'
-import { createServer as createTlsServer } from 'node:https'
-import { rm } from 'node:fs/promises'
+import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http'
 import { BlockList, isIP, type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
+import type { TLSSocketOptions } from 'node:tls'
 import { domainToASCII } from 'node:url'
-import type { SecureContexts } from '../../lib/net/certificates.ts'
+import { plainAddress } from '../../lib/net/addresses.ts'
+import { acceptTls, type SecureContexts, type TlsChoices } from '../../lib/net/certificates.ts'
+import { type ListenAddress, listenOn } from '../../lib/net/listen.ts'
+import { readProxyHeader } from '../../lib/net/proxy-protocol.ts'
+import { defaultLimits, type Limits } from '../config/limits.ts'
 import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import { HANDLER_PATHS, type HttpPath, type HttpRoutes, RouteTable, type UpgradeHandler } from './routes.ts'
@@ -35,44 +38,42 @@ export interface HttpLimits {
   readonly idleTimeoutMs: number
   /** Silence between two requests. */
   readonly keepAliveMs: number
+  readonly handshakeTimeoutMs: number
+  readonly proxyHeaderTimeoutMs: number
 }
 
-export const HTTP_LIMITS: HttpLimits = {
-  connections: 10_000,
-  connectionsPerAddress: 256,
-  headerBytes: 16_384,
-  headersTimeoutMs: 15_000,
-  // Long enough for a large upload over a slow line; silence is what ends a stalled one.
-  requestTimeoutMs: 1_800_000,
-  idleTimeoutMs: 120_000,
-  keepAliveMs: 15_000,
+/** The part of the limits that is for HTTP. */
+export function httpLimits(limits: Limits): HttpLimits {
+  return {
+    connections: limits.httpConnections, connectionsPerAddress: limits.httpConnectionsPerAddress, headerBytes: limits.httpHeaderBytes,
+    headersTimeoutMs: limits.httpHeadersTimeoutMs, requestTimeoutMs: limits.httpRequestTimeoutMs, idleTimeoutMs: limits.httpIdleTimeoutMs,
+    keepAliveMs: limits.httpKeepAliveMs, handshakeTimeoutMs: limits.handshakeTimeoutMs, proxyHeaderTimeoutMs: limits.proxyHeaderTimeoutMs,
+  }
 }
 
-export interface ListenerOptions {
-  /** 0 picks a free port. */
-  readonly port: number
-  readonly ip: string
-  /** Path of a Unix socket, in place of the port. */
-  readonly unixPath?: string | undefined
+export interface ListenerOptions extends ListenAddress {
   readonly tls: boolean
-  readonly backlog?: number
+  readonly tlsOptions?: TlsChoices
+  /** Whether each connection begins with a header of the PROXY protocol. */
+  readonly proxyProtocol?: boolean
   /** Paths and the handlers (ejabberd's module names) mounted there. Without it every route is served where it is. */
-  readonly handlers?: ReadonlyMap<string, string> | undefined
+  readonly requestHandlers?: ReadonlyMap<string, string> | undefined
   /** Sent with every answer. */
-  readonly headers?: ReadonlyMap<string, string> | undefined
-  readonly minVersion?: 'TLSv1' | 'TLSv1.1' | 'TLSv1.2' | 'TLSv1.3' | undefined
+  readonly customHeaders?: ReadonlyMap<string, string> | undefined
 }
 
 export interface HttpListener {
   readonly port: number
-  readonly address: string
   readonly secure: boolean
+  /** Connections and requests from now on get these options; where it listens stays. Throws when OpenSSL does not take its TLS options. */
+  update(options: ListenerOptions): void
   /** Stops accepting, lets requests in work end for `graceMs`, then closes their connections. */
   close(graceMs?: number): Promise<void>
 }
 
 export interface HttpOptions {
-  readonly contexts: SecureContexts | undefined
+  /** The certificates, asked for at each connection. */
+  readonly contexts?: (() => SecureContexts | undefined) | undefined
   readonly log: Log
   readonly metrics?: Metrics
   readonly limits?: Partial<HttpLimits>
@@ -81,6 +82,8 @@ export interface HttpOptions {
 }
 
 export interface Http extends HttpRoutes {
+  /** Believes these networks' forwarding headers from now on, in place of those of `HttpOptions.trustedProxies`. */
+  trust(networks: readonly string[]): void
   listen(options: ListenerOptions): Promise<HttpListener>
   close(graceMs?: number): Promise<void>
 }
@@ -92,23 +95,25 @@ interface Mount {
 
 /** The routes and their listeners; nothing listens until `listen` is called. */
 export function createHttp(options: HttpOptions): Http {
-  const limits: HttpLimits = { ...HTTP_LIMITS, ...options.limits }
-  const { log, contexts } = options
+  const limits: HttpLimits = { ...httpLimits(defaultLimits), ...options.limits }
+  const { log } = options
   const table = new RouteTable()
   const upgrades: { prefix: string; handler: UpgradeHandler }[] = []
-  const trusted = trustList(options.trustedProxies ?? [])
+  let trusted = trustList(options.trustedProxies ?? [])
   const open = new Set<HttpListener & { readonly mounts: readonly Mount[] | undefined }>()
+  /** Who is at the other end, of each connection that may ask. */
+  const peers = new WeakMap<Duplex, { readonly address: string; readonly secure: boolean }>()
   const answered = options.metrics?.counter('tidings_http_requests_total', 'HTTP requests answered', ['status'])
   const refused = options.metrics?.counter('tidings_http_refused_connections_total', 'HTTP connections refused because of a limit')
 
-  async function handle(request: IncomingMessage, response: ServerResponse, secure: boolean, mounts: readonly Mount[] | undefined, headers: ReadonlyMap<string, string> | undefined): Promise<void> {
+  async function handle(request: IncomingMessage, response: ServerResponse, mounts: readonly Mount[] | undefined, headers: ReadonlyMap<string, string> | undefined): Promise<void> {
     response.on('close', () => { answered?.inc(1, { status: `${Math.floor(response.statusCode / 100)}xx` }) })
     // A client that goes away is no error of ours.
     request.on('error', () => undefined)
     response.on('error', () => undefined)
     headers?.forEach((value, name) => { response.setHeader(name, value) })
     try {
-      const path = describe(request, secure, mounts)
+      const path = describe(request, mounts)
       const match = table.match(request.method ?? 'GET', path.path)
       if (match.kind === 'none') throw new HttpError(404)
       // RFC 9110 §15.5.6
@@ -129,15 +134,16 @@ export function createHttp(options: HttpOptions): Http {
     answer(request, response, known?.status ?? 500, known?.message ?? 'internal server error', known?.headers)
   }
 
-  function describe(request: IncomingMessage, secure: boolean, mounts: readonly Mount[] | undefined): HttpPath {
+  function describe(request: IncomingMessage, mounts: readonly Mount[] | undefined): HttpPath {
     const url = request.url ?? '/'
     const from = url.indexOf('?')
     const written = from === -1 ? url : url.slice(0, from)
     // RFC 9112 §3.2: origin form alone; `*` and absolute addresses are for proxies.
     if (!written.startsWith('/')) throw new HttpError(request.method === 'OPTIONS' && url === '*' ? 404 : 400)
     if (written.includes('\\') || written.split('/').some((part) => part === '..' || part === '.' || /^(%2e|\.){1,2}$/i.test(part))) throw new HttpError(400)
-    let address = plainAddress(request.socket.remoteAddress)
-    let encrypted = secure
+    const peer = peers.get(request.socket)
+    let address = peer?.address ?? ''
+    let encrypted = peer?.secure ?? false
     if (trusted(address)) {
       const forwarded = request.headers['x-forwarded-for']
       // The nearest address that is not a proxy of ours; what stands before it the client can invent.
@@ -165,10 +171,10 @@ export function createHttp(options: HttpOptions): Http {
     throw new HttpError(404)
   }
 
-  function onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer, secure: boolean, mounts: readonly Mount[] | undefined): void {
+  function onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer, mounts: readonly Mount[] | undefined): void {
     socket.on('error', () => undefined)
     try {
-      const path = describe(request, secure, mounts)
+      const path = describe(request, mounts)
       const found = upgrades.find(({ prefix }) => path.path === prefix || path.path === `${prefix}/`)
       if (found === undefined) throw new HttpError(404)
       if (socket instanceof Object && 'setTimeout' in socket) (socket as Socket).setTimeout(0)
@@ -180,30 +186,24 @@ export function createHttp(options: HttpOptions): Http {
     }
   }
 
-  function start(listener: ListenerOptions, mounts: readonly Mount[] | undefined): Server {
-    const serverOptions: ServerOptions = {
+  /** A server whose connections are taken on by `accept`, and come to HTTP when it is known who is at their other end. */
+  function start(mounts: () => readonly Mount[] | undefined, headers: () => ReadonlyMap<string, string> | undefined, accept: (socket: Socket, serve: (secured: Socket) => void) => void): Server {
+    const server = createServer({
       maxHeaderSize: limits.headerBytes,
       headersTimeout: limits.headersTimeoutMs,
-      requestTimeout: limits.requestTimeoutMs,
+      requestTimeout: Math.max(limits.requestTimeoutMs, limits.headersTimeoutMs),
       keepAliveTimeout: limits.keepAliveMs,
       connectionsCheckingInterval: Math.min(5_000, limits.headersTimeoutMs),
       noDelay: true,
-    }
-    let server: Server
-    if (listener.tls) {
-      if (contexts === undefined) throw new Error('an HTTPS listener needs certificates')
-      const tlsServer = createTlsServer({ ...serverOptions, ...contexts.pemFor(), SNICallback: contexts.sni, ALPNProtocols: ['http/1.1'], minVersion: listener.minVersion ?? 'TLSv1.2', handshakeTimeout: 10_000 })
-      const forget = contexts.onReload(() => { tlsServer.setSecureContext({ ...contexts.pemFor() }) })
-      tlsServer.on('close', forget)
-      tlsServer.on('tlsClientError', (_error, socket) => { socket.destroy() })
-      server = tlsServer
-    } else server = createPlainServer(serverOptions)
+    })
+    const listeners = server.listeners('connection')
+    server.removeAllListeners('connection')
+    server.on('connection', (socket: Socket) => accept(socket, (secured) => { for (const listener of listeners) listener.call(server, secured) }))
     server.maxConnections = limits.connections
     server.timeout = limits.idleTimeoutMs
     server.maxHeadersCount = 100
     server.on('drop', () => { refused?.inc() })
-    limitPerAddress(server, limits.connectionsPerAddress, trusted, () => { refused?.inc() })
-    const serve = (request: IncomingMessage, response: ServerResponse): void => { void handle(request, response, listener.tls, mounts, listener.headers) }
+    const serve = (request: IncomingMessage, response: ServerResponse): void => { void handle(request, response, mounts(), headers()) }
     server.on('request', serve)
     // A handler of PUT may refuse before the body is sent (`acceptBody`); for all others the body is asked for at once.
     server.on('checkContinue', (request, response) => {
@@ -211,13 +211,76 @@ export function createHttp(options: HttpOptions): Http {
       serve(request, response)
     })
     server.on('checkExpectation', (request, response) => { answer(request, response, 417) })
-    server.on('upgrade', (request, socket, head) => { onUpgrade(request, socket, head, listener.tls, mounts) })
+    server.on('upgrade', (request, socket, head) => { onUpgrade(request, socket, head, mounts()) })
     server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
       if (!socket.writable || error.code === 'ECONNRESET') return void socket.destroy()
       const status = error.code === 'HPE_HEADER_OVERFLOW' ? 431 : error.code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 408 : 400
       socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
     })
     return server
+  }
+
+  /** PROXY header, limit of the address and TLS of the connections of one listener. `close` ends those that have not come to HTTP. */
+  function createDoor(): { open(listener: ListenerOptions, socket: Socket, serve: (secured: Socket) => void): void; close(): void } {
+    const counts = new Map<string, number>()
+    const arriving = new Set<Socket>()
+    const refuse = (socket: Socket): void => {
+      refused?.inc()
+      socket.destroy()
+    }
+
+    function admit(listener: ListenerOptions, socket: Socket, address: string, serve: (secured: Socket) => void): void {
+      if (socket.destroyed) return
+      if (!isNear(address) && !trusted(address)) {
+        const count = counts.get(address) ?? 0
+        if (count >= limits.connectionsPerAddress) return refuse(socket)
+        counts.set(address, count + 1)
+        socket.once('close', () => {
+          const left = (counts.get(address) ?? 1) - 1
+          if (left <= 0) counts.delete(address)
+          else counts.set(address, left)
+        })
+      }
+      const begin = (secured: Socket): void => {
+        arriving.delete(socket)
+        peers.set(secured, { address, secure: listener.tls })
+        serve(secured)
+      }
+      if (!listener.tls) return begin(socket)
+      try {
+        const secured = acceptTls(socket, { ...tlsOptionsOf(listener), ALPNProtocols: ['http/1.1'] }, limits.handshakeTimeoutMs)
+        secured.on('error', () => undefined)
+        secured.once('secure', () => begin(secured))
+      } catch (error) {
+        log.error({ what: 'tls_not_available', error })
+        refuse(socket)
+      }
+    }
+
+    return {
+      open(listener, socket, serve) {
+        arriving.add(socket)
+        socket.once('close', () => arriving.delete(socket)).on('error', () => undefined)
+        if (listener.proxyProtocol !== true) return admit(listener, socket, plainAddress(socket.remoteAddress), serve)
+        readProxyHeader(
+          socket,
+          limits.proxyHeaderTimeoutMs,
+          ({ address }) => admit(listener, socket, plainAddress(address ?? socket.remoteAddress), serve),
+          (error) => {
+            log.warn({ what: 'proxy_header_refused', address: plainAddress(socket.remoteAddress), error: error.message })
+            refuse(socket)
+          },
+        )
+      },
+      close() { for (const socket of arriving) socket.destroy() },
+    }
+  }
+
+  /** Throws when there are no certificates, or OpenSSL does not take the listener's choices. */
+  function tlsOptionsOf(listener: ListenerOptions): TLSSocketOptions {
+    const contexts = options.contexts?.()
+    if (contexts === undefined) throw new Error('an HTTPS listener needs certificates')
+    return contexts.optionsFor(listener.tlsOptions)
   }
 
   const http: Http = {
@@ -239,21 +302,28 @@ export function createHttp(options: HttpOptions): Http {
       const prefix = path === undefined ? '' : listener.mounts?.find((mount) => mount.target === path)?.prefix ?? path
       return `${listener.secure ? 'https' : 'http'}://${name}${port}${prefix === '/' ? '' : prefix}`
     },
-    async listen(listener) {
-      const mounts = listener.handlers && mountsOf(listener.handlers)
-      const server = start(listener, mounts)
-      await bind(server, listener)
-      server.on('error', (error) => { log.error({ what: 'http_listener_failed', port: listener.port, error: error.message }) })
-      const bound = server.address()
+    trust(networks) { trusted = trustList(networks) },
+    async listen(options) {
+      let listener = options
+      let mounts = listener.requestHandlers && mountsOf(listener.requestHandlers)
+      if (listener.tls) tlsOptionsOf(listener)
+      const door = createDoor()
+      const server = start(() => mounts, () => listener.customHeaders, (socket, serve) => door.open(listener, socket, serve))
+      const port = await listenOn(server, listener)
+      server.on('error', (error) => { log.error({ what: 'http_listener_failed', port, error: error.message }) })
       const entry = {
-        port: typeof bound === 'object' && bound !== null ? bound.port : 0,
-        address: typeof bound === 'object' && bound !== null ? bound.address : listener.unixPath ?? '',
-        secure: listener.tls,
-        mounts,
+        port,
+        get secure() { return listener.tls },
+        get mounts() { return mounts },
+        update(next: ListenerOptions) {
+          if (next.tls) tlsOptionsOf(next)
+          listener = next
+          mounts = next.requestHandlers && mountsOf(next.requestHandlers)
+        },
         async close(graceMs = 2_000) {
           open.delete(entry)
+          door.close()
           await closeServer(server, graceMs)
-          if (listener.unixPath !== undefined) await rm(listener.unixPath, { force: true })
         },
       }
       open.add(entry)
@@ -285,13 +355,39 @@ export function acceptBody(request: IncomingMessage, response: ServerResponse): 
   if (request.method === 'PUT' && request.headers.expect?.toLowerCase() === '100-continue') response.writeContinue()
 }
 
-/** The whole body; throws 413 as soon as it is known to be longer than `maxBytes`. */
-export async function readBody(request: IncomingMessage, response: ServerResponse, maxBytes: number): Promise<Buffer> {
+/** How fast a body has to come. */
+export type BodyPace = Pick<Limits, 'httpIdleTimeoutMs' | 'httpBytesPerSecond'>
+
+/**
+ * The body in pieces. Throws 408 when the client is too slow: of the time that we wait for it, each stretch as long as the idle
+ * timeout has to bring the bytes of the minimum rate. The time that the reader takes is not the client's.
+ */
+export async function* bodyOf(request: IncomingMessage, pace: BodyPace = defaultLimits): AsyncGenerator<Buffer, void, undefined> {
+  const enough = (pace.httpBytesPerSecond * pace.httpIdleTimeoutMs) / 1000
+  let waitedMs = 0
+  let bytes = 0
+  let since = performance.now()
+  // Unread, the request can still be answered.
+  for await (const part of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
+    waitedMs += performance.now() - since
+    bytes += part.length
+    if (waitedMs >= pace.httpIdleTimeoutMs) {
+      if (bytes < enough) throw new HttpError(408, 'the body comes too slowly')
+      waitedMs = 0
+      bytes = 0
+    }
+    yield part
+    since = performance.now()
+  }
+}
+
+/** The whole body; throws 413 as soon as it is known to be longer than `maxBytes`, and as `bodyOf`. */
+export async function readBody(request: IncomingMessage, response: ServerResponse, maxBytes: number, pace?: BodyPace): Promise<Buffer> {
   if (Number(request.headers['content-length'] ?? 0) > maxBytes) throw new HttpError(413)
   acceptBody(request, response)
   const parts: Buffer[] = []
   let length = 0
-  for await (const part of request as AsyncIterable<Buffer>) {
+  for await (const part of bodyOf(request, pace)) {
     length += part.length
     if (length > maxBytes) throw new HttpError(413)
     parts.push(part)
@@ -320,7 +416,7 @@ export interface HealthOptions {
 
 /** The listener for operators: `/metrics` for Prometheus and `/health` (503 when not healthy). Nothing of it is public. */
 export async function listenHealth(options: HealthOptions): Promise<HttpListener> {
-  const http = createHttp({ contexts: undefined, log: options.log, limits: { connections: 100, requestTimeoutMs: 10_000, headersTimeoutMs: 5_000, idleTimeoutMs: 30_000 } })
+  const http = createHttp({ log: options.log, limits: { connections: 100, requestTimeoutMs: 10_000, headersTimeoutMs: 5_000, idleTimeoutMs: 30_000 } })
   http.add('GET', '/metrics', async (request, response) => {
     const text = await options.metrics.render()
     response.writeHead(200, { 'Content-Type': options.metrics.contentType, 'Content-Length': Buffer.byteLength(text), 'Cache-Control': 'no-store' })
@@ -344,19 +440,6 @@ function mountsOf(handlers: ReadonlyMap<string, string>): Mount[] {
     .sort((a, b) => b.prefix.length - a.prefix.length)
 }
 
-async function bind(server: Server, listener: ListenerOptions): Promise<void> {
-  if (listener.unixPath !== undefined) await rm(listener.unixPath, { force: true })
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject)
-    server.once('listening', () => {
-      server.off('error', reject)
-      resolve()
-    })
-    if (listener.unixPath !== undefined) server.listen({ path: listener.unixPath, backlog: listener.backlog ?? 511 })
-    else server.listen({ port: listener.port, host: listener.ip, backlog: listener.backlog ?? 511 })
-  })
-}
-
 async function closeServer(server: Server, graceMs: number): Promise<void> {
   const closed = new Promise<void>((resolve) => { server.close(() => resolve()) })
   server.closeIdleConnections()
@@ -365,24 +448,9 @@ async function closeServer(server: Server, graceMs: number): Promise<void> {
   clearTimeout(timer)
 }
 
-function limitPerAddress(server: Server, limit: number, exempt: (address: string) => boolean, refused: () => void): void {
-  const counts = new Map<string, number>()
-  server.on('connection', (socket: Socket) => {
-    const address = plainAddress(socket.remoteAddress)
-    if (address === '' || address === '::1' || address.startsWith('127.') || exempt(address)) return
-    const count = (counts.get(address) ?? 0) + 1
-    if (count > limit) {
-      refused()
-      socket.destroy()
-      return
-    }
-    counts.set(address, count)
-    socket.once('close', () => {
-      const left = (counts.get(address) ?? 1) - 1
-      if (left <= 0) counts.delete(address)
-      else counts.set(address, left)
-    })
-  })
+/** Connections of this machine are not limited by address: often they are those of a proxy. A Unix socket has no address. */
+function isNear(address: string): boolean {
+  return address === '' || address === '::1' || address.startsWith('127.')
 }
 
 function trustList(entries: readonly string[]): (address: string) => boolean {
@@ -403,11 +471,6 @@ function trustList(entries: readonly string[]): (address: string) => boolean {
     const version = isIP(address)
     return version !== 0 && list.check(address, version === 6 ? 'ipv6' : 'ipv4')
   }
-}
-
-/** IPv4 addresses without the prefix that dual-stack sockets give them. */
-function plainAddress(address: string | undefined): string {
-  return address === undefined ? '' : address.replace(/^::ffff:(?=\d+\.)/i, '')
 }
 
 function hostName(header: string | undefined): string {

@@ -234,7 +234,7 @@ async function serve(options: Options): Promise<number> {
   const reload = async (): Promise<readonly string[]> => {
     const problems: string[] = []
     const next = await readConfig(options, (line) => problems.push(line))
-    await server.reload(next)
+    problems.push(...await server.reload(next))
     config = next
     return problems
   }
@@ -294,9 +294,9 @@ async function serve(options: Options): Promise<number> {
 /** What to do next, for the person who started it. */
 function welcome(server: Server, config: Config, options: Options): string {
   const lines = [`Tidings ${version()} serves ${config.hosts.join(', ')}; data in ${server.dataDir}`]
-  for (const { module, port, ip, tls } of server.ports) {
+  for (const { module, port, ip, unixPath, tls } of server.ports) {
     const what = module === 'ejabberd_c2s' ? `clients${tls ? ' (TLS)' : ''}` : module === 'ejabberd_http' ? `http${tls ? 's' : ''}` : module
-    lines.push(`  listening for ${what} on ${ip.includes(':') ? `[${ip}]` : ip}:${port}`)
+    lines.push(`  listening for ${what} on ${unixPath ?? `${ip.includes(':') ? `[${ip}]` : ip}:${port}`}`)
   }
   for (const host of server.certificates?.selfSigned ?? []) {
     lines.push(`  certificate of ${host} is self-signed, SHA-256 ${server.certificates?.certificateFor(host).fingerprint256 ?? ''}`)
