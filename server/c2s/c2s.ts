@@ -241,8 +241,7 @@ export class C2s implements AsyncDisposable {
     const { management } = session
     if (management === undefined) return
     this.#resumable.set(management.id, session)
-    this.#parts.storage.streams.open(management.id, session.owner, session.jid.resource, session.snapshot())
-    for (const { seq, stanza } of management.queue) this.#parts.storage.streams.push(management.id, seq, stanza.bytes())
+    session.storeStream()
   }
 
   resumableSession(id: string): { session: Session; restarted: boolean } | undefined {

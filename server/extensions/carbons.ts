@@ -45,6 +45,10 @@ export const carbons = defineExtension({
       sessionOf(request).set(CARBONS, undefined)
     })
 
+    hooks.copied((delivery, session) => {
+      const since = session.setAt(CARBONS)
+      return since !== undefined && since < delivery.id && isEligible(delivery.stanza) && !isFromOccupant(delivery)
+    })
     hooks.copy((delivery) => {
       if (delivery.noCopy || delivery.stanza.name !== 'message') return
       const { from, to, reached } = delivery

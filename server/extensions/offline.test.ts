@@ -2,7 +2,7 @@ import { expect } from 'chai'
 import { Jid } from '../../lib/jid.ts'
 import { nextMessageId, timeOfMessageId } from '../../lib/stanza/ids.ts'
 import { readStanza } from '../../lib/stanza/read.ts'
-import { makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
+import { makeStanza } from '../../lib/stanza/stanza.ts'
 import { HookRunner } from '../router/hook-runner.ts'
 import type { Delivery } from '../router/hooks.ts'
 import { Gate } from '../sessions/gate.ts'
@@ -34,11 +34,8 @@ function setUp(options: Partial<OfflineOptions> = {}, max: number | undefined = 
     const session: Session = new Session(Jid.parse(`${OWNER}/${kind}`), { address: '', secure: true, backlog: 0, write: (bytes) => { written.push(bytes.toString()) }, close() {} }, {
       storage, gate,
       whileInactive: () => 'send',
-      ended: (_session, undelivered: readonly Stanza[]) => {
-        for (const stanza of undelivered) {
-          const stamped = /id='(\w{14})'\/>/.exec(stanza.toString())?.[1]
-          hooks.runUndeliverable(delivery('', 'chat', { stanza, ...(stamped && { id: stamped, time: timeOfMessageId(stamped) as number }) }))
-        }
+      ended: (_session, undelivered) => {
+        for (const { stanza, id } of undelivered) hooks.runUndeliverable(delivery('', 'chat', { stanza, accepted: true, ...(id !== undefined && { id, time: timeOfMessageId(id) as number }) }))
       },
       detached() {},
       limits: { outboundBytes: 1e6, held: 10 },
@@ -119,20 +116,42 @@ describe('offline messages (XEP-0160)', () => {
     expect(bodies(next.messages()).sort()).to.deep.equal(['1', '2'])
   })
 
-  it('are neither lost nor doubled when the session cannot take them all', async () => {
-    const { store, bind, available, storage, count } = setUp({}, 20)
+  it('are more than a session may have unacknowledged, and count again as offline when it ends', async () => {
+    const { store, delivery, bind, available, storage, count } = setUp({}, 9)
     for (let i = 0; i < 9; i++) {
       const id = nextMessageId()
       store(`<body>${i}</body>${i % 2 ? stamped(id) : ''}`, 'chat', { id, time: timeOfMessageId(id) as number })
     }
-    const { session } = bind('resumable', 3)
+    const { session, messages } = bind('resumable', 3)
     available(session)
+    await storage.committed()
+    expect(bodies(messages())).to.deep.equal(['0', '1', '2', '3', '4', '5', '6', '7', '8'])
+    for (const body of ['9', 'a', 'b']) {
+      const live = delivery(`<body>${body}</body>`)
+      session.send(live.stanza, { id: live.id })
+    }
+    expect(session.ended).to.equal(false)
+    const last = delivery('<body>c</body>')
+    session.send(last.stanza, { id: last.id })
     expect(session.ended).to.equal(true)
-    expect(count()).to.equal(9)
-    const next = bind('resumable')
+    expect(count()).to.equal(13)
+    expect(store('<body>refused</body>')).to.equal(false)
+    const next = bind('resumable', 3)
     available(next.session)
     await storage.committed()
-    expect(bodies(next.messages()).sort()).to.deep.equal(['0', '1', '2', '3', '4', '5', '6', '7', '8'])
+    expect(bodies(next.messages())).to.deep.equal(['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c'])
+  })
+
+  it('keep the limits of a session open once they are acknowledged', () => {
+    const { store, delivery, bind, available } = setUp({}, 9)
+    for (let i = 0; i < 5; i++) store(`<body>${i}</body>`)
+    const { session } = bind('resumable', 3)
+    available(session)
+    session.acknowledged(5)
+    for (let i = 0; i < 3; i++) session.send(delivery('<body>live</body>').stanza)
+    expect(session.ended).to.equal(false)
+    session.send(delivery('<body>live</body>').stanza)
+    expect(session.ended).to.equal(true)
   })
 
   it('wait for a priority that is not negative, and for clients that fetch them themselves (XEP-0013)', async () => {

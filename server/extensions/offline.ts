@@ -35,7 +35,7 @@ export const offline = defineExtension({
   features: ['msgoffline'],
   needs: ['host', 'hooks', 'storage', 'access', 'metrics', 'log'],
   options: {
-    access_max_user_messages: { type: shaperRule(), default: 'max_user_offline_messages', help: 'How many messages are kept for an account: the name of a shaper rule, or a number.' },
+    access_max_user_messages: { type: shaperRule(), default: 'max_user_offline_messages', help: 'How many messages are kept for an account: the name of a shaper rule, or a number. What comes back from a session that ended is kept beyond it.' },
     store_empty_body: { type: oneOf('true', 'false', 'unless_chat_state'), default: 'unless_chat_state', help: 'Whether messages without a body are kept.' },
     store_groupchat: { type: bool(), default: false, help: 'Keep messages of type groupchat.' },
     bounce_groupchat: { type: bool(), default: false, help: 'Answer messages of type groupchat that are not kept with an error.' },
@@ -65,7 +65,8 @@ export const offline = defineExtension({
       }
       // Back from a session that ended before the message could leave the queue: it just stays.
       if (leaving.get(owner)?.delete(delivery.id) === true) return true
-      if (queue.count(owner) >= limitFor(access.value(options.access_max_user_messages, { jid: delivery.to }), options.access_max_user_messages)) {
+      // What was accepted once stays: whoever sent it thinks that it is safe.
+      if (delivery.accepted !== true && queue.count(owner) >= limitFor(access.value(options.access_max_user_messages, { jid: delivery.to }), options.access_max_user_messages)) {
         log.info({ what: 'offline_queue_full', owner })
         refused.inc()
         return false // RFC 6121 §8.5.2.2.1: service-unavailable
@@ -100,7 +101,7 @@ export const offline = defineExtension({
           return
         }
         try {
-          session.send(readStanza(entry.bytes), { durable: true })
+          session.send(readStanza(entry.bytes), { durable: true, id: entry.id, kept: true })
         } catch (error) {
           log.error({ what: 'offline_message_unreadable', owner, id: entry.id, error })
         }

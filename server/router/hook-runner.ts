@@ -12,6 +12,7 @@ export class HookRunner implements Hooks {
   readonly #stampIncoming: Handler[] = []
   readonly #store: Handler[] = []
   readonly #copy: Handler[] = []
+  readonly #copied: ((delivery: Delivery, session: Session) => boolean)[] = []
   readonly #undeliverable: ((delivery: Delivery) => boolean)[] = []
   readonly #whileInactive: ((session: Session, stanza: Stanza) => 'hold' | 'drop' | 'send' | undefined)[] = []
   readonly #bound: ((session: Session) => void)[] = []
@@ -29,6 +30,7 @@ export class HookRunner implements Hooks {
   stampIncoming(handler: Handler): void { this.#stampIncoming.push(handler) }
   store(handler: Handler): void { this.#store.push(handler) }
   copy(handler: Handler): void { this.#copy.push(handler) }
+  copied(handler: (delivery: Delivery, session: Session) => boolean): void { this.#copied.push(handler) }
   undeliverable(handler: (delivery: Delivery) => boolean): void { this.#undeliverable.push(handler) }
   whileInactive(handler: (session: Session, stanza: Stanza) => 'hold' | 'drop' | 'send' | undefined): void { this.#whileInactive.push(handler) }
   bound(handler: (session: Session) => void): void { this.#bound.push(handler) }
@@ -51,6 +53,10 @@ export class HookRunner implements Hooks {
   runCheckIncoming(delivery: Delivery): void { for (const handler of this.#checkIncoming) handler(delivery) }
   runStore(delivery: Delivery): void { for (const handler of this.#store) handler(delivery) }
   runCopy(delivery: Delivery): void { for (const handler of this.#copy) handler(delivery) }
+  runCopied(delivery: Delivery, session: Session): boolean {
+    for (const handler of this.#copied) if (handler(delivery, session)) return true
+    return false
+  }
   runUndeliverable(delivery: Delivery): boolean {
     for (const handler of this.#undeliverable) if (handler(delivery)) return true
     return false

@@ -34,6 +34,8 @@ export interface Delivery {
   archivedTo: boolean
   /** Whether it must be on stable storage before anybody sees it; set by whoever writes it. */
   durable: boolean
+  /** It was accepted before, and comes back from a session that is over: no limit refuses it now. */
+  readonly accepted?: boolean
   /** The sessions it went to, for `copy`. */
   readonly reached: Session[]
 }
@@ -51,6 +53,8 @@ export interface Hooks {
   store(handler: Handler): void
   /** After delivery to the addressed sessions: copies for other sessions of the sender and of the recipient. Messages only. */
   copy(handler: Handler): void
+  /** Whether this session got a copy of the message when it was delivered to others. Asked when one of these is over and had not got it. */
+  copied(handler: (delivery: Delivery, session: Session) => boolean): void
   /** No session took this message (RFC 6121 §8.5.2.2): true when the handler did. Otherwise the router answers as the RFC says. */
   undeliverable(handler: (delivery: Delivery) => boolean): void
 

@@ -3,12 +3,13 @@
  * Everything here is synchronous, so that all that one stanza writes is committed together.
  */
 import { Jid } from '../../lib/jid.ts'
+import { withDelay } from '../../lib/stanza/delay.ts'
 import { nextMessageId, timeOfLastId, timeOfMessageId } from '../../lib/stanza/ids.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { errorReply, makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
 import type { Host } from '../host.ts'
 import type { Log } from '../log.ts'
-import type { Session } from '../sessions/session.ts'
+import type { Session, Undelivered } from '../sessions/session.ts'
 import type { SessionRegistry } from '../sessions/sessions.ts'
 import type { PendingIqs } from './iq.ts'
 import type { Delivery } from './hooks.ts'
@@ -132,7 +133,7 @@ export class Router {
     if (targets.length > 0) {
       for (const target of targets) {
         delivery.reached.push(target)
-        target.send(delivery.stanza, { durable: delivery.durable })
+        target.send(delivery.stanza, { durable: delivery.durable, id: delivery.archivedTo ? undefined : delivery.id })
       }
     } else if (type !== 'error' && !toHost.hooks.runUndeliverable(delivery) && type !== 'headline' && !delivery.archivedTo) {
       throw new StanzaError('service-unavailable') // RFC 6121 §8.5.2.2
@@ -271,36 +272,41 @@ export class Router {
     else void this.route(reply)
   }
 
-  /** Messages that a session took with it when it ended: to the account's other sessions, or offline (XEP-0198 §5). */
-  undelivered(session: Session, stanzas: readonly Stanza[]): void {
+  /** What a session took with it when it ended is treated as if it had come for a resource that is not there (XEP-0198 §4). */
+  undelivered(session: Session, undelivered: readonly Undelivered[]): void {
     const host = this.#parts.hosts.get(session.host)
     if (host === undefined) return
-    for (const stanza of stanzas) {
-      if (stanza.name === 'iq' && (stanza.type === 'get' || stanza.type === 'set')) {
-        this.bounce(stanza, new StanzaError('recipient-unavailable'))
-        continue
-      }
-      if (stanza.name !== 'message' || stanza.type === 'error' || stanza.type === 'headline') continue
-      const from = Jid.tryParse(stanza.from ?? '')
-      // Copies (XEP-0280) and results (XEP-0313) come from the account itself and are history already.
-      if (from === undefined || (from.bare === session.owner && stanza.find('sent', 'urn:xmpp:carbons:2') !== undefined) || stanza.find('received', 'urn:xmpp:carbons:2') !== undefined || stanza.find('result', 'urn:xmpp:mam:2') !== undefined) continue
-      const stamp = stanzaIdOf(stanza, session.owner)
-      const time = stamp === undefined ? undefined : timeOfMessageId(stamp)
-      const others = this.#parts.sessions.available(session.owner)
-      if (others.length > 0) {
-        const toAll = !(stanza.to ?? '').includes('/')
-        for (const other of others) {
-          // Those that were here have had it (RFC 6121 §8.5.2.1), or a copy of it (XEP-0280).
-          if (toAll && time !== undefined && other.availableSince < time) continue
-          if (other.get('carbons') === true && (time === undefined || other.setAt('carbons') < time)) continue
-          other.send(stanza, { durable: true })
-        }
-        continue
-      }
-      const base = this.#delivery(stanza, from, session.jid, undefined)
-      const delivery: Delivery = { ...base, ...(stamp !== undefined ? { id: stamp, time: timeOfMessageId(stamp) ?? base.time } : {}) }
-      if (!host.hooks.runUndeliverable(delivery) && stamp === undefined) this.bounce(stanza, new StanzaError('recipient-unavailable'))
+    for (const { stanza, id } of undelivered) {
+      // RFC 6121 §8.5.3.2.3
+      if (stanza.name === 'iq' && (stanza.type === 'get' || stanza.type === 'set')) this.bounce(stanza, new StanzaError('service-unavailable'))
+      else if (stanza.name === 'message') this.#handBack(host, session, stanza, id)
     }
+  }
+
+  #handBack(host: Host, session: Session, stanza: Stanza, givenId: string | undefined): void {
+    const { owner } = session
+    const { type } = stanza
+    if (type === 'error' || type === 'headline') return // RFC 6121 §8.5.3.2.1
+    const from = Jid.tryParse(stanza.from ?? '')
+    // Copies (XEP-0280) and results (XEP-0313) come from the account itself and are history already.
+    if (from === undefined || (from.bare === owner && stanza.find('sent', 'urn:xmpp:carbons:2') !== undefined) || stanza.find('received', 'urn:xmpp:carbons:2') !== undefined || stanza.find('result', 'urn:xmpp:mam:2') !== undefined) return
+    const stamp = stanzaIdOf(stanza, owner)
+    const base = this.#delivery(stanza, from, session.jid, undefined)
+    const id = stamp ?? givenId ?? base.id
+    const delivery: Delivery = { ...base, id, time: timeOfMessageId(id) ?? base.time, accepted: true }
+    // To one occupant's client alone: no other resource has joined with it.
+    const others = type === 'groupchat' ? NONE : this.#parts.sessions.available(owner)
+    if (others.length > 0) {
+      const toAll = !(stanza.to ?? '').includes('/')
+      const delayed = withDelay(stanza, host.name, delivery.time)
+      for (const other of others) {
+        // Those that were here have had it (RFC 6121 §8.5.2.1), or a copy of it.
+        if ((toAll && (other.availableFrom ?? id) < id) || host.hooks.runCopied(delivery, other)) continue
+        other.send(delayed, { durable: true, id: stamp === undefined ? id : undefined })
+      }
+      return
+    }
+    if (!host.hooks.runUndeliverable(delivery) && stamp === undefined) this.bounce(stanza, new StanzaError('service-unavailable'))
   }
 }
 

@@ -39,6 +39,7 @@ describe('a session that is resumed', () => {
     return server.server.sessions.get('juliet@localhost/balcony')?.management as Management
   }
 
+  /** Logs in, and loses the connection. */
   async function away(): Promise<ResumeState> {
     const { client } = await open('juliet')
     client.send('<presence/>')
@@ -46,6 +47,8 @@ describe('a session that is resumed', () => {
     const state = client.resumeState()
     client.destroy()
     await client.closed
+    // Until the server knows too, what the client said last may be on its way.
+    await until(() => session()?.connected !== true)
     return state
   }
 
@@ -236,3 +239,11 @@ describe('a session that is resumed', () => {
     await romeo.disconnect()
   })
 })
+
+async function until(so: () => boolean): Promise<void> {
+  const end = Date.now() + 5000
+  while (!so()) {
+    if (Date.now() > end) throw new Error('it never came to pass')
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+}

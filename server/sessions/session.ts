@@ -3,6 +3,7 @@
  * also across a restart of the process.
  */
 import type { Jid } from '../../lib/jid.ts'
+import { nextMessageId } from '../../lib/stanza/ids.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
 import type { Storage, StoredStream, Value } from '../storage/shapes.ts'
@@ -25,16 +26,41 @@ export interface SessionContext {
   readonly gate: Gate
   /** XEP-0352: asked for each stanza to an inactive session. */
   whileInactive(session: Session, stanza: Stanza): 'hold' | 'drop' | 'send'
-  /** The session is over: these messages never arrived. */
-  ended(session: Session, undelivered: readonly Stanza[]): void
+  /** The session is over: these stanzas never arrived. */
+  ended(session: Session, undelivered: readonly Undelivered[]): void
   detached(session: Session): void
   readonly limits: { readonly outboundBytes: number; readonly held: number; readonly unacknowledgedBytes?: number; readonly heldBytes?: number }
   now(): number
 }
 
-interface Unacknowledged {
-  readonly seq: number
+/** A stanza that never arrived. */
+export interface Undelivered {
   readonly stanza: Stanza
+  /** The id of its delivery, which tells when it came (lib/stanza/ids.ts); undefined when the stanza carries it (XEP-0359), or never had one. */
+  readonly id: string | undefined
+}
+
+interface Unacknowledged extends Undelivered {
+  readonly seq: number
+  /** The bytes by which it counts against the limits of the queue; 0 when it does not count at all. */
+  readonly size: number
+}
+
+/** A stanza that waits for its commit. */
+interface Gated extends Undelivered {
+  readonly ticket: number
+  readonly size: number
+}
+
+export interface SendOptions {
+  /** It was written to storage in this turn and is shown only after the commit. */
+  readonly durable?: boolean
+  /** Not worth keeping for a restart (presence never is). */
+  readonly volatile?: boolean
+  /** The id of its delivery, unless the stanza carries it as its stanza-id. */
+  readonly id?: string | undefined
+  /** It comes out of the offline queue, which has a limit of its own; the session's does not count it. */
+  readonly kept?: boolean
 }
 
 /** XEP-0198 counters of a session. */
@@ -63,6 +89,8 @@ export function createManagement(options: Pick<Management, 'id' | 'resumable' | 
 }
 
 const COUNTER = 2 ** 32
+/** Length of a delivery's id. */
+const ID_LENGTH = 14
 /** More than what a client can have received beyond what it is known to have acknowledged. */
 const UNSEEN = 2 ** 24
 const REQUEST_EVERY = 8
@@ -72,27 +100,26 @@ export class Session implements GateWaiter {
   readonly jid: Jid
   readonly owner: string
   readonly host: string
-  priority = 0
   /** Asked for its roster, so gets roster pushes (RFC 6121 §2.2). */
   interested = false
   active = true
   management: Management | undefined
   #presence: Stanza | undefined
-  /** When it became available, ms. */
-  #availableSince = 0
+  #priority = 0
+  #availableFrom: string | undefined
   #directed: Set<string> | undefined
   #carrier: Carrier | undefined
   #state: Map<string, Value> | undefined
-  /** When each value of the state was first set, ms. */
-  #setAt: Map<string, number> | undefined
+  #setAt: Map<string, string> | undefined
   #stateDirty = false
-  #gated: { ticket: number; stanza: Stanza }[] | undefined
+  #gated: Gated[] | undefined
   #held: Stanza[] | undefined
   #heldBytes = 0
-  /** Bytes of the unacknowledged stanzas. */
+  /** Unacknowledged stanzas that count against the limits, and their bytes. */
+  #queueCount = 0
   #queueBytes = 0
   /** Taken from the gated ones and being written at this moment. */
-  #ready: { readonly list: readonly { readonly stanza: Stanza }[]; next: number } | undefined
+  #ready: { readonly list: readonly Gated[]; next: number } | undefined
   /** Acknowledgements that wait for their commit. */
   #acks: { ticket: number; handled: number }[] | undefined
   #resuming = false
@@ -114,12 +141,26 @@ export class Session implements GateWaiter {
   /** The last broadcast presence that was not unavailable, `from` set. */
   get presence(): Stanza | undefined { return this.#presence }
   set presence(presence: Stanza | undefined) {
-    if (presence !== undefined && this.#presence === undefined) this.#availableSince = this.#context.now()
     this.#presence = presence
+    this.#noteAvailable()
   }
 
-  /** Since when the session has been available, ms. */
-  get availableSince(): number { return this.#availableSince }
+  get priority(): number { return this.#priority }
+  set priority(priority: number) {
+    this.#priority = priority
+    this.#noteAvailable()
+  }
+
+  /** Whether it gets what is sent to its account (RFC 6121 §8.5.2.1): available, with a priority that is not negative. */
+  get takesMessages(): boolean { return this.#presence !== undefined && this.#priority >= 0 }
+
+  /** It got the messages to its account whose ids are above this one; undefined when it gets none. */
+  get availableFrom(): string | undefined { return this.#availableFrom }
+
+  #noteAvailable(): void {
+    if (!this.takesMessages) this.#availableFrom = undefined
+    else this.#availableFrom ??= nextMessageId()
+  }
 
   get connected(): boolean { return this.#carrier !== undefined }
   get ended(): boolean { return this.#ended }
@@ -139,15 +180,15 @@ export class Session implements GateWaiter {
       this.#state?.delete(name)
       this.#setAt?.delete(name)
     } else {
-      if (this.#state?.has(name) !== true) (this.#setAt ??= new Map()).set(name, this.#context.now())
+      if (this.#state?.has(name) !== true) (this.#setAt ??= new Map()).set(name, nextMessageId())
       ;(this.#state ??= new Map()).set(name, value)
     }
     this.changed()
   }
 
-  /** Since when `name` has had a value, ms. */
-  setAt(name: string): number {
-    return this.#setAt?.get(name) ?? 0
+  /** `name` has had a value since before the messages whose ids are above this one; undefined when it has none. */
+  setAt(name: string): string | undefined {
+    return this.#setAt?.get(name)
   }
 
   /** Something changed that a restart must find again; written once at the end of the turn. */
@@ -172,7 +213,7 @@ export class Session implements GateWaiter {
       directed: this.#directed ? [...this.#directed] : [],
       resumeMs: this.management?.resumeMs,
       extra,
-      availableSince: this.#availableSince,
+      availableFrom: this.#availableFrom,
       setAt: this.#setAt ? Object.fromEntries(this.#setAt) : {},
     }
   }
@@ -182,12 +223,12 @@ export class Session implements GateWaiter {
     const from = state as { [key: string]: Value | undefined }
     const presence = from['presence']
     if (presence instanceof Uint8Array) this.#presence = parse(Buffer.from(presence))
-    this.#availableSince = Number(from['availableSince'] ?? 0)
+    if (typeof from['availableFrom'] === 'string') this.#availableFrom = from['availableFrom']
     const setAt = from['setAt']
     if (setAt !== null && typeof setAt === 'object') {
-      for (const [key, value] of Object.entries(setAt as { [key: string]: Value })) (this.#setAt ??= new Map()).set(key, Number(value))
+      for (const [key, value] of Object.entries(setAt as { [key: string]: Value })) (this.#setAt ??= new Map()).set(key, String(value))
     }
-    this.priority = Number(from['priority'] ?? 0)
+    this.#priority = Number(from['priority'] ?? 0)
     this.interested = from['interested'] === true
     this.active = from['active'] !== false
     const directed = from['directed']
@@ -205,18 +246,16 @@ export class Session implements GateWaiter {
     management.acknowledged = stream.acknowledged
     management.sent = sentOf(stream)
     for (const { seq, bytes } of stream.unacknowledged) {
-      const stanza = parse(bytes)
-      management.queue.push({ seq, stanza })
-      this.#queueBytes += sizeOf(stanza)
+      // As `store` wrote it.
+      const id = bytes[0] === 0x3c ? undefined : bytes.latin1Slice(0, ID_LENGTH)
+      const stanza = parse(id === undefined ? bytes : bytes.subarray(ID_LENGTH))
+      this.#enqueue(management, { seq, stanza, id, size: sizeOf(stanza) })
     }
     this.management = management
   }
 
-  /**
-   * Sends a stanza to the client. `durable`: it was written to storage in this turn and is shown only after the commit.
-   * `volatile`: not worth keeping for a restart (presence never is).
-   */
-  send(stanza: Stanza, options: { readonly durable?: boolean; readonly volatile?: boolean } = {}): void {
+  /** Sends a stanza to the client. */
+  send(stanza: Stanza, options: SendOptions = {}): void {
     if (this.#ended) return
     if (!this.active) {
       const verdict = this.#context.whileInactive(this, stanza)
@@ -231,7 +270,7 @@ export class Session implements GateWaiter {
       }
       if (this.#held !== undefined) this.flushHeld()
     }
-    this.#push(stanza, options.durable === true, options.volatile === true)
+    this.#push(stanza, options)
   }
 
   /** Stanzas held back while the client is inactive, for the extension that merges them. */
@@ -243,22 +282,23 @@ export class Session implements GateWaiter {
     if (held === undefined) return
     this.#held = undefined
     this.#heldBytes = 0
-    for (const stanza of held) this.#push(stanza, false, false)
+    for (const stanza of held) this.#push(stanza, {})
   }
 
-  #push(stanza: Stanza, durable: boolean, volatile: boolean): void {
+  #push(stanza: Stanza, options: SendOptions): void {
     const management = this.management
-    let gated = durable
+    const { id } = options
+    const size = options.kept === true ? 0 : sizeOf(stanza)
+    let gated = options.durable === true
     if (management !== undefined) {
       management.sent = (management.sent + 1) % COUNTER
-      management.queue.push({ seq: management.sent, stanza })
-      this.#queueBytes += sizeOf(stanza)
-      if (management.resumable && !volatile && stanza.name !== 'presence') {
-        this.#context.storage.streams.push(management.id, management.sent, stanza.bytes())
+      this.#enqueue(management, { seq: management.sent, stanza, id, size })
+      if (management.resumable && options.volatile !== true && stanza.name !== 'presence') {
+        this.#context.storage.streams.push(management.id, management.sent, stored(stanza, id))
         // A message must not arrive before it is stored: after a crash nobody could tell that it had.
         if (stanza.name === 'message') gated = true
       }
-      if (management.queue.length > management.queueMax || this.#queueBytes > (this.#context.limits.unacknowledgedBytes ?? Infinity)) {
+      if (this.#queueCount > management.queueMax || this.#queueBytes > (this.#context.limits.unacknowledgedBytes ?? Infinity)) {
         // A client that never acknowledges: what it missed goes to the offline queue.
         this.close(new StreamError('resource-constraint', 'too many unacknowledged stanzas'))
         return
@@ -268,10 +308,17 @@ export class Session implements GateWaiter {
     if (gated || this.#resuming || this.#gated !== undefined) {
       const last = this.#gated?.at(-1)?.ticket ?? 0
       const ticket = gated || this.#resuming ? this.#context.gate.wait(this) : last
-      ;(this.#gated ??= []).push({ ticket, stanza })
+      ;(this.#gated ??= []).push({ ticket, stanza, id, size })
       return
     }
     this.#write(stanza)
+  }
+
+  #enqueue(management: Management, entry: Unacknowledged): void {
+    management.queue.push(entry)
+    if (entry.size === 0) return
+    this.#queueCount++
+    this.#queueBytes += entry.size
   }
 
   released(ticket: number): void {
@@ -291,14 +338,14 @@ export class Session implements GateWaiter {
     const gated = this.#gated
     if (gated === undefined) return
     let count = 0
-    while (count < gated.length && (gated[count] as { ticket: number }).ticket <= ticket) count++
+    while (count < gated.length && (gated[count] as Gated).ticket <= ticket) count++
     if (count === 0) return
     const ready = count === gated.length ? gated : gated.splice(0, count)
     if (ready === gated) this.#gated = undefined
     // One that cannot be written ends a session without stream management, which hands back the rest.
     const writing = { list: ready, next: 0 }
     this.#ready = writing
-    while (writing.next < ready.length) this.#write((ready[writing.next++] as { stanza: Stanza }).stanza)
+    while (writing.next < ready.length) this.#write((ready[writing.next++] as Gated).stanza)
     if (this.#ready === writing) this.#ready = undefined
   }
 
@@ -330,10 +377,9 @@ export class Session implements GateWaiter {
    */
   manage(management: Management, enabled: () => void): void {
     this.management = management
-    for (const { stanza } of this.#gated ?? []) {
+    for (const { stanza, id, size } of this.#gated ?? []) {
       management.sent = (management.sent + 1) % COUNTER
-      management.queue.push({ seq: management.sent, stanza })
-      this.#queueBytes += sizeOf(stanza)
+      this.#enqueue(management, { seq: management.sent, stanza, id, size })
     }
     if (!management.resumable) return enabled()
     const carrier = this.#carrier
@@ -381,10 +427,26 @@ export class Session implements GateWaiter {
     if (count > management.queue.length) return false
     management.requestedAt = 0
     if (count === 0) return true
-    for (const { stanza } of management.queue.splice(0, count)) this.#queueBytes -= sizeOf(stanza)
+    for (const { size } of management.queue.splice(0, count)) {
+      if (size === 0) continue
+      this.#queueCount--
+      this.#queueBytes -= size
+    }
     management.acknowledged = h
     if (management.resumable) this.#context.storage.streams.acknowledged(management.id, h)
     return true
+  }
+
+  /** Writes the stream of a session that can be resumed as it stands. */
+  storeStream(): void {
+    const { management } = this
+    if (management === undefined) return
+    const { streams } = this.#context.storage
+    streams.open(management.id, this.owner, this.jid.resource, this.snapshot())
+    streams.handled(management.id, management.handled)
+    management.handledStored = management.handled
+    streams.acknowledged(management.id, management.acknowledged)
+    for (const { seq, stanza, id } of management.queue) if (stanza.name !== 'presence') streams.push(management.id, seq, stored(stanza, id))
   }
 
   /** Lets go of a stream that another is about to replace. */
@@ -417,20 +479,14 @@ export class Session implements GateWaiter {
       management.acknowledged = h
       management.sent = h
       const renumbered = management.queue.splice(0)
-      this.#queueBytes = 0
-      // Stored anew under the numbers by which the client counts from here on; the old numbers may be larger.
-      const { streams } = this.#context.storage
-      streams.close(management.id)
-      streams.open(management.id, this.owner, this.jid.resource, this.snapshot())
-      streams.handled(management.id, management.handled)
-      management.handledStored = management.handled
-      streams.acknowledged(management.id, h)
-      for (const each of renumbered) {
+      this.#queueCount = this.#queueBytes = 0
+      for (const { stanza, id, size } of renumbered) {
         management.sent = (management.sent + 1) % COUNTER
-        management.queue.push({ seq: management.sent, stanza: each.stanza })
-        this.#queueBytes += sizeOf(each.stanza)
-        if (each.stanza.name !== 'presence') streams.push(management.id, management.sent, each.stanza.bytes())
+        this.#enqueue(management, { seq: management.sent, stanza, id, size })
       }
+      // Stored anew under the numbers by which the client counts from here on; the old numbers may be larger.
+      this.#context.storage.streams.close(management.id)
+      this.storeStream()
     } else if (!this.acknowledged(h)) return false
     this.#carrier = carrier
     this.detachedAt = 0
@@ -459,16 +515,10 @@ export class Session implements GateWaiter {
     this.#ended = true
     const carrier = this.#carrier
     this.#carrier = undefined
-    const undelivered: Stanza[] = []
-    const management = this.management
-    if (management !== undefined) {
-      for (const each of management.queue) undelivered.push(each.stanza)
-      if (management.resumable) this.#context.storage.streams.close(management.id)
-    } else {
-      if (this.#ready !== undefined) for (const each of this.#ready.list.slice(this.#ready.next)) undelivered.push(each.stanza)
-      for (const each of this.#gated ?? []) undelivered.push(each.stanza)
-    }
-    if (this.#held !== undefined) undelivered.push(...this.#held)
+    const { management } = this
+    const undelivered: Undelivered[] = management !== undefined ? management.queue : [...this.#ready?.list.slice(this.#ready.next) ?? [], ...this.#gated ?? []]
+    if (management?.resumable === true) this.#context.storage.streams.close(management.id)
+    for (const stanza of this.#held ?? []) undelivered.push({ stanza, id: undefined })
     this.#gated = undefined
     this.#ready = undefined
     this.#held = undefined
@@ -477,9 +527,15 @@ export class Session implements GateWaiter {
   }
 }
 
+/** What is kept of an unacknowledged stanza for a restart: its bytes, with the id of its delivery before them when it has one. */
+function stored(stanza: Stanza, id: string | undefined): Buffer {
+  const bytes = stanza.bytes()
+  return id === undefined ? bytes : Buffer.concat([Buffer.from(id, 'latin1'), bytes])
+}
+
 /** The bytes that a stanza takes, without writing it. */
 function sizeOf(stanza: Stanza): number {
-  let size = stanza.content.length
+  let size = stanza.name.length + stanza.content.length
   for (const name in stanza.attrs) size += name.length + (stanza.attrs[name] as string).length
   return size
 }

@@ -1,0 +1,256 @@
+import { expect } from 'chai'
+import { Client, type ConnectOptions, login } from '../../lib/client/client.ts'
+import { parseDateTime } from '../../lib/stanza/delay.ts'
+import type { Stanza } from '../../lib/stanza/stanza.ts'
+import { StreamError } from '../../lib/stream/errors.ts'
+import { startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
+import type { Session } from './session.ts'
+
+const ACCOUNTS = { romeo: 'pencil', juliet: 'pencil' }
+const NO_ARCHIVE = TEST_CONFIG.replace('  mod_mam: { default: always }\n', '')
+const JULIET = 'juliet@localhost'
+
+/** A client and all stanzas that came to it. */
+interface Player {
+  readonly client: Client
+  readonly got: Stanza[]
+  bodies(): string[]
+}
+
+describe('a session that ends with what its client has not acknowledged', () => {
+  let server: TestServer
+  let romeo: Player
+
+  afterEach(async () => { await server[Symbol.asyncDispose]() })
+
+  async function start(config = TEST_CONFIG): Promise<void> {
+    server = await startTestServer({ accounts: ACCOUNTS, config })
+    romeo = await open('romeo', 'orchard')
+  }
+
+  async function open(user: string, resource: string, more: Partial<ConnectOptions> = {}): Promise<Player> {
+    const options: ConnectOptions = { host: server.host, port: server.port, domain: server.domain, tls: 'none', user, password: 'pencil', resource, sm: true, ...more }
+    const { connection, features } = await login(options)
+    const client = new Client(connection, false)
+    const got: Stanza[] = []
+    client.on((stanza) => { if (stanza.isStanza) got.push(stanza) })
+    await client.start(features, options)
+    return { client, got, bodies: () => got.filter((stanza) => stanza.name === 'message').map(bodyOf) }
+  }
+
+  /** Juliet's client is there and then loses its connection. */
+  async function away(resource = 'phone', priority = 0): Promise<void> {
+    const { client } = await open('juliet', resource)
+    client.send(`<presence><priority>${priority}</priority></presence>`)
+    await client.ping()
+    client.destroy()
+    await until(() => session(resource)?.connected !== true)
+    session(resource).acknowledged(session(resource).management?.sent as number)
+  }
+
+  async function available(resource: string, more: Partial<ConnectOptions> & { priority?: number; carbons?: boolean } = {}): Promise<Player> {
+    const player = await open('juliet', resource, more)
+    if (more.carbons === true) await player.client.sendIq("<iq type='set'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+    player.client.send(`<presence><priority>${more.priority ?? 0}</priority></presence>`)
+    await player.client.ping()
+    await player.client.ping()
+    return player
+  }
+
+  const session = (resource: string): Session => server.server.sessions.get(`${JULIET}/${resource}`) as Session
+  const offline = (): number => server.server.storage.offline.count(JULIET)
+
+  async function romeoSends(...stanzas: string[]): Promise<void> {
+    for (const stanza of stanzas) romeo.client.send(stanza)
+    await romeo.client.requestAck()
+  }
+
+  const message = (body: string, to = JULIET, type = 'chat', more = ''): string => `<message to='${to}' type='${type}' id='${body}'><body>${body}</body>${more}</message>`
+
+  it('leaves its messages in the offline queue beyond its limit, dated when they came, also after a restart (XEP-0198 §4)', async () => {
+    await start(NO_ARCHIVE.replace('max_user_offline_messages: 1000', 'max_user_offline_messages: 2'))
+    await away()
+    const before = Date.now()
+    await romeoSends(message('1'), message('2'), message('3'))
+    await server.restart()
+    romeo = await open('romeo', 'orchard')
+    await romeoSends(message('4'), message('5'))
+    const after = Date.now()
+    await until(() => Date.now() > after)
+    session('phone').close()
+    expect(offline()).to.equal(5)
+    await romeoSends(message('6'))
+    await romeo.client.ping()
+    expect(romeo.got.filter((stanza) => stanza.type === 'error').map((stanza) => `${stanza.id} ${conditionOf(stanza)}`)).to.deep.equal(['6 service-unavailable'])
+    const late = await available('late')
+    expect(late.bodies()).to.deep.equal(['1', '2', '3', '4', '5'])
+    const stamps = late.got.filter((stanza) => stanza.name === 'message').map(stampOf)
+    expect(stamps).to.deep.equal(stamps.toSorted((a, b) => a - b))
+    expect(stamps[0]).to.be.within(before, after)
+    expect(stamps[4]).to.be.within(before, after)
+    expect(offline()).to.equal(0)
+  })
+
+  it('leaves them in the order in which they came, before what has been put into the queue since', async () => {
+    await start(NO_ARCHIVE)
+    await away('phone', -1)
+    await romeoSends(message('1', `${JULIET}/phone`), message('2'), message('3', `${JULIET}/phone`), message('4'))
+    expect(offline()).to.equal(2)
+    session('phone').close()
+    expect((await available('late')).bodies()).to.deep.equal(['1', '2', '3', '4'])
+  })
+
+  it('gives them to a session that replaces it, in order', async () => {
+    await start()
+    await away()
+    await romeoSends(message('1'), message('2'))
+    const again = await available('phone')
+    expect(again.bodies()).to.deep.equal(['1', '2'])
+    expect(offline()).to.equal(0)
+  })
+
+  it('gives them to a session that replaces it while it is connected, which is closed with a conflict', async () => {
+    await start()
+    const first = await open('juliet', 'phone')
+    first.client.acknowledges = false
+    first.client.send('<presence/>')
+    await first.client.ping()
+    await romeoSends(message('1'), message('2'))
+    await first.client.ping()
+    const again = await available('phone')
+    expect(((await first.client.closed) as StreamError).condition).to.equal('conflict')
+    expect(first.bodies()).to.deep.equal(['1', '2'])
+    expect(again.bodies()).to.deep.equal(['1', '2'])
+  })
+
+  it('gives a client more offline messages than it may have unacknowledged', async () => {
+    await start(NO_ARCHIVE.replace('mod_stream_mgmt: {}', 'mod_stream_mgmt: { max_ack_queue: 5 }'))
+    await romeoSends(...Array.from({ length: 20 }, (_, number) => message(String(number))))
+    expect(offline()).to.equal(20)
+    const juliet = await open('juliet', 'phone')
+    juliet.client.acknowledges = false
+    juliet.client.send('<presence/>')
+    await juliet.client.ping()
+    await juliet.client.ping()
+    expect(juliet.bodies()).to.have.length(20)
+    expect(session('phone').ended).to.equal(false)
+    juliet.client.acknowledge()
+    await juliet.client.ping()
+    expect(session('phone').management?.queue).to.have.length(1)
+  })
+
+  it('hands messages to the sessions that have not had them, with their date', async () => {
+    await start(NO_ARCHIVE)
+    const desk = await available('desk')
+    const copied = await available('copied', { carbons: true })
+    await away()
+    const before = Date.now()
+    await romeoSends(message('all'), message('one', `${JULIET}/phone`))
+    const after = Date.now()
+    const late = await available('late')
+    await until(() => Date.now() > after)
+    session('phone').close()
+    for (const { client } of [desk, copied, late]) await client.ping()
+    expect(desk.bodies()).to.deep.equal(['all', 'one'])
+    expect(copied.bodies()).to.deep.equal(['all', 'carbon'])
+    expect(late.bodies()).to.deep.equal(['all', 'one'])
+    for (const stanza of late.got.filter((each) => each.name === 'message')) expect(stampOf(stanza)).to.be.within(before, after)
+    expect(offline()).to.equal(0)
+  })
+
+  it('hands a message that is not copied (XEP-0280 §9) to clients with carbons too', async () => {
+    await start()
+    const desk = await available('desk', { carbons: true })
+    await away()
+    await romeoSends(message('private', `${JULIET}/phone`, 'chat', "<private xmlns='urn:xmpp:carbons:2'/>"))
+    await desk.client.ping()
+    expect(desk.bodies()).to.deep.equal([])
+    session('phone').close()
+    await desk.client.ping()
+    expect(desk.bodies()).to.deep.equal(['private'])
+  })
+
+  it('hands messages to a client that took none when they came', async () => {
+    await start()
+    const desk = await available('desk', { priority: -1 })
+    await away()
+    await romeoSends(message('1'))
+    desk.client.send('<presence><priority>1</priority></presence>')
+    await desk.client.ping()
+    session('phone').close()
+    await desk.client.ping()
+    expect(desk.bodies()).to.deep.equal(['1'])
+  })
+
+  it('leaves messages offline while all others have a negative priority (RFC 6121 §8.5.2.1.1)', async () => {
+    await start()
+    const desk = await available('desk', { priority: -1 })
+    await away()
+    await romeoSends(message('1'), message('2', `${JULIET}/phone`))
+    session('phone').close()
+    await desk.client.ping()
+    expect(desk.bodies()).to.deep.equal([])
+    expect(offline()).to.equal(2)
+    desk.client.send('<presence><priority>0</priority></presence>')
+    await desk.client.ping()
+    await desk.client.ping()
+    expect(desk.bodies()).to.deep.equal(['1', '2'])
+  })
+
+  it('drops headlines and errors, and bounces requests and what nobody keeps (RFC 6121 §8.5.3.2)', async () => {
+    await start(NO_ARCHIVE.replace('mod_offline: {}', 'mod_offline: { bounce_groupchat: true }'))
+    const desk = await available('desk')
+    await away()
+    const to = `${JULIET}/phone`
+    await romeoSends(
+      message('headline', to, 'headline'),
+      `<message to='${to}' type='error' id='error'><error type='cancel'><item-not-found xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>`,
+      message('groupchat', to, 'groupchat'),
+      `<iq to='${to}' type='get' id='get'><query xmlns='jabber:iq:version'/></iq>`,
+      `<iq to='${to}' type='set' id='set'><query xmlns='urn:example'/></iq>`,
+      `<iq to='${to}' type='result' id='result'/>`,
+    )
+    session('phone').close()
+    await romeo.client.ping()
+    await desk.client.ping()
+    expect(romeo.got.filter((stanza) => stanza.type === 'error').map((stanza) => `${stanza.name} ${stanza.id} ${stanza.from} ${conditionOf(stanza)}`)).to.deep.equal([
+      `message groupchat ${to} service-unavailable`, `iq get ${to} service-unavailable`, `iq set ${to} service-unavailable`,
+    ])
+    expect(desk.bodies()).to.deep.equal([])
+    expect(offline()).to.equal(0)
+  })
+
+  it('bounces messages when there is no offline queue', async () => {
+    await start(NO_ARCHIVE.replace('  mod_offline: {}\n', ''))
+    await away()
+    await romeoSends(message('1'))
+    session('phone').close()
+    await romeo.client.ping()
+    expect(romeo.got.filter((stanza) => stanza.type === 'error').map((stanza) => `${stanza.id} ${conditionOf(stanza)}`)).to.deep.equal(['1 service-unavailable'])
+  })
+})
+
+function bodyOf(stanza: Stanza): string {
+  const body = stanza.find('body', 'jabber:client')
+  return body === undefined ? (stanza.has('received', 'urn:xmpp:carbons:2') ? 'carbon' : stanza.id ?? '') : stanza.childElement(body).getText()
+}
+
+/** When the server first had it (XEP-0203), ms. */
+function stampOf(stanza: Stanza): number {
+  const delays = stanza.element().getChildren('delay', 'urn:xmpp:delay')
+  expect(delays).to.have.length(1)
+  expect(delays[0]?.attrs['from']).to.equal('localhost')
+  return parseDateTime(delays[0]?.attrs['stamp'] ?? '') as number
+}
+
+function conditionOf(stanza: Stanza): string | undefined {
+  return stanza.element().getChild('error')?.getChildElements()[0]?.getName()
+}
+
+async function until(so: () => boolean): Promise<void> {
+  const end = Date.now() + 5000
+  while (!so()) {
+    if (Date.now() > end) throw new Error('it never came to pass')
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+}
