@@ -226,7 +226,7 @@ export class Session implements GateWaiter {
     if (typeof from['availableFrom'] === 'string') this.#availableFrom = from['availableFrom']
     const setAt = from['setAt']
     if (setAt !== null && typeof setAt === 'object') {
-      for (const [key, value] of Object.entries(setAt as { [key: string]: Value })) (this.#setAt ??= new Map()).set(key, String(value))
+      for (const [key, value] of Object.entries(setAt as { [key: string]: string })) (this.#setAt ??= new Map()).set(key, value)
     }
     this.#priority = Number(from['priority'] ?? 0)
     this.interested = from['interested'] === true
