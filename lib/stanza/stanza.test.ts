@@ -26,4 +26,14 @@ describe('stanzas as bytes', () => {
     expect(stanza.withAttrs({ to: undefined, from: "o'c@b" }).bytes().toString()).to.equal("<message id='1' from='o&apos;c@b'><body>Привет</body></message>")
     expect(stanza.toString()).to.equal("<message to='a@b' id='1'><body>Привет</body></message>")
   })
+
+  it('are kept in memory of their own', () => {
+    const stanza = makeStanza('message', { id: '1' }, [body])
+    expect(stanza.content.buffer.byteLength).to.be.greaterThan(stanza.content.length)
+    const compact = stanza.compact()
+    expect(compact.content.buffer.byteLength).to.equal(stanza.content.length)
+    expect(compact.toString()).to.equal(stanza.toString())
+    expect(compact.children).to.deep.equal(stanza.children)
+    expect(makeStanza('presence', { id: '1' }).compact().toString()).to.equal("<presence id='1'/>")
+  })
 })

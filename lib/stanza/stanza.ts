@@ -114,6 +114,13 @@ export class Stanza {
     return new Stanza(this.name, this.xmlns, this.attrs, Buffer.concat(parts), children)
   }
 
+  /** The same stanza to keep long, in memory of its own: a few bytes of a buffer that many share would keep all of it. */
+  compact(): Stanza {
+    const content = Buffer.allocUnsafeSlow(this.content.length)
+    content.set(this.content)
+    return new Stanza(this.name, this.xmlns, this.attrs, content.length === 0 ? EMPTY : content, this.children)
+  }
+
   /** The start tag, or the whole of an empty element. */
   head(): string {
     let text = `<${this.name}`
@@ -124,9 +131,13 @@ export class Stanza {
 
   /** Serialised, once; the default namespace in scope where it is written must be `jabber:client`. */
   bytes(): Buffer {
-    if (this.#bytes !== undefined) return this.#bytes
+    return (this.#bytes ??= this.encode())
+  }
+
+  /** Serialised anew, for stanzas that are kept long. */
+  encode(): Buffer {
     const head = this.head()
-    if (this.content.length === 0) return (this.#bytes = Buffer.from(head))
+    if (this.content.length === 0) return Buffer.from(head)
     const tail = TAILS.get(this.name) ?? Buffer.from(`</${this.name}>`)
     // No character of a string takes more than three bytes of UTF-8.
     const fits = head.length * 3 <= scratch.length
@@ -137,7 +148,7 @@ export class Stanza {
     else bytes.write(head, 0)
     bytes.set(this.content, headBytes)
     bytes.set(tail, end)
-    return (this.#bytes = bytes)
+    return bytes
   }
 
   toString(): string {

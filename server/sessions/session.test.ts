@@ -1,6 +1,6 @@
 import { expect } from 'chai'
 import { Client, connect, type ConnectOptions, login, type ResumeState } from '../../lib/client/client.ts'
-import type { Stanza } from '../../lib/stanza/stanza.ts'
+import { CLIENT_NS, makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
 import { startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
 import type { Management, Session } from './session.ts'
 
@@ -94,6 +94,20 @@ describe('a session that is resumed', () => {
     session().close()
     await server.restart()
     expect(await resumption(state)).to.equal(itemNotFound(2))
+  })
+
+  it('keeps what it keeps long in memory of its own', async () => {
+    const { client } = await open('juliet', { sm: true })
+    client.send('<presence><status>here</status></presence>')
+    await client.ping()
+    const session = server.server.sessions.get('juliet@localhost/balcony') as Session
+    session.send(makeStanza('message', {}, [{ name: 'body', xmlns: CLIENT_NS, text: '<body>before</body>' }]))
+    client.destroy()
+    await client.closed
+    await say('after')
+    const kept = [session.presence as Stanza, ...(session.management as Management).queue.map((each) => each.stanza).filter((each) => each.name === 'message')]
+    expect(kept.map((each) => each.content.length)).to.have.lengthOf(3)
+    for (const { content } of kept) expect(content.buffer.byteLength).to.equal(content.length)
   })
 
   it('counts the bytes of its queue across a restart', async () => {

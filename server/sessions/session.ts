@@ -41,6 +41,7 @@ export interface Undelivered {
 }
 
 interface Unacknowledged extends Undelivered {
+  stanza: Stanza
   readonly seq: number
   /** The bytes by which it counts against the limits of the queue; 0 when it does not count at all. */
   readonly size: number
@@ -141,7 +142,7 @@ export class Session implements GateWaiter {
   /** The last broadcast presence that was not unavailable, `from` set. */
   get presence(): Stanza | undefined { return this.#presence }
   set presence(presence: Stanza | undefined) {
-    this.#presence = presence
+    this.#presence = presence?.compact()
     this.#noteAvailable()
   }
 
@@ -206,7 +207,7 @@ export class Session implements GateWaiter {
     const extra: Record<string, Value> = {}
     if (this.#state) for (const [key, value] of this.#state) extra[key] = value
     return {
-      presence: this.presence?.bytes(),
+      presence: this.presence?.encode(),
       priority: this.priority,
       interested: this.interested,
       active: this.active,
@@ -262,7 +263,7 @@ export class Session implements GateWaiter {
       if (verdict === 'drop') return
       if (verdict === 'hold') {
         const held = (this.#held ??= [])
-        held.push(stanza)
+        held.push(stanza.compact())
         this.#heldBytes += sizeOf(stanza)
         const { limits } = this.#context
         if (held.length > limits.held || this.#heldBytes > (limits.heldBytes ?? Infinity)) this.flushHeld()
@@ -292,7 +293,7 @@ export class Session implements GateWaiter {
     let gated = options.durable === true
     if (management !== undefined) {
       management.sent = (management.sent + 1) % COUNTER
-      this.#enqueue(management, { seq: management.sent, stanza, id, size })
+      this.#enqueue(management, { seq: management.sent, stanza: this.#carrier === undefined ? stanza.compact() : stanza, id, size })
       if (management.resumable && options.volatile !== true && stanza.name !== 'presence') {
         this.#context.storage.streams.push(management.id, management.sent, stored(stanza, id))
         // A message must not arrive before it is stored: after a crash nobody could tell that it had.
@@ -462,6 +463,7 @@ export class Session implements GateWaiter {
     if (this.#ended) return
     if (this.management?.resumable === true) {
       this.detachedAt = this.#context.now()
+      for (const each of this.management.queue) each.stanza = each.stanza.compact()
       this.#context.detached(this)
     } else this.close()
   }
