@@ -155,7 +155,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       route: routePresence,
       accountExists: (bareJid) => accounts.exists(bareJid),
       directedPresences: limits.directedPresences,
-      ...(hostConfig.modules.has('mod_blocking') ? { mayReceive: (from: string, to: string) => router.presenceAllowed(from, to) } : {}),
+      mayReceive: (from, to) => hooks.runCheckBroadcast(from, to) && (from.domain === to.domain || hosts.get(from.domain === name ? to.domain : from.domain)?.hooks.runCheckBroadcast(from, to) !== false),
       onAvailable: (session, stanza, first) => hooks.runAvailable(session, stanza, first),
       onUnavailable: (session) => hooks.runUnavailable(session),
     })

@@ -27,6 +27,18 @@ describe('stanzas as bytes', () => {
     expect(stanza.toString()).to.equal("<message to='a@b' id='1'><body>Привет</body></message>")
   })
 
+  it('are copied for many recipients', () => {
+    for (const children of [[], [body]]) {
+      const stanza = makeStanza('presence', { to: 'before', from: "o'c@b/я", type: 'unavailable' }, children)
+      const copyFor = stanza.copies()
+      for (const to of ['juliet@example.net', "o'c@b", 'ж@пример']) {
+        const copy = copyFor(to)
+        expect(copy.to).to.equal(to)
+        expect(copy.toString()).to.equal(stanza.withAttrs({ to }).toString())
+      }
+    }
+  })
+
   it('are kept in memory of their own', () => {
     const stanza = makeStanza('message', { id: '1' }, [body])
     expect(stanza.content.buffer.byteLength).to.be.greaterThan(stanza.content.length)

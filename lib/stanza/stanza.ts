@@ -86,6 +86,25 @@ export class Stanza {
     return new Stanza(this.name, this.xmlns, attrs, this.content, this.children)
   }
 
+  /** Makes copies for many recipients, which differ in `to` alone and are serialised together. */
+  copies(): (to: string) => Stanza {
+    const bytes = this.withAttrs({ to: '\0' }).encode()
+    const at = bytes.indexOf(0)
+    const before = bytes.subarray(0, at)
+    const after = bytes.subarray(at + 1)
+    return (to) => {
+      const address = escapeXml(to)
+      const end = at + Buffer.byteLength(address)
+      const written = Buffer.allocUnsafe(end + after.length)
+      written.set(before)
+      written.write(address, at)
+      written.set(after, end)
+      const copy = this.withAttrs({ to })
+      copy.#bytes = written
+      return copy
+    }
+  }
+
   /** The same stanza with one more child at the end; `text` is the child serialised, with its `xmlns`. */
   append(name: string, xmlns: string, text: string): Stanza {
     const start = this.content.length

@@ -59,6 +59,15 @@ describe('XEP-0191 blocking', () => {
     expect(refusal('out', message(full, 'romeo@example.org'))).to.equal(undefined)
   })
 
+  it('§3.2 step 8 and 9: nor does a broadcast presence', async () => {
+    const { fake } = stage()
+    const passes = (from: string, to: string): boolean => fake.hooks.runCheckBroadcast(Jid.parse(from), Jid.parse(to))
+    expect([passes(full, 'romeo@example.org'), passes('romeo@example.org/x', juliet)]).to.deep.equal([true, true])
+    await fake.ask(full, 'set', command('block', 'romeo@example.org'))
+    expect([passes(full, 'romeo@example.org'), passes('romeo@example.org/x', juliet)]).to.deep.equal([false, false])
+    expect([passes(full, 'nurse@example.org'), passes('nurse@example.org/x', juliet)]).to.deep.equal([true, true])
+  })
+
   it('§3.2 step 8: answers to IQs pass, requests do not; the own account and server are never blocked', async () => {
     const { fake, refusal } = stage()
     await fake.ask(full, 'set', command('block', 'example.net', 'example.org'))

@@ -71,6 +71,8 @@ export const blocking = defineExtension({
       throw new StanzaError('not-acceptable', undefined, { type: 'cancel', extra: BLOCKED_XML }) // §3.2 step 9
     })
 
+    hooks.checkBroadcast((from, to) => !(to.domain === host && blocks(to.bare, from)) && !(from.domain === host && blocks(from.bare, to)))
+
     iq.get(`${NS} blocklist`, 'account', async (request) => {
       requireOwner(request)
       request.session?.set(INTERESTED, true) // §3.1, §3.3

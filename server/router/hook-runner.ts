@@ -1,4 +1,5 @@
 /** Keeps the handlers of one host's hooks and runs them, in the order in which they were added. */
+import type { Jid } from '../../lib/jid.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
 import type { Session } from '../sessions/session.ts'
 import type { Delivery, Hooks } from './hooks.ts'
@@ -8,6 +9,7 @@ type Handler = (delivery: Delivery) => void
 export class HookRunner implements Hooks {
   readonly #checkOutgoing: Handler[] = []
   readonly #checkIncoming: Handler[] = []
+  readonly #checkBroadcast: ((from: Jid, to: Jid) => boolean)[] = []
   readonly #stampOutgoing: Handler[] = []
   readonly #stampIncoming: Handler[] = []
   readonly #store: Handler[] = []
@@ -26,6 +28,7 @@ export class HookRunner implements Hooks {
 
   checkOutgoing(handler: Handler): void { this.#checkOutgoing.push(handler) }
   checkIncoming(handler: Handler): void { this.#checkIncoming.push(handler) }
+  checkBroadcast(handler: (from: Jid, to: Jid) => boolean): void { this.#checkBroadcast.push(handler) }
   stampOutgoing(handler: Handler): void { this.#stampOutgoing.push(handler) }
   stampIncoming(handler: Handler): void { this.#stampIncoming.push(handler) }
   store(handler: Handler): void { this.#store.push(handler) }
@@ -51,6 +54,10 @@ export class HookRunner implements Hooks {
     for (const handler of this.#stampIncoming) handler(delivery)
   }
   runCheckIncoming(delivery: Delivery): void { for (const handler of this.#checkIncoming) handler(delivery) }
+  runCheckBroadcast(from: Jid, to: Jid): boolean {
+    for (const handler of this.#checkBroadcast) if (!handler(from, to)) return false
+    return true
+  }
   runStore(delivery: Delivery): void { for (const handler of this.#store) handler(delivery) }
   runCopy(delivery: Delivery): void { for (const handler of this.#copy) handler(delivery) }
   runCopied(delivery: Delivery, session: Session): boolean {

@@ -46,6 +46,11 @@ export interface Hooks {
   /** May refuse, by throwing a StanzaError. */
   checkOutgoing(handler: Handler): void
   checkIncoming(handler: Handler): void
+  /**
+   * Whether a broadcast presence may go from one to the other: false keeps it back. Asked on the host of the sender and on that of
+   * the recipient, for a broadcast passes none of the phases above.
+   */
+  checkBroadcast(handler: (from: Jid, to: Jid) => boolean): void
   /** May change `delivery.stanza` and the flags. */
   stampOutgoing(handler: Handler): void
   stampIncoming(handler: Handler): void

@@ -6,7 +6,7 @@ import { Jid } from '../../lib/jid.ts'
 import { withDelay } from '../../lib/stanza/delay.ts'
 import { nextMessageId, timeOfLastId, timeOfMessageId } from '../../lib/stanza/ids.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
-import { errorReply, makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
+import { errorReply, type Stanza } from '../../lib/stanza/stanza.ts'
 import type { Host } from '../host.ts'
 import type { Log } from '../log.ts'
 import type { Session, Undelivered } from '../sessions/session.ts'
@@ -194,20 +194,6 @@ export class Router {
       return
     }
     this.presenceTo(stanza, from, to)
-  }
-
-  /** Whether neither side refuses presence from a full JID to an account (XEP-0191); for broadcasts, which do not pass `route`. */
-  presenceAllowed(from: string, to: string): boolean {
-    const delivery = this.#delivery(makeStanza('presence', { from, to }), Jid.parse(from), Jid.parse(to), undefined)
-    try {
-      const { hosts } = this.#parts
-      if (delivery.fromLocal) hosts.get(delivery.from.domain)?.hooks.runOutgoing(delivery)
-      hosts.get(delivery.to.domain)?.hooks.runIncoming(delivery)
-      return true
-    } catch (error) {
-      if (error instanceof StanzaError) return false
-      throw error
-    }
   }
 
   /** A presence that has passed its sender's side. */

@@ -23,7 +23,7 @@ function stage() {
     sessions: { of: (owner) => (byOwner.get(owner) ?? []) as unknown as Session[] },
     isLocalHost: (domain) => domain === 'example.net',
     accountExists: (bare) => !bare.startsWith('nobody'),
-    mayReceive: (from, to) => !blocked.has(`${from} ${to}`),
+    mayReceive: (from, to) => !blocked.has(`${from.toString()} ${to.toString()}`),
     route(stanza) {
       const to = Jid.parse(stanza.to ?? '')
       if (to.domain === 'example.net') presence.toAccount({ stanza, from: Jid.parse(stanza.from ?? ''), to })

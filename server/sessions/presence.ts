@@ -19,7 +19,7 @@ export interface PresenceDeps {
   route(stanza: Stanza): void
   accountExists(bareJid: string): MaybePromise<boolean>
   /** False when either side blocks the other: `from` is a full JID, `to` a bare one. Asked for presence that skips `route`. */
-  mayReceive?(from: string, to: string): boolean
+  mayReceive(from: Jid, to: Jid): boolean
   /** The first presence, or one with another priority or other capabilities (XEP-0115). */
   onAvailable(session: Session, presence: Stanza, first: boolean): void
   onUnavailable(session: Session): void
@@ -54,26 +54,23 @@ export function createPresence(deps: PresenceDeps): Presence {
     return deps.isLocalHost(bareJid.slice(bareJid.indexOf('@') + 1))
   }
 
-  function mayReceive(from: string, to: string): boolean {
-    return deps.mayReceive === undefined || deps.mayReceive(from, to)
-  }
-
   // ---- Broadcast (RFC 6121 §4.2 – §4.5)
 
   /** To every contact that sees this account. Contacts here are reached without the router. */
   function broadcast(session: Session, stanza: Stanza): void {
-    const from = session.jid.toString()
+    const addressed = stanza.copies()
     for (const contact of rosters.subscribers(session.owner)) {
-      if (!isLocal(contact)) {
-        deps.route(stanza.withAttrs({ to: contact }))
+      const here = sessions.of(contact)
+      if (here.length === 0) {
+        if (!isLocal(contact)) deps.route(addressed(contact))
         continue
       }
       let copy: Stanza | undefined
-      for (const each of sessions.of(contact)) {
+      for (const each of here) {
         if (each.presence === undefined) continue
         if (copy === undefined) {
-          if (!mayReceive(from, contact)) break
-          copy = stanza.withAttrs({ to: contact })
+          if (!deps.mayReceive(session.jid, each.jid.toBare())) break
+          copy = addressed(contact)
         }
         each.send(copy)
       }
@@ -145,7 +142,7 @@ export function createPresence(deps: PresenceDeps): Presence {
       const others = sessions.of(contact)
       if (others.length === 0 || !rosters.hasSubscriber(contact, owner)) continue
       for (const each of others) {
-        if (each.presence !== undefined && mayReceive(each.jid.toString(), owner)) session.send(each.presence.withAttrs({ to }))
+        if (each.presence !== undefined && deps.mayReceive(each.jid, session.jid.toBare())) session.send(each.presence.withAttrs({ to }))
       }
     }
   }
