@@ -1,6 +1,8 @@
 /** One virtual host: its configuration, its hooks, and the extensions that are on. Built anew when the configuration is reloaded. */
 import type { Stanza } from '../lib/stanza/stanza.ts'
-import type { Nonzas, Resumption, StreamFeatures } from './extensions/extension.ts'
+import type { Recent } from '../lib/recent.ts'
+import type { StreamError } from '../lib/stream/errors.ts'
+import type { FailedLogins, LoginWatcher, Logins, Nonzas, Resumption, StreamFeatures } from './extensions/extension.ts'
 import type { HostDisco } from './extensions/disco-registry.ts'
 import type { HostConfig } from './config/config.ts'
 import type { Presence } from './sessions/presence.ts'
@@ -35,6 +37,28 @@ export class HostNonzas implements Nonzas {
   before(payload: string): BeforeLogin | undefined { return this.#before.get(payload) }
 }
 
+export class HostLogins implements Logins {
+  readonly failures: Recent<FailedLogins>
+  readonly #watchers: LoginWatcher[] = []
+
+  constructor(failures: Recent<FailedLogins>) { this.failures = failures }
+
+  watch(watcher: LoginWatcher): void { this.#watchers.push(watcher) }
+
+  opened(address: string): StreamError | undefined { return this.#first((watcher) => watcher.opened?.(address)) }
+  /** Every watcher hears of it. */
+  failed(address: string): StreamError | undefined { return this.#watchers.map((watcher) => watcher.failed?.(address)).find((error) => error !== undefined) }
+  succeeded(address: string): void { for (const watcher of this.#watchers) watcher.succeeded?.(address) }
+
+  #first(ask: (watcher: LoginWatcher) => StreamError | undefined): StreamError | undefined {
+    for (const watcher of this.#watchers) {
+      const error = ask(watcher)
+      if (error !== undefined) return error
+    }
+    return undefined
+  }
+}
+
 export interface Host {
   readonly name: string
   readonly config: HostConfig
@@ -43,6 +67,7 @@ export interface Host {
   readonly disco: HostDisco
   readonly features: HostFeatures
   readonly nonzas: HostNonzas
+  readonly logins: HostLogins
   readonly presence: Presence
   /** XEP-0198, when it is on. */
   streamManagement: Resumption | undefined

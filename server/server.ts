@@ -1,6 +1,8 @@
 /** Builds the whole server from a configuration, top to bottom. */
 import { Jid } from '../lib/jid.ts'
+import { networkOf } from '../lib/net/addresses.ts'
 import { createSecureContexts, type SecureContexts } from '../lib/net/certificates.ts'
+import { Recent } from '../lib/recent.ts'
 import { StanzaError } from '../lib/stanza/errors.ts'
 import { makeStanza, type Stanza } from '../lib/stanza/stanza.ts'
 import { StreamError } from '../lib/stream/errors.ts'
@@ -9,11 +11,11 @@ import { C2s, type ClientListener } from './c2s/c2s.ts'
 import type { Config, ListenConfig } from './config/config.ts'
 import { parseOptions, type OptionTable } from './config/options.ts'
 import { createDiscoRegistry, type HostDisco } from './extensions/disco-registry.ts'
-import type { Extension, IqRegistry, Parts, DiscoRegistry } from './extensions/extension.ts'
+import type { Extension, FailedLogins, IqRegistry, Parts, DiscoRegistry } from './extensions/extension.ts'
 import { serveDisco } from './extensions/disco-registry.ts'
 import { setUploadDefaults } from './extensions/http-upload.ts'
 import { extensions } from './extensions/index.ts'
-import { HostFeatures, HostNonzas, type Host } from './host.ts'
+import { HostFeatures, HostLogins, HostNonzas, type Host } from './host.ts'
 import { createHttp, httpLimits, listenHealth, type HttpListener } from './http/http.ts'
 import { createLog, type Log } from './log.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
@@ -68,6 +70,8 @@ export interface Server extends AsyncDisposable {
    * at the next start; rejects when a listener cannot be opened.
    */
   reload(config: Config): Promise<readonly string[]>
+  /** Forgets failed logins from an address, and its ban; whether there were any. */
+  unban(address: string): boolean
   status(): { readonly healthy: boolean; readonly storage: ReturnType<Storage['status']>; readonly sessions: number; readonly uptimeMs: number }
   close(): Promise<void>
 }
@@ -96,6 +100,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const hosts = new Map<string, Host>()
   const services = new Map<string, Service>()
   const gate = new Gate(storage)
+  const failedLogins = new Recent<FailedLogins>(limits.loginsRemembered)
 
   const router: Router = new Router({
     hosts, services, sessions, log,
@@ -159,7 +164,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       onAvailable: (session, stanza, first) => hooks.runAvailable(session, stanza, first),
       onUnavailable: (session) => hooks.runUnavailable(session),
     })
-    const host: Host = { name, config: hostConfig, hooks, iq, disco, features: new HostFeatures(), nonzas: new HostNonzas(), presence, streamManagement: undefined, stops: [] }
+    const host: Host = { name, config: hostConfig, hooks, iq, disco, features: new HostFeatures(), nonzas: new HostNonzas(), logins: new HostLogins(failedLogins), presence, streamManagement: undefined, stops: [] }
     const isOn = (extension: Extension): boolean => extension.ejabberd === undefined || hostConfig.modules.has(extension.ejabberd)
     for (const extension of extensions) {
       if (!isOn(extension)) continue
@@ -174,7 +179,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   function partsOf(host: Host, isOn: (extension: Extension) => boolean): Parts {
     return {
       host: host.name,
-      iq: host.iq, disco: host.disco, features: host.features, nonzas: host.nonzas, hooks: host.hooks,
+      iq: host.iq, disco: host.disco, features: host.features, nonzas: host.nonzas, logins: host.logins, hooks: host.hooks,
       sessions, rosters, storage, http, log, metrics, limits, now,
       access: host.config.access, config: host.config,
       accounts: { ...accounts, register, unregister },
@@ -322,6 +327,12 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     reload(next) {
       // One at a time, also after one that failed.
       return (reloading = reloading.then(() => reload(next), () => reload(next)))
+    },
+    unban(address) {
+      const network = networkOf(address)
+      const known = failedLogins.get(network) !== undefined
+      failedLogins.delete(network)
+      return known
     },
     status: () => ({ healthy: storage.healthy, storage: storage.status(), sessions: sessions.size, uptimeMs: now() - startedAt }),
     close() {

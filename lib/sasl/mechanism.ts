@@ -27,6 +27,8 @@ export interface SaslContext {
   readonly offeredPlus: boolean
   /** Mechanisms turned off by the operator, in any case of letters. */
   readonly disabled: readonly string[]
+  /** Called before the password of a bare JID is checked. Throws a SaslFailure when it may not be. */
+  readonly attempt?: (bare: string) => void
 }
 
 /** Conditions of RFC 6120 §6.5 that a mechanism can end with. */

@@ -9,14 +9,16 @@ export class PlainServer implements Mechanism {
   }
 
   async step(input: Buffer): Promise<{ kind: 'success'; data: undefined; user: string }> {
-    const { host, accounts } = this.context
+    const { host, accounts, attempt } = this.context
     // RFC 4616 §2: [authzid] NUL authcid NUL passwd
     const parts = decodeText(input).split('\0')
     const [authzid, name, password] = parts
     if (parts.length !== 3 || authzid === undefined || !name || !password) throw new SaslFailure('malformed-request')
     const account = accountOf(name, authzid, host)
     // A name that cannot be an account takes the time of one that could.
-    const correct = await accounts.checkPassword(account?.bare ?? `@${host}`, password)
+    const bare = account?.bare ?? `@${host}`
+    attempt?.(bare)
+    const correct = await accounts.checkPassword(bare, password)
     if (!correct || account === undefined) throw new SaslFailure('not-authorized')
     return { kind: 'success', data: undefined, user: account.local }
   }

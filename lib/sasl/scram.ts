@@ -97,6 +97,7 @@ export class ScramServer implements Mechanism {
     if (echoed !== nonce) throw new SaslFailure('not-authorized', 'The nonce differs')
     if (!claimed.equals(binding)) throw new SaslFailure('not-authorized', 'Channel bindings do not match')
 
+    this.context.attempt?.(account?.bare ?? `@${this.context.host}`)
     // RFC 5802 §3
     const authMessage = `${transcript},${withoutProof}`
     const clientKey = xor(proof, hmac(this.hash, keys.storedKey, authMessage))

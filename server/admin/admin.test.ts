@@ -37,6 +37,18 @@ describe('administration', () => {
     expect((await admin.run('check_account', ['alice', 'localhost'])).code).to.equal(1)
   })
 
+  it('lifts the ban of one address', async () => {
+    const lifted: string[] = []
+    const running = { sessions: { all: () => [], of: () => [] }, status: () => { throw new Error('not asked') }, stop: () => undefined, reload: () => Promise.resolve([]), unban: (address: string) => lifted.push(address) === 1 }
+    const accounts = createAccounts(openMemory().records, { iterations: 1 })
+    const able = createAdmin({ hosts: () => ['localhost'], accounts, register: () => Promise.resolve(), unregister: () => Promise.resolve(), running })
+    expect((await able.run('unban_ip', ['::FFFF:192.0.2.7/128'])).lines).to.deep.equal(['1'])
+    expect((await able.run('unban_ip', ['192.0.2.8'])).lines).to.deep.equal(['0'])
+    for (const wrong of ['192.0.2.0/24', 'example.org', '']) expect((await able.run('unban_ip', [wrong])).lines[0]).to.contain('is not one IP address')
+    expect(lifted).to.deep.equal(['::FFFF:192.0.2.7', '192.0.2.8'])
+    expect((await admin.run('unban_ip', ['192.0.2.7'])).lines).to.deep.equal(['Error: The server is not running'])
+  })
+
   it('says what is wrong', async () => {
     expect((await admin.run('register', ['alice', 'example.net', 'x'])).lines[0]).to.contain('not a host of this server')
     expect(await admin.run('register', ['alice'])).to.deep.equal({ code: 2, lines: ['Usage: tidings register USER HOST PASSWORD'] })

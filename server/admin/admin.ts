@@ -1,4 +1,5 @@
 /** What an operator can do, each operation once. The command line and the control socket are thin faces on it. */
+import { isIP } from 'node:net'
 import { Jid, JidError } from '../../lib/jid.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
 import { AccountError, type Accounts } from '../accounts/accounts.ts'
@@ -24,6 +25,8 @@ export interface AdminParts {
     stop(): void
     /** Reads the configuration again; answers its problems. Rejects when it cannot be used. */
     reload(): Promise<readonly string[]>
+    /** Lifts the ban of an address, or the network it counts as; whether there was one. */
+    unban(address: string): boolean
   }
 }
 
@@ -57,6 +60,7 @@ export const OPERATIONS: readonly { readonly name: string; readonly args: readon
   { name: 'user_resources', args: ['user', 'host'], help: 'List the resources of an account that are connected.' },
   { name: 'kick_user', args: ['user', 'host'], help: 'End all sessions of an account; answers how many.' },
   { name: 'kick_session', args: ['user', 'host', 'resource', 'reason'], help: 'End one session.' },
+  { name: 'unban_ip', args: ['address'], help: 'Forget failed logins from an address; answers how many addresses had any.' },
   { name: 'status', args: [], help: 'Say whether the server runs, and how it is.' },
   { name: 'reload_config', args: [], help: 'Read the configuration again.' },
   { name: 'stop', args: [], help: 'Stop the server.' },
@@ -148,6 +152,12 @@ export function createAdmin(parts: AdminParts): Admin {
       if (list.length === 0) throw new Refused('There is no such session')
       kick(list, reason === '' ? 'ended by the administrator' : reason)
       return done()
+    },
+    unban_ip([written = '']) {
+      const [address = '', bits] = written.split('/')
+      const family = isIP(address)
+      if (family === 0 || (bits !== undefined && Number(bits) !== (family === 4 ? 32 : 128))) throw new Refused(`${written} is not one IP address`)
+      return done(running().unban(address) ? '1' : '0')
     },
     status() {
       const status = running().status()

@@ -6,9 +6,11 @@ import { plainAddress } from '../../lib/net/addresses.ts'
 import { acceptTls, type SecureContexts } from '../../lib/net/certificates.ts'
 import { listenOn } from '../../lib/net/listen.ts'
 import { readProxyHeader } from '../../lib/net/proxy-protocol.ts'
+import { SaslFailure } from '../../lib/sasl/mechanism.ts'
 import { readStanza } from '../../lib/stanza/read.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
 import type { Accounts } from '../accounts/accounts.ts'
+import { createLoginLimits, type LoginLimits, type LoginTry } from '../accounts/login-limits.ts'
 import type { Shaper } from '../config/access.ts'
 import type { ListenConfig } from '../config/config.ts'
 import type { Limits } from '../config/limits.ts'
@@ -66,6 +68,7 @@ export class C2s implements AsyncDisposable {
   readonly #errors
   readonly #failures
   readonly #refused
+  readonly #logins: LoginLimits
   #closing = false
 
   constructor(parts: C2sParts) {
@@ -78,6 +81,7 @@ export class C2s implements AsyncDisposable {
     this.#errors = metrics.counter('tidings_stream_errors_total', 'Streams ended by an error', ['condition'])
     this.#failures = metrics.counter('tidings_login_failures_total', 'Failed logins', ['condition'])
     this.#refused = metrics.counter('tidings_refused_connections_total', 'Client connections refused', ['reason'])
+    this.#logins = createLoginLimits(parts.limits, () => parts.now())
     this.#sweep = setInterval(() => this.#tick(), SWEEP_MS)
     this.#sweep.unref()
   }
@@ -112,6 +116,16 @@ export class C2s implements AsyncDisposable {
   }
   streamError(condition: string): void { this.#errors.inc(1, { condition }) }
   failedLogin(condition: string): void { this.#failures.inc(1, { condition }) }
+
+  /** Before a password is checked; throws a SaslFailure when too many were wrong. */
+  tryLogin(bare: string, address: string): LoginTry {
+    const exists = this.accounts.exists(bare)
+    const allowed = this.#logins.take(bare, exists !== false, address)
+    if (allowed !== undefined) return allowed
+    this.log.info({ what: 'login_limited', account: bare, address })
+    // RFC 6120 §6.5.10: nothing is said about the password, and clients try again later.
+    throw new SaslFailure('temporary-auth-failure', 'Too many failed logins; try again later')
+  }
 
   /** Opens a listener. Rejects when it cannot listen there, or OpenSSL does not take its TLS options. */
   async listen(options: ListenConfig): Promise<ClientListener> {

@@ -10,6 +10,7 @@ import { CLIENT_NS, errorReply, iqResult, type Stanza } from '../../lib/stanza/s
 import { StreamError } from '../../lib/stream/errors.ts'
 import { escapeXml, xml } from '../../lib/xml/element.ts'
 import { StreamParser, type StreamHandler, type StreamHeader } from '../../lib/xml/parser.ts'
+import type { LoginTry } from '../accounts/login-limits.ts'
 import type { ListenConfig } from '../config/config.ts'
 import type { Host } from '../host.ts'
 import { type Carrier, createManagement, type Session } from '../sessions/session.ts'
@@ -27,6 +28,8 @@ const NS = {
 
 const STREAM_END = Buffer.from('</stream:stream>')
 const COUNTER_MAX = 2 ** 32 - 1
+/** SASL failures (RFC 6120 §6.5) that are no wrong user name or password. */
+const NO_GUESS: ReadonlySet<string> = new Set(['aborted', 'encryption-required', 'invalid-mechanism', 'temporary-auth-failure'])
 
 export class ClientStream implements StreamHandler, Carrier {
   readonly address: string
@@ -40,6 +43,7 @@ export class ClientStream implements StreamHandler, Carrier {
   #session: Session | undefined
   #sasl: SaslServer | undefined
   #authTries = 0
+  #try: LoginTry | undefined
   #headerSent = false
   #opened = false
   #settled = false
@@ -161,6 +165,8 @@ export class ClientStream implements StreamHandler, Carrier {
     const version = attrs['version']
     // RFC 6120 §4.7.5: no version means 0.9, which we do not speak.
     if (version === undefined || !/^\d+\.\d+$/.test(version) || Number(version.split('.')[0]) < 1) throw new StreamError('unsupported-version')
+    const banned = this.#user === undefined ? host.logins.opened(this.address) : undefined
+    if (banned !== undefined) throw banned
     this.#sendText(this.#features(host))
   }
 
@@ -206,6 +212,7 @@ export class ClientStream implements StreamHandler, Carrier {
       channelBinding: binding,
       offeredPlus: binding !== undefined && binding.types.length > 0,
       disabled: host.config.disabledMechanisms,
+      attempt: (bare) => { this.#try = this.#c2s.tryLogin(bare, this.address) },
     }
   }
 
@@ -410,13 +417,15 @@ export class ClientStream implements StreamHandler, Carrier {
     this.#wait(
       sasl.step(Buffer.from(text, 'base64')).then(
         (outcome) => {
+          if (outcome.kind === 'success') this.#try?.succeeded()
           if (this.#closed) return
           if (outcome.kind === 'challenge') return this.#sendText(`<challenge xmlns='${NS.sasl}'>${outcome.data.toString('base64')}</challenge>`)
           this.#sasl = undefined
           if (outcome.kind === 'failure') return this.#saslFailure(outcome.condition, outcome.text)
           const jid = Jid.of(outcome.user, host.name)
-          if (!this.#c2s.mayConnect(this.listen, host, jid, this.address)) return this.#saslFailure('not-authorized')
+          if (!this.#c2s.mayConnect(this.listen, host, jid, this.address)) return this.#saslFailure('not-authorized', undefined, false)
           this.#user = outcome.user
+          host.logins.succeeded(this.address)
           this.#c2s.log.info({ what: 'authenticated', user: jid.toString(), address: this.address, secure: this.#secure })
           this.#parser.limits = { ...this.#parser.limits, stanzaBytes: this.listen.maxStanzaBytes, children: this.listen.maxStanzaElements }
           this.#parser.reset()
@@ -432,11 +441,14 @@ export class ClientStream implements StreamHandler, Carrier {
     )
   }
 
-  #saslFailure(condition: string, text?: string): void {
+  /** `guess`: whether a user name or password was wrong. */
+  #saslFailure(condition: string, text?: string, guess = !NO_GUESS.has(condition)): void {
     this.#sasl = undefined
     this.#sendText(`<failure xmlns='${NS.sasl}'><${condition}/>${text ? `<text xml:lang='en'>${escapeXml(text)}</text>` : ''}</failure>`)
     this.#c2s.log.info({ what: 'authentication_failed', condition, address: this.address })
     this.#c2s.failedLogin(condition)
+    const banned = guess ? (this.#host as Host).logins.failed(this.address) : undefined
+    if (banned !== undefined) return this.close(banned)
     // RFC 6120 §6.4.5: a few tries, then the stream is closed.
     if (++this.#authTries >= this.#c2s.limits.authTries) this.close(new StreamError('policy-violation', 'too many failed logins'))
   }

@@ -35,6 +35,14 @@ export interface Limits {
   readonly rosterCache: number
   readonly pendingSubscriptions: number
   readonly accountCache: number
+  // Failed logins
+  readonly loginFailures: number
+  readonly loginFailureEveryMs: number
+  readonly accountLoginFailures: number
+  readonly accountLoginFailureEveryMs: number
+  readonly addressLoginFailures: number
+  readonly addressLoginFailureEveryMs: number
+  readonly loginsRemembered: number
   // HTTP
   readonly httpConnections: number
   readonly httpConnectionsPerAddress: number
@@ -86,6 +94,14 @@ export const limitTable: OptionTable<Limits> = {
   rosterCache: { type: count, default: 20_000, help: 'Rosters kept in memory.' },
   pendingSubscriptions: { type: count, default: 500, help: 'Unanswered subscription requests kept for one account.' },
   accountCache: { type: count, default: 20_000, help: 'Accounts of which is kept in memory that they exist.' },
+
+  loginFailures: { type: count, default: 100, help: 'Failed logins to one account from one network at once.' },
+  loginFailureEveryMs: { type: time, default: 60_000, help: 'How long until it may be one more.' },
+  accountLoginFailures: { type: count, default: 500, help: 'Failed logins to one account at once from all networks that it was not used from.' },
+  accountLoginFailureEveryMs: { type: time, default: 10_000, help: 'How long until it may be one more.' },
+  addressLoginFailures: { type: count, default: 1_000, help: 'Failed logins from one network at once, to all accounts that were not used from it.' },
+  addressLoginFailureEveryMs: { type: time, default: 1_000, help: 'How long until it may be one more.' },
+  loginsRemembered: { type: count, default: 50_000, help: 'Accounts and networks whose failed logins, and networks whose use of an account, are remembered.' },
 
   httpConnections: { type: count, default: 10_000, help: 'Open HTTP connections of one listener.' },
   httpConnectionsPerAddress: { type: count, default: 256, help: 'Open HTTP connections from one address, trusted proxies and this machine excepted.' },

@@ -1,7 +1,9 @@
 /** How an extension declares itself, and the parts it can ask for. */
 import type { Element } from '../../lib/xml/element.ts'
 import type { Jid } from '../../lib/jid.ts'
+import type { Recent } from '../../lib/recent.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
+import type { StreamError } from '../../lib/stream/errors.ts'
 import type { Accounts } from '../accounts/accounts.ts'
 import type { Access } from '../config/access.ts'
 import type { HostConfig } from '../config/config.ts'
@@ -86,6 +88,25 @@ export interface Nonzas {
   beforeLogin(payload: string, handler: (stream: { readonly address: string; readonly secure: boolean; readonly host: string; close(): void }, iq: Stanza) => Promise<Stanza>): void
 }
 
+/** What becomes of an address's failed logins; server-wide, and kept when the configuration is read again. */
+export interface FailedLogins { count: number; until: number }
+
+/** Logins of the host's clients (RFC 6120 §6), for extensions that watch over them. */
+export interface Logins {
+  watch(watcher: LoginWatcher): void
+  /** By address, or network; the longest unused are forgotten. */
+  readonly failures: Recent<FailedLogins>
+}
+
+/** Addresses are empty where a client has none (a Unix socket). */
+export interface LoginWatcher {
+  /** A client opens a stream to log in; an answer ends it. */
+  opened?(address: string): StreamError | undefined
+  /** A user name and password, or what should have been these, were refused; an answer ends the stream. */
+  failed?(address: string): StreamError | undefined
+  succeeded?(address: string): void
+}
+
 export interface Router {
   /** Routes a stanza whose `from` and `to` are set, as if its sender (a local host, account or service) had just sent it. */
   route(stanza: Stanza): void
@@ -128,6 +149,7 @@ export interface Parts {
   disco: DiscoRegistry
   features: StreamFeatures
   nonzas: Nonzas
+  logins: Logins
   hooks: Hooks
   router: Router
   sessions: Sessions

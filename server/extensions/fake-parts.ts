@@ -1,5 +1,6 @@
 /** The parts of one host for tests of extensions: real hooks, IQ dispatch and storage in memory, sessions that only collect. */
 import { Jid } from '../../lib/jid.ts'
+import { Recent } from '../../lib/recent.ts'
 import { makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
 import { parseElement } from '../../lib/xml/build.ts'
 import type { Element } from '../../lib/xml/element.ts'
@@ -12,7 +13,7 @@ import { createMetrics } from '../metrics.ts'
 import type { Delivery } from '../router/hooks.ts'
 import { HookRunner } from '../router/hook-runner.ts'
 import { IqDispatcher, PendingIqs } from '../router/iq.ts'
-import { HostFeatures, HostNonzas } from '../host.ts'
+import { HostFeatures, HostLogins, HostNonzas } from '../host.ts'
 import { createRosters } from '../sessions/rosters.ts'
 import type { Session } from '../sessions/session.ts'
 import type { Value } from '../storage/shapes.ts'
@@ -58,8 +59,9 @@ export function fakeParts(host = 'example.net') {
   const allowed = { rules: (rule: string): boolean => rule !== 'none' }
   const features = new HostFeatures()
   const nonzas = new HostNonzas()
+  const logins = new HostLogins(new Recent(100))
   const parts: Parts = {
-    host, iq, disco, hooks, rosters, accounts, storage, log, features, nonzas,
+    host, iq, disco, hooks, rosters, accounts, storage, log, features, nonzas, logins,
     access: { allows: (rule) => allowed.rules(rule), value: () => undefined, shaper: () => undefined },
     router: {
       route: (each) => { routed.push(each) },
@@ -83,7 +85,7 @@ export function fakeParts(host = 'example.net') {
   }
 
   return {
-    parts, routed, hooks, disco, rosters, storage, accounts, tasks, resumptions, clock, allowed, features, nonzas, pending,
+    parts, routed, hooks, disco, rosters, storage, accounts, tasks, resumptions, clock, allowed, features, nonzas, logins, pending,
 
     /** Starts an extension with the defaults of its options and these. */
     start<Options>(extension: Extension<never, Options> | Extension<keyof Parts, Options> | { start: unknown; options?: unknown; features?: readonly string[] }, options: Record<string, unknown> = {}): void {

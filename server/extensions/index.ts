@@ -12,6 +12,7 @@ import { flexibleOffline } from './flexible-offline.ts'
 import { hints } from './hints.ts'
 import { httpUpload, httpUploadQuota } from './http-upload.ts'
 import { lastActivity } from './last-activity.ts'
+import { loginBans } from './login-bans.ts'
 import { offline } from './offline.ts'
 import { ping } from './ping.ts'
 import { privateStorage } from './private-storage.ts'
@@ -30,6 +31,7 @@ export const extensions = [
   archive, carbons, offline,
   streamManagement, streamLimits, clientState,
   disco, caps, contactAddresses,
+  loginBans,
   roster, register, privateStorage, vcard, lastActivity, flexibleOffline,
   ping, version, entityTime, httpUpload, httpUploadQuota,
 ] as unknown as readonly Extension[]
