@@ -13,7 +13,7 @@ import { StreamParser, type StreamHandler, type StreamHeader } from '../../lib/x
 import type { LoginTry } from '../accounts/login-limits.ts'
 import type { ListenConfig } from '../config/config.ts'
 import type { Host } from '../host.ts'
-import { type Carrier, createManagement, type Session } from '../sessions/session.ts'
+import { type Carrier, createManagement, type Session, type Taken } from '../sessions/session.ts'
 import type { C2s } from './c2s.ts'
 
 const NS = {
@@ -51,6 +51,7 @@ export class ClientStream implements StreamHandler, Carrier {
   #closed = false
   #out: Buffer[] = []
   #scheduled = false
+  #taken: Taken[] | undefined
   #preAuthBytes = 0
   #timer: NodeJS.Timeout | undefined
   #busy = false
@@ -589,6 +590,11 @@ export class ClientStream implements StreamHandler, Carrier {
     }
   }
 
+  whenTaken(callback: Taken): void {
+    if (this.#closed) setImmediate(callback, false)
+    else (this.#taken ??= []).push(callback)
+  }
+
   #sendText(text: string): void {
     this.write(Buffer.from(text))
   }
@@ -599,8 +605,11 @@ export class ClientStream implements StreamHandler, Carrier {
     const out = this.#out
     if (out.length === 0) return
     this.#out = []
-    if (this.#socket.destroyed) return
-    this.#socket.write(out.length === 1 ? (out[0] as Buffer) : Buffer.concat(out))
+    const taken = this.#taken
+    this.#taken = undefined
+    const heard = taken === undefined ? undefined : (error?: Error | null): void => { for (const callback of taken) callback(error === undefined || error === null) }
+    if (this.#socket.destroyed) return heard?.(new Error('the connection is gone'))
+    this.#socket.write(out.length === 1 ? (out[0] as Buffer) : Buffer.concat(out), heard)
     // Answers that are no stanzas count too: whoever asks without reading must not fill our memory.
     if (!this.#closing && this.#socket.writableLength > this.listen.outboundBytes) this.close(new StreamError('policy-violation', 'the client does not read'))
   }

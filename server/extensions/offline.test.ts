@@ -6,7 +6,7 @@ import { makeStanza } from '../../lib/stanza/stanza.ts'
 import { HookRunner } from '../router/hook-runner.ts'
 import type { Delivery } from '../router/hooks.ts'
 import { Gate } from '../sessions/gate.ts'
-import { createManagement, Session } from '../sessions/session.ts'
+import { createManagement, Session, type Taken } from '../sessions/session.ts'
 import { openMemory } from '../storage/memory/memory.ts'
 import type { Parts } from './extension.ts'
 import { offline, type OfflineOptions } from './offline.ts'
@@ -17,8 +17,9 @@ const QUIET = { info() {}, error() {}, warn() {}, debug() {} }
 
 function setUp(options: Partial<OfflineOptions> = {}, max: number | undefined = 5) {
   const storage = openMemory()
+  const online: Session[] = []
   const hooks = new HookRunner()
-  offline.start({ host: 'capulet.example', hooks, storage, access: { value: () => max, allows: () => true, shaper: () => undefined }, metrics: { counter: () => ({ inc() {} }) }, log: QUIET } as unknown as Parts, { ...OPTIONS, ...options })
+  offline.start({ host: 'capulet.example', hooks, storage, sessions: { available: () => online.filter((session) => session.takesMessages) }, access: { value: () => max, allows: () => true, shaper: () => undefined }, metrics: { counter: () => ({ inc() {} }) }, log: QUIET } as unknown as Parts, { ...OPTIONS, ...options })
   const delivery = (content: string, type = 'chat', changes: Partial<Delivery> = {}): Delivery => {
     const id = nextMessageId()
     return {
@@ -29,12 +30,16 @@ function setUp(options: Partial<OfflineOptions> = {}, max: number | undefined = 
   }
   const store = (content: string, type?: string, changes?: Partial<Delivery>): boolean => hooks.runUndeliverable(delivery(content, type, changes))
   const gate = new Gate(storage)
-  const bind = (kind: 'plain' | 'resumable', queueMax = 1000) => {
+  const bind = (kind: 'plain' | 'resumable', { queueMax = 1000, slow = false } = {}) => {
     const written: string[] = []
-    const session: Session = new Session(Jid.parse(`${OWNER}/${kind}`), { address: '', secure: true, backlog: 0, write: (bytes) => { written.push(bytes.toString()) }, close() {} }, {
+    const untaken: Taken[] = []
+    /** The network takes what was written, or the connection is gone. */
+    const take = (arrived = true): void => { for (const callback of untaken.splice(0)) setImmediate(callback, arrived) }
+    const session: Session = new Session(Jid.parse(`${OWNER}/${kind}`), { address: '', secure: true, backlog: 0, write: (bytes) => { written.push(bytes.toString()) }, whenTaken: (callback) => { untaken.push(callback); if (!slow) take() }, close() {} }, {
       storage, gate,
       whileInactive: () => 'send',
-      ended: (_session, undelivered) => {
+      ended: (ended, undelivered) => {
+        online.splice(online.indexOf(ended), 1)
         for (const { stanza, id } of undelivered) hooks.runUndeliverable(delivery('', 'chat', { stanza, accepted: true, ...(id !== undefined && { id, time: timeOfMessageId(id) as number }) }))
       },
       detached() {},
@@ -44,9 +49,11 @@ function setUp(options: Partial<OfflineOptions> = {}, max: number | undefined = 
     if (kind === 'resumable') {
       session.management = createManagement({ id: 's', resumable: true, resumeMs: 1000, queueMax })
     }
-    return { session, written, messages: () => written.filter((text) => text.startsWith('<message')) }
+    online.push(session)
+    return { session, take, messages: () => written.filter((text) => text.startsWith('<message')) }
   }
   const available = (session: Session, priority = 0): void => {
+    session.presence = makeStanza('presence', {})
     session.priority = priority
     hooks.runAvailable(session, makeStanza('presence', {}), true)
   }
@@ -71,6 +78,7 @@ describe('offline messages (XEP-0160)', () => {
     await storage.committed()
     expect(bodies(messages())).to.deep.equal(['1', '2'])
     expect(messages()[0]).to.contain(`<delay xmlns='urn:xmpp:delay' from='capulet.example' stamp='${new Date(first.time).toISOString()}'/>`)
+    await turns()
     expect(second.messages()).to.deep.equal([])
     expect(count()).to.equal(0)
   })
@@ -98,6 +106,92 @@ describe('offline messages (XEP-0160)', () => {
     expect(storage.offline.list(OWNER, 10)).to.deep.equal(before)
   })
 
+  it('stay until the network has taken them, for nobody else', async () => {
+    const { store, bind, available, storage, count } = setUp()
+    for (const body of ['1', '2']) store(`<body>${body}</body>`)
+    const { session, messages, take } = bind('plain', { slow: true })
+    available(session)
+    await storage.committed()
+    await turns()
+    expect(bodies(messages())).to.deep.equal(['1', '2'])
+    expect(count()).to.equal(2)
+    const second = bind('plain')
+    available(second.session)
+    await storage.committed()
+    expect(second.messages()).to.deep.equal([])
+    take()
+    await turns()
+    expect(count()).to.equal(0)
+  })
+
+  it('go to whoever has come since when the network did not take them', async () => {
+    const { store, bind, available, storage, count } = setUp()
+    for (const body of ['1', '2']) store(`<body>${body}</body>`)
+    const { session, take } = bind('plain', { slow: true })
+    available(session)
+    await storage.committed()
+    const second = bind('plain')
+    available(second.session)
+    session.close()
+    take(false)
+    await turns()
+    await storage.committed()
+    await turns()
+    expect(bodies(second.messages())).to.deep.equal(['1', '2'])
+    expect(count()).to.equal(0)
+  })
+
+  it('are no longer in the queue once the stream that they are on can be resumed', async () => {
+    const { store, bind, available, storage, count } = setUp()
+    store('<body>1</body>')
+    const { session, messages, take } = bind('plain', { slow: true })
+    available(session)
+    session.manage(createManagement({ id: 's', resumable: true, resumeMs: 1000, queueMax: 10 }), () => {})
+    session.storeStream()
+    expect(count()).to.equal(0)
+    await storage.committed()
+    await turns()
+    expect(bodies(messages())).to.deep.equal(['1'])
+    take(false)
+    await turns()
+    expect(count()).to.equal(0)
+    session.close()
+    expect(count()).to.equal(1)
+  })
+
+  it('hold what is being sent to sessions that do not outlive the process, until one has taken it', async () => {
+    const { hooks, delivery, store, bind, available, storage, count } = setUp({}, 1)
+    store('<body>1</body>')
+    const live = delivery('<body>2</body>')
+    const taken = hooks.runSafeguard(live) as Taken
+    expect(live.durable).to.equal(true)
+    expect(count()).to.equal(2)
+    const { session, messages } = bind('resumable')
+    available(session)
+    await storage.committed()
+    expect(bodies(messages())).to.deep.equal(['1'])
+    taken(true)
+    expect(count()).to.equal(0)
+    const lost = hooks.runSafeguard(delivery('<body>3</body>')) as Taken
+    lost(false)
+    await turns()
+    await storage.committed()
+    expect(bodies(messages())).to.deep.equal(['1', '3'])
+  })
+
+  it('hold nothing that would not be kept, nor what is for somebody else', () => {
+    const { hooks, delivery, count } = setUp()
+    for (const each of [
+      delivery('<body>1</body>', 'headline'), delivery('<body>1</body>', 'error'), delivery('<body>1</body>', 'groupchat'),
+      delivery("<body>1</body><no-store xmlns='urn:xmpp:hints'/>"), delivery("<composing xmlns='http://jabber.org/protocol/chatstates'/>"),
+      delivery('<body>1</body>', 'chat', { toLocal: false }),
+    ]) {
+      expect(hooks.runSafeguard(each)).to.equal(undefined)
+      expect(each.durable).to.equal(false)
+    }
+    expect(count()).to.equal(0)
+  })
+
   it('stay when a session without stream management ends before the commit', async () => {
     const { store, bind, available, storage, count } = setUp()
     const id = nextMessageId()
@@ -122,7 +216,7 @@ describe('offline messages (XEP-0160)', () => {
       const id = nextMessageId()
       store(`<body>${i}</body>${i % 2 ? stamped(id) : ''}`, 'chat', { id, time: timeOfMessageId(id) as number })
     }
-    const { session, messages } = bind('resumable', 3)
+    const { session, messages } = bind('resumable', { queueMax: 3 })
     available(session)
     await storage.committed()
     expect(bodies(messages())).to.deep.equal(['0', '1', '2', '3', '4', '5', '6', '7', '8'])
@@ -136,7 +230,7 @@ describe('offline messages (XEP-0160)', () => {
     expect(session.ended).to.equal(true)
     expect(count()).to.equal(13)
     expect(store('<body>refused</body>')).to.equal(false)
-    const next = bind('resumable', 3)
+    const next = bind('resumable', { queueMax: 3 })
     available(next.session)
     await storage.committed()
     expect(bodies(next.messages())).to.deep.equal(['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c'])
@@ -145,7 +239,7 @@ describe('offline messages (XEP-0160)', () => {
   it('keep the limits of a session open once they are acknowledged', () => {
     const { store, delivery, bind, available } = setUp({}, 9)
     for (let i = 0; i < 5; i++) store(`<body>${i}</body>`)
-    const { session } = bind('resumable', 3)
+    const { session } = bind('resumable', { queueMax: 3 })
     available(session)
     session.acknowledged(5)
     for (let i = 0; i < 3; i++) session.send(delivery('<body>live</body>').stanza)
@@ -213,3 +307,8 @@ describe('offline messages (XEP-0160)', () => {
     expect(count()).to.equal(0)
   })
 })
+
+/** Long enough for what the network tells, and for what follows from it. */
+async function turns(): Promise<void> {
+  for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve))
+}

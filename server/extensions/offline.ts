@@ -3,8 +3,9 @@ import { withDelay } from '../../lib/stanza/delay.ts'
 import { readStanza } from '../../lib/stanza/read.ts'
 import { CLIENT_NS, type Stanza } from '../../lib/stanza/stanza.ts'
 import { bool, oneOf, shaperRule } from '../config/options.ts'
-import type { Session } from '../sessions/session.ts'
-import type { QueuedStanza } from '../storage/shapes.ts'
+import type { Delivery } from '../router/hooks.ts'
+import type { Session, Taken } from '../sessions/session.ts'
+import type { OfflineQueue, QueuedStanza } from '../storage/shapes.ts'
 import { defineExtension } from './extension.ts'
 
 const HINTS_NS = 'urn:xmpp:hints'
@@ -33,7 +34,7 @@ export const offline = defineExtension({
     { xep: 203, version: '2.0', status: 'complete' },
   ],
   features: ['msgoffline'],
-  needs: ['host', 'hooks', 'storage', 'access', 'metrics', 'log'],
+  needs: ['host', 'hooks', 'sessions', 'storage', 'access', 'metrics', 'log'],
   options: {
     access_max_user_messages: { type: shaperRule(), default: 'max_user_offline_messages', help: 'How many messages are kept for an account: the name of a shaper rule, or a number. What comes back from a session that ended is kept beyond it.' },
     store_empty_body: { type: oneOf('true', 'false', 'unless_chat_state'), default: 'unless_chat_state', help: 'Whether messages without a body are kept.' },
@@ -41,82 +42,90 @@ export const offline = defineExtension({
     bounce_groupchat: { type: bool(), default: false, help: 'Answer messages of type groupchat that are not kept with an error.' },
     use_mam_for_storage: { type: bool(), default: false, help: 'Take offline messages from the archive.', ignored: 'has no effect: offline messages have a list of their own, whether the archive has them too or not.' },
   },
-  start({ host, hooks, storage, access, metrics, log }, options: OfflineOptions) {
+  start({ host, hooks, sessions, storage, access, metrics, log }, options: OfflineOptions) {
     const { offline: queue } = storage
     const stored = metrics.counter('tidings_offline_stored_total', 'Messages kept for accounts that were away')
     const refused = metrics.counter('tidings_offline_refused_total', 'Messages refused because the list of an account was full')
-    /** By owner: messages that were sent to a session without stream management and leave the queue after the commit. */
-    const leaving = new Map<string, Set<string>>()
+    const flights = flightsOf(queue)
+    /** Accounts with messages that somebody was getting and did not get. */
+    const stranded = new Set<string>()
+
+    /** Has a message stay in the queue, and be sent to nobody else, until it has been taken. */
+    function inFlight(owner: string, id: string): Taken {
+      const ids = flights.get(owner) ?? new Set<string>()
+      flights.set(owner, ids)
+      ids.add(id)
+      return (arrived) => {
+        ids.delete(id)
+        if (ids.size === 0 && flights.get(owner) === ids) flights.delete(owner)
+        if (arrived) queue.remove(owner, [id])
+        else if (!stranded.has(owner)) {
+          stranded.add(owner)
+          // Not before what the session hands back has found its way.
+          setImmediate(drainAnywhere, owner)
+        }
+      }
+    }
+
+    /** To whoever has come since. */
+    function drainAnywhere(owner: string): void {
+      stranded.delete(owner)
+      const session = sessions.available(owner).find((each) => each.connected)
+      if (session !== undefined) drain(session)
+    }
+
+    function keep({ to, stanza, id, time }: Delivery): void {
+      // As it will be delivered; one that comes back from a session keeps the delay it has.
+      queue.push(to.bare, { id, bytes: withDelay(stanza, host, time).bytes() })
+    }
 
     hooks.undeliverable((delivery) => {
-      const { stanza } = delivery
-      if (!delivery.toLocal || delivery.to.domain !== host || stanza.name !== 'message') return false
+      if (!delivery.toLocal || delivery.to.domain !== host) return false
+      const fate = fateOf(delivery, options)
+      if (fate !== 'keep') return fate === 'drop'
       const owner = delivery.to.bare
-      const type = stanza.attrs['type']
-      // XEP-0160 §3; what becomes of these is the router's (RFC 6121 §8.5.2.2).
-      if (type === 'error' || type === 'headline') return false
-      if (type === 'groupchat' && !options.store_groupchat) return !options.bounce_groupchat
-      const content = contentOf(stanza)
-      if (delivery.noOffline || content.hint === 'no-store') return !content.body
-      if (content.hint !== 'store' && !content.body) {
-        // Of the moment: nobody misses it, so nobody is told.
-        if (options.store_empty_body === 'false') return true
-        if (options.store_empty_body === 'unless_chat_state' && content.onlyChatState) return true
-      }
-      // Back from a session that ended before the message could leave the queue: it just stays.
-      if (leaving.get(owner)?.delete(delivery.id) === true) return true
-      // What was accepted once stays: whoever sent it thinks that it is safe.
+      // What was accepted once stays: whoever sent it takes it for safe.
       if (delivery.accepted !== true && queue.count(owner) >= limitFor(access.value(options.access_max_user_messages, { jid: delivery.to }), options.access_max_user_messages)) {
         log.info({ what: 'offline_queue_full', owner })
         refused.inc()
         return false // RFC 6121 §8.5.2.2.1: service-unavailable
       }
-      // As it will be delivered; one that comes back from a session keeps the delay it has.
-      queue.push(owner, { id: delivery.id, bytes: withDelay(stanza, host, delivery.time).bytes() })
+      keep(delivery)
       delivery.durable = true
       stored.inc()
       return true
     })
 
+    // Beyond the limit too: it leaves at once, unless the process is killed.
+    hooks.safeguard((delivery) => {
+      if (!delivery.toLocal || delivery.to.domain !== host || fateOf(delivery, options) !== 'keep') return undefined
+      keep(delivery)
+      delivery.durable = true
+      return inFlight(delivery.to.bare, delivery.id)
+    })
+
     /**
-     * Sends a page. A resumable stream's queue takes a message over in the commit that removes it here. Any other session gets
-     * it first: should the process die in between, the message comes twice rather than never.
+     * Sends a page. A resumable stream's queue takes a message over in the commit that removes it here. For any other session it
+     * stays until the network has taken it: should the process die in between, the message comes twice rather than never.
      */
     function sendPage(session: Session, page: readonly QueuedStanza[]): void {
-      const owner = session.owner
-      const pending = leaving.get(owner)
-      const entries = pending === undefined ? page : page.filter((entry) => !pending.has(entry.id))
-      if (entries.length === 0) return
-      const ids = entries.map((entry) => entry.id)
+      const { owner } = session
       const resumable = session.management?.resumable === true
-      // Removed before they are sent: when the session ends midway, what it took comes back and is put in again.
-      if (resumable) queue.remove(owner, ids)
-      else leave(owner, ids)
-      for (const [position, entry] of entries.entries()) {
-        if (session.ended) {
-          for (const rest of entries.slice(position)) {
-            if (resumable) queue.push(owner, rest)
-            else leaving.get(owner)?.delete(rest.id)
-          }
-          return
-        }
+      const flying = flights.get(owner)
+      for (const { id, bytes } of page) {
+        if (session.ended) return
+        if (flying?.has(id) === true) continue
+        let stanza: Stanza
         try {
-          session.send(readStanza(entry.bytes), { durable: true, id: entry.id, kept: true })
+          stanza = readStanza(bytes)
         } catch (error) {
-          log.error({ what: 'offline_message_unreadable', owner, id: entry.id, error })
+          log.error({ what: 'offline_message_unreadable', owner, id, error })
+          queue.remove(owner, [id])
+          continue
         }
+        if (resumable) queue.remove(owner, [id])
+        session.send(stanza, { durable: true, id, kept: true, taken: resumable ? undefined : inFlight(owner, id) })
       }
-    }
-
-    function leave(owner: string, ids: readonly string[]): void {
-      const pending = leaving.get(owner) ?? new Set<string>()
-      leaving.set(owner, pending)
-      for (const id of ids) pending.add(id)
-      storage.afterCommit(() => {
-        const left = ids.filter((id) => pending.delete(id))
-        if (pending.size === 0 && leaving.get(owner) === pending) leaving.delete(owner)
-        if (left.length > 0) queue.remove(owner, left)
-      })
     }
 
     async function drainSlowly(session: Session, first: Promise<readonly QueuedStanza[]> | readonly QueuedStanza[]): Promise<void> {
@@ -130,7 +139,7 @@ export const offline = defineExtension({
       }
     }
 
-    hooks.available((session) => {
+    function drain(session: Session): void {
       // RFC 6121 §4.7.2.3: a negative priority takes no messages.
       if (session.priority < 0 || session.get(FLEXIBLE_OFFLINE) === true || queue.count(session.owner) === 0) return
       let page = queue.list(session.owner, PAGE)
@@ -150,13 +159,42 @@ export const offline = defineExtension({
         }
         page = next
       }
-    })
+    }
+
+    hooks.available(drain)
     hooks.accountRemoved(async (owner) => {
-      leaving.delete(owner)
+      flights.delete(owner)
       await queue.clear(owner)
     })
   },
 })
+
+/** By account: messages that a session is getting which does not outlive the process. A reload of the configuration leaves them in flight. */
+type Flights = Map<string, Set<string>>
+const flightsByQueue = new WeakMap<OfflineQueue, Flights>()
+
+function flightsOf(queue: OfflineQueue): Flights {
+  const flights = flightsByQueue.get(queue) ?? new Map<string, Set<string>>()
+  flightsByQueue.set(queue, flights)
+  return flights
+}
+
+/** What becomes of a message that nobody is there for; the router refuses some types and drops others (RFC 6121 §8.5.2.2). */
+function fateOf(delivery: Delivery, options: OfflineOptions): 'keep' | 'drop' | 'refuse' {
+  const { stanza } = delivery
+  const type = stanza.attrs['type']
+  // XEP-0160 §3
+  if (stanza.name !== 'message' || type === 'error' || type === 'headline') return 'refuse'
+  if (type === 'groupchat' && !options.store_groupchat) return options.bounce_groupchat ? 'refuse' : 'drop'
+  const content = contentOf(stanza)
+  if (delivery.noOffline || content.hint === 'no-store') return content.body ? 'refuse' : 'drop'
+  if (content.hint !== 'store' && !content.body) {
+    // Of the moment: nobody misses it, so nobody is told.
+    if (options.store_empty_body === 'false') return 'drop'
+    if (options.store_empty_body === 'unless_chat_state' && content.onlyChatState) return 'drop'
+  }
+  return 'keep'
+}
 
 function limitFor(value: string | number | undefined, rule: string): number {
   if (typeof value === 'number') return value

@@ -1,7 +1,7 @@
 /** Keeps the handlers of one host's hooks and runs them, in the order in which they were added. */
 import type { Jid } from '../../lib/jid.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
-import type { Session } from '../sessions/session.ts'
+import type { Session, Taken } from '../sessions/session.ts'
 import type { Delivery, Hooks } from './hooks.ts'
 
 type Handler = (delivery: Delivery) => void
@@ -14,6 +14,7 @@ export class HookRunner implements Hooks {
   readonly #stampIncoming: Handler[] = []
   readonly #store: Handler[] = []
   readonly #copy: Handler[] = []
+  readonly #safeguard: ((delivery: Delivery) => Taken | undefined)[] = []
   readonly #copied: ((delivery: Delivery, session: Session) => boolean)[] = []
   readonly #undeliverable: ((delivery: Delivery) => boolean)[] = []
   readonly #whileInactive: ((session: Session, stanza: Stanza) => 'hold' | 'drop' | 'send' | undefined)[] = []
@@ -33,6 +34,7 @@ export class HookRunner implements Hooks {
   stampIncoming(handler: Handler): void { this.#stampIncoming.push(handler) }
   store(handler: Handler): void { this.#store.push(handler) }
   copy(handler: Handler): void { this.#copy.push(handler) }
+  safeguard(handler: (delivery: Delivery) => Taken | undefined): void { this.#safeguard.push(handler) }
   copied(handler: (delivery: Delivery, session: Session) => boolean): void { this.#copied.push(handler) }
   undeliverable(handler: (delivery: Delivery) => boolean): void { this.#undeliverable.push(handler) }
   whileInactive(handler: (session: Session, stanza: Stanza) => 'hold' | 'drop' | 'send' | undefined): void { this.#whileInactive.push(handler) }
@@ -60,6 +62,13 @@ export class HookRunner implements Hooks {
   }
   runStore(delivery: Delivery): void { for (const handler of this.#store) handler(delivery) }
   runCopy(delivery: Delivery): void { for (const handler of this.#copy) handler(delivery) }
+  runSafeguard(delivery: Delivery): Taken | undefined {
+    for (const handler of this.#safeguard) {
+      const taken = handler(delivery)
+      if (taken !== undefined) return taken
+    }
+    return undefined
+  }
   runCopied(delivery: Delivery, session: Session): boolean {
     for (const handler of this.#copied) if (handler(delivery, session)) return true
     return false

@@ -8,7 +8,7 @@
  */
 import type { Jid } from '../../lib/jid.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
-import type { Session } from '../sessions/session.ts'
+import type { Session, Taken } from '../sessions/session.ts'
 
 /** A stanza with its route and what was learnt on the way. */
 export interface Delivery {
@@ -58,6 +58,11 @@ export interface Hooks {
   store(handler: Handler): void
   /** After delivery to the addressed sessions: copies for other sessions of the sender and of the recipient. Messages only. */
   copy(handler: Handler): void
+  /**
+   * The message is about to go to sessions of which none outlives the process, and its sender is told that it is safe. The handler may store it
+   * until one of them has it: what it answers is told. Messages only.
+   */
+  safeguard(handler: (delivery: Delivery) => Taken | undefined): void
   /** Whether this session got a copy of the message when it was delivered to others. Asked when one of these is over and had not got it. */
   copied(handler: (delivery: Delivery, session: Session) => boolean): void
   /** No session took this message (RFC 6121 §8.5.2.2): true when the handler did. Otherwise the router answers as the RFC says. */

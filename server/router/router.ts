@@ -9,7 +9,7 @@ import { StanzaError } from '../../lib/stanza/errors.ts'
 import { errorReply, type Stanza } from '../../lib/stanza/stanza.ts'
 import type { Host } from '../host.ts'
 import type { Log } from '../log.ts'
-import type { Session, Undelivered } from '../sessions/session.ts'
+import type { Session, Taken, Undelivered } from '../sessions/session.ts'
 import type { SessionRegistry } from '../sessions/sessions.ts'
 import type { PendingIqs } from './iq.ts'
 import type { Delivery } from './hooks.ts'
@@ -130,16 +130,27 @@ export class Router {
     if (targets === undefined) throw new StanzaError('service-unavailable')
     fromHost?.hooks.runStore(delivery)
     if (toHost !== fromHost) toHost.hooks.runStore(delivery)
-    if (targets.length > 0) {
-      for (const target of targets) {
-        delivery.reached.push(target)
-        target.send(delivery.stanza, { durable: delivery.durable, id: delivery.archivedTo ? undefined : delivery.id })
-      }
-    } else if (type !== 'error' && !toHost.hooks.runUndeliverable(delivery) && type !== 'headline' && !delivery.archivedTo) {
+    if (targets.length > 0) this.#send(toHost, delivery, targets)
+    else if (type !== 'error' && !toHost.hooks.runUndeliverable(delivery) && type !== 'headline' && !delivery.archivedTo) {
       throw new StanzaError('service-unavailable') // RFC 6121 §8.5.2.2
     }
     fromHost?.hooks.runCopy(delivery)
     if (toHost !== fromHost) toHost.hooks.runCopy(delivery)
+  }
+
+  #send(host: Host, delivery: Delivery, targets: readonly Session[]): void {
+    // Whoever manages the stream takes the message for safe once it is acknowledged (XEP-0198 §4).
+    const promised = delivery.accepted === true || delivery.session?.management !== undefined
+    const taken = promised && !targets.some((target) => target.management?.resumable === true) ? host.hooks.runSafeguard(delivery) : undefined
+    const options = {
+      durable: delivery.durable,
+      id: delivery.archivedTo ? undefined : delivery.id,
+      taken: taken === undefined || targets.length === 1 ? taken : byOneOf(targets.length, taken),
+    }
+    for (const target of targets) {
+      delivery.reached.push(target)
+      target.send(delivery.stanza, options)
+    }
   }
 
   /** RFC 6121 §8.5.2 and §8.5.3: the sessions that get the message; undefined when it must be refused. */
@@ -279,24 +290,35 @@ export class Router {
     const stamp = stanzaIdOf(stanza, owner)
     const base = this.#delivery(stanza, from, session.jid, undefined)
     const id = stamp ?? givenId ?? base.id
-    const delivery: Delivery = { ...base, id, time: timeOfMessageId(id) ?? base.time, accepted: true }
+    const delivery: Delivery = { ...base, id, time: timeOfMessageId(id) ?? base.time, accepted: true, archivedTo: stamp !== undefined }
     // To one occupant's client alone: no other resource has joined with it.
     const others = type === 'groupchat' ? NONE : this.#parts.sessions.available(owner)
     if (others.length > 0) {
       const toAll = !(stanza.to ?? '').includes('/')
-      const delayed = withDelay(stanza, host.name, delivery.time)
-      for (const other of others) {
-        // Those that were here have had it (RFC 6121 §8.5.2.1), or a copy of it.
-        if ((toAll && (other.availableFrom ?? id) < id) || host.hooks.runCopied(delivery, other)) continue
-        other.send(delayed, { durable: true, id: stamp === undefined ? id : undefined })
-      }
+      // Those that were here have had it (RFC 6121 §8.5.2.1), or a copy of it.
+      const without = others.filter((other) => !(toAll && (other.availableFrom ?? id) < id) && !host.hooks.runCopied(delivery, other))
+      delivery.stanza = withDelay(stanza, host.name, delivery.time)
+      delivery.durable = true
+      if (without.length > 0) this.#send(host, delivery, without)
       return
     }
-    if (!host.hooks.runUndeliverable(delivery) && stamp === undefined) this.bounce(stanza, new StanzaError('service-unavailable'))
+    if (!host.hooks.runUndeliverable(delivery) && !delivery.archivedTo) this.bounce(stanza, new StanzaError('service-unavailable'))
   }
 }
 
 const NONE: readonly Session[] = []
+
+/** What each of several sessions is to tell: it has been taken when one of them took it, and has not when none did. */
+function byOneOf(count: number, taken: Taken): Taken {
+  let left = count
+  let told = false
+  return (arrived) => {
+    left--
+    if (told || (!arrived && left > 0)) return
+    told = true
+    taken(arrived)
+  }
+}
 
 /** The id under which this account's archive has the message (XEP-0359). */
 function stanzaIdOf(stanza: Stanza, owner: string): string | undefined {

@@ -17,9 +17,14 @@ export interface Carrier {
   write(bytes: Buffer): void
   /** Bytes not taken by the network yet. */
   readonly backlog: number
+  /** Calls back, later, when the network has taken all that was written so far; with false when the connection is gone and it has not. */
+  whenTaken(callback: Taken): void
   /** Ends the stream, with a stream error or without. */
   close(error?: StreamError): void
 }
+
+/** Told once whether the network took a stanza, for the client (true), or the session or its connection ended before (false). */
+export type Taken = (arrived: boolean) => void
 
 export interface SessionContext {
   readonly storage: Storage
@@ -51,6 +56,7 @@ interface Unacknowledged extends Undelivered {
 interface Gated extends Undelivered {
   readonly ticket: number
   readonly size: number
+  taken: Taken | undefined
 }
 
 export interface SendOptions {
@@ -62,6 +68,7 @@ export interface SendOptions {
   readonly id?: string | undefined
   /** It comes out of the offline queue, which has a limit of its own; the session's does not count it. */
   readonly kept?: boolean
+  readonly taken?: Taken | undefined
 }
 
 /** XEP-0198 counters of a session. */
@@ -260,8 +267,10 @@ export class Session implements GateWaiter {
     if (this.#ended) return
     if (!this.active) {
       const verdict = this.#context.whileInactive(this, stanza)
-      if (verdict === 'drop') return
-      if (verdict === 'hold') {
+      // What was stored for the client is held back nowhere else.
+      const stored = options.durable === true
+      if (verdict === 'drop' && !stored) return
+      if (verdict === 'hold' && !stored) {
         const held = (this.#held ??= [])
         held.push(stanza.compact())
         this.#heldBytes += sizeOf(stanza)
@@ -309,10 +318,10 @@ export class Session implements GateWaiter {
     if (gated || this.#resuming || this.#gated !== undefined) {
       const last = this.#gated?.at(-1)?.ticket ?? 0
       const ticket = gated || this.#resuming ? this.#context.gate.wait(this) : last
-      ;(this.#gated ??= []).push({ ticket, stanza, id, size })
+      ;(this.#gated ??= []).push({ ticket, stanza, id, size, taken: options.taken })
       return
     }
-    this.#write(stanza)
+    this.#write(stanza, options.taken)
   }
 
   #enqueue(management: Management, entry: Unacknowledged): void {
@@ -346,14 +355,18 @@ export class Session implements GateWaiter {
     // One that cannot be written ends a session without stream management, which hands back the rest.
     const writing = { list: ready, next: 0 }
     this.#ready = writing
-    while (writing.next < ready.length) this.#write((ready[writing.next++] as Gated).stanza)
+    while (writing.next < ready.length) {
+      const { stanza, taken } = ready[writing.next++] as Gated
+      this.#write(stanza, taken)
+    }
     if (this.#ready === writing) this.#ready = undefined
   }
 
-  #write(stanza: Stanza): void {
+  #write(stanza: Stanza, taken: Taken | undefined): void {
     const carrier = this.#carrier
-    if (carrier === undefined) return
+    if (carrier === undefined) return taken?.(false)
     carrier.write(stanza.bytes())
+    if (taken !== undefined) carrier.whenTaken(taken)
     if (carrier.backlog > this.#context.limits.outboundBytes) {
       // A reader that has stopped: its memory is bounded, and its stream ends.
       carrier.close(new StreamError('policy-violation', 'the client does not read'))
@@ -378,9 +391,14 @@ export class Session implements GateWaiter {
    */
   manage(management: Management, enabled: () => void): void {
     this.management = management
-    for (const { stanza, id, size } of this.#gated ?? []) {
+    for (const gated of this.#gated ?? []) {
+      const { stanza, id, size, taken } = gated
       management.sent = (management.sent + 1) % COUNTER
       this.#enqueue(management, { seq: management.sent, stanza, id, size })
+      if (!management.resumable) continue
+      // From here on the stream's stored queue has it.
+      gated.taken = undefined
+      taken?.(true)
     }
     if (!management.resumable) return enabled()
     const carrier = this.#carrier
@@ -518,13 +536,15 @@ export class Session implements GateWaiter {
     const carrier = this.#carrier
     this.#carrier = undefined
     const { management } = this
-    const undelivered: Undelivered[] = management !== undefined ? management.queue : [...this.#ready?.list.slice(this.#ready.next) ?? [], ...this.#gated ?? []]
+    const unwritten = [...this.#ready?.list.slice(this.#ready.next) ?? [], ...this.#gated ?? []]
+    const undelivered: Undelivered[] = management !== undefined ? management.queue : unwritten
     if (management?.resumable === true) this.#context.storage.streams.close(management.id)
     for (const stanza of this.#held ?? []) undelivered.push({ stanza, id: undefined })
     this.#gated = undefined
     this.#ready = undefined
     this.#held = undefined
     carrier?.close(error)
+    for (const { taken } of unwritten) taken?.(false)
     this.#context.ended(this, undelivered)
   }
 }
