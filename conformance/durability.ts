@@ -3,9 +3,10 @@
  *
  *     node conformance/durability.ts [--rounds N] [--signal KILL|TERM]
  *
- * In each round four pairs of accounts talk at once. Every sender numbers its messages, keeps up to 100 unacknowledged, resumes
+ * In each round five pairs of accounts talk at once. Every sender numbers its messages, keeps up to 100 unacknowledged, resumes
  * its stream after the server's death and sends again what was not acknowledged. In the end each message must have reached its
- * recipient exactly once and in order, and must stand exactly once in both archives.
+ * recipient exactly once and in order, and must stand exactly once in both archives. A recipient without stream management cannot say
+ * what it has got, so it may get a message twice, under one stanza-id (XEP-0359).
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -27,8 +28,8 @@ const DEADLINE_MS = 30_000
 const EXPIRES_S = 1
 const PAGE = 200
 
-/** Who receives: reading all the time; silent and resuming; silent and logging in anew; offline. */
-const KINDS = ['online', 'silent', 'anew', 'offline'] as const
+/** Who receives: reading all the time; silent and resuming; silent and logging in anew; offline; reading without stream management. */
+const KINDS = ['online', 'silent', 'anew', 'offline', 'plain'] as const
 export type Kind = (typeof KINDS)[number]
 
 export interface RoundOptions {
@@ -142,10 +143,13 @@ class Endpoint {
   readonly #faults: string[]
   client!: Client
   onAck: () => void = () => undefined
+  /** Drops messages whose stanza-ids have been seen. */
+  readonly #ids: Set<string> | undefined
 
-  constructor(port: number, user: string, resource: string, faults: string[]) {
+  constructor(port: number, user: string, resource: string, faults: string[], byId = false) {
     this.options = { host: '127.0.0.1', port, domain: 'localhost', tls: 'none', user, password: 'pencil', resource, timeoutMs: 10_000 }
     this.#faults = faults
+    if (byId) this.#ids = new Set()
   }
 
   /** Connects, again and again while there is no server. */
@@ -185,7 +189,13 @@ class Endpoint {
   #take(stanza: Stanza): void {
     if (stanza.xmlns === 'urn:xmpp:sm:3' && stanza.name === 'a') return void setImmediate(() => this.onAck())
     const body = stanza.name === 'message' ? stanza.find('body', 'jabber:client') : undefined
-    if (body !== undefined) this.received.push(Number(stanza.childElement(body).getText()))
+    if (body === undefined) return
+    if (this.#ids !== undefined) {
+      const id = stanzaId(stanza, `${this.options.user}@localhost`)
+      if (id === undefined || this.#ids.has(id)) return
+      this.#ids.add(id)
+    }
+    this.received.push(Number(stanza.childElement(body).getText()))
   }
 }
 
@@ -254,9 +264,9 @@ class Pair {
     this.#kind = kind
     this.#round = round
     this.#from = new Endpoint(port, `s-${kind}-${tag}`, 'laptop', this.faults)
-    this.#to = new Endpoint(port, `r-${kind}-${tag}`, 'phone', this.faults)
+    this.#to = new Endpoint(port, `r-${kind}-${tag}`, 'phone', this.faults, kind === 'plain')
     // To the account, and in every other round to the client that is there.
-    this.sender = new Sender(this.#from, `${this.#to.options.user}@localhost${(kind === 'online' || kind === 'silent') && round % 2 === 1 ? '/phone' : ''}`, sent)
+    this.sender = new Sender(this.#from, `${this.#to.options.user}@localhost${kind !== 'anew' && kind !== 'offline' && round % 2 === 1 ? '/phone' : ''}`, sent)
   }
 
   async begin(): Promise<void> {
@@ -268,6 +278,10 @@ class Pair {
       client.send('<presence/>')
       await client.ping()
       client.connection.stopReading()
+    } else if (this.#kind === 'plain') {
+      const client = await this.#to.open({ register: true })
+      client.send('<presence/>')
+      await client.ping()
     } else {
       const client = await this.#to.open({ register: true, sm: true })
       if (this.#kind === 'offline') await client.disconnect()
@@ -310,6 +324,9 @@ class Pair {
       case 'silent':
         if (final) return to.resume()
         return to.client.destroy()
+      case 'plain':
+        await to.open({})
+        return to.client.send('<presence/>')
       case 'anew':
         if (first) to.client.destroy()
         // With the same resource, in place of the session that still waits.
@@ -359,6 +376,11 @@ class Pair {
     say('twice', twice)
     if (twice.length === 0) say('out of order', disorder)
   }
+}
+
+/** XEP-0359 */
+function stanzaId(stanza: Stanza, by: string): string | undefined {
+  return stanza.element().getChildren('stanza-id', 'urn:xmpp:sid:0').find((each) => each.attrs['by'] === by)?.attrs['id']
 }
 
 /** The numbers of all pages of an archive (XEP-0313). */
@@ -415,7 +437,7 @@ async function main(): Promise<void> {
   const { values } = parseArgs({ options: { rounds: { type: 'string', default: '12' }, signal: { type: 'string', default: 'KILL' }, kind: { type: 'string' } } })
   const rounds = Number(values.rounds)
   if (!Number.isInteger(rounds) || rounds < 1 || (values.signal !== 'KILL' && values.signal !== 'TERM')) {
-    console.error('Usage: node conformance/durability.ts [--rounds N] [--signal KILL|TERM] [--kind online|silent|anew|offline]')
+    console.error('Usage: node conformance/durability.ts [--rounds N] [--signal KILL|TERM] [--kind online|silent|anew|offline|plain]')
     process.exitCode = 2
     return
   }

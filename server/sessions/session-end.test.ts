@@ -3,7 +3,8 @@ import { Client, type ConnectOptions, login } from '../../lib/client/client.ts'
 import { parseDateTime } from '../../lib/stanza/delay.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
-import { startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
+import { openHeldStorage, startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
+import type { Storage } from '../storage/shapes.ts'
 import type { Session } from './session.ts'
 
 const ACCOUNTS = { romeo: 'pencil', juliet: 'pencil' }
@@ -23,8 +24,8 @@ describe('a session that ends with what its client has not acknowledged', () => 
 
   afterEach(async () => { await server[Symbol.asyncDispose]() })
 
-  async function start(config = TEST_CONFIG): Promise<void> {
-    server = await startTestServer({ accounts: ACCOUNTS, config })
+  async function start(config = TEST_CONFIG, storage?: Storage): Promise<void> {
+    server = await startTestServer({ accounts: ACCOUNTS, config, ...(storage === undefined ? {} : { storage }) })
     romeo = await open('romeo', 'orchard')
   }
 
@@ -218,6 +219,83 @@ describe('a session that ends with what its client has not acknowledged', () => 
     ])
     expect(desk.bodies()).to.deep.equal([])
     expect(offline()).to.equal(0)
+  })
+
+  describe('and clients that cannot resume', () => {
+    /** Sends while nothing is committed, looks, lets the commits through, and waits until the offline queue is empty. */
+    async function held(send: () => void, kept: number, players: readonly Player[], sender = romeo): Promise<void> {
+      storage.hold()
+      send()
+      // Behind the message, and not waiting for anything.
+      await sender.client.ping()
+      expect(offline()).to.equal(kept)
+      for (const player of players) expect(player.bodies()).to.deep.equal([])
+      storage.release()
+      await until(() => offline() === 0)
+    }
+
+    let storage: ReturnType<typeof openHeldStorage>
+    beforeEach(() => { storage = openHeldStorage() })
+
+    for (const [config, name] of [[TEST_CONFIG, 'with'], [NO_ARCHIVE, 'without']] as const) {
+      it(`keeps an acknowledged message offline until the client's network has it, ${name} an archive`, async () => {
+        await start(config, storage)
+        const juliet = await available('phone', { sm: false })
+        await held(() => romeo.client.send(message('1')), 1, [juliet])
+        await juliet.client.ping()
+        expect(juliet.bodies()).to.deep.equal(['1'])
+        // A live message, not one that was late.
+        expect(juliet.got.find((stanza) => stanza.name === 'message')?.has('delay', 'urn:xmpp:delay')).to.equal(false)
+      })
+    }
+
+    it('keeps it once for several of them', async () => {
+      await start(TEST_CONFIG, storage)
+      const players = [await available('phone', { sm: false }), await available('desk', { sm: false })]
+      await held(() => romeo.client.send(message('1')), 1, players)
+      for (const player of players) {
+        await player.client.ping()
+        expect(player.bodies()).to.deep.equal(['1'])
+      }
+    })
+
+    it('keeps nothing when another client of the account can resume, nor when nothing is acknowledged to the sender', async () => {
+      await start(TEST_CONFIG, storage)
+      const phone = await available('phone', { sm: false })
+      const other = await open('romeo', 'plain', { sm: false })
+      await held(() => other.client.send(message('1')), 0, [], other)
+      await phone.client.ping()
+      const desk = await available('desk')
+      await held(() => romeo.client.send(message('2')), 0, [])
+      for (const player of [phone, desk]) await player.client.ping()
+      expect(phone.bodies()).to.deep.equal(['1', '2'])
+      expect(desk.bodies()).to.deep.equal(['2'])
+    })
+
+    it('keeps what a session hands back to them', async () => {
+      await start(TEST_CONFIG, storage)
+      await away()
+      await romeoSends(message('1'))
+      const desk = await available('desk', { sm: false })
+      await held(() => session('phone').close(), 1, [desk])
+      await desk.client.ping()
+      expect(desk.bodies()).to.deep.equal(['1'])
+    })
+
+    it('leaves it offline when the client is gone before the commit', async () => {
+      await start(TEST_CONFIG, storage)
+      const phone = await available('phone', { sm: false })
+      storage.hold()
+      romeo.client.send(message('1'))
+      await romeo.client.ping()
+      phone.client.destroy()
+      await until(() => session('phone') === undefined)
+      storage.release()
+      expect(offline()).to.equal(1)
+      const late = await available('late', { sm: false })
+      expect(late.bodies()).to.deep.equal(['1'])
+      await until(() => offline() === 0)
+    })
   })
 
   it('bounces messages when there is no offline queue', async () => {
