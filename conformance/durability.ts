@@ -8,15 +8,10 @@
  * recipient exactly once and in order, and must stand exactly once in both archives. A recipient without stream management cannot say
  * what it has got, so it may get a message twice, under one stanza-id (XEP-0359).
  */
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import net from 'node:net'
-import { tmpdir } from 'node:os'
-import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { Client, connect, type ConnectOptions, login } from '../lib/client/client.ts'
 import type { Stanza } from '../lib/stanza/stanza.ts'
+import { ServerProcess } from './server-process.ts'
 
 const WINDOW = 100
 const REQUEST_EVERY = 10
@@ -49,27 +44,13 @@ export interface RoundResult {
   readonly kills: number
 }
 
-/** A server in a process of its own, which can be killed and started again on the same data and port. */
-export class ServerProcess implements AsyncDisposable {
-  readonly port: number
-  readonly #dir: string
-  #child: ChildProcess | undefined
-  #stderr = ''
-
-  private constructor(dir: string, port: number) {
-    this.#dir = dir
-    this.port = port
-    process.once('exit', () => this.#child?.kill('SIGKILL'))
-  }
-
-  static async start(): Promise<ServerProcess> {
-    const dir = await mkdtemp(path.join(tmpdir(), 'tidings-durability-'))
-    const port = await freePort()
-    await writeFile(path.join(dir, 'ejabberd.yml'), `
+/** Starts a server for rounds. */
+export function startServer(): Promise<ServerProcess> {
+  return ServerProcess.start({ config: (ports) => `
 hosts: [localhost]
 loglevel: error
 listen:
-  - { port: ${port}, ip: 127.0.0.1, module: ejabberd_c2s }
+  - { port: ${ports.client}, ip: 127.0.0.1, module: ejabberd_c2s }
 access_rules:
   local: { allow: all }
 shaper_rules:
@@ -83,56 +64,7 @@ modules:
   mod_register: { ip_access: all }
   mod_roster: {}
   mod_stream_mgmt: {}
-`)
-    const server = new ServerProcess(dir, port)
-    await server.run()
-    return server
-  }
-
-  async run(): Promise<void> {
-    const cli = path.join(import.meta.dirname, '../server/services/cli.ts')
-    const child = spawn(process.execPath, [cli, 'serve', '--config', path.join(this.#dir, 'ejabberd.yml'), '--data', path.join(this.#dir, 'data')], { stdio: ['ignore', 'ignore', 'pipe'] })
-    this.#child = child
-    const ready = Promise.withResolvers<void>()
-    child.stderr.on('data', (chunk: Buffer) => {
-      this.#stderr = (this.#stderr + chunk.toString()).slice(-4000)
-      if (this.#stderr.includes(' serves ')) ready.resolve()
-    })
-    child.once('exit', (code) => ready.reject(new Error(`the server ended with ${code}: ${this.#stderr}`)))
-    await ready.promise
-    this.#stderr = ''
-  }
-
-  /** Resolves with the time that it took, ms. */
-  async kill(signal: 'SIGKILL' | 'SIGTERM'): Promise<number> {
-    const child = this.#child as ChildProcess
-    const at = performance.now()
-    const exited = once(child, 'exit')
-    child.kill(signal)
-    const [code] = (await exited) as [number | null]
-    const ms = performance.now() - at
-    if (signal === 'SIGTERM' && code !== 0) throw new Error(`the server ended with ${code}`)
-    return ms
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#child?.exitCode === null && this.#child.signalCode === null) await this.kill('SIGKILL')
-    await rm(this.#dir, { recursive: true, force: true })
-  }
-}
-
-async function freePort(): Promise<number> {
-  for (;;) {
-    const port = 20_001 + Math.floor(Math.random() * 12_000)
-    const probe = net.createServer()
-    const free = await new Promise<boolean>((resolve) => {
-      probe.once('error', () => resolve(false))
-      probe.listen(port, '127.0.0.1', () => resolve(true))
-    })
-    if (!free) continue
-    await new Promise((resolve) => probe.close(resolve))
-    return port
-  }
+` })
 }
 
 /** One account's client, which comes back after the server has gone. */
@@ -442,7 +374,7 @@ async function main(): Promise<void> {
     return
   }
   const kinds = values.kind === undefined ? KINDS : KINDS.filter((kind) => kind === values.kind)
-  await using server = await ServerProcess.start()
+  await using server = await startServer()
   let messages = 0
   let acknowledged = 0
   let kills = 0

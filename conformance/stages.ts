@@ -1,6 +1,9 @@
 /** Where plays are given: the scenario files, and a server of our own when no address is known. */
-import { readdir } from 'node:fs/promises'
+import { readdir, readFile } from 'node:fs/promises'
+import path from 'node:path'
+import { parseDocument } from 'yaml'
 import { plays, type Stage } from './play.ts'
+import { type Ports, ServerProcess } from './server-process.ts'
 
 /** Loads all scenario files; their plays are in `plays` then. */
 export async function loadPlays(): Promise<typeof plays> {
@@ -9,13 +12,33 @@ export async function loadPlays(): Promise<typeof plays> {
   return plays
 }
 
-/** Starts a server with everything on. */
-export async function ownStage(): Promise<{ stage: Stage; close: () => Promise<void> }> {
-  const { startTestServer, TEST_CONFIG } = await import('../server/test-server.ts')
-  // Accounts are made as fast as plays need them.
-  const server = await startTestServer({ config: `registration_timeout: infinity\n${TEST_CONFIG}` })
+export interface OwnStage extends AsyncDisposable {
+  readonly stage: Stage
+  readonly server: ServerProcess
+}
+
+/** Starts a server with the configuration that we ship. Its log goes to a file if one is named. */
+export async function ownStage(log?: string): Promise<OwnStage> {
+  const shipped = await readFile(path.join(import.meta.dirname, '../config/ejabberd-compat.yml'), 'utf8')
+  const server = await ServerProcess.start({ config: (ports) => staged(shipped, ports), ...(log === undefined ? {} : { log }) })
   return {
-    stage: { host: server.host, port: server.port, domain: server.domain, tlsPort: server.tlsPort, tls: 'starttls' },
-    close: async () => server[Symbol.asyncDispose](),
+    stage: { host: '127.0.0.1', port: server.ports.client, domain: 'localhost', tlsPort: server.ports.clientTls, tls: 'starttls' },
+    server,
+    [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
   }
+}
+
+/** The configuration on ports of its own; accounts are made, and stanzas sent, as fast as plays need them. */
+function staged(shipped: string, ports: Ports): string {
+  const document = parseDocument(shipped)
+  for (const [at, port] of [ports.client, ports.clientTls, ports.https].entries()) {
+    document.setIn(['listen', at, 'port'], port)
+    document.setIn(['listen', at, 'ip'], '127.0.0.1')
+    document.deleteIn(['listen', at, 'shaper'])
+  }
+  document.set('loglevel', 'debug')
+  document.set('registration_timeout', 'infinity')
+  document.deleteIn(['modules', 'mod_http_upload', 'put_url'])
+  document.delete('tidings')
+  return document.toString()
 }

@@ -1,5 +1,6 @@
 import { expect } from 'chai'
-import { type RoundResult, runRound, ServerProcess } from '../conformance/durability.ts'
+import { type RoundResult, runRound, startServer } from '../conformance/durability.ts'
+import type { ServerProcess } from '../conformance/server-process.ts'
 import { connect, type ConnectOptions, IqError } from '../lib/client/client.ts'
 import { Connection } from '../lib/client/connection.ts'
 import { type Admin, createAdmin } from './admin/admin.ts'
@@ -11,7 +12,7 @@ const STOP_MS = 5000
 describe('what was acknowledged is delivered once and stands once in both archives', () => {
   let server: ServerProcess
 
-  before(async () => { server = await ServerProcess.start() })
+  before(async () => { server = await startServer() })
   after(async () => { await server[Symbol.asyncDispose]() })
 
   // The ways of clients that come late differ from round to round.

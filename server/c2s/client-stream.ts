@@ -302,7 +302,8 @@ export class ClientStream implements StreamHandler, Carrier {
   #beforeLogin(stanza: Stanza): void {
     const host = this.#host as Host
     if (stanza.xmlns === NS.tls && stanza.name === 'starttls') return this.#startTls()
-    if (!this.#secure && this.listen.starttlsRequired) throw new StreamError('policy-violation', 'STARTTLS is required')
+    // RFC 6120 §4.9.3.12, §4.9.3.14
+    if (!this.#secure && this.listen.starttlsRequired) throw new StreamError(stanza.isStanza ? 'not-authorized' : 'policy-violation', 'STARTTLS is required')
     if (stanza.xmlns === NS.sasl) return this.#authenticate(host, stanza)
     if (stanza.isStanza && stanza.name === 'iq') {
       const child = stanza.children[0]

@@ -1,0 +1,97 @@
+/** The server in a process of its own, as its users run it, on free ports and a directory that is gone afterwards. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { closeSync, openSync } from 'node:fs'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import net from 'node:net'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+
+export interface Ports {
+  /** For clients, with STARTTLS if the configuration has it. */
+  readonly client: number
+  readonly clientTls: number
+  readonly https: number
+}
+
+export interface ServerProcessOptions {
+  readonly config: (ports: Ports) => string
+  /** Where its log goes; nowhere unless given. */
+  readonly log?: string
+}
+
+/** It can be killed and started again on the same data and ports. */
+export class ServerProcess implements AsyncDisposable {
+  readonly ports: Ports
+  readonly #dir: string
+  readonly #log: string | undefined
+  #child: ChildProcess | undefined
+  #stderr = ''
+
+  private constructor(dir: string, ports: Ports, log: string | undefined) {
+    this.#dir = dir
+    this.ports = ports
+    this.#log = log
+    process.once('exit', () => this.#child?.kill('SIGKILL'))
+  }
+
+  static async start(options: ServerProcessOptions): Promise<ServerProcess> {
+    const dir = await mkdtemp(path.join(tmpdir(), 'tidings-'))
+    const ports = { client: await freePort(), clientTls: await freePort(), https: await freePort() }
+    await writeFile(path.join(dir, 'ejabberd.yml'), options.config(ports))
+    const server = new ServerProcess(dir, ports, options.log)
+    await server.run()
+    return server
+  }
+
+  get port(): number { return this.ports.client }
+  /** Whether it has ended by itself. */
+  get ended(): boolean { return this.#child === undefined || this.#child.exitCode !== null || this.#child.signalCode !== null }
+
+  async run(): Promise<void> {
+    const cli = path.join(import.meta.dirname, '../server/services/cli.ts')
+    const log = this.#log === undefined ? 'ignore' : openSync(this.#log, 'a')
+    const child = spawn(process.execPath, [cli, 'serve', '--config', path.join(this.#dir, 'ejabberd.yml'), '--data', path.join(this.#dir, 'data')], { stdio: ['ignore', log, 'pipe'] })
+    if (typeof log === 'number') closeSync(log)
+    this.#child = child
+    const ready = Promise.withResolvers<void>()
+    child.stderr?.on('data', (chunk: Buffer) => {
+      this.#stderr = (this.#stderr + chunk.toString()).slice(-4000)
+      if (this.#stderr.includes(' serves ')) ready.resolve()
+    })
+    child.once('exit', (code) => ready.reject(new Error(`the server ended with ${code}: ${this.#stderr}`)))
+    await ready.promise
+    this.#stderr = ''
+  }
+
+  /** Resolves with the time that it took, ms. */
+  async kill(signal: 'SIGKILL' | 'SIGTERM'): Promise<number> {
+    const child = this.#child as ChildProcess
+    const at = performance.now()
+    const exited = once(child, 'exit')
+    child.kill(signal)
+    const [code] = (await exited) as [number | null]
+    const ms = performance.now() - at
+    if (signal === 'SIGTERM' && code !== 0) throw new Error(`the server ended with ${code}`)
+    return ms
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (!this.ended) await this.kill('SIGKILL')
+    await rm(this.#dir, { recursive: true, force: true })
+  }
+}
+
+async function freePort(): Promise<number> {
+  for (;;) {
+    const port = 20_001 + Math.floor(Math.random() * 12_000)
+    const probe = net.createServer()
+    const free = await new Promise<boolean>((resolve) => {
+      probe.once('error', () => resolve(false))
+      probe.listen(port, '127.0.0.1', () => resolve(true))
+    })
+    if (!free) continue
+    await new Promise((resolve) => probe.close(resolve))
+    return port
+  }
+}
