@@ -62,18 +62,20 @@ export function buildElement(bytes: Buffer, prefixes: Readonly<Record<string, st
   return root
 }
 
+class ElementCounter extends StreamScanner {
+  found = 0
+  protected streamOpened(): void { /* ours */ }
+  protected element(): void { this.found++ }
+  protected streamClosed(): void { /* ours */ }
+}
+
 /** The tree of one element, validated as if it had come over the wire. Throws StreamError. */
 export function parseElement(text: string | Buffer): Element {
   const bytes = Buffer.from(text)
-  let found = 0
-  const scanner = new StreamScanner(
-    { stanzaBytes: 67_108_864, depth: 1000, attributes: 1000, children: 1_000_000 },
-    { streamOpened: () => undefined, element: () => void found++, streamClosed: () => undefined },
-    undefined,
-  )
+  const scanner = new ElementCounter({ stanzaBytes: 67_108_864, depth: 1000, attributes: 1000, children: 1_000_000 }, undefined)
   scanner.write(Buffer.from("<_:stream xmlns:_='http://etherx.jabber.org/streams'>"))
   scanner.write(bytes)
-  if (found !== 1 || !scanner.idle) throw new Error('not one whole element')
+  if (scanner.found !== 1 || !scanner.idle) throw new Error('not one whole element')
   return buildElement(bytes)
 }
 

@@ -1,6 +1,6 @@
 /** The wire parser: bytes of an XML stream in, stanzas out (RFC 6120 §11). See scanner.ts for how it goes about it. */
 import { CLIENT_NS, Stanza } from '../stanza/stanza.ts'
-import { type ParserLimits, type StreamHeader, StreamScanner } from './scanner.ts'
+import { type ElementSpan, type ParserLimits, type StreamHeader, StreamScanner } from './scanner.ts'
 
 export type { ParserLimits, StreamHeader } from './scanner.ts'
 
@@ -12,16 +12,23 @@ export interface StreamHandler {
 }
 
 export class StreamParser extends StreamScanner {
+  readonly #handler: StreamHandler
+
   /** `contentNamespace` is the default namespace the stream must declare. */
   constructor(limits: ParserLimits, handler: StreamHandler, contentNamespace: string = CLIENT_NS) {
-    super(
-      limits,
-      {
-        streamOpened: (header) => handler.streamOpened(header),
-        element: (name, xmlns, attrs, content, children) => handler.stanza(new Stanza(name, xmlns, attrs, content, children)),
-        streamClosed: () => handler.streamClosed(),
-      },
-      contentNamespace,
-    )
+    super(limits, contentNamespace)
+    this.#handler = handler
+  }
+
+  protected streamOpened(header: StreamHeader): void {
+    this.#handler.streamOpened(header)
+  }
+
+  protected element(name: string, xmlns: string, attrs: Record<string, string>, content: Buffer, children: ElementSpan[]): void {
+    this.#handler.stanza(new Stanza(name, xmlns, attrs, content, children))
+  }
+
+  protected streamClosed(): void {
+    this.#handler.streamClosed()
   }
 }

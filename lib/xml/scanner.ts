@@ -2,7 +2,7 @@
  * Scans an XML stream as it arrives: RFC 6120 §11 (restrictions of XML), XML 1.0 (fifth edition) and Namespaces in XML 1.0.
  *
  * It loops over bytes and makes no tree. A unit (the stream header or a first-level element) that lies whole within a chunk is
- * scanned where it lies; one that does not is kept in `#held` until the rest arrives. A tag that is cut off is looked through
+ * scanned where it lies; one that does not is kept in `held` until the rest arrives. A tag that is cut off is looked through
  * for its end, each byte once, before it is scanned again, so the work stays linear however the bytes are cut.
  */
 import { StreamError } from '../stream/errors.ts'
@@ -42,13 +42,6 @@ export interface ElementSpan {
   readonly xmlns: string
   readonly start: number
   readonly end: number
-}
-
-/** What the scanner tells as it goes. `content` is a copy that the receiver owns. */
-export interface ScanHandler {
-  streamOpened(header: StreamHeader): void
-  element(name: string, xmlns: string, attrs: Record<string, string>, content: Buffer, children: ElementSpan[]): void
-  streamClosed(): void
 }
 
 export const STREAM_NS = 'http://etherx.jabber.org/streams'
@@ -400,10 +393,88 @@ function isXmlns(buf: Buffer, start: number, end: number): boolean {
   return end - start === 5 && buf[start] === 0x78 && buf[start + 1] === 0x6d && buf[start + 2] === 0x6c && buf[start + 3] === 0x6e && buf[start + 4] === 0x73
 }
 
-export class StreamScanner {
+/** What the header of a stream declares for all that is in it. */
+interface Declarations {
+  /** The default namespace. */
+  readonly xmlns: string
+  /** Prefixes and, at the same places, their namespaces. */
+  readonly prefixes: readonly string[]
+  readonly uris: readonly string[]
+}
+
+const NO_HEADER: Declarations = { xmlns: '', prefixes: [], uris: [] }
+/** The headers of most streams are alike and share one object. */
+let lastHeader = NO_HEADER
+
+function headerOf(xmlns: string, prefixes: readonly string[], uris: readonly string[]): Declarations {
+  const same = lastHeader.xmlns === xmlns && lastHeader.prefixes.length === prefixes.length && prefixes.every((prefix, i) => prefix === lastHeader.prefixes[i] && uris[i] === lastHeader.uris[i])
+  if (!same) lastHeader = { xmlns, prefixes: [...prefixes], uris: [...uris] }
+  return lastHeader
+}
+
+/** The stream header or first-level element in hand. Offsets are counted from its first byte. */
+class Unit {
+  /** Its bytes so far, when a read ended within it. */
+  held: Buffer | undefined = undefined
+  heldEnd = 0
+  /** Where to go on in `held`. */
+  at = 0
+  /** Up to where a cut-off tag was looked through for its end (0: not), and the quote it is in. */
+  sought = 0
+  quote = 0
+  cdata = false
+  depth = 0
+  /** Of the open elements, by depth: where the name starts, its length, the default namespace, and how many prefixes are around it. */
+  readonly names: number[] = []
+  readonly nameLengths: number[] = []
+  readonly defaults: string[] = []
+  readonly scopes: number[] = []
+  /** Prefixes in scope, the latest last, and their namespaces. The first ones are of the stream header. */
+  readonly prefixes: string[] = []
+  readonly uris: string[] = []
+  name = ''
+  xmlns = ''
+  attrs: Record<string, string> | undefined = undefined
+  contentStart = 0
+  children: ElementSpan[] = []
+  childName = ''
+  childXmlns = ''
+  childStart = 0
+  /** Elements in it so far, at any depth. */
+  elements = 0
+  /** Prefixes of the stream header that it uses. */
+  used: number[] | undefined = undefined
+  /** Where children need an `xmlns` of their own, when its namespace comes from a prefix. */
+  inserts: number[] | undefined = undefined
+
+  /** To be scanned again from its first byte, with nothing around it. */
+  reset(): void {
+    this.depth = this.at = this.sought = this.quote = 0
+    this.cdata = false
+    this.prefixes.length = this.uris.length = 0
+  }
+}
+
+/** Most reads end between units, so that one serves all streams. */
+let spare: Unit | undefined
+
+function takeUnit(header: Declarations): Unit {
+  const unit = spare ?? new Unit()
+  spare = undefined
+  unit.defaults[0] = header.xmlns
+  const count = header.prefixes.length
+  unit.prefixes.length = unit.uris.length = count
+  for (let i = 0; i < count; i++) {
+    unit.prefixes[i] = header.prefixes[i] as string
+    unit.uris[i] = header.uris[i] as string
+  }
+  return unit
+}
+
+/** Tells its subclass what it finds. Between units it keeps little, for there may be very many of them. */
+export abstract class StreamScanner {
   /** May be changed at any time, such as after authentication. */
   limits: ParserLimits
-  readonly #handler: ScanHandler
   /** The default namespace the stream must have; any when undefined. */
   readonly #contentNamespace: string | undefined
   #state = START
@@ -412,51 +483,23 @@ export class StreamScanner {
   #paused = false
   #scanning = false
   #rest: Buffer | undefined
-
-  // The unit in hand. Offsets are counted from its first byte.
-  #held: Buffer | undefined
-  #heldEnd = 0
-  /** Where to go on in `#held`. */
-  #at = 0
-  /** Up to where a cut-off tag was looked through for its end (0: not), and the quote it is in. */
-  #sought = 0
-  #quote = 0
-  #cdata = false
-  #depth = 0
-  readonly #names: number[] = []
-  readonly #nameLengths: number[] = []
-  readonly #defaults: string[] = []
-  readonly #scopes: number[] = []
-  /** Prefixes in scope, the latest last, and their namespaces. The first `#headerCount` are of the stream header. */
-  readonly #prefixes: string[] = []
-  readonly #uris: string[] = []
-  #headerCount = 0
+  #header = NO_HEADER
   #streamName = ''
+  #unit: Unit | undefined
 
-  #name = ''
-  #xmlns = ''
-  #attrs: Record<string, string> | undefined
-  #contentStart = 0
-  #children: ElementSpan[] = []
-  #childName = ''
-  #childXmlns = ''
-  #childStart = 0
-  /** Elements in the unit so far, at any depth. */
-  #elements = 0
-  /** Prefixes of the stream header that the unit uses. */
-  #used: number[] | undefined
-  /** Where children need an `xmlns` of their own, when the unit's namespace comes from a prefix. */
-  #inserts: number[] | undefined
-
-  constructor(limits: ParserLimits, handler: ScanHandler, contentNamespace: string | undefined) {
+  constructor(limits: ParserLimits, contentNamespace: string | undefined) {
     this.limits = limits
-    this.#handler = handler
     this.#contentNamespace = contentNamespace
   }
 
+  protected abstract streamOpened(header: StreamHeader): void
+  /** A first-level element. `content` is a copy for the receiver to keep. May call `reset()` and `pause()`. */
+  protected abstract element(name: string, xmlns: string, attrs: Record<string, string>, content: Buffer, children: ElementSpan[]): void
+  protected abstract streamClosed(): void
+
   /** Whether nothing is begun and unfinished: the bytes so far end between first-level elements. */
   get idle(): boolean {
-    return this.#held === undefined && this.#rest === undefined
+    return this.#unit === undefined && this.#rest === undefined
   }
 
   /** Takes the next bytes, calling the handler as elements end. Keeps none of `chunk`. Throws StreamError. */
@@ -466,19 +509,20 @@ export class StreamScanner {
       this.#rest = this.#rest === undefined ? Buffer.from(chunk) : Buffer.concat([this.#rest, chunk])
       return
     }
-    if (this.#held === undefined) {
-      this.#run(chunk, chunk.length, 0)
+    const unit = (this.#unit ??= takeUnit(this.#header))
+    if (unit.held === undefined) {
+      this.#run(unit, chunk, chunk.length, 0)
       return
     }
-    const need = this.#heldEnd + chunk.length
-    if (need > this.#held.length) {
-      const larger = Buffer.allocUnsafe(Math.max(need, this.#held.length * 2))
-      this.#held.copy(larger, 0, 0, this.#heldEnd)
-      this.#held = larger
+    const need = unit.heldEnd + chunk.length
+    if (need > unit.held.length) {
+      const larger = Buffer.allocUnsafe(Math.max(need, unit.held.length * 2))
+      unit.held.copy(larger, 0, 0, unit.heldEnd)
+      unit.held = larger
     }
-    chunk.copy(this.#held, this.#heldEnd)
-    this.#heldEnd = need
-    this.#run(this.#held, need, this.#at)
+    chunk.copy(unit.held, unit.heldEnd)
+    unit.heldEnd = need
+    this.#run(unit, unit.held, need, unit.at)
   }
 
   /** Expects a new stream header (RFC 6120 §4.3.3). Bytes of an element begun before are taken as the start of that header. */
@@ -486,9 +530,8 @@ export class StreamScanner {
     this.#state = START
     this.#restarted = true
     this.#blankFirst = false
-    this.#depth = this.#at = this.#sought = this.#quote = 0
-    this.#cdata = false
-    this.#prefixes.length = this.#uris.length = this.#headerCount = 0
+    this.#header = NO_HEADER
+    this.#unit?.reset()
   }
 
   /** Stops after the element in hand; what follows is kept. Called by the handler, or between writes. */
@@ -511,35 +554,38 @@ export class StreamScanner {
     return rest
   }
 
-  #run(buf: Buffer, end: number, start: number): void {
+  #run(unit: Unit, buf: Buffer, end: number, start: number): void {
     this.#scanning = true
     try {
-      this.#scan(buf, end, start)
+      this.#scan(unit, buf, end, start)
+      if (unit.held === undefined) {
+        this.#unit = undefined
+        spare = unit
+      }
     } catch (error) {
       this.#state = BROKEN
-      this.#depth = this.#sought = 0
-      this.#held = this.#rest = undefined
+      this.#unit = this.#rest = undefined
       throw error
     } finally {
       this.#scanning = false
     }
   }
 
-  #scan(buf: Buffer, end: number, start: number): void {
+  #scan(unit: Unit, buf: Buffer, end: number, start: number): void {
     let at = start
     let mark = 0
-    if (this.#sought > 0 && !this.#seek(buf, 0, end)) {
-      this.#keep(buf, 0, at, end)
+    if (unit.sought > 0 && !this.#seek(unit, buf, 0, end)) {
+      this.#keep(unit, buf, 0, at, end)
       return
     }
     for (;;) {
-      if (this.#depth === 0) {
+      if (unit.depth === 0) {
         if (this.#state >= CLOSED) {
-          this.#held = undefined
+          unit.held = undefined
           return
         }
         if (this.#paused) {
-          this.#held = undefined
+          unit.held = undefined
           if (at < end) {
             const kept = Buffer.from(buf.subarray(at, end))
             this.#rest = this.#rest === undefined ? kept : Buffer.concat([kept, this.#rest])
@@ -550,7 +596,7 @@ export class StreamScanner {
         at = skipBlank(buf, at, end) // RFC 6120 §11.7
         if (at > blank && this.#state === START) this.#blankFirst = true
         if (at >= end) {
-          this.#held = undefined
+          unit.held = undefined
           return
         }
         mark = at
@@ -558,10 +604,10 @@ export class StreamScanner {
         if (this.#state === START) {
           // RFC 6120 §11.6: UTF-16 and UTF-32 are told by a null byte or their byte order mark.
           if (byte === 0 || byte === 0xfe || byte === 0xff || buf[at + 1] === 0) throw new StreamError('unsupported-encoding', 'only UTF-8')
-          if (byte === LT && at + 1 >= end) return this.#keep(buf, mark, at, end)
+          if (byte === LT && at + 1 >= end) return this.#keep(unit, buf, mark, at, end)
           if (byte === LT && buf[at + 1] === QUESTION) {
             const next = this.#declaration(buf, at, end)
-            if (next < 0) return this.#keep(buf, mark, at, end)
+            if (next < 0) return this.#keep(unit, buf, mark, at, end)
             at = next
             this.#state = ROOT
             continue
@@ -569,46 +615,46 @@ export class StreamScanner {
         }
         if (byte !== LT) {
           if (byte >= 0x80) {
-            if (sequence(buf, at, end) === 0) return this.#keep(buf, mark, at, end)
+            if (sequence(buf, at, end) === 0) return this.#keep(unit, buf, mark, at, end)
           } else if (!isChar(byte)) throw malformed('illegal character')
           throw new StreamError('bad-format', this.#state === OPEN ? 'text between stanzas' : 'no stream header')
         }
-        const next = this.#tag(buf, at, end, mark)
-        if (next < 0) return this.#suspend(next, buf, mark, at, end)
+        const next = this.#tag(unit, buf, at, end, mark)
+        if (next < 0) return this.#suspend(unit, next, buf, mark, at, end)
         at = next
         continue
       }
-      if (this.#cdata) {
+      if (unit.cdata) {
         while (at < end && CDATA[buf[at] as number] === 0) at++
-        if (at >= end) return this.#keep(buf, mark, at, end)
+        if (at >= end) return this.#keep(unit, buf, mark, at, end)
         const byte = buf[at] as number
         if (byte === BRACKET) {
-          if (at + 2 >= end && (at + 1 >= end || buf[at + 1] === BRACKET)) return this.#keep(buf, mark, at, end)
+          if (at + 2 >= end && (at + 1 >= end || buf[at + 1] === BRACKET)) return this.#keep(unit, buf, mark, at, end)
           if (buf[at + 1] === BRACKET && buf[at + 2] === GT) {
-            this.#cdata = false
+            unit.cdata = false
             at += 3
           } else at++
         } else if (byte >= 0x80) {
           const size = sequence(buf, at, end)
-          if (size === 0) return this.#keep(buf, mark, at, end)
+          if (size === 0) return this.#keep(unit, buf, mark, at, end)
           at += size
         } else throw malformed('illegal character')
         continue
       }
       while (at < end && TEXT[buf[at] as number] === 0) at++
-      if (at >= end) return this.#keep(buf, mark, at, end)
+      if (at >= end) return this.#keep(unit, buf, mark, at, end)
       const byte = buf[at] as number
       if (byte === LT) {
-        const next = this.#tag(buf, at, end, mark)
-        if (next < 0) return this.#suspend(next, buf, mark, at, end)
+        const next = this.#tag(unit, buf, at, end, mark)
+        if (next < 0) return this.#suspend(unit, next, buf, mark, at, end)
         at = next
       } else if (byte >= 0x80) {
         const size = sequence(buf, at, end)
-        if (size === 0) return this.#keep(buf, mark, at, end)
+        if (size === 0) return this.#keep(unit, buf, mark, at, end)
         at += size
       } else if (byte === AMP) {
         const next = scanReference(buf, at, end)
-        if (next === 0) return this.#keep(buf, mark, at, end)
+        if (next === 0) return this.#keep(unit, buf, mark, at, end)
         at = next
       } else if (byte === GT) {
         // XML 1.0 §2.4. The byte before text is always the end of a tag, so looking back stays within it.
@@ -619,46 +665,46 @@ export class StreamScanner {
   }
 
   /** A tag is cut off. */
-  #suspend(why: number, buf: Buffer, mark: number, at: number, end: number): void {
+  #suspend(unit: Unit, why: number, buf: Buffer, mark: number, at: number, end: number): void {
     if (why === SEEK) {
-      this.#sought = at + 1 - mark
-      this.#quote = 0
-      this.#seek(buf, mark, end)
+      unit.sought = at + 1 - mark
+      unit.quote = 0
+      this.#seek(unit, buf, mark, end)
     }
-    this.#keep(buf, mark, at, end)
+    this.#keep(unit, buf, mark, at, end)
   }
 
   /** Looks on for the end of a cut-off tag; true when it is there, and the tag can be scanned. */
-  #seek(buf: Buffer, mark: number, end: number): boolean {
-    let quote = this.#quote
-    for (let at = mark + this.#sought; at < end; at++) {
+  #seek(unit: Unit, buf: Buffer, mark: number, end: number): boolean {
+    let quote = unit.quote
+    for (let at = mark + unit.sought; at < end; at++) {
       const byte = buf[at] as number
       if (byte === LT) throw malformed('a tag holds <')
       if (quote !== 0) {
         if (byte === quote) quote = 0
       } else if (byte === QUOTE || byte === APOS) quote = byte
       else if (byte === GT) {
-        this.#sought = 0
+        unit.sought = 0
         return true
       }
     }
-    this.#sought = end - mark
-    this.#quote = quote
+    unit.sought = end - mark
+    unit.quote = quote
     return false
   }
 
   /** Keeps the unit in hand from `mark` on until more arrives; `at` is where to go on. */
-  #keep(buf: Buffer, mark: number, at: number, end: number): void {
+  #keep(unit: Unit, buf: Buffer, mark: number, at: number, end: number): void {
     const length = end - mark
     if (length > this.limits.stanzaBytes) throw this.#tooLarge()
-    if (buf === this.#held) {
+    if (buf === unit.held) {
       if (mark > 0) buf.copyWithin(0, mark, end)
     } else {
-      this.#held = Buffer.allocUnsafe(Math.max(256, length + (length >> 1)))
-      buf.copy(this.#held, 0, mark, end)
+      unit.held = Buffer.allocUnsafe(Math.max(256, length + (length >> 1)))
+      buf.copy(unit.held, 0, mark, end)
     }
-    this.#heldEnd = length
-    this.#at = at - mark
+    unit.heldEnd = length
+    unit.at = at - mark
   }
 
   #tooLarge(): StreamError {
@@ -666,10 +712,10 @@ export class StreamScanner {
   }
 
   /** The tag or CDATA start at `at`. */
-  #tag(buf: Buffer, at: number, end: number, mark: number): number {
+  #tag(unit: Unit, buf: Buffer, at: number, end: number, mark: number): number {
     if (at + 1 >= end) return MORE
     const byte = buf[at + 1]
-    if (byte === SLASH) return this.#endTag(buf, at, end, mark)
+    if (byte === SLASH) return this.#endTag(unit, buf, at, end, mark)
     // RFC 6120 §11.1: no processing instructions, comments or document types.
     if (byte === QUESTION) throw new StreamError('restricted-xml', 'processing instruction')
     if (byte === BANG) {
@@ -677,20 +723,20 @@ export class StreamScanner {
         if (at + i >= end) return MORE
         if (buf[at + i] !== CDATA_START[i]) throw new StreamError('restricted-xml', 'comment or document type')
       }
-      if (this.#depth === 0) throw new StreamError('bad-format', 'text between stanzas')
-      this.#cdata = true
+      if (unit.depth === 0) throw new StreamError('bad-format', 'text between stanzas')
+      unit.cdata = true
       return at + CDATA_START.length
     }
     const next = scanTag(buf, at, end, this.limits.attributes)
     if (next < 0) return next
     if (next - mark > this.limits.stanzaBytes) throw this.#tooLarge()
-    if (this.#state !== OPEN) this.#openStream(buf, at)
-    else this.#openElement(buf, at, next, mark)
+    if (this.#state !== OPEN) this.#openStream(unit, buf, at)
+    else this.#openElement(unit, buf, at, next, mark)
     return next
   }
 
-  #endTag(buf: Buffer, at: number, end: number, mark: number): number {
-    const depth = this.#depth
+  #endTag(unit: Unit, buf: Buffer, at: number, end: number, mark: number): number {
+    const depth = unit.depth
     if (depth === 0) {
       if (this.#state !== OPEN) throw malformed('an end tag before the stream header')
       const nameEnd = scanName(buf, at + 2, end)
@@ -699,13 +745,13 @@ export class StreamScanner {
       if (close >= end) return SEEK
       if (buf[close] !== GT || intern(buf, at + 2, nameEnd) !== this.#streamName) throw malformed('wrong end tag')
       this.#state = CLOSED
-      this.#handler.streamClosed()
+      this.streamClosed()
       return close + 1
     }
-    const length = this.#nameLengths[depth] as number
+    const length = unit.nameLengths[depth] as number
     let next = at + 2 + length
     if (next >= end) return SEEK
-    if (!sameBytes(buf, at + 2, mark + (this.#names[depth] as number), length)) throw malformed('wrong end tag')
+    if (!sameBytes(buf, at + 2, mark + (unit.names[depth] as number), length)) throw malformed('wrong end tag')
     if (buf[next] !== GT) {
       if (NAME[buf[next] as number] !== 0) throw malformed('wrong end tag')
       next = skipBlank(buf, next, end)
@@ -714,15 +760,15 @@ export class StreamScanner {
     }
     next++
     if (next - mark > this.limits.stanzaBytes) throw this.#tooLarge()
-    this.#closeElement(buf, at, next, mark)
+    this.#closeElement(unit, buf, at, next, mark)
     return next
   }
 
   /** RFC 6120 §4.2 and §4.8: the stream header. */
-  #openStream(buf: Buffer, at: number): void {
+  #openStream(unit: Unit, buf: Buffer, at: number): void {
     const attrs = Object.create(null) as Record<string, string>
     const prefixes = Object.create(null) as Record<string, string>
-    this.#prefixes.length = this.#uris.length = this.#headerCount = 0
+    unit.prefixes.length = unit.uris.length = 0
     let xmlns = ''
     for (let i = 0; i < attributeCount; i++) {
       const start = nameStarts[i] as number
@@ -731,16 +777,16 @@ export class StreamScanner {
         if (isXmlns(buf, start, nameEnds[i] as number)) xmlns = this.#defaultNamespace(buf, i)
         else attrs[intern(buf, start, nameEnds[i] as number)] = valueOf(buf, i)
       } else if (isXmlns(buf, start, colon)) {
-        this.#declare(buf, i)
-        prefixes[this.#prefixes.at(-1) as string] = this.#uris.at(-1) as string
+        this.#declare(unit, buf, i)
+        prefixes[unit.prefixes.at(-1) as string] = unit.uris.at(-1) as string
       } else attrs[intern(buf, start, nameEnds[i] as number)] = valueOf(buf, i)
     }
     this.#streamName = intern(buf, at + 1, tagNameEnd)
     const name = tagNameColon < 0 ? this.#streamName : intern(buf, tagNameColon + 1, tagNameEnd)
     let namespace = xmlns
     try {
-      if (tagNameColon >= 0) namespace = this.#lookup(buf, at + 1, tagNameColon, false)
-      this.#checkAttributes(buf, false)
+      if (tagNameColon >= 0) namespace = this.#lookup(unit, buf, at + 1, tagNameColon, false)
+      this.#checkAttributes(unit, buf, false)
     } catch (error) {
       // RFC 6120 §4.9.3.2
       throw error instanceof UndeclaredPrefix ? new StreamError('bad-namespace-prefix', error.text) : error
@@ -751,27 +797,27 @@ export class StreamScanner {
     }
     if (name !== 'stream') throw new StreamError('bad-format', 'the root element is stream')
     if (this.#contentNamespace !== undefined && xmlns !== this.#contentNamespace) throw new StreamError('invalid-namespace', `the default namespace is ${this.#contentNamespace}`) // RFC 6120 §4.8.2
-    this.#headerCount = this.#prefixes.length
-    this.#defaults[0] = xmlns
+    unit.defaults[0] = xmlns
+    this.#header = headerOf(xmlns, unit.prefixes, unit.uris)
     this.#state = OPEN
     const selfClosed = tagSelfClosed
-    this.#handler.streamOpened({ xmlns, attrs, prefixes })
+    this.streamOpened({ xmlns, attrs, prefixes })
     if (selfClosed && this.#state === OPEN) {
       this.#state = CLOSED
-      this.#handler.streamClosed()
+      this.streamClosed()
     }
   }
 
-  #openElement(buf: Buffer, at: number, next: number, mark: number): void {
-    const depth = this.#depth + 1
+  #openElement(unit: Unit, buf: Buffer, at: number, next: number, mark: number): void {
+    const depth = unit.depth + 1
     if (depth > this.limits.depth) throw exceeded(`elements may be at most ${this.limits.depth} deep`)
-    this.#depth = depth
+    unit.depth = depth
     const nameStart = at + 1
-    this.#names[depth] = nameStart - mark
-    this.#nameLengths[depth] = tagNameEnd - nameStart
-    this.#scopes[depth] = this.#prefixes.length
-    if (depth === 1) this.#used = this.#inserts = undefined
-    let xmlns = this.#defaults[depth - 1] as string
+    unit.names[depth] = nameStart - mark
+    unit.nameLengths[depth] = tagNameEnd - nameStart
+    unit.scopes[depth] = unit.prefixes.length
+    if (depth === 1) unit.used = unit.inserts = undefined
+    let xmlns = unit.defaults[depth - 1] as string
     let ownDefault = false
     let prefixed = false
     for (let i = 0; i < attributeCount; i++) {
@@ -782,63 +828,62 @@ export class StreamScanner {
           xmlns = this.#defaultNamespace(buf, i)
           ownDefault = true
         }
-      } else if (isXmlns(buf, start, colon)) this.#declare(buf, i)
+      } else if (isXmlns(buf, start, colon)) this.#declare(unit, buf, i)
       else prefixed = true
     }
-    this.#defaults[depth] = xmlns
-    if (prefixed) this.#checkAttributes(buf, true)
+    unit.defaults[depth] = xmlns
+    if (prefixed) this.#checkAttributes(unit, buf, true)
     const colon = tagNameColon
     let namespace = xmlns
-    if (colon >= 0) namespace = this.#lookup(buf, nameStart, colon, depth > 1)
-    if (depth > 1 && ++this.#elements > this.limits.children) throw exceeded(`a stanza may hold at most ${this.limits.children} elements`)
+    if (colon >= 0) namespace = this.#lookup(unit, buf, nameStart, colon, depth > 1)
+    if (depth > 1 && ++unit.elements > this.limits.children) throw exceeded(`a stanza may hold at most ${this.limits.children} elements`)
     if (depth === 1) {
-      this.#elements = 0
-      this.#name = intern(buf, colon < 0 ? nameStart : colon + 1, tagNameEnd)
+      unit.elements = 0
+      unit.name = intern(buf, colon < 0 ? nameStart : colon + 1, tagNameEnd)
       // It would never end: whoever sends it takes this stream for a new one.
-      if (namespace === STREAM_NS && this.#name === 'stream') throw new StreamError('bad-format', 'a stream within the stream')
-      this.#xmlns = namespace
-      if (namespace !== xmlns) this.#inserts = []
+      if (namespace === STREAM_NS && unit.name === 'stream') throw new StreamError('bad-format', 'a stream within the stream')
+      unit.xmlns = namespace
+      if (namespace !== xmlns) unit.inserts = []
       const attrs = new AttributeMap()
       for (let i = 0; i < attributeCount; i++) {
         const name = intern(buf, nameStarts[i] as number, nameEnds[i] as number)
         if (name !== 'xmlns') attrs[name] = name === 'type' || name === 'xml:lang' ? commonValueOf(buf, i) : valueOf(buf, i)
       }
-      this.#attrs = attrs
-      this.#children = []
-      this.#contentStart = next - mark
+      unit.attrs = attrs
+      unit.children = []
+      unit.contentStart = next - mark
     } else if (depth === 2) {
-      this.#childName = intern(buf, colon < 0 ? nameStart : colon + 1, tagNameEnd)
-      this.#childXmlns = namespace
-      this.#childStart = at - mark - this.#contentStart
-      if (this.#inserts !== undefined && !ownDefault) this.#inserts.push(tagNameEnd - mark - this.#contentStart)
+      unit.childName = intern(buf, colon < 0 ? nameStart : colon + 1, tagNameEnd)
+      unit.childXmlns = namespace
+      unit.childStart = at - mark - unit.contentStart
+      if (unit.inserts !== undefined && !ownDefault) unit.inserts.push(tagNameEnd - mark - unit.contentStart)
     }
-    if (tagSelfClosed) this.#closeElement(buf, next, next, mark)
+    if (tagSelfClosed) this.#closeElement(unit, buf, next, next, mark)
   }
 
   /** `at` is where the end tag starts, or where a start tag that is also the end ends. */
-  #closeElement(buf: Buffer, at: number, next: number, mark: number): void {
-    const depth = this.#depth--
-    const scope = this.#scopes[depth] as number
-    if (this.#prefixes.length > scope) this.#prefixes.length = this.#uris.length = scope
+  #closeElement(unit: Unit, buf: Buffer, at: number, next: number, mark: number): void {
+    const depth = unit.depth--
+    const scope = unit.scopes[depth] as number
+    if (unit.prefixes.length > scope) unit.prefixes.length = unit.uris.length = scope
     if (depth === 2) {
-      this.#children.push({ name: this.#childName, xmlns: this.#childXmlns, start: this.#childStart, end: next - mark - this.#contentStart })
+      unit.children.push({ name: unit.childName, xmlns: unit.childXmlns, start: unit.childStart, end: next - mark - unit.contentStart })
     } else if (depth === 1) {
-      const attrs = this.#attrs as Record<string, string>
-      const from = mark + this.#contentStart
+      const attrs = unit.attrs as Record<string, string>
+      const from = mark + unit.contentStart
       let content: Buffer = EMPTY
       if (at > from) {
         content = Buffer.allocUnsafe(at - from)
         buf.copy(content, 0, from, at)
       }
-      if (this.#used !== undefined) for (const i of this.#used) attrs[`xmlns:${this.#prefixes[i]}`] = this.#uris[i] as string
-      let children = this.#children
-      if (this.#inserts !== undefined && this.#inserts.length > 0) {
-        const declaration = Buffer.from(` xmlns='${escapeXml(this.#defaults[1] as string)}'`)
-        ;[content, children] = insertDeclarations(content, children, this.#inserts, declaration)
+      if (unit.used !== undefined) for (const i of unit.used) attrs[`xmlns:${unit.prefixes[i]}`] = unit.uris[i] as string
+      let children = unit.children
+      if (unit.inserts !== undefined && unit.inserts.length > 0) {
+        const declaration = Buffer.from(` xmlns='${escapeXml(unit.defaults[1] as string)}'`)
+        ;[content, children] = insertDeclarations(content, children, unit.inserts, declaration)
       }
-      this.#attrs = undefined
-      this.#children = []
-      this.#handler.element(this.#name, this.#xmlns, attrs, content, children)
+      unit.attrs = undefined
+      this.element(unit.name, unit.xmlns, attrs, content, children)
     }
   }
 
@@ -849,37 +894,37 @@ export class StreamScanner {
   }
 
   /** Namespaces in XML §3: declares the prefix of attribute `i`, `xmlns:prefix`. */
-  #declare(buf: Buffer, i: number): void {
+  #declare(unit: Unit, buf: Buffer, i: number): void {
     const prefix = intern(buf, (nameColons[i] as number) + 1, nameEnds[i] as number)
     const uri = commonValueOf(buf, i)
     if (uri === '' || prefix === 'xmlns' || uri === XMLNS_NS || (prefix === 'xml') !== (uri === XML_NS)) throw malformed('illegal namespace declaration')
-    if (this.#prefixes.length >= DECLARATIONS_MAX) throw exceeded(`at most ${DECLARATIONS_MAX} namespace declarations`)
-    this.#prefixes.push(prefix)
-    this.#uris.push(uri)
+    if (unit.prefixes.length >= DECLARATIONS_MAX) throw exceeded(`at most ${DECLARATIONS_MAX} namespace declarations`)
+    unit.prefixes.push(prefix)
+    unit.uris.push(uri)
   }
 
   /** The namespace of a prefix. `used` notes that one of the stream header is needed inside the unit. */
-  #lookup(buf: Buffer, start: number, end: number, used: boolean): string {
+  #lookup(unit: Unit, buf: Buffer, start: number, end: number, used: boolean): string {
     const prefix = intern(buf, start, end)
-    for (let i = this.#prefixes.length - 1; i >= 0; i--) {
-      if (this.#prefixes[i] !== prefix) continue
-      if (used && i < this.#headerCount && prefix !== 'xml' && !this.#used?.includes(i)) (this.#used ??= []).push(i)
-      return this.#uris[i] as string
+    for (let i = unit.prefixes.length - 1; i >= 0; i--) {
+      if (unit.prefixes[i] !== prefix) continue
+      if (used && i < this.#header.prefixes.length && prefix !== 'xml' && !unit.used?.includes(i)) (unit.used ??= []).push(i)
+      return unit.uris[i] as string
     }
     if (prefix === 'xml') return XML_NS
     throw new UndeclaredPrefix(prefix)
   }
 
   /** Namespaces in XML §6.3: prefixes of attributes are declared, and no two are the same by their expanded names. */
-  #checkAttributes(buf: Buffer, used: boolean): void {
+  #checkAttributes(unit: Unit, buf: Buffer, used: boolean): void {
     let seen: string[] | undefined
     for (let i = 0; i < attributeCount; i++) {
       const start = nameStarts[i] as number
       const colon = nameColons[i] as number
       if (colon < 0 || isXmlns(buf, start, colon)) continue
-      const namespace = this.#lookup(buf, start, colon, used)
+      const namespace = this.#lookup(unit, buf, start, colon, used)
       // One namespace by two prefixes is rare, and without it names that differ as written differ when expanded.
-      if (this.#prefixes.length < 2) continue
+      if (unit.prefixes.length < 2) continue
       const expanded = `${namespace} ${intern(buf, colon + 1, nameEnds[i] as number)}`
       if (seen?.includes(expanded)) throw malformed('an attribute is there twice')
       ;(seen ??= []).push(expanded)
