@@ -126,8 +126,11 @@ export function acceptTls(plain: Socket, options: TLSSocketOptions, timeoutMs: n
   const secured = new TLSSocket(plain, { isServer: true, ...options })
   const timer = setTimeout(() => secured.destroy(), timeoutMs)
   timer.unref()
-  for (const event of ['secure', 'close']) secured.once(event, () => clearTimeout(timer))
-  return secured
+  const settle = (): void => {
+    clearTimeout(timer)
+    secured.off('secure', settle).off('close', settle)
+  }
+  return secured.on('secure', settle).on('close', settle)
 }
 
 async function load(options: SecureContextsOptions, time: number): Promise<Loaded> {

@@ -183,16 +183,8 @@ export class C2s implements AsyncDisposable {
       return this.#refuse(socket, 'tls')
     }
     if (address !== '') this.#unbound.set(address, (this.#unbound.get(address) ?? 0) + 1)
-    if (secured !== undefined) this.#streams.add(new ClientStream(this, listen, secured, address, true))
-    else if (listen.proxyProtocol) {
-      this.#streams.add(new ClientStream(this, listen, socket, address, false))
-      socket.resume()
-    } else {
-      const own = readIntoShared(socket, (chunk) => stream.read(chunk))
-      const stream = new ClientStream(this, listen, own, address, false)
-      this.#streams.add(stream)
-      own.resume()
-    }
+    this.#streams.add(new ClientStream(this, listen, secured ?? socket, address, secured !== undefined))
+    if (secured === undefined) socket.resume()
   }
 
   #refuse(socket: net.Socket, reason: string): void {
@@ -202,7 +194,7 @@ export class C2s implements AsyncDisposable {
 
   /** Begins TLS on a connection. With `domain`, for STARTTLS: all get the certificate of their stream's host. */
   secure(socket: net.Socket, listen: ListenConfig, domain?: string): TLSSocket {
-    socket.on('error', () => undefined)
+    socket.on('error', ignore)
     const options = (this.#parts.certificates() as SecureContexts).optionsFor(listen.tlsOptions, domain)
     // XEP-0368: clients that ask for another protocol are in the wrong place.
     const secured = acceptTls(socket, domain === undefined ? { ...options, ALPNProtocols: ['xmpp-client'] } : options, this.limits.handshakeTimeoutMs)
@@ -232,15 +224,8 @@ export class C2s implements AsyncDisposable {
     return typeof value === 'number' ? value : this.limits.sessionsPerUser
   }
 
-  readonly #shapers = new WeakMap<Session, Shaper | null>()
-
   shaperOf(listen: ListenConfig, host: Host, session: Session): Shaper | undefined {
-    let shaper = this.#shapers.get(session)
-    if (shaper === undefined) {
-      shaper = (listen.shaper === '' ? undefined : host.config.access.shaper(listen.shaper, { jid: session.jid, address: session.address })) ?? null
-      this.#shapers.set(session, shaper)
-    }
-    return shaper ?? undefined
+    return listen.shaper === '' ? undefined : host.config.access.shaper(listen.shaper, { jid: session.jid, address: session.address })
   }
 
   createSession(jid: Jid, carrier: Carrier | undefined): Session {
@@ -351,31 +336,8 @@ export class C2s implements AsyncDisposable {
   }
 }
 
-/** All plain connections are read into this; what a parser keeps it copies. */
-const shared = Buffer.allocUnsafeSlow(65_536)
-
-/**
- * Takes an accepted connection over into a socket that reads into the shared buffer, which costs no allocation for each read.
- * `net.Server` has no option for it (`net.Socket` does: `onread`), hence the move of the handle.
- */
-function readIntoShared(socket: net.Socket, read: (chunk: Buffer) => void): net.Socket {
-  const accepted = socket as unknown as { _handle: unknown }
-  const handle = accepted._handle
-  accepted._handle = null
-  const own = new net.Socket({
-    handle,
-    onread: {
-      buffer: shared,
-      callback(bytes: number, buffer: Uint8Array) {
-        read(buffer.subarray(0, bytes) as Buffer)
-        return true
-      },
-    },
-  } as unknown as net.SocketConstructorOpts)
-  // The listener counts the socket that it accepted until that is closed.
-  own.once('close', () => socket.destroy())
-  return own
-}
+/** A connection that fails closes, which is heard. */
+function ignore(): void { /* see close */ }
 
 const ACK = Buffer.from("<r xmlns='urn:xmpp:sm:3'/>")
 

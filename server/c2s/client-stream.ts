@@ -2,6 +2,7 @@
 import type { Socket } from 'node:net'
 import tls from 'node:tls'
 import { Jid } from '../../lib/jid.ts'
+import { shareReads } from '../../lib/net/shared-reads.ts'
 import { channelBindingOf } from '../../lib/sasl/channel-binding.ts'
 import { createSaslServer, mechanismsFor, type SaslContext, type SaslServer } from '../../lib/sasl/server.ts'
 import { randomId } from '../../lib/stanza/ids.ts'
@@ -11,6 +12,7 @@ import { StreamError } from '../../lib/stream/errors.ts'
 import { escapeXml, xml } from '../../lib/xml/element.ts'
 import { StreamParser, type StreamHandler, type StreamHeader } from '../../lib/xml/parser.ts'
 import type { LoginTry } from '../accounts/login-limits.ts'
+import type { Shaper } from '../config/access.ts'
 import type { ListenConfig } from '../config/config.ts'
 import type { Host } from '../host.ts'
 import { type Carrier, createManagement, type Session, type Taken } from '../sessions/session.ts'
@@ -59,6 +61,8 @@ export class ClientStream implements StreamHandler, Carrier {
   /** When the client last sent anything, ms. */
   heardAt: number
   #pinged = false
+  /** The shaper of the session; null when it has none. */
+  #shaper: Shaper | null | undefined
   #shaperPause: NodeJS.Timeout | undefined
   #allowance = 0
   #allowanceAt = 0
@@ -85,14 +89,14 @@ export class ClientStream implements StreamHandler, Carrier {
   get backlog(): number { return this.#socket.writableLength }
 
   #attach(socket: Socket): void {
-    socket.on('data', (chunk: Buffer) => this.read(chunk))
-    socket.on('error', () => this.#gone())
-    socket.on('end', () => this.#gone())
-    socket.on('close', () => this.#gone())
+    shareReads(socket)
+    socket.on('data', (chunk: Buffer) => this.#read(chunk))
+    const gone = (): void => this.#gone()
+    socket.on('error', gone).on('end', gone).on('close', gone)
   }
 
   /** Bytes from the client; the buffer is used again afterwards. */
-  read(chunk: Buffer): void {
+  #read(chunk: Buffer): void {
     if (this.#closed) return
     this.heardAt = this.#c2s.now()
     this.#pinged = false
@@ -118,10 +122,9 @@ export class ClientStream implements StreamHandler, Carrier {
 
   /** Slows the client down to its shaper's rate by not reading for a while. */
   #shape(bytes: number): void {
-    const host = this.#host
-    if (host === undefined || this.#session === undefined) return
-    const shaper = this.#c2s.shaperOf(this.listen, host, this.#session)
-    if (shaper === undefined) return
+    if (this.#shaper === undefined) this.#shaper = this.#c2s.shaperOf(this.listen, this.#host as Host, this.#session as Session) ?? null
+    const shaper = this.#shaper
+    if (shaper === null) return
     const now = this.#c2s.now()
     this.#allowance = Math.min(shaper.burst, this.#allowance + ((now - this.#allowanceAt) / 1000) * shaper.rate)
     if (this.#allowanceAt === 0) this.#allowance = shaper.burst
