@@ -226,6 +226,35 @@ describe('listeners of clients', () => {
     }
   })
 
+  it('slow a client down by not reading what it sends beyond its shaper, and nobody else', async () => {
+    const [slow = 0, free = 0] = await start([`${C2S}, starttls: true, shaper: slow`, `${C2S}, starttls: true`], 'shaper: {slow: 100}\n')
+    const romeo = await connect(options(slow, { tls: 'none' }))
+    const juliet = await connect(options(free, { tls: 'none', user: 'juliet' }))
+    try {
+      for (const client of [romeo, juliet]) for (let index = 0; index < 10; index++) client.connection.write(`<message to='${client.jid}'><body>${'x'.repeat(1000)}</body></message>`)
+      await juliet.ping()
+      expect(await romeo.ping(300).then(() => 'answered', (error: Error) => error.message)).to.match(/no answer|300/)
+    } finally {
+      romeo.destroy()
+      juliet.destroy()
+    }
+  })
+
+  it('bind as many sessions of one account as sessions_per_user says where no rule does', async () => {
+    const [port = 0] = await start([`${C2S}, starttls: true`], 'tidings: {limits: {sessions_per_user: 2}}\n')
+    const clients = [await connect(options(port, { tls: 'none' })), await connect(options(port, { tls: 'none' }))]
+    expect(await connect(options(port, { tls: 'none' })).then(() => 'bound', (error: Error) => error.message)).to.equal('resource-constraint')
+    for (const client of clients) client.destroy()
+  })
+
+  it('wait without end for a login where negotiation_timeout says so', async () => {
+    const [port = 0] = await start([`${C2S}, starttls: true`], 'negotiation_timeout: infinity\n')
+    const [socket] = await hold(port, 1)
+    await new Promise((resolve) => setTimeout(resolve, 100))
+    expect(socket?.closed).to.equal(false)
+    socket?.destroy()
+  })
+
   it('allow so many elements before login and after', async () => {
     const [port = 0] = await start([`${C2S}, starttls: true, pre_auth_max_stanza_elements: 3, max_stanza_elements: 5`])
     const inside = (count: number): string => `<iq type='get' id='x'><y xmlns='urn:y'>${'<z/>'.repeat(count - 1)}</y></iq>`

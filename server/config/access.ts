@@ -41,7 +41,8 @@ type Result = string | number
 interface Section { readonly result: Result; readonly matches: Matcher }
 type Rule = readonly Section[]
 
-const DEFAULT_SHAPER_RULES: Readonly<Record<string, Result>> = { max_user_sessions: 10, max_user_offline_messages: 5000 }
+/** Without `max_user_sessions` the limit `sessions_per_user` counts. */
+const DEFAULT_SHAPER_RULES: Readonly<Record<string, Result>> = { max_user_offline_messages: 5000 }
 const LOOPBACK = ['127.0.0.0/8', '::1/128']
 const ACL_KINDS = ['user', 'user_regexp', 'user_glob', 'server', 'server_regexp', 'server_glob', 'resource', 'resource_regexp', 'resource_glob', 'node_regexp', 'node_glob', 'ip', 'acl', 'shared_group', 'access', 'all', 'none']
 const EVERYBODY: Matcher = () => true

@@ -344,7 +344,8 @@ shaper_rules:
 
     it('has the defaults of ejabberd\'s example', () => {
       const access = rules('')
-      expect(access.value('max_user_sessions', jid('x@a.example'))).to.equal(10)
+      expect(access.value('max_user_sessions', jid('x@a.example'))).to.equal(undefined)
+      expect(good('hosts: [a.example]\n').limits.sessionsPerUser).to.equal(10)
       expect(access.value('max_user_offline_messages', jid('x@a.example'))).to.equal(5000)
       expect(access.shaper('c2s_shaper', jid('x@a.example'))).to.equal(undefined)
     })
@@ -599,6 +600,8 @@ modules:
         upload: { quotaBytes: 1024 ** 3, expiryMs: Infinity }, selfSigned: true,
       })
       expect(good('hosts: [a.example]\nnegotiation_timeout: 10\n').limits).to.include({ preAuthTimeoutMs: 10_000 })
+      // A timer would take infinity for nothing.
+      expect(good('hosts: [a.example]\nnegotiation_timeout: infinity\n').limits.preAuthTimeoutMs).to.equal(2 ** 31 - 1)
     })
 
     it('reports wrong names and values', () => {

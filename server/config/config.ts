@@ -150,7 +150,7 @@ const network: OptionType<string> = {
 export const globalTable: OptionTable<GlobalOptions> = {
   loglevel: { type: oneOf(...Object.keys(LOG_LEVELS)), default: 'info', help: 'How much is logged.' },
   certfiles: { type: list(text()), default: [], help: 'Files or globs of keys, certificates and chains, in any order.' },
-  negotiation_timeout: { type: duration(), default: 60_000, help: 'How long a connection may take to log in.' },
+  negotiation_timeout: { type: duration({ timer: true }), default: 60_000, help: 'How long a connection may take to log in.' },
   registration_timeout: { type: duration(), default: 600_000, help: 'How long an address waits between two new accounts.' },
   trusted_proxies: { type: either(oneOf('all'), list(network)), default: [], help: 'Proxies whose X-Forwarded-For is believed.' },
   queue_dir: { type: text(), default: '', help: 'Unused: queues are in memory.', ignored: 'has no effect: queues are in memory.' },

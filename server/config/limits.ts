@@ -56,7 +56,7 @@ export interface Limits {
   readonly uploadsInWork: number
 }
 
-const time = duration()
+const time = duration({ timer: true })
 const count = int({ min: 1 })
 const bytes = size({ min: 1 })
 

@@ -8,7 +8,7 @@ import { type ListenConfig, type ListenModule } from './config.ts'
 import { handlerNames, listenerNames, moduleNames, removedListenerNames, renamedModules } from './ejabberd-names.ts'
 import { type Limits } from './limits.ts'
 import { entryOf, show, textOf, toNode, type ConfigNode, type MapEntry, type MapNode } from './node.ts'
-import { accessRule, bool, int, list, map, oneOf, octal, OptionError, parseOptions, record, shaperRule, size, text, type OptionTable, type OptionType } from './options.ts'
+import { accessRule, bool, headers, int, list, map, oneOf, octal, OptionError, parseOptions, record, shaperRule, size, text, type OptionTable, type OptionType } from './options.ts'
 import { didYouMean, type Problem } from './problems.ts'
 import { readTls, tlsTable } from './tls.ts'
 
@@ -124,7 +124,7 @@ const httpTable: OptionTable<Common & Pick<Listener, 'tls' | 'certfile' | 'ciphe
   ...common,
   ...tlsTableOfListener,
   request_handlers: { type: map(text()), default: new Map(), help: 'Path prefix to module, such as /upload: mod_http_upload.' },
-  custom_headers: { type: map(text()), default: new Map(), help: 'Headers of every answer.' },
+  custom_headers: { type: headers(), default: new Map(), help: 'Headers of every answer.' },
   tag: { type: text(), default: '', help: 'Unused.', ignored: 'has no effect: there is no HTTP API.' },
   allow_unencrypted_sasl2: { type: bool(), default: false, help: 'Unused.' },
 }

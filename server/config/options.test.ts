@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import { stringify } from 'yaml'
 import { formatProblem, loadConfig } from './config.ts'
 import { toNode } from './node.ts'
-import { accessRule, bool, duration, either, host, int, list, map, oneOf, OptionError, parseOptions, record, shaperRule, size, text, type OptionTable, type OptionType } from './options.ts'
+import { accessRule, bool, duration, either, headers, host, int, list, map, oneOf, OptionError, parseOptions, record, shaperRule, size, text, type OptionTable, type OptionType } from './options.ts'
 import { didYouMean } from './problems.ts'
 
 function read<T>(type: OptionType<T>, value: unknown): T | string {
@@ -59,6 +59,18 @@ describe('options', () => {
     expect(read(either(oneOf('auto'), int()), 'x')).to.match(/"auto", or an integer/)
     expect(read(record({ a: { type: int(), default: 1, help: '' } }), { a: 2 })).to.deep.equal({ a: 2 })
     expect(read(record({ a: { type: int(), default: 1, help: '' } }), { b: 2 })).to.match(/^! b: is not an option/)
+  })
+
+  it('keeps times for timers to what a timer can wait', () => {
+    const timer = duration({ timer: true })
+    expect([read(timer, 'infinity'), read(timer, '100 days'), read(timer, '1d')]).to.deep.equal([2 ** 31 - 1, 2 ** 31 - 1, 86_400_000])
+    expect(read(duration(), '100 days')).to.equal(8_640_000_000)
+    expect(read(duration({ infinity: false }), 'infinity')).to.match(/^! "infinity" is not allowed here; expected a time such as "30 s", "5 minutes" or "1d"; a bare/)
+  })
+
+  it('takes HTTP headers that can be sent', () => {
+    expect(read(headers(), { 'X-Frame-Options': 'DENY' })).to.deep.equal(new Map([['X-Frame-Options', 'DENY']]))
+    for (const wrong of [{ 'X Y': 'z' }, { 'X-Y': 'a\nb' }, { '': 'z' }]) expect(read(headers(), wrong), JSON.stringify(wrong)).to.match(/^! .*HTTP headers/)
   })
 
   it('keeps a rule by its name, or as it is defined in place', () => {

@@ -1,4 +1,5 @@
 /** Options as data: type, default and a line of help. The reader, the checks and the manual page are made from the tables. */
+import { validateHeaderName, validateHeaderValue } from 'node:http'
 import { definitionOf, isNode, show, textOf, toNode, toValue, type ConfigNode, type MapNode, type Where } from './node.ts'
 import { moduleNames, removedModuleOptionNames } from './ejabberd-names.ts'
 import { didYouMean, type Problem } from './problems.ts'
@@ -96,18 +97,31 @@ const UNITS: Readonly<Record<string, number>> = {
   d: 86_400_000, day: 86_400_000, days: 86_400_000,
 }
 
-/** A time in milliseconds: a number of `unit` (seconds unless told), `5 minutes`, `30 s`, `1d`, or infinity. */
-export function duration({ unit = 's', min = 1 }: { readonly unit?: string; readonly min?: number } = {}): OptionType<number> {
-  const expects = `a time such as "30 s", "5 minutes", "1d" or infinity; a bare number counts ${unit === 's' ? 'seconds' : unit}`
+/** The longest a timer of Node's can wait, some 25 days; one that is told more fires at once. */
+const TIMER_MAX_MS = 2 ** 31 - 1
+
+interface DurationRange {
+  /** What a bare number counts. */
+  readonly unit?: string
+  readonly min?: number
+  readonly infinity?: boolean
+  /** For timers: infinity and all that is longer is the longest they can wait. */
+  readonly timer?: boolean
+}
+
+/** A time in milliseconds: a number of `unit` (seconds unless told), `5 minutes`, `30 s`, `1d`, or infinity unless that is not allowed. */
+export function duration({ unit = 's', min = 1, infinity = true, timer = false }: DurationRange = {}): OptionType<number> {
+  const expects = `a time such as "30 s", "5 minutes" or "1d"${infinity ? ', or infinity' : ''}; a bare number counts ${unit === 's' ? 'seconds' : unit}`
+  const max = timer ? TIMER_MAX_MS : Infinity
   return {
     expects,
     parse(node) {
       const written = (textOf(node) ?? '').trim().toLowerCase()
-      if (INFINITE.has(written)) return Infinity
+      if (infinity && INFINITE.has(written)) return max
       const match = /^(\d+)\s*([a-z]*)$/.exec(written)
       const factor = match ? UNITS[match[2] === '' ? unit : match[2] ?? ''] : undefined
       const value = match && factor !== undefined ? Number(match[1]) * factor : NaN
-      return Number.isSafeInteger(value) && value >= min ? value : refuse(node, expects)
+      return Number.isSafeInteger(value) && value >= min ? Math.min(value, max) : refuse(node, expects)
     },
   }
 }
@@ -209,6 +223,27 @@ export function map<T>(of: OptionType<T>): OptionType<ReadonlyMap<string, T>> {
         else for (const entry of inner.entries) result.set(entry.key, of.parse(entry.value))
       }
       return result
+    },
+  }
+}
+
+/** HTTP headers by name. */
+export function headers(): OptionType<ReadonlyMap<string, string>> {
+  const any = map(text())
+  const expects = 'a map of HTTP headers'
+  return {
+    expects,
+    parse(node) {
+      const found = any.parse(node)
+      for (const [name, value] of found) {
+        try {
+          validateHeaderName(name)
+          validateHeaderValue(name, value)
+        } catch (error) {
+          throw new OptionError(node, `"${name}" is not allowed here; expected ${expects} (${(error as Error).message}).`)
+        }
+      }
+      return found
     },
   }
 }

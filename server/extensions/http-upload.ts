@@ -5,7 +5,7 @@ import { pipeline } from 'node:stream/promises'
 import type { Jid } from '../../lib/jid.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
-import { accessRule, anything, bool, duration, host as hostType, int, list, map, oneOf, shaperRule, size, text } from '../config/options.ts'
+import { accessRule, anything, bool, duration, headers, host as hostType, int, list, oneOf, shaperRule, size, text } from '../config/options.ts'
 import { HttpError, acceptBody, answer, bodyOf, corsHeaders } from '../http/http.ts'
 import type { HttpPath } from '../http/routes.ts'
 import type { Key, Storage, Value } from '../storage/shapes.ts'
@@ -147,7 +147,7 @@ export const httpUpload = defineExtension({
     jid_in_url: { type: oneOf('sha1', 'node'), default: 'sha1', help: 'Whether an address shows who uploaded: a hash of the account, or its name.' },
     put_url: { type: text(), default: '', help: 'Where clients upload to; @HOST@ is replaced. Unless set, the address of the HTTP listener that has mod_http_upload.' },
     get_url: { type: text(), default: '', help: 'Where files are downloaded from; put_url unless set.' },
-    custom_headers: { type: map(text()), default: new Map<string, string>(), help: 'HTTP headers of every answer.' },
+    custom_headers: { type: headers(), default: new Map<string, string>(), help: 'HTTP headers of every answer.' },
     rm_on_unregister: { type: bool(), default: true, help: 'Whether the files of a removed account are removed.' },
     slot_lifetime: { type: duration(), default: SLOT_MS, help: 'How long an address can be uploaded to.' },
     docroot: { type: text(), default: '', help: 'Directory of the files.', ignored: 'files are kept in the data directory.' },

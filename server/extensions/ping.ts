@@ -19,7 +19,7 @@ export const ping = defineExtension({
   options: {
     send_pings: { type: bool(), default: false, help: 'Ping clients that have been silent.' },
     ping_interval: { type: duration(), default: 60_000, help: 'Silence after which a client is pinged.' },
-    ping_ack_timeout: { type: duration(), default: ACK_TIMEOUT_MS, help: 'How long a client may take to answer a ping.' },
+    ping_ack_timeout: { type: duration({ timer: true }), default: ACK_TIMEOUT_MS, help: 'How long a client may take to answer a ping.' },
     timeout_action: { type: oneOf('none', 'kill'), default: 'none' as const, help: 'What happens to a client that does not answer.' },
   },
   start({ host, iq, disco, hooks, sessions, every, now }, options) {

@@ -9,6 +9,15 @@ type EndedStream = readonly [id: string, handled: number, at: number]
 /** Of one account. A client asks about the stream it had last; several clients share an account. */
 const ENDED_MAX = 10
 
+interface ManagementOptions {
+  resume_timeout: number | undefined
+  max_resume_timeout: number
+  ack_timeout: number | undefined
+  max_ack_queue: number | undefined
+  cache_life_time: number
+  resend_on_timeout: 'true' | 'false' | 'if_offline'
+}
+
 /** The counters and the queue are the session's (sessions/session.ts), the nonzas the stream's (c2s/client-stream.ts). */
 export const streamManagement = defineExtension({
   name: 'stream-management',
@@ -16,16 +25,16 @@ export const streamManagement = defineExtension({
   specs: [{ xep: 198, version: '1.6.3', status: 'complete' }],
   needs: ['resumption', 'limits', 'hooks', 'storage', 'now'],
   options: {
-    resume_timeout: { type: duration({ min: 0 }), default: 300_000, help: 'How long a session waits for its client to come back; 0 turns resumption off.' },
-    max_resume_timeout: { type: duration({ min: 0 }), default: 0, help: 'The longest wait that a client may ask for; resume_timeout unless set.' },
-    ack_timeout: { type: duration(), default: 60_000, help: 'How long a client may take to acknowledge.' },
-    max_ack_queue: { type: int({ min: 1, infinity: true }), default: 5000, help: 'Unacknowledged stanzas of one session.' },
+    resume_timeout: { type: duration({ min: 0, infinity: false }), default: undefined, help: 'How long a session waits for its client to come back; 0 turns resumption off. tidings.limits.resume_timeout unless set.' },
+    max_resume_timeout: { type: duration({ min: 0, infinity: false }), default: 0, help: 'The longest wait that a client may ask for; resume_timeout unless set.' },
+    ack_timeout: { type: duration(), default: undefined, help: 'How long a client may take to acknowledge; tidings.limits.ack_timeout unless set.' },
+    max_ack_queue: { type: int({ min: 1, infinity: true }), default: undefined, help: 'Unacknowledged stanzas of one session; tidings.limits.resume_queue_stanzas unless set.' },
     cache_life_time: { type: duration({ min: 0 }), default: 172_800_000, help: 'How long it is remembered what had been handled of a stream that has ended, for a client that comes back too late.' },
-    resend_on_timeout: { type: oneOf('true', 'false', 'if_offline'), default: 'true', help: 'Accepted; what was not acknowledged always goes to the other sessions or offline.' },
+    resend_on_timeout: { type: oneOf('true', 'false', 'if_offline'), default: 'true', help: 'What was not acknowledged always goes to the other sessions or offline.', ignored: 'has no effect: what was not acknowledged always goes to the account\'s other sessions, or offline, as with "true".' },
   },
-  start({ resumption, limits, hooks, storage, now }, options) {
+  start({ resumption, limits, hooks, storage, now }, options: ManagementOptions) {
     const { records } = storage
-    const resumeMs = Math.min(options.resume_timeout, limits.resumeTimeoutMs === 300_000 ? Infinity : limits.resumeTimeoutMs)
+    const resumeMs = options.resume_timeout ?? limits.resumeTimeoutMs
 
     const endedStreams = (value: Value | undefined): EndedStream[] =>
       ((value ?? []) as unknown as EndedStream[]).filter(([, , at]) => now() - at < options.cache_life_time)
@@ -46,8 +55,8 @@ export const streamManagement = defineExtension({
     resumption({
       resumeMs,
       maxResumeMs: Math.max(resumeMs, options.max_resume_timeout),
-      ackTimeoutMs: options.ack_timeout,
-      queueMax: Math.min(options.max_ack_queue, limits.resumeQueueStanzas === 5000 ? Infinity : limits.resumeQueueStanzas),
+      ackTimeoutMs: options.ack_timeout ?? limits.ackTimeoutMs,
+      queueMax: options.max_ack_queue ?? limits.resumeQueueStanzas,
       async lastHandled(owner, id) {
         const found = endedStreams(await records.get(ENDED, [owner])).find(([each]) => each === id)
         if (found === undefined) return undefined

@@ -84,6 +84,18 @@ describe('HTTP', () => {
     expect(http.baseUrl('example.org', '/upload')).to.equal(`http://example.org:${port}/files`)
   })
 
+  it('sends the headers of its listener with every answer', async () => {
+    http = createHttp({ log })
+    http.add('GET', '/a', (_request, response) => { response.end('a') })
+    const listener = await http.listen({ port: 0, ip: '127.0.0.1', tls: false, customHeaders: new Map([['X-Frame-Options', 'DENY']]) })
+    for (const [path, status] of [['/a', 200], ['/b', 404]] as const) {
+      const response = await fetch(`http://127.0.0.1:${listener.port}${path}`)
+      expect([response.status, response.headers.get('x-frame-options')]).to.deep.equal([status, 'DENY'])
+    }
+    listener.update({ port: 0, ip: '127.0.0.1', tls: false, customHeaders: new Map([['X Y', 'no header']]) })
+    expect((await fetch(`http://127.0.0.1:${listener.port}/a`)).status).to.equal(500)
+  })
+
   it('believes X-Forwarded-For of trusted proxies alone, from the right', async () => {
     const seen: string[] = []
     const headers = { 'X-Forwarded-For': '9.9.9.9, 192.0.2.7' }

@@ -111,8 +111,8 @@ export function createHttp(options: HttpOptions): Http {
     // A client that goes away is no error of ours.
     request.on('error', () => undefined)
     response.on('error', () => undefined)
-    headers?.forEach((value, name) => { response.setHeader(name, value) })
     try {
+      headers?.forEach((value, name) => { response.setHeader(name, value) })
       const path = describe(request, mounts)
       const match = table.match(request.method ?? 'GET', path.path)
       if (match.kind === 'none') throw new HttpError(404)
