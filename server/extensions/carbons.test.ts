@@ -113,6 +113,8 @@ describe('carbons (XEP-0280)', () => {
     expect(copied('normal', "<x xmlns='jabber:x:conference' jid='r@c'/>")).to.equal(true)
     expect(copied('normal', "<x xmlns='http://jabber.org/protocol/muc#user'><invite to='a@b'/></x>")).to.equal(true)
     expect(copied('error', '<error/>')).to.equal(true)
+    expect(copied('error', "<no-copy xmlns='urn:xmpp:hints'/><error/>"), 'XEP-0334 §5').to.equal(true)
+    expect(copied('error', "<private xmlns='urn:xmpp:carbons:2'/><error/>")).to.equal(false)
     expect(copied('normal', '<subject>x</subject>')).to.equal(false)
     expect(copied('groupchat', BODY)).to.equal(false)
     expect(copied('headline', BODY)).to.equal(false)

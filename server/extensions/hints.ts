@@ -18,7 +18,8 @@ export const hints = defineExtension({
 /** Turns the hints of a message into the flags of its delivery. The hints stay in the stanza: other servers read them too. */
 export function applyHints(delivery: Delivery): void {
   const { stanza } = delivery
-  if (stanza.name !== 'message') return
+  // §5: an error may repeat the message that it answers, with its hints.
+  if (stanza.name !== 'message' || stanza.type === 'error') return
   for (const child of stanza.children) {
     if (child.xmlns !== NS) continue
     if (child.name === 'no-permanent-store') delivery.noArchive = true // §4.1: offline storage is not permanent
