@@ -50,6 +50,31 @@ describe('XEP-0352 client state indication', () => {
     expect(got[1]).to.contain('<body>')
   })
 
+  it('copies of chat states wait too (XEP-0280), each side of a conversation for itself', () => {
+    const { says, gets, seen } = stage()
+    const copy = (direction: string, inner: string, from = 'juliet@example.net') =>
+      `<message xmlns='jabber:client' type='chat' from='${from}' to='juliet@example.net/phone'><${direction} xmlns='urn:xmpp:carbons:2'><forwarded xmlns='urn:xmpp:forward:0'>${inner}</forwarded></${direction}></message>`
+    const sent = (inside: string) => `<message xmlns='jabber:client' type='chat' from='juliet@example.net/desk' to='romeo@example.org/x'>${inside}</message>`
+    const typing = "<composing xmlns='http://jabber.org/protocol/chatstates'/>"
+    says('inactive')
+    gets(copy('received', chatState('romeo@example.org/x', 'composing')), copy('sent', sent(typing)), chatState('romeo@example.org/y', 'paused'), copy('sent', sent(typing.replace('composing', 'active'))))
+    expect(seen()).to.have.length(0)
+    gets(copy('sent', sent('<body>hi</body>')))
+    expect(seen().map((text) => /composing|paused|active|<body>/.exec(text)?.[0])).to.deep.equal(['paused', '<body>'])
+    gets(copy('received', chatState('nurse@example.org/y', 'composing'), 'romeo@example.org'))
+    expect(seen(), 'that is no copy, whatever it says').to.have.length(1)
+  })
+
+  it('chat states in a room are those of each occupant', () => {
+    const { says, gets, seen } = stage()
+    const state = (nick: string, name: string) => chatState(`room@muc.example.org/${nick}`, name).replace("'chat'", "'groupchat'")
+    says('inactive')
+    gets(state('romeo', 'composing'), state('tybalt', 'composing'), state('romeo', 'paused'))
+    expect(seen()).to.have.length(0)
+    gets(body.replace("'chat'", "'groupchat'").replace('romeo@example.org/x', 'room@muc.example.org/romeo'))
+    expect(seen().map((text) => /room@muc.example.org\/\w+/.exec(text)?.[0])).to.deep.equal(['room@muc.example.org/tybalt', 'room@muc.example.org/romeo'])
+  })
+
   it('of personal events the latest of each item is kept', () => {
     const { says, gets, seen } = stage()
     says('inactive')

@@ -1,14 +1,16 @@
 // XEP-0352: Client State Indication, version 1.0.0 (2020-10-14)
-import type { Stanza } from '../../lib/stanza/stanza.ts'
+import { CLIENT_NS, type Stanza } from '../../lib/stanza/stanza.ts'
 import { bool } from '../config/options.ts'
 import { defineExtension } from './extension.ts'
 
 const NS = 'urn:xmpp:csi:0'
 const CHAT_STATES_NS = 'http://jabber.org/protocol/chatstates'
 const PUBSUB_EVENT_NS = 'http://jabber.org/protocol/pubsub#event'
+const CARBONS_NS = 'urn:xmpp:carbons:2'
+const FORWARD_NS = 'urn:xmpp:forward:0'
 const MUC_USER_NS = 'http://jabber.org/protocol/muc#user'
 /** What may stand beside a chat state without making the message worth a wake-up. */
-const BESIDE_CHAT_STATE = new Set(['urn:xmpp:hints', 'urn:xmpp:sid:0', 'urn:xmpp:delay', 'urn:xmpp:occupant-id:0'])
+const BESIDE_CHAT_STATE = new Set(['urn:xmpp:hints', 'urn:xmpp:sid:0', 'urn:xmpp:delay', 'urn:xmpp:occupant-id:0', MUC_USER_NS])
 
 export interface ClientStateOptions {
   readonly queue_presence: boolean
@@ -29,12 +31,6 @@ export const clientState = defineExtension({
   start({ features, nonzas, hooks }, options) {
     /** Of what is held back; each is compared with all that comes. */
     const keys = new WeakMap<Stanza, string>()
-
-    /** Takes what a newer stanza replaces out of those held back. How many there may be is the session's limit. */
-    function discard(held: Stanza[], key: string): void {
-      const at = held.findIndex((stanza) => keys.get(stanza) === key)
-      if (at !== -1) held.splice(at, 1)
-    }
 
     features.afterLogin(() => `<csi xmlns='${NS}'/>`)
 
@@ -58,10 +54,11 @@ export const clientState = defineExtension({
       const key = holdKey(stanza, options)
       if (key === undefined) {
         // What the message says makes the chat state before it worthless.
-        if (stanza.name === 'message' && stanza.has('body')) discard(session.held, `chat-state ${bareOf(stanza.from)}`)
+        const said = stanza.name === 'message' ? saidBy(stanza) : undefined
+        if (said?.children.some(({ name, xmlns }) => name === 'body' && xmlns === CLIENT_NS)) session.discardHeld((held) => keys.get(held) === said.chatStateKey)
         return 'send'
       }
-      discard(session.held, key)
+      session.discardHeld((held) => keys.get(held) === key)
       keys.set(stanza, key)
       return 'hold'
     })
@@ -69,12 +66,36 @@ export const clientState = defineExtension({
 })
 
 /** What a stanza that can wait is the latest of; undefined when it has to go at once. */
-export function holdKey(stanza: Stanza, options: ClientStateOptions): string | undefined {
+function holdKey(stanza: Stanza, options: ClientStateOptions): string | undefined {
   if (stanza.name === 'presence') return options.queue_presence ? presenceKey(stanza) : undefined
   if (stanza.name !== 'message' || stanza.type === 'error' || stanza.has('body')) return undefined
   if (options.queue_pep && stanza.has('event', PUBSUB_EVENT_NS)) return eventKey(stanza)
-  if (options.queue_chat_states && isChatStateOnly(stanza)) return `chat-state ${bareOf(stanza.from)}`
-  return undefined
+  if (!options.queue_chat_states) return undefined
+  const said = saidBy(stanza)
+  return isChatStateOnly(said.children) ? said.chatStateKey : undefined
+}
+
+/** What somebody says in a conversation, be it in the message itself or in the copy of one (XEP-0280). */
+interface Said {
+  readonly children: readonly { readonly name: string; readonly xmlns: string }[]
+  /** One for each who may be typing: a contact, an occupant of a room, the user on another client. */
+  readonly chatStateKey: string
+}
+
+function saidBy(stanza: Stanza): Said {
+  const copy = stanza.children.find(({ name, xmlns }) => xmlns === CARBONS_NS && (name === 'sent' || name === 'received'))
+  // §11: no copies but those of the account itself.
+  const inner = copy === undefined || stanza.from !== bareOf(stanza.to) ? undefined
+    : stanza.childElement(copy).getChild('forwarded', FORWARD_NS)?.getChild('message', CLIENT_NS)
+  if (inner === undefined) return { children: stanza.children, chatStateKey: chatStateKey(stanza.attrs, stanza.children) }
+  const children = inner.getChildElements().map((child) => ({ name: child.getName(), xmlns: child.getNS() ?? '' }))
+  return { children, chatStateKey: copy?.name === 'sent' ? `chat-state to ${bareOf(inner.attrs['to'])}` : chatStateKey(inner.attrs, children) }
+}
+
+function chatStateKey(attrs: Readonly<Record<string, string | undefined>>, children: Said['children']): string {
+  const from = attrs['from']
+  const ofOccupant = attrs['type'] === 'groupchat' || children.some(({ xmlns }) => xmlns === MUC_USER_NS)
+  return `chat-state ${ofOccupant ? from : bareOf(from)}`
 }
 
 function presenceKey(stanza: Stanza): string | undefined {
@@ -96,11 +117,11 @@ function eventKey(stanza: Stanza): string | undefined {
   return `event ${JSON.stringify([stanza.from ?? '', items.attrs['node'] ?? '', ids])}`
 }
 
-function isChatStateOnly(stanza: Stanza): boolean {
+function isChatStateOnly(children: Said['children']): boolean {
   let found = false
-  for (const { name, xmlns } of stanza.children) {
+  for (const { name, xmlns } of children) {
     if (xmlns === CHAT_STATES_NS) found = true
-    else if (!BESIDE_CHAT_STATE.has(xmlns) && !(name === 'thread' && xmlns === stanza.xmlns)) return false
+    else if (!BESIDE_CHAT_STATE.has(xmlns) && !(name === 'thread' && xmlns === CLIENT_NS)) return false
   }
   return found
 }

@@ -115,6 +115,10 @@ export function fakeParts(host = 'example.net') {
           }
           this.sent.push(each)
         },
+        discardHeld(this: FakeSession, isReplaced: (held: Stanza) => boolean) {
+          const at = this.held.findIndex(isReplaced)
+          if (at !== -1) this.held.splice(at, 1)
+        },
         flushHeld(this: FakeSession) { this.sent.push(...this.held.splice(0)) },
         close(error?: { condition: string }) { session.closed = error?.condition ?? 'closed' },
         carrier: { close(error?: { condition: string }) { session.closed = error?.condition ?? 'closed' } },

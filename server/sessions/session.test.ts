@@ -261,3 +261,24 @@ async function until(so: () => boolean): Promise<void> {
     await new Promise((resolve) => setImmediate(resolve))
   }
 }
+
+describe('a session whose client is inactive (XEP-0352)', () => {
+  it('counts only the bytes of what it still holds back', async () => {
+    await using server = await startTestServer({ accounts: { romeo: 'pencil', juliet: 'pencil' }, config: `${TEST_CONFIG}tidings: { limits: { held_bytes: 10000 } }\n` })
+    const open = (user: string): Promise<Client> => connect({ host: server.host, port: server.port, domain: server.domain, tls: 'none', user, password: 'pencil', resource: 'balcony' })
+    const [romeo, juliet] = [await open('romeo'), await open('juliet')]
+    const statuses: number[] = []
+    juliet.on((stanza) => { if (stanza.from?.startsWith('romeo')) statuses.push(Number(/<status>(\d+)/.exec(stanza.toString())?.[1])) })
+    juliet.send("<inactive xmlns='urn:xmpp:csi:0'/>")
+    await juliet.ping()
+    const presence = (number: number): string => `<presence to='juliet@localhost/balcony'><status>${String(number).padStart(4000, '0')}</status></presence>`
+    for (let number = 0; number < 5; number++) romeo.send(presence(number))
+    await romeo.ping()
+    expect(statuses, 'the latest waits alone').to.deep.equal([])
+    juliet.send("<active xmlns='urn:xmpp:csi:0'/>")
+    await juliet.ping()
+    expect(statuses).to.deep.equal([4])
+    await juliet.disconnect()
+    await romeo.disconnect()
+  })
+})

@@ -283,8 +283,14 @@ export class Session implements GateWaiter {
     this.#push(stanza, options)
   }
 
-  /** Stanzas held back while the client is inactive, for the extension that merges them. */
-  get held(): Stanza[] { return (this.#held ??= []) }
+  /** Takes one out of the stanzas held back while the client is inactive: a newer one says it all. */
+  discardHeld(isReplaced: (stanza: Stanza) => boolean): void {
+    const held = this.#held
+    const at = held?.findIndex(isReplaced) ?? -1
+    if (held === undefined || at === -1) return
+    this.#heldBytes -= sizeOf(held[at] as Stanza)
+    held.splice(at, 1)
+  }
 
   /** Sends what was held back while the client was inactive. */
   flushHeld(): void {
