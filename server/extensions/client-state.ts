@@ -29,9 +29,6 @@ export const clientState = defineExtension({
     queue_pep: { type: bool(), default: true, help: 'Hold notifications of personal events back, the latest of each item.' },
   },
   start({ features, nonzas, hooks }, options) {
-    /** Of what is held back; each is compared with all that comes. */
-    const keys = new WeakMap<Stanza, string>()
-
     features.afterLogin(() => `<csi xmlns='${NS}'/>`)
 
     nonzas.handle(`${NS} inactive`, (session) => {
@@ -55,12 +52,10 @@ export const clientState = defineExtension({
       if (key === undefined) {
         // What the message says makes the chat state before it worthless.
         const said = stanza.name === 'message' ? saidBy(stanza) : undefined
-        if (said?.children.some(({ name, xmlns }) => name === 'body' && xmlns === CLIENT_NS)) session.discardHeld((held) => keys.get(held) === said.chatStateKey)
+        if (said?.children.some(({ name, xmlns }) => name === 'body' && xmlns === CLIENT_NS)) session.discardHeld(said.chatStateKey)
         return 'send'
       }
-      session.discardHeld((held) => keys.get(held) === key)
-      keys.set(stanza, key)
-      return 'hold'
+      return { hold: key }
     })
   },
 })

@@ -29,10 +29,12 @@ export interface FakeSession {
   connected: boolean
   presence: Stanza | undefined
   active: boolean
-  held: Stanza[]
+  readonly held: Map<string, Stanza>
   readonly directed: Set<string>
   readonly sent: Stanza[]
   closed: string | undefined
+  discardHeld(name: string): void
+  flushHeld(): void
 }
 
 /** A stanza from XML. */
@@ -102,7 +104,7 @@ export function fakeParts(host = 'example.net') {
       const session = {
         jid, owner: jid.bare, host: jid.domain, address: '192.0.2.1', connected: true, priority: 0,
         presence: available ? makeStanza('presence', { from: full }) : undefined,
-        active: true, held: [] as Stanza[], directed: new Set<string>(), sent: [] as Stanza[], closed: undefined as string | undefined,
+        active: true, held: new Map<string, Stanza>(), directed: new Set<string>(), sent: [] as Stanza[], closed: undefined as string | undefined,
         get: (name: string) => kept.get(name),
         set: (name: string, value: Value | undefined) => { if (value === undefined) kept.delete(name); else kept.set(name, value) },
         changed: () => undefined,
@@ -110,16 +112,20 @@ export function fakeParts(host = 'example.net') {
           if (!this.active) {
             const verdict = hooks.runWhileInactive(this as unknown as Session, each)
             if (verdict === 'drop') return
-            if (verdict === 'hold') { this.held.push(each); return }
-            this.sent.push(...this.held.splice(0))
+            if (verdict !== 'send') {
+              this.discardHeld(verdict.hold)
+              this.held.set(verdict.hold, each)
+              return
+            }
+            this.flushHeld()
           }
           this.sent.push(each)
         },
-        discardHeld(this: FakeSession, isReplaced: (held: Stanza) => boolean) {
-          const at = this.held.findIndex(isReplaced)
-          if (at !== -1) this.held.splice(at, 1)
+        discardHeld(this: FakeSession, name: string) { this.held.delete(name) },
+        flushHeld(this: FakeSession) {
+          this.sent.push(...this.held.values())
+          this.held.clear()
         },
-        flushHeld(this: FakeSession) { this.sent.push(...this.held.splice(0)) },
         close(error?: { condition: string }) { session.closed = error?.condition ?? 'closed' },
         carrier: { close(error?: { condition: string }) { session.closed = error?.condition ?? 'closed' } },
       }

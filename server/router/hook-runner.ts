@@ -2,7 +2,7 @@
 import type { Jid } from '../../lib/jid.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
 import type { Session, Taken } from '../sessions/session.ts'
-import type { Delivery, Hooks } from './hooks.ts'
+import type { Delivery, Hooks, WhileInactive } from './hooks.ts'
 
 type Handler = (delivery: Delivery) => void
 
@@ -17,7 +17,7 @@ export class HookRunner implements Hooks {
   readonly #safeguard: ((delivery: Delivery) => Taken | undefined)[] = []
   readonly #copied: ((delivery: Delivery, session: Session) => boolean)[] = []
   readonly #undeliverable: ((delivery: Delivery) => boolean)[] = []
-  readonly #whileInactive: ((session: Session, stanza: Stanza) => 'hold' | 'drop' | 'send' | undefined)[] = []
+  readonly #whileInactive: ((session: Session, stanza: Stanza) => WhileInactive | undefined)[] = []
   readonly #bound: ((session: Session) => void)[] = []
   readonly #available: ((session: Session, presence: Stanza, first: boolean) => void)[] = []
   readonly #unavailable: ((session: Session) => void)[] = []
@@ -37,7 +37,7 @@ export class HookRunner implements Hooks {
   safeguard(handler: (delivery: Delivery) => Taken | undefined): void { this.#safeguard.push(handler) }
   copied(handler: (delivery: Delivery, session: Session) => boolean): void { this.#copied.push(handler) }
   undeliverable(handler: (delivery: Delivery) => boolean): void { this.#undeliverable.push(handler) }
-  whileInactive(handler: (session: Session, stanza: Stanza) => 'hold' | 'drop' | 'send' | undefined): void { this.#whileInactive.push(handler) }
+  whileInactive(handler: (session: Session, stanza: Stanza) => WhileInactive | undefined): void { this.#whileInactive.push(handler) }
   bound(handler: (session: Session) => void): void { this.#bound.push(handler) }
   available(handler: (session: Session, presence: Stanza, first: boolean) => void): void { this.#available.push(handler) }
   unavailable(handler: (session: Session) => void): void { this.#unavailable.push(handler) }
@@ -77,7 +77,7 @@ export class HookRunner implements Hooks {
     for (const handler of this.#undeliverable) if (handler(delivery)) return true
     return false
   }
-  runWhileInactive(session: Session, stanza: Stanza): 'hold' | 'drop' | 'send' {
+  runWhileInactive(session: Session, stanza: Stanza): WhileInactive {
     for (const handler of this.#whileInactive) {
       const verdict = handler(session, stanza)
       if (verdict !== undefined) return verdict

@@ -42,6 +42,9 @@ export interface Delivery {
 
 type Handler = (delivery: Delivery) => void
 
+/** What becomes of a stanza to an inactive client: `hold` names what it is the latest of. */
+export type WhileInactive = { readonly hold: string } | 'drop' | 'send'
+
 export interface Hooks {
   /** May refuse, by throwing a StanzaError. */
   checkOutgoing(handler: Handler): void
@@ -69,10 +72,10 @@ export interface Hooks {
   undeliverable(handler: (delivery: Delivery) => boolean): void
 
   /**
-   * Before a stanza is sent to a session: `hold` keeps it in the session's outbox until something urgent is sent or the client
-   * becomes active; `drop` discards it; otherwise it goes at once. Asked only for sessions that are inactive (XEP-0352).
+   * Before a stanza is sent to a session: `hold` keeps it with the session, in place of what is held under the same name, until
+   * something urgent is sent or the client becomes active; `drop` discards it; otherwise it goes at once. Asked only for sessions that are inactive (XEP-0352).
    */
-  whileInactive(handler: (session: Session, stanza: Stanza) => 'hold' | 'drop' | 'send' | undefined): void
+  whileInactive(handler: (session: Session, stanza: Stanza) => WhileInactive | undefined): void
 
   /** Resource binding is done. */
   bound(handler: (session: Session) => void): void

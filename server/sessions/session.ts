@@ -6,6 +6,7 @@ import type { Jid } from '../../lib/jid.ts'
 import { nextMessageId } from '../../lib/stanza/ids.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
+import type { WhileInactive } from '../router/hooks.ts'
 import type { Storage, StoredStream, Value } from '../storage/shapes.ts'
 import type { Gate, GateWaiter } from './gate.ts'
 
@@ -30,7 +31,7 @@ export interface SessionContext {
   readonly storage: Storage
   readonly gate: Gate
   /** XEP-0352: asked for each stanza to an inactive session. */
-  whileInactive(session: Session, stanza: Stanza): 'hold' | 'drop' | 'send'
+  whileInactive(session: Session, stanza: Stanza): WhileInactive
   /** The session is over: these stanzas never arrived. */
   ended(session: Session, undelivered: readonly Undelivered[]): void
   detached(session: Session): void
@@ -121,7 +122,8 @@ export class Session implements GateWaiter {
   #setAt: Map<string, string> | undefined
   #stateDirty = false
   #gated: Gated[] | undefined
-  #held: Stanza[] | undefined
+  /** Held back while the client is inactive, each by what it is the latest of. */
+  #held: Map<string, Stanza> | undefined
   #heldBytes = 0
   /** Unacknowledged stanzas that count against the limits, and their bytes. */
   #queueCount = 0
@@ -270,12 +272,13 @@ export class Session implements GateWaiter {
       // What was stored for the client is held back nowhere else.
       const stored = options.durable === true
       if (verdict === 'drop' && !stored) return
-      if (verdict === 'hold' && !stored) {
-        const held = (this.#held ??= [])
-        held.push(stanza.compact())
+      if (typeof verdict === 'object' && !stored) {
+        this.discardHeld(verdict.hold)
+        const held = (this.#held ??= new Map<string, Stanza>())
+        held.set(verdict.hold, stanza.compact())
         this.#heldBytes += sizeOf(stanza)
         const { limits } = this.#context
-        if (held.length > limits.held || this.#heldBytes > (limits.heldBytes ?? Infinity)) this.flushHeld()
+        if (held.size > limits.held || this.#heldBytes > (limits.heldBytes ?? Infinity)) this.flushHeld()
         return
       }
       if (this.#held !== undefined) this.flushHeld()
@@ -283,13 +286,12 @@ export class Session implements GateWaiter {
     this.#push(stanza, options)
   }
 
-  /** Takes one out of the stanzas held back while the client is inactive: a newer one says it all. */
-  discardHeld(isReplaced: (stanza: Stanza) => boolean): void {
-    const held = this.#held
-    const at = held?.findIndex(isReplaced) ?? -1
-    if (held === undefined || at === -1) return
-    this.#heldBytes -= sizeOf(held[at] as Stanza)
-    held.splice(at, 1)
+  /** Takes what is held back under a name out again: something that was sent says it all. */
+  discardHeld(name: string): void {
+    const held = this.#held?.get(name)
+    if (held === undefined) return
+    this.#heldBytes -= sizeOf(held)
+    this.#held?.delete(name)
   }
 
   /** Sends what was held back while the client was inactive. */
@@ -298,7 +300,7 @@ export class Session implements GateWaiter {
     if (held === undefined) return
     this.#held = undefined
     this.#heldBytes = 0
-    for (const stanza of held) this.#push(stanza, {})
+    for (const stanza of held.values()) this.#push(stanza, {})
   }
 
   #push(stanza: Stanza, options: SendOptions): void {
@@ -545,7 +547,7 @@ export class Session implements GateWaiter {
     const unwritten = [...this.#ready?.list.slice(this.#ready.next) ?? [], ...this.#gated ?? []]
     const undelivered: Undelivered[] = management !== undefined ? management.queue : unwritten
     if (management?.resumable === true) this.#context.storage.streams.close(management.id)
-    for (const stanza of this.#held ?? []) undelivered.push({ stanza, id: undefined })
+    for (const stanza of this.#held?.values() ?? []) undelivered.push({ stanza, id: undefined })
     this.#gated = undefined
     this.#ready = undefined
     this.#held = undefined
