@@ -31,7 +31,7 @@ function stage() {
     },
     onAvailable: (session, _, first) => { events.push(`available ${session.jid.resource} ${first}`) },
     onUnavailable: (session) => { events.push(`unavailable ${session.jid.resource}`) },
-    directedPresences: 2,
+    directedPresences: 3,
   })
   function login(jid: string): FakeSession {
     const session = new FakeSession(jid)
@@ -41,8 +41,8 @@ function stage() {
   function sends(session: FakeSession, attrs: Record<string, string> = {}, ...children: { name: string; xmlns: string; text: string }[]): void {
     presence.fromSession(session as unknown as Session, makeStanza('presence', { from: session.jid.toString(), ...attrs }, children))
   }
-  function arrives(from: string, to: string, type?: string): void {
-    presence.toAccount({ stanza: makeStanza('presence', { from, to, type }), from: Jid.parse(from), to: Jid.parse(to) })
+  function arrives(from: string, to: string, type?: string, id?: string): void {
+    presence.toAccount({ stanza: makeStanza('presence', { from, to, type, id }), from: Jid.parse(from), to: Jid.parse(to) })
   }
   function contact(owner: string, jid: string, changes: Partial<RosterItem>): void {
     rosters.set(owner, { jid, subscription: 'none', ask: false, approved: false, groups: [], ...changes })
@@ -192,7 +192,8 @@ describe('subscriptions (RFC 6121 Appendix A)', () => {
     expect(rosters.isSubscribedTo(juliet, 'nurse@example.net')).to.equal(true)
     expect(rosters.item('nurse@example.net', juliet)).to.include({ subscription: 'from' }).and.not.have.property('hidden')
     sends(kitchen, { to: juliet, type: 'unsubscribed' })
-    expect(balcony.news()).to.deep.equal([`unsubscribed nurse@example.net > ${juliet}`, `unavailable nurse@example.net/kitchen > ${juliet}`])
+    // §3.2.2: unavailable while the contact is still subscribed
+    expect(balcony.news()).to.deep.equal([`unavailable nurse@example.net/kitchen > ${juliet}`, `unsubscribed nurse@example.net > ${juliet}`])
   })
 
   it('§3.1.3: a request is delivered at each login until it is answered', () => {
@@ -210,11 +211,22 @@ describe('subscriptions (RFC 6121 Appendix A)', () => {
     expect(third.news()).to.not.include(`subscribe ${romeo} > ${juliet}`)
   })
 
-  it('§3.1.3: a request of a subscriber is answered for the user', () => {
-    const { arrives, contact, sent } = stage()
-    contact(juliet, romeo, { subscription: 'from' })
+  it('§3.1.3: a request from somebody who has been blocked since is not delivered', () => {
+    const { arrives, login, sends, blocked } = stage()
     arrives(romeo, juliet, 'subscribe')
-    expect(sent.map(brief)).to.deep.equal([`subscribed ${juliet} > ${romeo}`])
+    blocked.add(`${romeo} ${juliet}`)
+    const balcony = login(`${juliet}/balcony`)
+    sends(balcony)
+    expect(balcony.news()).to.deep.equal([`available ${juliet}/balcony > ${juliet}`])
+  })
+
+  it('§3.1.3: a request of a subscriber is answered for the user, with their presence', () => {
+    const { arrives, contact, sent, login, sends } = stage()
+    contact(juliet, romeo, { subscription: 'from' })
+    sends(login(`${juliet}/balcony`))
+    sent.length = 0
+    arrives(romeo, juliet, 'subscribe')
+    expect(sent.map(brief)).to.deep.equal([`subscribed ${juliet} > ${romeo}`, `available ${juliet}/balcony > ${romeo}`])
   })
 
   it('§3.4: a request approved before is answered for the user, who is told by a push alone', () => {
@@ -309,13 +321,16 @@ describe('presence (RFC 6121 §4)', () => {
       sends(balcony)
       sends(balcony, { to: 'room@muc.example.com/jule' })
       sends(balcony, { to: `${romeo}/orchard` })
+      sends(balcony, { to: juliet })
       sent.length = 0
       chamber.news()
       balcony.news()
       if (how === 'sent') sends(balcony, { type: 'unavailable' })
       else presence.sessionGone(balcony as unknown as Session)
       expect(sent.map(brief)).to.deep.equal([`unavailable ${juliet}/balcony > ${romeo}`, `unavailable ${juliet}/balcony > room@muc.example.com/jule`])
-      expect(chamber.news()).to.deep.equal([`unavailable ${juliet}/balcony > ${juliet}`])
+      expect(chamber.news(), 'once').to.deep.equal([`unavailable ${juliet}/balcony > ${juliet}`])
+      // §4.5.2: also to the resource that sent it
+      if (how === 'sent') expect(balcony.news()).to.deep.equal([`unavailable ${juliet}/balcony > ${juliet}`])
       expect(balcony.presence).to.equal(undefined)
       expect(events.at(-1)).to.equal('unavailable balcony')
       sent.length = 0
@@ -329,8 +344,10 @@ describe('presence (RFC 6121 §4)', () => {
     const balcony = login(`${juliet}/balcony`)
     sends(balcony, { to: 'room@muc.example.com/jule' })
     sends(balcony, { to: 'other@muc.example.com/jule' })
-    expect(conditionOf(() => { sends(balcony, { to: 'third@muc.example.com/jule' }) })).to.equal('resource-constraint')
+    sends(balcony, { to: 'third@muc.example.com/jule' })
+    expect(conditionOf(() => { sends(balcony, { to: 'fourth@muc.example.com/jule' }) })).to.equal('resource-constraint')
     sends(balcony, { to: 'room@muc.example.com/jule', type: 'unavailable' })
+    sends(balcony, { to: 'third@muc.example.com/jule', type: 'unavailable' })
     arrives('other@muc.example.com/jule', `${juliet}/balcony`, 'error')
     expect(balcony.directed.size).to.equal(0)
     expect(balcony.news()).to.deep.equal([`error other@muc.example.com/jule > ${juliet}/balcony`])
@@ -340,16 +357,18 @@ describe('presence (RFC 6121 §4)', () => {
     const { login, sends, contact, sent, arrives } = stage()
     contact(juliet, romeo, { subscription: 'from' })
     contact(juliet, 'paris@example.org', { hidden: true, pendingIn: PI })
-    arrives(`${romeo}/orchard`, juliet, 'probe')
+    arrives(`${romeo}/orchard`, juliet, 'probe', 'p1')
     expect(sent.map(brief)).to.deep.equal([`unavailable ${juliet} > ${romeo}/orchard`])
+    expect(sent[0]?.id, '§4.3.2.1').to.equal('p1')
     sends(login(`${juliet}/balcony`))
     sends(login(`${juliet}/chamber`))
     sent.length = 0
     arrives(`${romeo}/orchard`, juliet, 'probe')
     expect(sent.map(brief)).to.deep.equal([`available ${juliet}/balcony > ${romeo}/orchard`, `available ${juliet}/chamber > ${romeo}/orchard`])
     sent.length = 0
-    arrives('tybalt@example.org/x', juliet, 'probe')
-    arrives('tybalt@example.org/x', 'nobody@example.net', 'probe')
+    arrives('tybalt@example.org/x', juliet, 'probe', 'p2')
+    arrives('tybalt@example.org/x', 'nobody@example.net', 'probe', 'p2')
+    expect(sent.map((each) => each.id), '§4.3.2.1').to.deep.equal(['p2', 'p2'])
     expect(sent.map(brief)).to.deep.equal([`unsubscribed ${juliet} > tybalt@example.org`, 'unsubscribed nobody@example.net > tybalt@example.org'])
     sent.length = 0
     arrives('paris@example.org/x', juliet, 'probe')

@@ -77,11 +77,11 @@ export function createPresence(deps: PresenceDeps): Presence {
     }
   }
 
-  /** To the available resources of the same account; `self` says whether the sender gets it too. */
-  function toOwnResources(session: Session, stanza: Stanza, self: boolean): void {
+  /** To the available resources of the same account and to the sender itself (RFC 6121 §4.2.2, §4.4.2, §4.5.2). */
+  function toOwnResources(session: Session, stanza: Stanza): void {
     let copy: Stanza | undefined
     for (const each of sessions.of(session.owner)) {
-      if (each.presence === undefined || (each === session && !self)) continue
+      if (each.presence === undefined && each !== session) continue
       each.send((copy ??= stanza.withAttrs({ to: session.owner })))
     }
   }
@@ -95,7 +95,7 @@ export function createPresence(deps: PresenceDeps): Presence {
     session.priority = priority
     session.changed()
     broadcast(session, stanza)
-    toOwnResources(session, stanza, true) // RFC 6121 §4.2.2, §4.4.2: the sender included
+    toOwnResources(session, stanza)
     if (first) {
       sendPresencesOf(session)
       deliverPending(session)
@@ -109,14 +109,15 @@ export function createPresence(deps: PresenceDeps): Presence {
     session.priority = 0
     if (was !== undefined) {
       broadcast(session, stanza)
-      toOwnResources(session, stanza, false)
+      toOwnResources(session, stanza)
     }
     // RFC 6121 §4.6.3: those who got directed presence hear of it as well, unless the broadcast has reached them.
     const directed = [...session.directed]
     session.directed.clear()
     session.changed()
     for (const address of directed) {
-      if (was !== undefined && rosters.hasSubscriber(session.owner, bareOf(address))) continue
+      const bare = bareOf(address)
+      if (was !== undefined && (bare === session.owner || rosters.hasSubscriber(session.owner, bare))) continue
       try {
         deps.route(stanza.withAttrs({ to: address }))
       } catch (error) {
@@ -151,7 +152,9 @@ export function createPresence(deps: PresenceDeps): Presence {
   function deliverPending(session: Session): void {
     for (const text of rosters.pendingRequests(session.owner)) {
       const stanza = parsePresence(text)
-      if (stanza) session.send(stanza)
+      const from = stanza && Jid.tryParse(stanza.from ?? '')
+      // The contact may have been blocked in the meantime.
+      if (stanza && from && deps.mayReceive(from, session.jid.toBare())) session.send(stanza)
     }
   }
 
@@ -220,9 +223,9 @@ export function createPresence(deps: PresenceDeps): Presence {
           else rosters.set(owner, change(item, contact, { pendingIn: undefined, approved: false }))
           deps.route(out)
         } else if (seen(item)) {
+          tellContact(owner, contact, false) // §3.2.2: while the contact is still subscribed
           rosters.set(owner, change(item, contact, { subscription: sees(item) ? 'to' : 'none', approved: false }))
           deps.route(out)
-          tellContact(owner, contact, false) // §3.2.2
         } else if (item.approved) rosters.set(owner, change(item, contact, { approved: false })) // §3.4: taken back
         return
       default: return type satisfies never
@@ -239,6 +242,8 @@ export function createPresence(deps: PresenceDeps): Presence {
       case 'subscribe': // A.3.1
         if (seen(item)) {
           deps.route(makeStanza('presence', { type: 'subscribed', id: stanza.id, from: owner, to: contact })) // §3.1.3
+          // The contact's side had lost the subscription, and with it what it knew.
+          tellContact(owner, contact, true)
         } else if (item?.approved) { // §3.4.3
           rosters.set(owner, change(item, contact, { subscription: sees(item) ? 'both' : 'from', pendingIn: undefined, hidden: false }))
           deps.route(makeStanza('presence', { type: 'subscribed', id: stanza.id, from: owner, to: contact }))
@@ -288,7 +293,7 @@ export function createPresence(deps: PresenceDeps): Presence {
 
   // ---- Probes (RFC 6121 §4.3.2)
 
-  function answerProbe(from: Jid, to: Jid): void {
+  function answerProbe(stanza: Stanza, from: Jid, to: Jid): void {
     const owner = to.bare
     const asker = from.bare
     const prober = from.toString()
@@ -303,12 +308,14 @@ export function createPresence(deps: PresenceDeps): Presence {
       deps.route(each.presence.withAttrs({ to: prober }))
     }
     if (answered || own) return
+    // RFC 6121 §4.3.2.1: these answers mirror the id, while presence keeps its own.
+    const { id } = stanza
     if (allowed) {
-      deps.route(makeStanza('presence', { type: 'unavailable', from: to.toString(), to: prober }))
+      deps.route(makeStanza('presence', { type: 'unavailable', id, from: to.toString(), to: prober }))
       return
     }
     // The same answer whether the account exists or not. A request that waits for its answer must not be taken for refused.
-    if (to.local !== '' && rosters.item(owner, asker)?.pendingIn === undefined) deps.route(makeStanza('presence', { type: 'unsubscribed', from: owner, to: asker }))
+    if (to.local !== '' && rosters.item(owner, asker)?.pendingIn === undefined) deps.route(makeStanza('presence', { type: 'unsubscribed', id, from: owner, to: asker }))
   }
 
   return {
@@ -382,7 +389,7 @@ export function createPresence(deps: PresenceDeps): Presence {
           subscriptionTo(stanza, owner, from.bare, type)
           return
         case 'probe':
-          answerProbe(from, to)
+          answerProbe(stanza, from, to)
           return
         default:
           throw new StanzaError('bad-request', 'No such type of presence')
