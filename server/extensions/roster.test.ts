@@ -116,6 +116,26 @@ describe('roster (RFC 6121 §2)', () => {
     expect(rosters.get(juliet).items.size).to.equal(0)
   })
 
+  it('§2.4.2: a set that changes nothing is pushed too, with a version of its own', async () => {
+    const { login, gets, sets } = stage()
+    const balcony = login(`${juliet}/balcony`)
+    await gets(balcony, '')
+    for (let i = 0; i < 2; i++) await sets(balcony, `<item jid='${romeo}' name='R'/>`)
+    expect(balcony.got.map((push) => push.replace(/ver='[^']*'/, ''))).to.have.length(2).and.satisfy(([first, second]: string[]) => first === second)
+    expect(balcony.got[0]).to.not.equal(balcony.got[1])
+  })
+
+  it('RFC 6120 §8.4: ignores what it does not know in a get and in a set', async () => {
+    const { login, asks, sets, contact } = stage({ versioning: false })
+    contact({ name: 'R' })
+    const balcony = login(`${juliet}/balcony`)
+    const query = (content: string): string => `<query xmlns='jabber:iq:roster'>${content}</query>`
+    expect(await asks(balcony, 'get', query("<annotate xmlns='urn:xmpp:mix:roster:0'/>"))).to.contain("type='result'").and.contain(romeo)
+    expect(await asks(balcony, 'get', query(`<item jid='${romeo}'/>`))).to.contain('<bad-request ')
+    expect(await sets(balcony, `<x xmlns='urn:x'/><item jid='${romeo}' name='My R'><x xmlns='urn:x'/></item>`)).to.contain("type='result'")
+    expect(balcony.got[0]).to.contain('My R')
+  })
+
   it('obeys the access rule of its module', async () => {
     const { login, sets } = stage({ allowed: false })
     expect(await sets(login(`${juliet}/balcony`), `<item jid='${romeo}'/>`)).to.contain('<not-allowed ')
@@ -128,7 +148,8 @@ describe('roster (RFC 6121 §2)', () => {
     balcony.presence = makeStanza('presence', {})
     await gets(balcony)
     expect(await sets(balcony, `<item jid='${romeo}' subscription='remove'/>`)).to.contain("type='result'")
-    expect(routed).to.deep.equal([`unsubscribe ${juliet} > ${romeo}`, `unsubscribed ${juliet} > ${romeo}`, `unavailable ${juliet}/balcony > ${romeo}`])
+    // §3.2.2: unavailable while the contact is still subscribed
+    expect(routed).to.deep.equal([`unsubscribe ${juliet} > ${romeo}`, `unavailable ${juliet}/balcony > ${romeo}`, `unsubscribed ${juliet} > ${romeo}`])
     expect(balcony.got[0]).to.contain(`<item jid='${romeo}' subscription='remove'/>`)
   })
 

@@ -36,8 +36,8 @@ export const roster = defineExtension({
 
     iq.get(`${ROSTER_NS} query`, 'account', ({ payload, from, to, session }) => {
       if (from.bare !== to.bare) throw new StanzaError('service-unavailable')
-      // RFC 6121 §2.1.3: a roster get holds no items.
-      if (payload.getChildElements().length > 0) throw new StanzaError('bad-request')
+      // RFC 6121 §2.1.3: a roster get holds no items; what other specifications put there is ignored (RFC 6120 §8.4).
+      if (payload.getChildren('item', ROSTER_NS).length > 0) throw new StanzaError('bad-request', 'A roster get holds no items')
       const known = payload.attrs['ver']
       const current = rosters.get(from.bare)
       if (!options.versioning || known === undefined) {
@@ -62,9 +62,8 @@ export const roster = defineExtension({
     iq.set(`${ROSTER_NS} query`, 'account', ({ payload, from, to, session }) => {
       if (from.bare !== to.bare) throw new StanzaError('forbidden') // RFC 6121 §2.3.3
       if (!access.allows(options.access, session ? { jid: from, address: session.address } : { jid: from })) throw new StanzaError('not-allowed')
-      const elements = payload.getChildElements()
-      const [element] = elements
-      if (elements.length !== 1 || element === undefined || !element.is('item', ROSTER_NS)) throw new StanzaError('bad-request', 'A roster set holds exactly one item')
+      const [element, ...more] = payload.getChildren('item', ROSTER_NS)
+      if (element === undefined || more.length > 0) throw new StanzaError('bad-request', 'A roster set holds exactly one item')
       const jid = element.attrs['jid']
       if (jid === undefined || jid === '') throw new StanzaError('bad-request', 'The item has no jid')
       const parsed = Jid.tryParse(jid)
@@ -78,7 +77,8 @@ export const roster = defineExtension({
         endSubscriptions(from.bare, item)
         return
       }
-      rosters.set(from.bare, edited(rosters.item(from.bare, contact), contact, element))
+      // RFC 6121 §2.4.2: pushed also when it leaves the item as it was.
+      rosters.set(from.bare, edited(rosters.item(from.bare, contact), contact, element), { announce: true })
     })
 
     function interest(session: Session | undefined): void {
@@ -90,15 +90,14 @@ export const roster = defineExtension({
     /** RFC 6121 §2.5.2: what the contact hears when its item is removed, or the account. */
     function endSubscriptions(owner: string, item: RosterItem): void {
       if (sees(item) || item.ask) router.route(makeStanza('presence', { type: 'unsubscribe', from: owner, to: item.jid }))
-      if (!seen(item)) {
-        // A request that nobody can answer any more is refused.
-        if (item.pendingIn !== undefined) router.route(makeStanza('presence', { type: 'unsubscribed', from: owner, to: item.jid }))
-        return
+      // RFC 6121 §3.2.2: unavailable while the contact is still subscribed.
+      if (seen(item)) {
+        for (const each of sessions.of(owner)) {
+          if (each.presence !== undefined) router.route(makeStanza('presence', { type: 'unavailable', from: each.jid.toString(), to: item.jid }))
+        }
       }
-      router.route(makeStanza('presence', { type: 'unsubscribed', from: owner, to: item.jid }))
-      for (const each of sessions.of(owner)) {
-        if (each.presence !== undefined) router.route(makeStanza('presence', { type: 'unavailable', from: each.jid.toString(), to: item.jid }))
-      }
+      // A request that nobody can answer any more is refused.
+      if (seen(item) || item.pendingIn !== undefined) router.route(makeStanza('presence', { type: 'unsubscribed', from: owner, to: item.jid }))
     }
 
     hooks.accountRemoved((owner) => {

@@ -51,8 +51,8 @@ export interface Rosters {
   subscriptions(owner: string): readonly string[]
   /** Stored requests that wait for the owner's answer, serialised. */
   pendingRequests(owner: string): readonly string[]
-  /** Adds or replaces an item. Throws `resource-constraint` when the roster is full. */
-  set(owner: string, item: RosterItem): void
+  /** Adds or replaces an item. Throws `resource-constraint` when the roster is full. `announce`: a change also when it is the same as before. */
+  set(owner: string, item: RosterItem, options?: { readonly announce?: boolean }): void
   /** Whether there was such an item. */
   remove(owner: string, contact: string): boolean
   /** Erases the whole roster without telling listeners. */
@@ -167,7 +167,7 @@ export function createRosters(records: Records, limits: RosterLimits): Rosters {
       for (const each of load(owner).items.values()) if (each.pendingIn !== undefined) found.push(each.pendingIn)
       return found
     },
-    set(owner, next) {
+    set(owner, next, options) {
       const entry = load(owner)
       const before = entry.items.get(next.jid)
       const hidden = next.hidden === true
@@ -179,7 +179,7 @@ export function createRosters(records: Records, limits: RosterLimits): Rosters {
       entry.items.set(next.jid, next)
       touch(entry)
       records.put(TABLE, [owner, next.jid], toValue(next))
-      if (!next.hidden && !looksSame(before, next)) changed(owner, entry, next.jid, next)
+      if (!next.hidden && (options?.announce === true || !looksSame(before, next))) changed(owner, entry, next.jid, next)
     },
     remove(owner, contact) {
       const entry = load(owner)
