@@ -53,6 +53,21 @@ play('RFC 6121 §3.2 a cancelled subscription ends the presence', { romeo: {}, j
   await romeo.receivesNothing(`<presence from='${juliet.jid}'><show>dnd</show></presence>`)
 })
 
+const endings: [string, (contact: string) => string][] = [
+  ['cancelled', (contact) => `<presence to='${contact}' type='unsubscribed'/>`],
+  ['removed with the item', (contact) => `<iq type='set' id='r1'><query xmlns='jabber:iq:roster'><item jid='${contact}' subscription='remove'/></query></iq>`],
+]
+for (const [title, ending] of endings) {
+  play(`RFC 6121 §3.2.2 a contact sees the user leave before the subscription is ${title}`, { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
+    await befriend(romeo, juliet)
+    const order: (string | undefined)[] = []
+    romeo.client.on((stanza) => { if (stanza.name === 'presence' && stanza.type?.startsWith('un')) order.push(stanza.type) })
+    juliet.sends(ending(romeo.bare))
+    await romeo.receives(`<presence from='${juliet.bare}' type='unsubscribed'/>`)
+    check(order.filter((type) => type !== 'unsubscribe').join() === 'unavailable,unsubscribed', `the order was ${order.join()}`)
+  })
+}
+
 play('RFC 6121 §3.3 unsubscribing', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
   await befriend(romeo, juliet)
   romeo.sends(`<presence to='${juliet.bare}' type='unsubscribe'/>`)
@@ -72,6 +87,18 @@ play('RFC 6121 §4.2 §4.4 §4.5 presence reaches subscribers and own resources'
   balcony.sends("<presence type='unavailable'><status>Good night</status></presence>")
   await romeo.receives(`<presence from='${balcony.jid}' type='unavailable'><status>Good night</status></presence>`)
   await juliet.receives(`<presence from='${balcony.jid}' type='unavailable'/>`)
+})
+
+play('RFC 6121 §4.5.2 unavailable presence comes back to who sent it', { romeo: {} }, async ({ romeo }) => {
+  romeo.sends("<presence type='unavailable'><status>Good night</status></presence>")
+  await romeo.receives(`<presence from='${romeo.jid}' type='unavailable'><status>Good night</status></presence>`)
+})
+
+play('RFC 6121 §4.3.2.1 the answer to a probe that tells nothing has its id', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
+  await befriend(romeo, juliet)
+  await juliet.leaves()
+  romeo.sends(`<presence to='${juliet.bare}' type='probe' id='p1'/>`)
+  await romeo.receives(`<presence from='${juliet.bare}' type='unavailable' id='p1'/>`)
 })
 
 play('RFC 6121 §4.5.2 a lost connection makes unavailable', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
@@ -103,6 +130,25 @@ play('RFC 6121 §8.5.2.1.1 a chat message to the bare JID reaches available reso
   romeo.sends(`<message to='${juliet.bare}' type='chat' id='m1'><body>Hi</body></message>`)
   await Promise.any([juliet.receives("<message id='m1'/>"), balcony.receives("<message id='m1'/>")])
   await tomb.receivesNothing("<message id='m1'/>")
+})
+
+play('RFC 6121 §8.5.2.1.1 an error to the bare JID reaches nobody', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
+  await juliet.client.sendIq("<iq type='set'><enable xmlns='urn:xmpp:carbons:2'/></iq>").catch(() => undefined)
+  romeo.sends(`<message to='${juliet.bare}' type='error' id='m1'><body>Hi</body><error type='cancel'><service-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>`)
+  await juliet.receivesNothing('<message/>')
+  await romeo.receivesNothing('<message/>')
+})
+
+play('RFC 6120 §10.5.1 nobody subscribes to the presence of a host', { romeo: {} }, async ({ romeo }, stage) => {
+  romeo.sends(`<presence to='${stage.domain}' type='subscribe' id='s1'/>`)
+  await romeo.receives(`<presence from='${stage.domain}' type='error' id='s1'><error type='cancel'><service-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></presence>`)
+  const answer = await romeo.asks("<iq type='get' id='r1'><query xmlns='jabber:iq:roster'/></iq>", "<iq type='result'/>")
+  check(answer.getChild('query')?.getChildElements().length === 0, 'no item')
+})
+
+play('RFC 6120 §8.3.1 the error about a malformed address does not repeat it', { romeo: {} }, async ({ romeo }, stage) => {
+  romeo.sends("<message to='@@' id='m1' type='chat'><body>Hi</body></message>")
+  await romeo.receives(`<message id='m1' type='error' from='${stage.domain}'><error type='modify'><jid-malformed xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>`)
 })
 
 play('RFC 6121 §8.5.2.1.1 a headline to the bare JID reaches all of them', { romeo: {}, juliet: {}, balcony: { account: 'juliet' } }, async ({ romeo, juliet, balcony }) => {

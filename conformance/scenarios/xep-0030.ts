@@ -24,6 +24,15 @@ play('XEP-0030 §8 a stranger learns nothing of an account, nor whether it is th
   }
 })
 
+play('XEP-0030 §8 to a stranger an account has no items, and nobody has none either', { romeo: {}, juliet: {} }, async ({ romeo, juliet }, stage) => {
+  for (const to of [juliet.bare, `nobody@${stage.domain}`]) {
+    const answer = await romeo.asks(`<iq type='get' id='d1' to='${to}'><query xmlns='${ITEMS}'/></iq>`, `<iq type='result' from='${to}'><query xmlns='${ITEMS}'/></iq>`)
+    check(answer.getChild('query')?.getChildElements().length === 0, 'no items')
+    await romeo.asks(`<iq type='get' id='d2' to='${to}'><query xmlns='${ITEMS}' node='urn:x'/></iq>`, `<iq type='result'><query xmlns='${ITEMS}' node='urn:x'/></iq>`)
+    await romeo.forgets()
+  }
+})
+
 play('XEP-0030 §7 an unknown node is item-not-found', { romeo: {} }, async ({ romeo }, stage) => {
   await romeo.asks(`<iq type='get' id='d1' to='${stage.domain}'><query xmlns='${INFO}' node='urn:no:such:node'/></iq>`, "<iq type='error'><error type='cancel'><item-not-found xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>")
 })
@@ -41,6 +50,14 @@ play('XEP-0049 private storage keeps what was stored, for its owner alone', { ro
   await romeo.asks("<iq type='set' id='s1'><query xmlns='jabber:iq:private'><x xmlns='urn:x'><y>z</y></x></query></iq>", "<iq type='result'/>")
   await romeo.asks("<iq type='get' id='s2'><query xmlns='jabber:iq:private'><x xmlns='urn:x'/></query></iq>", "<iq type='result'><query xmlns='jabber:iq:private'><x xmlns='urn:x'><y>z</y></x></query></iq>")
   await juliet.asks(`<iq type='get' id='s3' to='${romeo.bare}'><query xmlns='jabber:iq:private'><x xmlns='urn:x'/></query></iq>`, "<iq type='error'/>")
+})
+
+play('XEP-0049 §3 a query needs an element', { romeo: {} }, async ({ romeo }) => {
+  for (const type of ['get', 'set']) await romeo.asks(`<iq type='${type}' id='${type}'><query xmlns='jabber:iq:private'/></iq>`, "<iq type='error'><error type='modify'><not-acceptable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>")
+})
+
+play('XEP-0054 §3.2 nobody sets the vCard of another', { romeo: {}, juliet: {} }, async ({ romeo, juliet }, stage) => {
+  for (const to of [juliet.bare, stage.domain]) await romeo.asks(`<iq type='set' id='${to}' to='${to}'><vCard xmlns='vcard-temp'/></iq>`, "<iq type='error'><error type='auth'><forbidden xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>")
 })
 
 play('XEP-0054 a vCard is kept and shown to others', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {

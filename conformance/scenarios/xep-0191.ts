@@ -24,6 +24,37 @@ play('XEP-0191 §3.3 nothing comes from a blocked contact', { romeo: {}, juliet:
   await juliet.receivesNothing(`<presence from='${romeo.bare}'/>`)
 })
 
+play('XEP-0191 §3.3 an answer from a blocked contact is dropped, and one to them is', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
+  await juliet.asks(`<iq type='set' id='b1'><block xmlns='${NS}'><item jid='${romeo.bare}'/></block></iq>`, "<iq type='result'/>")
+  for (const type of ['result', 'error']) {
+    romeo.sends(`<iq type='${type}' id='${type}' to='${juliet.jid}'/>`)
+    juliet.sends(`<iq type='${type}' id='${type}' to='${romeo.jid}'/>`)
+    for (const each of [romeo, juliet]) await each.receivesNothing(`<iq id='${type}'/>`)
+  }
+})
+
+play('XEP-0191 §3.3 a request of a contact who is blocked does not come at the next login', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
+  await juliet.leaves()
+  romeo.sends(`<presence to='${juliet.bare}' type='subscribe'/>`)
+  await romeo.client.ping()
+  await juliet.enters({ available: false })
+  await juliet.asks(`<iq type='set' id='b1'><block xmlns='${NS}'><item jid='${romeo.bare}'/></block></iq>`, "<iq type='result'/>")
+  juliet.sends('<presence/>')
+  await juliet.receivesNothing(`<presence from='${romeo.bare}'/>`)
+  await juliet.asks(`<iq type='set' id='b2'><unblock xmlns='${NS}'/></iq>`, "<iq type='result'/>")
+  juliet.sends("<presence type='unavailable'/>")
+  juliet.sends('<presence/>')
+  await juliet.receives(`<presence from='${romeo.bare}' type='subscribe'/>`)
+})
+
+play('XEP-0191 §3.3 an IQ to a service that is blocked is refused', { juliet: {} }, async ({ juliet }, stage) => {
+  const items = await juliet.asks(`<iq type='get' id='d1' to='${stage.domain}'><query xmlns='http://jabber.org/protocol/disco#items'/></iq>`, "<iq type='result'/>")
+  const service = items.getChild('query')?.getChildren('item').map((each) => each.attrs['jid'] ?? '').find((jid) => !jid.includes('@') && jid !== stage.domain)
+  if (service === undefined) return
+  await juliet.asks(`<iq type='set' id='b1'><block xmlns='${NS}'><item jid='${service}'/></block></iq>`, "<iq type='result'/>")
+  await juliet.asks(`<iq type='get' id='q1' to='${service}'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>`, `<iq type='error' from='${service}'><error type='cancel'><not-acceptable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/><blocked xmlns='urn:xmpp:blocking:errors'/></error></iq>`)
+})
+
 play('XEP-0191 §3.3 nothing goes to a blocked contact', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
   await juliet.asks(`<iq type='set' id='b1'><block xmlns='${NS}'><item jid='${romeo.bare}'/></block></iq>`, "<iq type='result'/>")
   juliet.sends(`<message to='${romeo.jid}' type='chat' id='m1'><body>Hi</body></message>`)

@@ -257,13 +257,14 @@ export class ClientStream implements StreamHandler, Carrier {
     }
     this.#c2s.counted(stanza.name)
     const stamped = stanza.withAttrs({ from: session.jid.toString(), ...(stanza.attrs['xml:lang'] === undefined && this.#lang !== undefined && stanza.name !== 'iq' ? { 'xml:lang': this.#lang } : {}) })
-    if (stamped.name === 'iq' && stamped.type === 'set' && stamped.has('session', NS.session)) {
+    const toServer = stamped.to === undefined || stamped.to === session.host
+    if (stamped.name === 'iq' && stamped.type === 'set' && toServer && stamped.has('session', NS.session)) {
       // RFC 3921's session, for old clients: nothing to do.
       session.send(iqResult(stamped.withAttrs({ to: undefined })))
       session.countHandled()
       return
     }
-    if (stamped.name === 'iq' && stamped.type === 'set' && (stamped.to === undefined || stamped.to === session.host) && stamped.has('bind', NS.bind)) {
+    if (stamped.name === 'iq' && stamped.type === 'set' && toServer && stamped.has('bind', NS.bind)) {
       // RFC 6120 §7.6.2.3: one stream has one resource.
       this.#c2s.router.bounce(stamped, new StanzaError('not-allowed', 'a resource is bound already'), session)
       session.countHandled()

@@ -404,7 +404,7 @@ describe('the wire', () => {
       ['without a user', '<password>x</password>', 'not-acceptable'],
       ['of an impossible user', '<username>a b</username><password>x</password>', '(jid-malformed|not-acceptable|bad-request)'],
       ['of a user there is', '<username>juliet</username><password>other</password>', 'conflict'],
-      ['removed', '<remove/>', 'registration-required'],
+      ['removed', '<remove/>', 'unexpected-request'],
     ]
     for (const [title, inner, condition] of registrations) {
       it(`a registration ${title}: ${condition}, and the stream goes on`, async () => {
@@ -799,6 +799,7 @@ describe('the wire', () => {
       ['a groupchat message to a resource', `<message type='groupchat' to='romeo@localhost/orchard' id='d4'>${body}</message>`, /id='d4'/],
       ['an error to a resource', `<message type='error' to='romeo@localhost/orchard' id='d5'/>`, /id='d5'/],
       ['an IQ to a resource', `<iq type='get' to='romeo@localhost/orchard' id='d6'>${ping}</iq>`, /<iq (?=[^>]*from='juliet@localhost\/balcony')[^>]*id='d6'/],
+      ['an IQ for a session of somebody else', "<iq type='set' to='romeo@localhost/orchard' id='d8'><session xmlns='urn:ietf:params:xml:ns:xmpp-session'/></iq>", /id='d8'/],
       ['a from of one\'s own bare address', `<message from='juliet@localhost' to='romeo@localhost' id='d7'>${body}</message>`, /<message (?=[^>]*from='juliet@localhost\/balcony')[^>]*id='d7'/],
     ]
     for (const [title, text, pattern] of delivered) {

@@ -68,12 +68,14 @@ describe('XEP-0191 blocking', () => {
     expect([passes(full, 'nurse@example.org'), passes('nurse@example.org/x', juliet)]).to.deep.equal([true, true])
   })
 
-  it('§3.2 step 8: answers to IQs pass, requests do not; the own account and server are never blocked', async () => {
+  it('§3.3: no IQ passes, be it a request or an answer; the own account and server are never blocked', async () => {
     const { fake, refusal } = stage()
     await fake.ask(full, 'set', command('block', 'example.net', 'example.org'))
-    const iq = (type: string) => `<iq xmlns='jabber:client' id='1' type='${type}' from='romeo@example.org/x' to='${full}'/>`
-    expect(refusal('in', iq('result'))).to.equal(undefined)
-    expect(refusal('in', iq('get'))?.condition).to.equal('service-unavailable')
+    const iq = (type: string, from = 'romeo@example.org/x', to = full) => `<iq xmlns='jabber:client' id='1' type='${type}' from='${from}' to='${to}'/>`
+    for (const type of ['get', 'set', 'result', 'error']) {
+      expect(refusal('in', iq(type))?.condition, type).to.equal('service-unavailable')
+      expect(refusal('out', iq(type, full, 'romeo@example.org/x'))?.condition, type).to.equal('not-acceptable')
+    }
     expect(refusal('in', message(`${juliet}/other`, full))).to.equal(undefined)
     expect(refusal('in', message('example.net', full))).to.equal(undefined)
     expect(refusal('in', message('nurse@example.net/x', full))?.condition).to.equal('service-unavailable')
@@ -112,6 +114,17 @@ describe('XEP-0191 blocking', () => {
     expect(fake.routed).to.have.length(0)
     await fake.ask(full, 'set', command('unblock', 'romeo@example.org'))
     expect(fake.routed.map((each) => `${each.type} ${each.from} ${each.to}`)).to.deep.equal([`undefined ${full} romeo@example.org`, `probe ${juliet} romeo@example.org`])
+  })
+
+  it('§5: one resource of a contact is blocked, and sees the user leave and come back', async () => {
+    const { fake } = stage()
+    fake.login(full)
+    fake.rosters.set(juliet, { jid: 'romeo@example.org', subscription: 'from', ask: false, approved: false, groups: [] })
+    const seen = () => fake.routed.splice(0).map((each) => `${each.type} ${each.from} ${each.to}`)
+    await fake.ask(full, 'set', command('block', 'romeo@example.org/x', 'stranger@example.org/x'))
+    expect(seen()).to.deep.equal([`unavailable ${full} romeo@example.org/x`])
+    await fake.ask(full, 'set', command('unblock'))
+    expect(seen()).to.deep.equal([`undefined ${full} romeo@example.org/x`])
   })
 
   it('has a limit', async () => {

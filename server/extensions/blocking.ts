@@ -4,7 +4,7 @@ import { randomId } from '../../lib/stanza/ids.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { makeStanza } from '../../lib/stanza/stanza.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
-import type { Delivery } from '../router/hooks.ts'
+import type { Session } from '../sessions/session.ts'
 import { defineExtension, type IqRequest } from './extension.ts'
 
 const NS = 'urn:xmpp:blocking'
@@ -60,15 +60,15 @@ export const blocking = defineExtension({
 
     hooks.checkIncoming((delivery) => {
       const { to, from, stanza } = delivery
-      if (to.local === '' || to.domain !== host || isAnswer(delivery) || !blocks(to.bare, from)) return
-      // §3.2 step 8: IQs and messages are answered; errors and presence are dropped by whoever asked.
+      if (to.local === '' || to.domain !== host || !blocks(to.bare, from)) return
+      // §3.3: requests and messages are answered; presence, errors and results are dropped by whoever asked.
       throw new StanzaError('service-unavailable', undefined, stanza.name === 'presence' ? {} : { type: 'cancel' })
     })
 
     hooks.checkOutgoing((delivery) => {
       const { to, from } = delivery
-      if (from.local === '' || from.domain !== host || isAnswer(delivery) || !blocks(from.bare, to)) return
-      throw new StanzaError('not-acceptable', undefined, { type: 'cancel', extra: BLOCKED_XML }) // §3.2 step 9
+      if (from.local === '' || from.domain !== host || !blocks(from.bare, to)) return
+      throw new StanzaError('not-acceptable', undefined, { type: 'cancel', extra: BLOCKED_XML }) // §3.3
     })
 
     hooks.checkBroadcast((from, to) => !(to.domain === host && blocks(to.bare, from)) && !(from.domain === host && blocks(from.bare, to)))
@@ -89,7 +89,7 @@ export const blocking = defineExtension({
       if (list.size > BLOCKED_MAX) throw new StanzaError('resource-constraint', `at most ${BLOCKED_MAX} addresses can be blocked`)
       const news = new Set(added.filter((jid) => !before.has(jid)))
       // §3.2 step 6: before the list holds, for it would keep this presence back too
-      tell(owner, (contact) => matches(news, contact) && !matches(before, contact), 'unavailable')
+      tell(owner, added, (contact) => matches(news, contact) && !matches(before, contact), 'unavailable')
       save(owner, list)
       push(owner, 'block', added)
       await storage.committed()
@@ -104,7 +104,7 @@ export const blocking = defineExtension({
       for (const jid of removed) list.delete(jid)
       save(owner, list)
       push(owner, 'unblock', removed)
-      tell(owner, (contact) => matches(before, contact) && !matches(list, contact), 'available') // §3.4 step 4
+      tell(owner, removed.length === 0 ? [...before] : removed, (contact) => matches(before, contact) && !matches(list, contact), 'available') // §3.4 step 4
       await storage.committed()
     })
 
@@ -124,25 +124,30 @@ export const blocking = defineExtension({
       const text = xml(name, { xmlns: NS }, itemsOf(jids)).toString()
       for (const session of sessions.of(owner)) {
         if (session.get(INTERESTED) !== true) continue
-        session.send(makeStanza('iq', { type: 'set', id: randomId(9), to: session.jid.toString() }, [{ name, xmlns: NS, text }]))
+        session.send(makeStanza('iq', { type: 'set', id: randomId(9), to: session.jid.toString() }, [{ name, xmlns: NS, text }]), { durable: true })
       }
     }
 
     /** Unavailable presence to contacts that become blocked, the current one to those that are no longer. */
-    function tell(owner: string, concerned: (jid: Jid) => boolean, what: 'available' | 'unavailable'): void {
+    function tell(owner: string, listed: readonly string[], concerned: (jid: Jid) => boolean, what: 'available' | 'unavailable'): void {
       const online = sessions.of(owner).filter((session) => session.presence !== undefined)
+      const show = (session: Session, to: string): void => {
+        const from = session.jid.toString()
+        if (what === 'unavailable') router.route(makeStanza('presence', { type: 'unavailable', from, to }))
+        else if (session.presence) router.route(session.presence.withAttrs({ from, to }))
+      }
       for (const { jid: address, subscription } of rosters.get(owner).items.values()) {
         const contact = Jid.tryParse(address)
         if (contact === undefined || !concerned(contact)) continue
-        if (subscription === 'from' || subscription === 'both') {
-          for (const session of online) {
-            const from = session.jid.toString()
-            if (what === 'unavailable') router.route(makeStanza('presence', { type: 'unavailable', from, to: address }))
-            else if (session.presence) router.route(session.presence.withAttrs({ from, to: address }))
-          }
-        }
+        if (subscription === 'from' || subscription === 'both') for (const session of online) show(session, address)
         // What the contact did in the meantime was kept from us.
         if (what === 'available' && (subscription === 'to' || subscription === 'both')) router.route(makeStanza('presence', { type: 'probe', from: owner, to: address }))
+      }
+      // One resource of a contact whose others are not concerned.
+      for (const address of listed) {
+        const jid = Jid.parse(address)
+        if (jid.local === '' || jid.resource === '' || !concerned(jid) || concerned(jid.toBare()) || !rosters.hasSubscriber(owner, jid.bare)) continue
+        for (const session of online) show(session, address)
       }
       if (what === 'available') return
       for (const session of online) {
@@ -162,11 +167,6 @@ export function matches(list: ReadonlySet<string>, jid: Jid): boolean {
   if (list.size === 0) return false
   return list.has(jid.domain) || list.has(jid.bare) ||
     (jid.resource !== '' && (list.has(jid.toString()) || list.has(`${jid.domain}/${jid.resource}`)))
-}
-
-/** Answers to IQs pass: the request they answer was allowed. */
-function isAnswer({ stanza }: Delivery): boolean {
-  return stanza.name === 'iq' && (stanza.type === 'result' || stanza.type === 'error')
 }
 
 function requireOwner({ from, to }: IqRequest): void {

@@ -6,7 +6,7 @@
 import { createHash } from 'node:crypto'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
-import type { DiscoIdentity, DiscoItem, DiscoRegistry, IqRegistry, IqRequest, IqTarget } from './extension.ts'
+import type { DiscoIdentity, DiscoItem, DiscoRegistry, DiscoTarget, IqRegistry, IqRequest } from './extension.ts'
 
 export const DISCO_INFO_NS = 'http://jabber.org/protocol/disco#info'
 export const DISCO_ITEMS_NS = 'http://jabber.org/protocol/disco#items'
@@ -23,11 +23,11 @@ const ANY_NODE = '*'
 
 export interface HostDisco extends DiscoRegistry {
   /** disco#info without a node: the same for everybody. */
-  ownInfo(target: IqTarget): Element
+  ownInfo(target: DiscoTarget): Element
   /** disco#info as asked, its node included; throws `item-not-found` for a node nobody knows. */
-  info(target: IqTarget, request: IqRequest | undefined): Element | Promise<Element>
+  info(target: DiscoTarget, request: IqRequest | undefined): Element | Promise<Element>
   /** disco#items as asked, its node included. */
-  itemList(target: IqTarget, request: IqRequest): Promise<Element>
+  itemList(target: DiscoTarget, request: IqRequest): Promise<Element>
 }
 
 type NodeAnswer = Parameters<DiscoRegistry['node']>[2]
@@ -46,9 +46,9 @@ interface Description {
  * of the same category, type and language replaces the earlier. The node `*` answers for all nodes not named otherwise.
  */
 export function createDiscoRegistry(): HostDisco {
-  const targets: Record<IqTarget, Description> = { host: emptyDescription(), account: emptyDescription() }
+  const targets: Record<DiscoTarget, Description> = { host: emptyDescription(), account: emptyDescription() }
 
-  function ownInfo(target: IqTarget): Element {
+  function ownInfo(target: DiscoTarget): Element {
     const described = targets[target]
     return xml('query', { xmlns: DISCO_INFO_NS },
       [...described.identities.values()].map((identity) =>
@@ -114,18 +114,24 @@ export function createDiscoRegistry(): HostDisco {
   }
 }
 
-/** Answers disco queries to one target from a registry. `check` may refuse, by throwing a StanzaError. */
-export function serveDisco(iq: IqRegistry, disco: DiscoRegistry, target: IqTarget, check?: (request: IqRequest) => void | Promise<void>): void {
+/**
+ * Answers disco queries to one target from a registry. To whom `mayKnow` says no, the target is not there and has no items
+ * (XEP-0030 §8); left out, everybody may know.
+ */
+export function serveDisco(iq: IqRegistry, disco: DiscoRegistry, target: DiscoTarget, mayKnow?: (request: IqRequest) => boolean | Promise<boolean>): void {
   const registry = disco as HostDisco
   registry.feature(target, DISCO_INFO_NS, DISCO_ITEMS_NS)
   iq.get(`${DISCO_INFO_NS} query`, target, async (request) => {
-    await check?.(request)
+    if (mayKnow !== undefined && !await mayKnow(request)) throw new StanzaError('service-unavailable')
     return registry.info(target, request)
   })
-  iq.get(`${DISCO_ITEMS_NS} query`, target, async (request) => {
-    await check?.(request)
-    return registry.itemList(target, request)
-  })
+  iq.get(`${DISCO_ITEMS_NS} query`, target, async (request) =>
+    mayKnow === undefined || await mayKnow(request) ? registry.itemList(target, request) : noItems(request))
+}
+
+/** An empty list of items. */
+export function noItems({ payload }: IqRequest): Element {
+  return xml('query', { xmlns: DISCO_ITEMS_NS, node: payload.attrs['node'] })
 }
 
 export interface CapsHash {

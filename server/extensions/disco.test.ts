@@ -56,6 +56,13 @@ describe('XEP-0030 service discovery', () => {
     expect((await asked(`${juliet}/a`)).getChild('query')?.getChild('identity')?.attrs['category']).to.equal('account')
     expect(conditionOf(await asked('romeo@example.org/b'))).to.equal('service-unavailable')
     expect(conditionOf(await fake.ask('romeo@example.org/b', 'get', INFO, 'nobody@example.net'))).to.equal('service-unavailable')
+    fake.disco.item('account', { jid: juliet, node: 'diary' })
+    const items = async (from: string, to: string, node = '') => (await fake.ask(from, 'get', ITEMS.replace('/>', `${node === '' ? '' : ` node='${node}'`}/>`), to)).getChild('query')
+    expect((await items(`${juliet}/a`, juliet))?.children).to.have.length(1)
+    for (const to of [juliet, 'nobody@example.net']) {
+      expect((await items('romeo@example.org/b', to))?.children).to.deep.equal([])
+      expect((await items('romeo@example.org/b', to, 'diary'))?.toString()).to.equal('<query xmlns="http://jabber.org/protocol/disco#items" node="diary"/>')
+    }
     fake.rosters.set(juliet, { jid: 'romeo@example.org', subscription: 'from', ask: false, approved: false, groups: [] })
     expect((await asked('romeo@example.org/b')).attrs['type']).to.equal('result')
   })

@@ -1,6 +1,5 @@
 // XEP-0030: Service Discovery, version 2.5.0 (2024-04-30)
-import { StanzaError } from '../../lib/stanza/errors.ts'
-import { serveDisco } from './disco-registry.ts'
+import { DISCO_ITEMS_NS, noItems, serveDisco } from './disco-registry.ts'
 import { defineExtension } from './extension.ts'
 
 export const disco = defineExtension({
@@ -9,10 +8,9 @@ export const disco = defineExtension({
   needs: ['iq', 'disco', 'rosters', 'accounts'],
   start({ iq, disco, rosters, accounts }) {
     serveDisco(iq, disco, 'host')
-    serveDisco(iq, disco, 'account', async ({ from, to }) => {
-      if (from.bare === to.bare) return
-      // XEP-0030 §8: whoever may not see the account's presence learns nothing, not even whether it exists.
-      if (!await accounts.exists(to.bare) || !rosters.hasSubscriber(to.bare, from.bare)) throw new StanzaError('service-unavailable')
-    })
+    // §8: whoever may not see the account's presence learns nothing, not even whether it exists.
+    serveDisco(iq, disco, 'account', async ({ from, to }) =>
+      from.bare === to.bare || (await accounts.exists(to.bare) && rosters.hasSubscriber(to.bare, from.bare)))
+    iq.get(`${DISCO_ITEMS_NS} query`, 'nobody', noItems)
   },
 })

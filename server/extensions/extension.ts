@@ -25,8 +25,13 @@ export interface Spec {
   readonly note?: string
 }
 
-/** Where an IQ is addressed: the host itself, or an account (a bare JID; also no `to` at all, RFC 6120 §10.3.3). */
-export type IqTarget = 'host' | 'account'
+/**
+ * Where an IQ is addressed: the host itself, an account (a bare JID; also no `to` at all, RFC 6120 §10.3.3), or the bare JID of an
+ * account that does not exist, for the few requests that are not answered with `service-unavailable` there.
+ */
+export type IqTarget = 'host' | 'account' | 'nobody'
+/** What is described by service discovery. */
+export type DiscoTarget = 'host' | 'account'
 
 export interface IqRequest {
   readonly stanza: Stanza
@@ -60,15 +65,15 @@ export interface DiscoItem { readonly jid: string; readonly node?: string; reado
 
 /** XEP-0030 as data. Answered by the disco extension; the caps hash in stream features is made of the host's part. */
 export interface DiscoRegistry {
-  feature(target: IqTarget, ...vars: string[]): void
-  identity(target: IqTarget, identity: DiscoIdentity): void
+  feature(target: DiscoTarget, ...vars: string[]): void
+  identity(target: DiscoTarget, identity: DiscoIdentity): void
   /** An extension form (XEP-0128), made anew for each answer; the host's must not depend on who asks. */
-  form(target: IqTarget, form: () => Element | undefined): void
-  item(target: IqTarget, item: DiscoItem): void
+  form(target: DiscoTarget, form: () => Element | undefined): void
+  item(target: DiscoTarget, item: DiscoItem): void
   /** Items that depend on the account or on who asks. */
-  items(target: IqTarget, items: (request: IqRequest) => readonly DiscoItem[] | Promise<readonly DiscoItem[]>): void
+  items(target: DiscoTarget, items: (request: IqRequest) => readonly DiscoItem[] | Promise<readonly DiscoItem[]>): void
   /** A whole node of its own, for info and items. */
-  node(target: IqTarget, node: string, answer: { info?: (request: IqRequest) => Element | Promise<Element>; items?: (request: IqRequest) => Element | Promise<Element> }): void
+  node(target: DiscoTarget, node: string, answer: { info?: (request: IqRequest) => Element | Promise<Element>; items?: (request: IqRequest) => Element | Promise<Element> }): void
 }
 
 /** Stream features beside those of the core (STARTTLS, SASL, bind, session, SM). */

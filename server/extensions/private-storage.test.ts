@@ -32,7 +32,7 @@ describe('XEP-0049 private XML storage', () => {
 
   it('§5: refuses what has no element or no namespace of its own', async () => {
     const fake = stage()
-    expect(conditionOf(await fake.ask(juliet, 'set', set('')))).to.equal('bad-request')
+    for (const type of ['get', 'set'] as const) expect(conditionOf(await fake.ask(juliet, type, set(''))), type).to.equal('not-acceptable')
     expect(conditionOf(await fake.ask(juliet, 'get', set("<a xmlns='b'/><c xmlns='d'/>")))).to.equal('bad-request')
     expect(conditionOf(await fake.ask(juliet, 'set', set('<a/>')))).to.equal('not-acceptable')
   })

@@ -27,7 +27,8 @@ export const privateStorage = defineExtension({
       requireOwner(request)
       const wanted = request.payload.getChildElements()
       const [element, ...more] = wanted
-      if (element === undefined || more.length > 0) throw new StanzaError('bad-request') // §5: one element at a time
+      if (element === undefined) throw new StanzaError('not-acceptable') // §3: at least one element
+      if (more.length > 0) throw new StanzaError('bad-request') // §3: one at a time
       const namespace = namespaceOf(element.getNS())
       const stored = await records.get(TABLE, [request.from.bare, namespace, element.getName()])
       return xml('query', { xmlns: NS }, typeof stored === 'string' ? buildElement(Buffer.from(stored)) : xml(element.getName(), { xmlns: namespace }))
@@ -37,7 +38,7 @@ export const privateStorage = defineExtension({
       requireOwner(request)
       const owner = request.from.bare
       const elements = request.payload.getChildElements()
-      if (elements.length === 0) throw new StanzaError('bad-request')
+      if (elements.length === 0) throw new StanzaError('not-acceptable')
       const kept = await records.range(TABLE, [owner], { limit: ELEMENTS_MAX + 1 })
       const names = new Set(kept.map(({ key }) => `${key[1]} ${key[2]}`))
       const writes = elements.map((element) => {

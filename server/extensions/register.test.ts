@@ -32,6 +32,10 @@ describe('XEP-0077 in-band registration', () => {
     expect(await fake.accounts.checkPassword(juliet, 'secret')).to.equal(true)
   })
 
+  it('§3.2: nobody can be removed before login', async () => {
+    expect(conditionOf(await stage().stranger('set', query('<remove/>')))).to.equal('unexpected-request')
+  })
+
   it('§3.1: a name that is taken conflicts, one that cannot be is malformed, missing fields are not acceptable', async () => {
     const { fake, stranger } = stage()
     await fake.accounts.register(juliet, 'secret')
@@ -80,7 +84,7 @@ describe('XEP-0077 in-band registration', () => {
     await fake.accounts.register(juliet, 'secret')
     fake.login(`${juliet}/a`)
     const answer = (await fake.ask(`${juliet}/a`, 'get', query(), 'example.net')).getChild('query')
-    expect(answer?.getChild('registered')).not.to.equal(undefined)
+    expect(answer?.getChildElements().map((child) => child.getName())).to.deep.equal(['instructions', 'registered', 'username', 'password'])
     expect(answer?.getChildText('username')).to.equal('juliet')
     expect((await fake.ask(`${juliet}/a`, 'set', account('juliet', 'new one'), 'example.net')).attrs['type']).to.equal('result')
     expect(await fake.accounts.checkPassword(juliet, 'new one')).to.equal(true)

@@ -15,6 +15,7 @@ const OOB_NS = 'jabber:x:oob'
 /** Addresses whose last registration is remembered. */
 const ADDRESSES_MAX = 20_000
 const INSTRUCTIONS = 'Choose a username and password to register with this server'
+const REGISTERED = 'You have an account here. Give its username and a new password to change the password'
 
 interface WelcomeMessage {
   readonly subject: string
@@ -113,7 +114,7 @@ export const register = defineExtension({
         if (!mayRegister(address)) throw new StanzaError('forbidden', 'Accounts cannot be registered from this address')
         if (request.type === 'get') return iqResult(request, form())
         const query = request.childElement(child)
-        if (query.getChild('remove') !== undefined) throw new StanzaError('registration-required') // §3.2: for those who are registered
+        if (query.getChild('remove') !== undefined) throw new StanzaError('unexpected-request') // §3.2: no account speaks here
         if (options.redirect_url !== '') throw new StanzaError('not-allowed', `To register, visit ${options.redirect_url}`)
         if (!storage.healthy) throw new StanzaError('resource-constraint', 'the server cannot store anything at the moment')
         await createAccount(query, address)
@@ -131,7 +132,7 @@ export const register = defineExtension({
     iq.get(`${NS} query`, ['host', 'account'], (request) => {
       requireAccountHere(request)
       // §3.1.1: who has an account learns so, and which
-      return xml('query', { xmlns: NS }, xml('registered'), xml('username', null, request.from.local), xml('password'))
+      return xml('query', { xmlns: NS }, xml('instructions', null, REGISTERED), xml('registered'), xml('username', null, request.from.local), xml('password'))
     })
 
     iq.set(`${NS} query`, ['host', 'account'], async (request) => {

@@ -37,6 +37,7 @@ export const vcard = defineExtension({
       if (ofHost === undefined) throw new StanzaError('item-not-found')
       return copyOf(ofHost)
     })
+    iq.set(`${NS} vCard`, 'host', () => { throw new StanzaError('forbidden') }) // §3.2: only one's own
 
     iq.get(`${NS} vCard`, 'account', async ({ from, to }) => {
       const stored = await records.get(TABLE, [to.bare])

@@ -51,7 +51,8 @@ export class Router {
       try {
         to = stanza.to === undefined ? from.toBare() : Jid.parse(stanza.to)
       } catch {
-        throw new StanzaError('jid-malformed') // RFC 6120 §8.3.3.8
+        // RFC 6120 §8.3.3.8; by §8.3.1 the error does not repeat the address.
+        return this.bounce(stanza.withAttrs({ to: from.domain }), new StanzaError('jid-malformed'), session)
       }
       switch (stanza.name) {
         case 'message':
@@ -126,6 +127,7 @@ export class Router {
       if (error instanceof StanzaError && (type === 'groupchat' || type === 'headline')) return
       throw error
     }
+    if (type === 'error' && to.resource === '') return // RFC 6121 §8.5.2.1.1, §8.5.2.2.1: silently ignored
     const targets = this.#targets(delivery)
     if (targets === undefined) throw new StanzaError('service-unavailable')
     fromHost?.hooks.runStore(delivery)
@@ -164,7 +166,6 @@ export class Router {
       if (type === 'groupchat' || type === 'normal') return undefined // §8.5.3.2.1
       if (type === 'headline') return NONE
     } else if (type === 'groupchat') return undefined // §8.5.2.1.1
-    else if (type === 'error') return NONE
     return this.#parts.sessions.available(to.bare)
   }
 
@@ -200,6 +201,8 @@ export class Router {
         // RFC 6120 §10.4; the other types change the sender's own roster, and may.
         const { type } = stanza
         if ((type === undefined || type === 'subscribe' || type === 'probe') && !this.#parts.hosts.has(to.domain) && !this.#parts.services.has(to.domain)) throw new StanzaError('remote-server-not-found')
+        // RFC 6120 §10.5.1: a host has no presence to subscribe to.
+        if (type === 'subscribe' && to.local === '' && this.#parts.hosts.has(to.domain)) throw new StanzaError('service-unavailable')
       }
       host?.presence.fromSession(session, stanza)
       return
@@ -216,7 +219,9 @@ export class Router {
       if (stanza.type === 'error' || stanza.type === 'unavailable') return
       throw new StanzaError('remote-server-not-found')
     }
-    if (to.local === '' || !this.#parts.accountExists(to.bare)) return // RFC 6121 §8.5.1: silently ignored
+    if (to.local === '') return
+    // RFC 6121 §8.5.1: silently ignored, but a probe is answered as if the account did not want to be seen.
+    if (stanza.type !== 'probe' && !this.#parts.accountExists(to.bare)) return
     const delivery = this.#delivery(stanza, from, to, undefined)
     try {
       host.hooks.runIncoming(delivery)
@@ -233,7 +238,7 @@ export class Router {
     const request = type === 'get' || type === 'set'
     if (request && stanza.children.length !== 1) throw new StanzaError('bad-request', 'an IQ of type get or set has exactly one child')
     const { hosts, sessions } = this.#parts
-    if (stanza.to !== undefined && from.bare !== to.bare && (to.local !== '' || session === undefined)) {
+    if (stanza.to !== undefined && from.bare !== to.bare && (to.local !== '' || to.domain !== session?.host)) {
       const delivery = this.#delivery(stanza, from, to, session)
       if (delivery.fromLocal) hosts.get(from.domain)?.hooks.runOutgoing(delivery)
       if (delivery.toLocal && to.domain !== '') hosts.get(to.domain)?.hooks.runCheckIncoming(delivery)
@@ -246,6 +251,8 @@ export class Router {
       throw new StanzaError('remote-server-not-found')
     }
     if (to.resource !== '' && to.local !== '') {
+      // RFC 6121 §8.5.3.1 deviates: a request is delivered also to who shares no presence with the sender, as in other servers. Who
+      // knows the resource, which is random unless its client chose it, has had presence or a message from it.
       const target = sessions.get(to.toString())
       if (target !== undefined) return target.send(stanza)
       if (request) throw new StanzaError('service-unavailable') // RFC 6121 §8.5.3.2.3
@@ -256,9 +263,9 @@ export class Router {
       return
     }
     if (to.resource !== '') throw new StanzaError('service-unavailable')
-    if (to.local !== '' && from.bare !== to.bare && !this.#parts.accountExists(to.bare)) throw new StanzaError('service-unavailable')
     if ((type === 'set') && !this.#parts.healthy()) throw new StanzaError('resource-constraint', 'the server cannot store anything at the moment')
-    const answer = host.iq.dispatch(stanza, from, to, to.local === '' ? 'host' : 'account', session)
+    const target = to.local === '' ? 'host' : from.bare === to.bare || this.#parts.accountExists(to.bare) ? 'account' : 'nobody'
+    const answer = host.iq.dispatch(stanza, from, to, target, session)
     if (answer instanceof Promise) return answer.then((reply) => this.#answer(reply, session, type === 'set'))
     this.#answer(answer, session, type === 'set')
   }

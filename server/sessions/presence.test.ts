@@ -23,7 +23,7 @@ function stage() {
     sessions: { of: (owner) => (byOwner.get(owner) ?? []) as unknown as Session[] },
     isLocalHost: (domain) => domain === 'example.net',
     accountExists: (bare) => !bare.startsWith('nobody'),
-    mayReceive: (from, to) => !blocked.has(`${from.toString()} ${to.toString()}`),
+    mayReceive: (from, to) => !blocked.has(`${from.toString()} ${to.bare}`) && !blocked.has(`${from.toString()} ${to.toString()}`),
     route(stanza) {
       const to = Jid.parse(stanza.to ?? '')
       if (to.domain === 'example.net') presence.toAccount({ stanza, from: Jid.parse(stanza.from ?? ''), to })
@@ -309,6 +309,22 @@ describe('presence (RFC 6121 §4)', () => {
     const balcony = login(`${juliet}/balcony`)
     sends(balcony)
     expect(balcony.news().filter((each) => !each.includes(`${juliet}/balcony > ${juliet}`))).to.deep.equal([`available nurse@example.net/hall > ${juliet}/balcony`])
+  })
+
+  it('XEP-0191 §5: a broadcast passes by the one resource of a contact that is blocked', () => {
+    const { login, sends, contact, blocked } = stage()
+    contact(juliet, 'nurse@example.net', { subscription: 'from' })
+    const [hall, kitchen] = ['hall', 'kitchen'].map((resource) => {
+      const session = login(`nurse@example.net/${resource}`)
+      sends(session)
+      return session
+    }) as [FakeSession, FakeSession]
+    hall.news()
+    kitchen.news()
+    blocked.add(`${juliet}/balcony nurse@example.net/hall`)
+    sends(login(`${juliet}/balcony`))
+    expect(hall.news()).to.deep.equal([])
+    expect(kitchen.news()).to.deep.equal([`available ${juliet}/balcony > nurse@example.net`])
   })
 
   it('§4.5: unavailable presence goes where the presence went, also when the session is lost', () => {

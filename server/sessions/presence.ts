@@ -18,7 +18,7 @@ export interface PresenceDeps {
   /** Sends on a presence that has passed its sender's side; for a local account it comes back through `toAccount`. */
   route(stanza: Stanza): void
   accountExists(bareJid: string): MaybePromise<boolean>
-  /** False when either side blocks the other: `from` is a full JID, `to` a bare one. Asked for presence that skips `route`. */
+  /** False when either side blocks the other. Asked for presence that skips `route`, for each session that would get it. */
   mayReceive(from: Jid, to: Jid): boolean
   /** The first presence, or one with another priority or other capabilities (XEP-0115). */
   onAvailable(session: Session, presence: Stanza, first: boolean): void
@@ -67,12 +67,7 @@ export function createPresence(deps: PresenceDeps): Presence {
       }
       let copy: Stanza | undefined
       for (const each of here) {
-        if (each.presence === undefined) continue
-        if (copy === undefined) {
-          if (!deps.mayReceive(session.jid, each.jid.toBare())) break
-          copy = addressed(contact)
-        }
-        each.send(copy)
+        if (each.presence !== undefined && deps.mayReceive(session.jid, each.jid)) each.send((copy ??= addressed(contact)))
       }
     }
   }
@@ -143,7 +138,7 @@ export function createPresence(deps: PresenceDeps): Presence {
       const others = sessions.of(contact)
       if (others.length === 0 || !rosters.hasSubscriber(contact, owner)) continue
       for (const each of others) {
-        if (each.presence !== undefined && deps.mayReceive(each.jid, session.jid.toBare())) session.send(each.presence.withAttrs({ to }))
+        if (each.presence !== undefined && deps.mayReceive(each.jid, session.jid)) session.send(each.presence.withAttrs({ to }))
       }
     }
   }
@@ -154,7 +149,7 @@ export function createPresence(deps: PresenceDeps): Presence {
       const stanza = parsePresence(text)
       const from = stanza && Jid.tryParse(stanza.from ?? '')
       // The contact may have been blocked in the meantime.
-      if (stanza && from && deps.mayReceive(from, session.jid.toBare())) session.send(stanza)
+      if (stanza && from && deps.mayReceive(from, session.jid)) session.send(stanza)
     }
   }
 
