@@ -275,8 +275,13 @@ export class ClientStream implements StreamHandler, Carrier {
       session.countHandled()
       return
     }
+    const { resumptions } = session
+    const after = pending.finally(() => {
+      // Nobody waits for it on this stream any more. A client that has not resumed since learns that it need not send it again.
+      if (this.#closed && session.resumptions === resumptions) session.countHandled()
+    })
     // RFC 6120 §10.1: in order; and what is acknowledged has been handled.
-    this.#wait(pending, () => session.countHandled())
+    this.#wait(after, () => session.countHandled())
   }
 
   /** Stops reading until something has been done. */
@@ -477,6 +482,11 @@ export class ClientStream implements StreamHandler, Carrier {
     if (old !== undefined) {
       switch (host.config.resourceConflict) {
         case 'closenew':
+          // One that has lost its connection is replaced all the same: its client may be this one.
+          if (!old.connected) {
+            old.close()
+            break
+          }
           return this.write(errorReply(stanza, new StanzaError('conflict')).bytes())
         case 'setresource':
           jid = jid.withResource(randomId(9))
@@ -534,11 +544,7 @@ export class ClientStream implements StreamHandler, Carrier {
       case 'a': {
         const h = counter(stanza.attrs['h'])
         if (session.management === undefined || h === undefined) throw new StreamError('undefined-condition', 'no valid acknowledgement')
-        const sent = session.management.sent
-        if (!session.acknowledged(h)) {
-          // XEP-0198 §4
-          throw new StreamError('undefined-condition', `You acknowledged ${h} stanzas, but I only sent you ${sent} so far.`, `<handled-count-too-high xmlns='${NS.sm}' h='${h}' send-count='${sent}'/>`)
-        }
+        if (!session.acknowledged(h)) throw tooHigh(h, session.management.sent)
         return
       }
       case 'resume':
@@ -561,26 +567,28 @@ export class ClientStream implements StreamHandler, Carrier {
       return this.#wait(host.streamManagement.lastHandled(owner, previous).then((handled) => this.#sendText(failed('item-not-found', handled))), () => {})
     }
     const { session, restarted } = found
+    if (!session.canHaveReceived(h, restarted)) {
+      const { management } = session
+      const sent = management === undefined ? 0 : (management.acknowledged + management.queue.length) >>> 0
+      // Its client cannot resume it; another one that is connected is not disturbed.
+      if (!session.connected) session.close()
+      throw tooHigh(h, sent)
+    }
     const old = session.carrier
     if (old !== undefined) {
       session.detach(old)
       old.close(new StreamError('conflict', 'resumed on another connection'))
     }
-    const accepted = session.resume(this, h, restarted, (handled, again) => {
+    session.resume(this, h, restarted, (handled, again) => {
+      this.#c2s.resumed(session)
       this.#sendText(`<resumed xmlns='${NS.sm}' previd='${escapeXml(previous)}' h='${handled}'/>`)
       for (const each of again) this.write(each.bytes())
       session.requestAck()
       host.hooks.runResumed(session)
       if (restarted) host.presence.resumedAfterRestart(session)
     })
-    if (!accepted) {
-      const sent = session.management?.sent ?? 0
-      session.close()
-      throw new StreamError('undefined-condition', `You acknowledged ${h} stanzas, but I only sent you ${sent} so far.`, `<handled-count-too-high xmlns='${NS.sm}' h='${h}' send-count='${sent}'/>`)
-    }
     this.#logged()
     this.#session = session
-    this.#c2s.resumed(session)
     this.#c2s.log.info({ what: 'session_resumed', jid: session.jid.toString(), address: this.address })
   }
 
@@ -669,6 +677,11 @@ export class ClientStream implements StreamHandler, Carrier {
 
 function failed(condition: string, h?: number): string {
   return `<failed xmlns='${NS.sm}'${h === undefined ? '' : ` h='${h}'`}><${condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>`
+}
+
+/** XEP-0198 §6: more is acknowledged than was sent. */
+function tooHigh(h: number, sent: number): StreamError {
+  return new StreamError('undefined-condition', `You acknowledged ${h} stanzas, but I only sent you ${sent} so far.`, `<handled-count-too-high xmlns='${NS.sm}' h='${h}' send-count='${sent}'/>`)
 }
 
 function counter(text: string | undefined): number | undefined {

@@ -907,7 +907,9 @@ describe('the wire', () => {
       second.send(`<resume xmlns='${SM}' previd='${id}' h='9'/>`)
       await second.closes()
       expect(second.text).to.contain('handled-count-too-high')
-      await owner.closes()
+      owner.send(`<r xmlns='${SM}'/>`)
+      await owner.hears(/<a /)
+      owner.leave()
     })
     it('what was cut off by the loss of the connection is not handled', async () => {
       const raw = await bound('mercutio', 'sm', undefined)

@@ -1,14 +1,21 @@
 import { expect } from 'chai'
-import { Client, connect, type ConnectOptions, login, type ResumeState } from '../../lib/client/client.ts'
+import { Client, connect, type ConnectOptions, type IqError, login, type ResumeState } from '../../lib/client/client.ts'
+import type { Connection } from '../../lib/client/connection.ts'
 import { CLIENT_NS, makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
-import { startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
+import { StreamError } from '../../lib/stream/errors.ts'
+import { type HeldStorage, openHeldStorage, startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
+import type { Storage } from '../storage/shapes.ts'
 import type { Management, Session } from './session.ts'
 
 describe('a session that is resumed', () => {
   let server: TestServer
+  let held: HeldStorage | undefined
 
   beforeEach(async () => { server = await startTestServer({ accounts: { romeo: 'pencil', juliet: 'pencil' } }) })
-  afterEach(async () => { await server[Symbol.asyncDispose]() })
+  afterEach(async () => {
+    held?.release()
+    await server[Symbol.asyncDispose]()
+  })
 
   const optionsOf = (user: string, more: Partial<ConnectOptions> = {}): ConnectOptions => ({
     host: server.host, port: server.port, domain: server.domain, tls: 'none', user, password: 'pencil', resource: 'balcony', sm: true, ...more,
@@ -61,9 +68,10 @@ describe('a session that is resumed', () => {
   }
 
   /** Another server, with a configuration of its own. */
-  async function configure(config: string): Promise<void> {
+  async function configure(config: string, storage?: HeldStorage): Promise<void> {
     await server[Symbol.asyncDispose]()
-    server = await startTestServer({ accounts: { romeo: 'pencil', juliet: 'pencil' }, config })
+    held = storage
+    server = await startTestServer({ accounts: { romeo: 'pencil', juliet: 'pencil' }, config, ...(storage === undefined ? {} : { storage }) })
   }
 
   /** What answers a `<resume/>`. */
@@ -151,6 +159,131 @@ describe('a session that is resumed', () => {
     await client.ping()
     await client.ping()
     expect(bodies).to.deep.equal(['1', '2', '3', '4', '5', '6'])
+    await client.disconnect()
+  })
+
+  const tooHigh = (h: number, sent: number): string => `<handled-count-too-high xmlns='urn:xmpp:sm:3' h='${h}' send-count='${sent}'/>`
+
+  /** The stream error that answers a `<resume/>`. */
+  async function refused(state: ResumeState, h: number): Promise<string> {
+    const { connection } = await login(optionsOf('juliet'))
+    connection.write(`<resume xmlns='urn:xmpp:sm:3' previd='${state.id}' h='${h}'/>`)
+    for (;;) {
+      const incoming = await connection.next()
+      if (incoming.kind === 'element') return incoming.stanza.toString()
+    }
+  }
+
+  it('ends when its client has received more than it was sent (XEP-0198 §6)', async () => {
+    const state = await away()
+    await say('one')
+    const { sent } = management()
+    expect(await refused(state, sent + 1)).to.contain('<undefined-condition ').and.contain(tooHigh(sent + 1, sent))
+    expect(session()).to.equal(undefined)
+    expect(await resumption(state)).to.equal(itemNotFound(2))
+    expect(server.server.storage.offline.count('juliet@localhost')).to.equal(1)
+  })
+
+  it('ends so too after a restart, when how much was sent is known roughly', async () => {
+    const state = await away()
+    const { sent } = management()
+    await say('one')
+    await server.restart()
+    const far = sent + 2 ** 25
+    expect(await refused(state, far)).to.contain(`<handled-count-too-high xmlns='urn:xmpp:sm:3' h='${far}'`)
+    expect(session()).to.equal(undefined)
+    expect(server.server.storage.offline.count('juliet@localhost')).to.equal(1)
+  })
+
+  it('is not disturbed by that while it is connected', async () => {
+    const { client, bodies } = await open('juliet')
+    client.send('<presence/>')
+    await client.ping()
+    expect(await refused(client.resumeState(), 1000)).to.contain('handled-count-too-high')
+    await say('one')
+    await client.ping()
+    expect(bodies).to.deep.equal(['one'])
+    await client.disconnect()
+  })
+
+  it('goes on on another connection while the first is open, which is closed with a conflict (XEP-0198 §5)', async () => {
+    const first = await open('juliet')
+    first.client.acknowledges = false
+    first.client.send('<presence/>')
+    await first.client.ping()
+    const state = first.client.resumeState()
+    await say('one')
+    await first.client.ping()
+    const { bodies, client } = await back(state)
+    expect(first.bodies).to.deep.equal(['one'])
+    await first.client.closed
+    expect(first.client.streamError?.condition).to.equal('conflict')
+    expect(bodies).to.deep.equal(['one'])
+    await say('two')
+    await client.ping()
+    expect(bodies).to.deep.equal(['one', 'two'])
+    expect(session().ended).to.equal(false)
+    await client.disconnect()
+  })
+
+  it('goes on on the last of two connections that resume it at once, and hears of its contacts after a restart', async () => {
+    const storage = openHeldStorage()
+    await configure(TEST_CONFIG, storage)
+    befriend(storage)
+    const state = await away()
+    await say('one')
+    await server.restart()
+    const romeo = await open('romeo')
+    romeo.client.send('<presence/>')
+    await romeo.client.ping()
+    const rivals = [(await login(optionsOf('juliet'))).connection, (await login(optionsOf('juliet'))).connection]
+    storage.hold()
+    for (const connection of rivals) connection.write(`<resume xmlns='urn:xmpp:sm:3' previd='${state.id}' h='${state.received}'/>`)
+    await until(() => session().resumptions === 2)
+    storage.release()
+    const came: string[] = []
+    while (!came.some((text) => text.startsWith('<presence '))) came.push((await (rivals[1] as Connection).nextElement()).toString())
+    expect(came[0]).to.contain('<resumed ')
+    expect(came.filter((text) => text.startsWith('<message '))).to.have.length(1)
+    expect(came.at(-1)).to.contain("from='romeo@localhost/balcony'")
+    for (const connection of rivals) connection.destroy()
+    await romeo.client.disconnect()
+  })
+
+  it('has its requests handled once when their answers come after the connection is lost', async () => {
+    const storage = openHeldStorage()
+    await configure(TEST_CONFIG, storage)
+    const { client } = await open('juliet')
+    await client.ping()
+    storage.hold()
+    // Answered after its commit.
+    client.send("<iq type='set' id='set'><query xmlns='jabber:iq:private'><a xmlns='urn:a'/></query></iq>")
+    await until(() => storage.records.get('private', ['juliet@localhost', 'urn:a', 'a']) !== undefined)
+    const { handled } = management()
+    const state = client.resumeState()
+    session().carrier?.close(new StreamError('connection-timeout'))
+    await client.closed
+    storage.release()
+    await until(() => management().handled === handled + 1)
+    const again = await connect(optionsOf('juliet', { resume: state }))
+    expect(again.resumed).to.equal(true)
+    expect(again.unacked).to.deep.equal([])
+    expect((await again.receive((element) => element.attrs['id'] === 'set')).attrs['type']).to.equal('result')
+    await again.disconnect()
+  })
+
+  it('does not keep its client from binding anew, whatever resource_conflict says', async () => {
+    await configure(`resource_conflict: closenew\n${TEST_CONFIG}`)
+    await away()
+    await say('one')
+    const { client, bodies } = await open('juliet')
+    expect(client.jid).to.equal('juliet@localhost/balcony')
+    client.send('<presence/>')
+    await client.ping()
+    await client.ping()
+    expect(bodies).to.deep.equal(['one'])
+    const conflict: unknown = await open('juliet').catch((error: unknown) => error)
+    expect((conflict as IqError).condition).to.equal('conflict')
     await client.disconnect()
   })
 
@@ -253,6 +386,12 @@ describe('a session that is resumed', () => {
     await romeo.disconnect()
   })
 })
+
+/** Juliet sees Romeo. */
+function befriend({ records }: Storage): void {
+  records.put('roster', ['juliet@localhost', 'romeo@localhost'], { subscription: 'to', groups: [] })
+  records.put('roster', ['romeo@localhost', 'juliet@localhost'], { subscription: 'from', groups: [] })
+}
 
 async function until(so: () => boolean): Promise<void> {
   const end = Date.now() + 5000

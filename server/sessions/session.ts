@@ -138,6 +138,8 @@ export class Session implements GateWaiter {
   #ended = false
   /** When the stream was lost, ms. */
   detachedAt = 0
+  /** How often it has gone on on another stream. */
+  resumptions = 0
   readonly #context: SessionContext
 
   constructor(jid: Jid, carrier: Carrier | undefined, context: SessionContext) {
@@ -450,8 +452,8 @@ export class Session implements GateWaiter {
   acknowledged(h: number): boolean {
     const management = this.management
     if (management === undefined) return false
+    if (!this.canHaveReceived(h, false)) return false
     const count = (h - management.acknowledged + COUNTER) % COUNTER
-    if (count > management.queue.length) return false
     management.requestedAt = 0
     if (count === 0) return true
     for (const { size } of management.queue.splice(0, count)) {
@@ -494,13 +496,21 @@ export class Session implements GateWaiter {
     } else this.close()
   }
 
-  /**
-   * Continues on another stream (XEP-0198 §5): `h` is what the client has received. `write` gets called with the queue to
-   * send again once everything is stored. False when `h` cannot be.
-   */
-  resume(carrier: Carrier, h: number, restarted: boolean, write: (handled: number, again: readonly Stanza[]) => void): boolean {
-    const management = this.management
+  /** Whether the client can have received `h` stanzas. `restarted`: the session was restored and not resumed since. */
+  canHaveReceived(h: number, restarted: boolean): boolean {
+    const { management } = this
     if (management === undefined) return false
+    return (h - management.acknowledged + COUNTER) % COUNTER <= (restarted ? UNSEEN : management.queue.length)
+  }
+
+  /**
+   * Continues on another stream (XEP-0198 §5): `h` is what the client has received, and can be. `write` gets called with the
+   * queue to send again once everything is stored.
+   */
+  resume(carrier: Carrier, h: number, restarted: boolean, write: (handled: number, again: readonly Stanza[]) => void): void {
+    const management = this.management
+    if (management === undefined) return
+    this.resumptions++
     if (restarted) {
       // After a restart only what was stored is known; the client may have received presence beyond it.
       while (management.queue.length > 0 && behind((management.queue[0] as Unacknowledged).seq, h)) management.queue.shift()
@@ -515,7 +525,7 @@ export class Session implements GateWaiter {
       // Stored anew under the numbers by which the client counts from here on; the old numbers may be larger.
       this.#context.storage.streams.close(management.id)
       this.storeStream()
-    } else if (!this.acknowledged(h)) return false
+    } else this.acknowledged(h)
     this.#carrier = carrier
     this.detachedAt = 0
     management.requestedAt = 0
@@ -534,7 +544,6 @@ export class Session implements GateWaiter {
       write(handled, management.queue.filter((each) => behind(each.seq, last)).map((each) => each.stanza))
       if (this.#due !== 0) this.released(this.#due)
     })
-    return true
   }
 
   /** Ends the session: `error` closes its stream with a stream error. What never arrived is handed back. */
