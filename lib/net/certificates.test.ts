@@ -129,6 +129,46 @@ describe('certificates', () => {
     expect(endPointHash(parsed)?.toString('hex')).to.equal(createHash('sha384').update(parsed.raw).digest('hex'))
   })
 
+  it('RFC 5929 §4: binds to the certificate that the client has seen, also when its session is resumed', async () => {
+    const contexts = await createSecureContexts({ hosts: ['first.test', 'second.test'], certfiles: [], dataDir: dir })
+    let domain: string | undefined
+    let secured: TLSSocket | undefined
+    const server = createNetServer((plain) => {
+      secured = acceptTls(plain, contexts.optionsFor(undefined, domain), 5000).on('error', () => undefined)
+      secured.write('ready')
+    })
+    await new Promise<void>((resolve) => { server.listen(0, '127.0.0.1', resolve) })
+    /** What both sides bind to, and the session to resume. */
+    const visit = async (servername: string, session?: Buffer): Promise<{ ours: Buffer | undefined; theirs: Buffer | undefined; session: Buffer | undefined }> => {
+      const client = connect({ port: (server.address() as AddressInfo).port, host: '127.0.0.1', servername, rejectUnauthorized: false, ...(session ? { session } : {}) })
+      let ticket: Buffer | undefined
+      client.on('session', (given: Buffer) => { ticket = given })
+      await once(client, 'data')
+      expect(client.isSessionReused()).to.equal(session !== undefined)
+      const certificate = client.getPeerX509Certificate()
+      const ours = contexts.endPointOf(secured as TLSSocket)
+      client.destroy()
+      return { ours, theirs: certificate === undefined ? undefined : endPointHash(certificate), session: ticket }
+    }
+    try {
+      const second = endPointHash(contexts.certificateFor('second.test'))
+      const named = await visit('second.test')
+      expect([named.ours, named.theirs]).to.deep.equal([second, second])
+      expect((await visit('second.test', named.session)).ours).to.deep.equal(second)
+      const nameless = await visit('')
+      expect(nameless.ours).to.deep.equal(nameless.theirs)
+      expect(nameless.ours).to.deep.equal(endPointHash(contexts.certificateFor('first.test')))
+      // As for STARTTLS.
+      domain = 'second.test'
+      for (const name of ['first.test', '']) {
+        const { ours, theirs } = await visit(name)
+        expect([ours, theirs]).to.deep.equal([second, second])
+      }
+    } finally {
+      server.close()
+    }
+  })
+
   it('RFC 5929 §4.1: SHA-1 is replaced by SHA-256', async () => {
     const made = await generate([{ name: 'commonName', value: 'old.test' }], { keyType: 'rsa', keySize: 2048, algorithm: 'sha1' })
     const parsed = new X509Certificate(made.cert)

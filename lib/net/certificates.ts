@@ -39,6 +39,11 @@ export interface SecureContexts {
    * `domain` all get that domain's, for STARTTLS. Throws when OpenSSL does not take the choices.
    */
   optionsFor(choices?: TlsChoices, domain?: string): TLSSocketOptions
+  /**
+   * The channel binding data `tls-server-end-point` of our side of a connection (RFC 5929 §4), made with `optionsFor` and past its
+   * handshake; undefined as of `endPointHash`.
+   */
+  endPointOf(socket: TLSSocket): Buffer | undefined
   /** The certificate presented for a domain; for an unknown one or none, that of the nearest host, in the end the first. */
   certificateFor(domain?: string): X509Certificate
   /** Hosts that no certificate of `certfiles` covers. */
@@ -51,6 +56,8 @@ export interface SecureContexts {
 
 interface Identity {
   readonly certificate: X509Certificate
+  /** Of the certificate, as of `endPointHash`. */
+  readonly endPoint: Buffer | undefined
   /** One for each listener's choices. */
   context(choices: TlsChoices): SecureContext
 }
@@ -89,22 +96,40 @@ export async function createSecureContexts(options: SecureContextsOptions): Prom
   }
   const identityFor = (domain?: string): Identity => (domain === undefined || domain === '' ? loaded.fallback : choose(domain))
 
+  /** What `optionsFor` answers without a domain; most connections ask for the same. */
+  let anyDomain = new WeakMap<TlsChoices, TLSSocketOptions>()
+
+  const optionsForAny = (choices: TlsChoices): TLSSocketOptions => ({
+    secureContext: loaded.fallback.context(choices),
+    SNICallback(this: unknown, servername, callback) {
+      const identity = identityFor(servername)
+      let context: SecureContext
+      try {
+        context = identity.context(choices)
+      } catch (error) {
+        return callback(error as Error)
+      }
+      // Node calls it as a method of the connection.
+      if (this instanceof TLSSocket) presented.set(this, identity)
+      callback(null, context)
+    },
+  })
+
   return {
     optionsFor(choices = NO_CHOICES, domain) {
-      const secureContext = identityFor(domain).context(choices)
-      if (domain !== undefined) return { secureContext }
-      return {
-        secureContext,
-        SNICallback(servername, callback) {
-          let context: SecureContext
-          try {
-            context = identityFor(servername).context(choices)
-          } catch (error) {
-            return callback(error as Error)
-          }
-          callback(null, context)
-        },
-      }
+      if (domain !== undefined) return { secureContext: identityFor(domain).context(choices) }
+      let options = anyDomain.get(choices)
+      if (options === undefined) anyDomain.set(choices, (options = optionsForAny(choices)))
+      return options
+    },
+    endPointOf(socket) {
+      const { servername } = socket as TLSSocket & { readonly servername?: string | false | null }
+      let identity = presented.get(socket)
+      // A resumed session presents nothing: its client has the certificate of the name that it asked for.
+      if (identity === undefined && socket.isSessionReused() && typeof servername === 'string') identity = identityFor(servername)
+      if (identity !== undefined) return identity.endPoint
+      const certificate = socket.getX509Certificate()
+      return certificate === undefined ? undefined : endPointHash(certificate)
     },
     certificateFor: (domain) => identityFor(domain).certificate,
     get selfSigned() { return loaded.selfSigned },
@@ -114,9 +139,15 @@ export async function createSecureContexts(options: SecureContextsOptions): Prom
       loaded = await load(next, now())
       current = next
       chosen.clear()
+      anyDomain = new WeakMap()
     },
   }
 }
+
+/** What connections were presented: to read the certificate back from a connection is a large part of a login. */
+const presented = new WeakMap<TLSSocket, Identity>()
+/** Whose a context is. */
+const owners = new WeakMap<SecureContext, Identity>()
 
 /**
  * TLS as a server on an accepted connection. It emits `secure` after the handshake; one that is not over after `timeoutMs` ends
@@ -124,6 +155,10 @@ export async function createSecureContexts(options: SecureContextsOptions): Prom
  */
 export function acceptTls(plain: Socket, options: TLSSocketOptions, timeoutMs: number): TLSSocket {
   const secured = new TLSSocket(plain, { isServer: true, ...options })
+  if (options.SNICallback === undefined && options.secureContext !== undefined) {
+    const identity = owners.get(options.secureContext)
+    if (identity !== undefined) presented.set(secured, identity)
+  }
   const timer = setTimeout(() => secured.destroy(), timeoutMs)
   timer.unref()
   const settle = (): void => {
@@ -170,7 +205,7 @@ async function load(options: SecureContextsOptions, time: number): Promise<Loade
     key.used = true
     if (certificate.validToDate.getTime() <= time) problems.push(`the certificate of ${nameOf(certificate)} in ${file} ended on ${certificate.validToDate.toISOString().slice(0, 10)}`)
     try {
-      identities.push(identity(certificate, chainOf(certificate, all), key.pem))
+      identities.push(identityOf(certificate, chainOf(certificate, all), key.pem))
     } catch (error) {
       problems.push(`cannot use the certificate of ${nameOf(certificate)} in ${file}: ${(error as Error).message}`)
     }
@@ -198,15 +233,20 @@ async function load(options: SecureContextsOptions, time: number): Promise<Loade
 const NO_CHOICES: TlsChoices = {}
 
 /** Throws when OpenSSL does not take the certificate or the key. */
-function identity(certificate: X509Certificate, chain: string, key: string): Identity {
+function identityOf(certificate: X509Certificate, chain: string, key: string): Identity {
   const contexts = new WeakMap<TlsChoices, SecureContext>()
   const context = (choices: TlsChoices): SecureContext => {
     let made = contexts.get(choices)
-    if (made === undefined) contexts.set(choices, (made = createSecureContext({ cert: chain, key, ...contextOptions(choices) })))
+    if (made === undefined) {
+      made = createSecureContext({ cert: chain, key, ...contextOptions(choices) })
+      contexts.set(choices, made)
+      owners.set(made, identity)
+    }
     return made
   }
+  const identity: Identity = { certificate, endPoint: endPointHash(certificate), context }
   context(NO_CHOICES)
-  return { certificate, context }
+  return identity
 }
 
 /** What the choices are for `createSecureContext`. Throws when the file of DH parameters cannot be read or holds none. */
@@ -314,7 +354,7 @@ async function selfSignedFor(name: string, options: SecureContextsOptions, time:
     throw error
   })
   const existing = usable(stored, name, time)
-  if (existing !== undefined) return identity(existing.certificate, existing.certificate.toString(), existing.key)
+  if (existing !== undefined) return identityOf(existing.certificate, existing.certificate.toString(), existing.key)
 
   const altNames = isIP(name)
     ? [{ type: 7 as const, ip: name }]
@@ -339,7 +379,7 @@ async function selfSignedFor(name: string, options: SecureContextsOptions, time:
   await chmod(draft, 0o600)
   await rename(draft, file)
   const certificate = new X509Certificate(made.cert)
-  return identity(certificate, certificate.toString(), made.private)
+  return identityOf(certificate, certificate.toString(), made.private)
 }
 
 function usable(text: string, name: string, time: number): { certificate: X509Certificate; key: string } | undefined {

@@ -4,6 +4,7 @@ import { type AddressInfo } from 'node:net'
 import { connect, createServer, type SecureVersion, type TLSSocket } from 'node:tls'
 import { expect } from 'chai'
 import { generate } from 'selfsigned'
+import { endPointHash } from '../net/certificates.ts'
 import { channelBindingOf } from './channel-binding.ts'
 import { type ChannelBinding } from './mechanism.ts'
 
@@ -16,7 +17,8 @@ async function connected(maxVersion: SecureVersion, run: (server: ChannelBinding
   const client = connect({ port: (listener.address() as AddressInfo).port, host: '127.0.0.1', rejectUnauthorized: false, maxVersion })
   const [server] = (await Promise.all([accepted, once(client, 'secureConnect')]))[0] as [TLSSocket]
   try {
-    run(channelBindingOf(server), client, new X509Certificate(pem.cert))
+    const certificate = new X509Certificate(pem.cert)
+    run(channelBindingOf(server, endPointHash(certificate)), client, certificate)
   } finally {
     client.destroy()
     server.destroy()

@@ -1,21 +1,12 @@
 /** What a TLS connection can be bound to: tls-exporter (RFC 9266), tls-server-end-point and tls-unique (RFC 5929). */
 import { type TLSSocket } from 'node:tls'
-import { endPointHash } from '../net/certificates.ts'
 import { type ChannelBinding } from './mechanism.ts'
 
-/** Found once for each connection: reading the certificate anew is a large part of what a login costs. */
-const found = new WeakMap<TLSSocket, { readonly binding: ChannelBinding | undefined }>()
-
-/** The server's side of a connection that has finished its handshake; undefined when nothing can be bound to. */
-export function channelBindingOf(socket: TLSSocket): ChannelBinding | undefined {
-  let known = found.get(socket)
-  if (known === undefined) found.set(socket, (known = { binding: findBinding(socket) }))
-  return known.binding
-}
-
-function findBinding(socket: TLSSocket): ChannelBinding | undefined {
-  const certificate = socket.getX509Certificate()
-  const endPoint = certificate === undefined ? undefined : endPointHash(certificate)
+/**
+ * The server's side of a connection that has finished its handshake; undefined when nothing can be bound to.
+ * `endPoint` is the data of tls-server-end-point, when the certificate has any.
+ */
+export function channelBindingOf(socket: TLSSocket, endPoint: Buffer | undefined): ChannelBinding | undefined {
   const types: string[] = []
   if (socket.getProtocol() === 'TLSv1.3') {
     // RFC 9266 §3: before TLS 1.3 only with an extended master secret, which we cannot see.

@@ -38,6 +38,7 @@ export interface C2sParts {
 }
 
 const SWEEP_MS = 1000
+const XMPP_CLIENT = 'xmpp-client'
 /** How long clients are waited for when the server stops. */
 const CLOSE_WAIT_MS = 1000
 
@@ -196,12 +197,14 @@ export class C2s implements AsyncDisposable {
   secure(socket: net.Socket, listen: ListenConfig, domain?: string): TLSSocket {
     socket.on('error', ignore)
     const options = (this.#parts.certificates() as SecureContexts).optionsFor(listen.tlsOptions, domain)
-    // XEP-0368: clients that ask for another protocol are in the wrong place.
-    const secured = acceptTls(socket, domain === undefined ? { ...options, ALPNProtocols: ['xmpp-client'] } : options, this.limits.handshakeTimeoutMs)
+    const secured = acceptTls(socket, domain === undefined ? { ...options, ALPNCallback: chooseXmpp } : options, this.limits.handshakeTimeoutMs)
     const failed = (): void => this.log.debug({ what: 'tls_failed', address: plainAddress(socket.remoteAddress) })
     secured.once('close', failed).once('secure', () => secured.off('close', failed))
     return secured
   }
+
+  /** The channel binding data `tls-server-end-point` of a connection that `secure` began. */
+  endPointOf(socket: TLSSocket): Buffer | undefined { return this.#parts.certificates()?.endPointOf(socket) }
 
   /** A stream has a session now, or is over: it no longer counts against its address. */
   settled(address: string): void {
@@ -334,6 +337,11 @@ export class C2s implements AsyncDisposable {
     await Promise.race([Promise.all(closed), new Promise((resolve) => { timer = setTimeout(resolve, CLOSE_WAIT_MS) })])
     clearTimeout(timer)
   }
+}
+
+/** XEP-0368: clients that ask for another protocol are in the wrong place. (`ALPNProtocols` would be copied for each connection.) */
+function chooseXmpp({ protocols }: { readonly protocols: readonly string[] }): string | undefined {
+  return protocols.includes(XMPP_CLIENT) ? XMPP_CLIENT : undefined
 }
 
 /** A connection that fails closes, which is heard. */

@@ -208,7 +208,7 @@ export class ClientStream implements StreamHandler, Carrier {
 
   #saslContext(host: Host): SaslContext {
     const socket = this.#socket
-    const binding = this.#secure && socket instanceof tls.TLSSocket ? channelBindingOf(socket) : undefined
+    const binding = this.#secure && socket instanceof tls.TLSSocket ? channelBindingOf(socket, this.#c2s.endPointOf(socket)) : undefined
     return {
       host: host.name,
       accounts: this.#c2s.accounts,
