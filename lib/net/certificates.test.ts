@@ -1,4 +1,4 @@
-import { X509Certificate, createHash } from 'node:crypto'
+import { X509Certificate, createHash, getDiffieHellman } from 'node:crypto'
 import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
@@ -92,6 +92,22 @@ describe('certificates', () => {
     expect(() => contexts.optionsFor({ dhFile: path.join(dir, 'gone.pem') })).to.throw('ENOENT')
   })
 
+  it('takes the Diffie-Hellman group of its file', async () => {
+    const made = await generate([{ name: 'commonName', value: 'example.org' }], { keyType: 'rsa', keySize: 2048, algorithm: 'sha256', extensions: [{ name: 'subjectAltName', altNames: [{ type: 2 as const, value: 'example.org' }] }] })
+    await writeFile(path.join(dir, 'site.pem'), made.cert + made.private)
+    const dhFile = path.join(dir, 'dh.pem')
+    await writeFile(dhFile, parameters('modp16'))
+    const contexts = await createSecureContexts({ hosts: ['example.org'], certfiles: [path.join(dir, 'site.pem')], dataDir: dir })
+    const ciphers = 'DHE-RSA-AES128-GCM-SHA256'
+    const group = async (choices: TlsChoices): Promise<number | undefined> => {
+      let found: number | undefined
+      await presented(contexts, 'example.org', { choices: { ...choices, ciphers }, ciphers, version: 'TLSv1.2', look: (socket) => { found = (socket.getEphemeralKeyInfo() as { size?: number } | null)?.size } })
+      return found
+    }
+    expect(await group({ dhFile })).to.equal(4096)
+    expect(await group({})).to.be.lessThan(4096)
+  })
+
   it('ends a connection whose handshake does not come', async () => {
     const contexts = await createSecureContexts({ hosts: ['localhost'], certfiles: [], dataDir: dir })
     const server = createNetServer((plain) => { acceptTls(plain, contexts.optionsFor(), 100).on('error', () => undefined) })
@@ -181,10 +197,19 @@ interface Ask {
   readonly version?: 'TLSv1.2' | 'TLSv1.3'
   readonly ciphers?: string
   readonly choices?: TlsChoices
+  readonly look?: (socket: TLSSocket) => void
+}
+
+/** PEM of a well-known group: a DER sequence of its prime and the generator 2. */
+function parameters(group: string): string {
+  const integer = (value: Buffer): Buffer => element(0x02, (value[0] as number) & 0x80 ? Buffer.concat([Buffer.from([0]), value]) : value)
+  const element = (tag: number, value: Buffer): Buffer => Buffer.concat([Buffer.from([tag, 0x82, value.length >> 8, value.length & 255]), value])
+  const der = element(0x30, Buffer.concat([integer(getDiffieHellman(group).getPrime()), Buffer.from([0x02, 1, 2])]))
+  return `-----BEGIN DH PARAMETERS-----\n${(der.toString('base64').match(/.{1,64}/g) ?? []).join('\n')}\n-----END DH PARAMETERS-----\n`
 }
 
 /** Fingerprint of the certificate that a client gets which asks like this. */
-async function presented(contexts: SecureContexts, servername: string, { ca, version, ciphers, choices }: Ask = {}): Promise<string> {
+async function presented(contexts: SecureContexts, servername: string, { ca, version, ciphers, choices, look }: Ask = {}): Promise<string> {
   const server = createNetServer((plain) => { acceptTls(plain, contexts.optionsFor(choices), 5000).on('error', () => undefined) })
   await new Promise<void>((resolve) => { server.listen(0, '127.0.0.1', resolve) })
   try {
@@ -192,6 +217,7 @@ async function presented(contexts: SecureContexts, servername: string, { ca, ver
       const connected = connect({ port: (server.address() as AddressInfo).port, host: '127.0.0.1', servername, rejectUnauthorized: ca !== undefined, ...(ca ? { ca } : {}), ...(version ? { maxVersion: version } : {}), ...(ciphers ? { ciphers } : {}) }, () => resolve(connected))
       connected.on('error', reject)
     })
+    look?.(socket)
     const fingerprint = socket.getPeerX509Certificate()?.fingerprint256 ?? ''
     socket.destroy()
     return fingerprint

@@ -35,7 +35,7 @@ export function openBlobs(dir: string, minFreeBytes: number): Blobs {
       const path = pathOf(key)
       if (await sizeOf(path) !== undefined) throw new StorageError(`a file of this key exists: ${key}`)
       const disk = await statfs(dir)
-      if (disk.bavail * disk.bsize - size < minFreeBytes) throw new StorageError('no space is left for this file')
+      if (disk.bavail * disk.bsize - size < minFreeBytes) throw Object.assign(new StorageError('no space is left for this file'), { code: 'ENOSPC' })
       const unfinished = join(temporary, randomBytes(12).toString('hex'))
       const file = await open(unfinished, 'wx', 0o600)
       try {
