@@ -578,6 +578,11 @@ modules:
       expect(problems).to.have.length(9)
     })
 
+    it('takes a module\'s own store for what it is', () => {
+      expect(check('hosts: [a.example]\nmodules: {mod_mam: {db_type: mnesia}}\n')).to.deep.equal([])
+      expect(check('hosts: [a.example]\nmodules: {mod_ping: {db_type: mnesia}}\n')).to.have.length(1)
+    })
+
     it('reports request handlers nobody serves', () => {
       const problems = check('hosts: [a.example]\nlisten:\n  - port: 1\n    module: ejabberd_http\n    request_handlers:\n      /admin: ejabberd_web_admin\n      /upload: mod_http_upload\n')
       expect(problems).to.have.length(2)

@@ -88,7 +88,7 @@ const common: OptionTable<Common> = {
   transport: { type: oneOf('tcp'), default: 'tcp', help: 'tcp.' },
   accept_interval: { type: int(), default: 0, help: 'Unused.', ignored: 'has no effect: connections are accepted as they come, up to tidings.limits.connections.' },
   send_timeout: { type: anyValue, default: undefined, help: 'Unused.', ignored: 'has no effect: a slow reader is closed when tidings.limits.outbound_bytes is reached.' },
-  backlog: { type: int({ min: 1 }), default: 511, help: 'Connections waiting to be accepted.' },
+  backlog: { type: int(), default: 511, help: 'Connections waiting to be accepted.' },
   unix_socket: { type: record(unixSocketTable), default: {}, help: 'Rights of a Unix socket: mode (octal), owner and group (numbers).' },
   use_proxy_protocol: { type: bool(), default: false, help: 'Whether each connection begins with a header of the PROXY protocol, version 1 or 2. Let nobody but the proxy reach such a listener.' },
 }

@@ -264,6 +264,9 @@ export function record<O extends object>(table: OptionTable<O>): OptionType<O> {
 
 const UNUSED_NAMES = new Set(['db_type', 'ram_db_type', 'use_cache', 'cache_size', 'cache_missed', 'cache_life_time'])
 
+/** What ejabberd calls a store of its own, which is what is used. */
+const OWN_STORE = new Set(['mnesia', 'internal'])
+
 export interface OptionsWhere {
   /** Path of the map itself, such as `modules.mod_mam`. */
   readonly option: string
@@ -294,6 +297,7 @@ export function parseOptions<O extends object>(table: OptionTable<O>, raw: unkno
     if (!spec) {
       const module = /^modules\.(\w+)$/.exec(where.option)?.[1] ?? ''
       if (where.known && new Set(where.known.names).has(key)) report('warning', where.known.text)
+      else if (OWN_STORE.has(textOf(value) ?? '') && (key === 'db_type' || key === 'ram_db_type') && moduleNames.get(module)?.has(key)) continue
       else if (moduleNames.get(module)?.has(key)) report('warning', UNUSED_NAMES.has(key) ? 'has no effect: everything is kept in this server\'s own store, with caches of its own.' : 'has no effect: this server does not have this option of ejabberd\'s.')
       else if (removedModuleOptionNames.has(key)) report('warning', 'has no effect: it is an option of older versions of ejabberd.')
       else report('error', `is not an option here.${didYouMean(key, Object.keys(specs)) || ` Known are ${Object.keys(specs).join(', ') || 'none'}.`}`)

@@ -4,7 +4,7 @@ import { StanzaError } from '../../lib/stanza/errors.ts'
 import { randomId } from '../../lib/stanza/ids.ts'
 import { makeStanza } from '../../lib/stanza/stanza.ts'
 import { escapeXml, xml, type Element } from '../../lib/xml/element.ts'
-import { accessRule, anything, bool } from '../config/options.ts'
+import { accessRule, bool } from '../config/options.ts'
 import { seen, sees, type Roster, type RosterChange, type RosterItem } from '../sessions/rosters.ts'
 import { type Session } from '../sessions/session.ts'
 import { defineExtension } from './extension.ts'
@@ -23,12 +23,7 @@ export const roster = defineExtension({
   options: {
     versioning: { type: bool(), default: false, help: 'Sends only the changes to clients that have an earlier roster (XEP-0237).' },
     access: { type: accessRule(), default: 'all', help: 'Who may change their roster.' },
-    store_current_id: { type: bool(), default: false, help: 'Versions are always stored.', ignored: 'versions are always stored' },
-    db_type: { type: anything(), default: undefined as unknown, help: 'Where rosters are stored.', ignored: 'rosters are kept in the storage of the server' },
-    use_cache: { type: bool(), default: true, help: 'Rosters are always cached.', ignored: 'rosters are always cached' },
-    cache_size: { type: anything(), default: undefined as unknown, help: 'See tidings: limits: roster_cache.', ignored: 'tidings: limits: roster_cache bounds the cache' },
-    cache_life_time: { type: anything(), default: undefined as unknown, help: 'See tidings: limits: roster_cache.', ignored: 'tidings: limits: roster_cache bounds the cache' },
-    cache_missed: { type: anything(), default: undefined as unknown, help: 'See tidings: limits: roster_cache.', ignored: 'tidings: limits: roster_cache bounds the cache' },
+    store_current_id: { type: bool(), default: false, help: 'Versions are always stored.', ignored: 'has no effect: versions are always stored.' },
   },
   start({ host, iq, features, hooks, router, sessions, rosters, access }, options) {
     if (options.versioning) features.afterLogin(() => "<ver xmlns='urn:xmpp:features:rosterver'/>") // RFC 6121 §2.6.1
