@@ -3,6 +3,11 @@ import { randomFillSync } from 'node:crypto'
 
 const DIGITS = '0123456789abcdefghijklmnopqrstuv'
 const SEQUENCE_MAX = 32 ** 3
+/** Ids of a millisecond begin somewhere in the first half, so that they do not tell how many there are. */
+const SEQUENCE_START_MAX = SEQUENCE_MAX / 2
+/** 40 bits at the end of an id that nobody can guess. */
+const RANDOM_DIGITS = 8
+const ID_PATTERN = /^[0-9a-v]{22}$/
 
 let lastMs = 0
 let sequence = 0
@@ -23,18 +28,18 @@ export function setNodeOfIds(number: number): void {
 }
 
 /**
- * A new id for a message: 14 characters that sort by time, unique within the process also when the clock goes back.
- * The same string is its archive id, its stanza-id (XEP-0359) and its key in the offline queue.
+ * A new id for a message: 22 characters that sort by time, unique within the process also when the clock goes back, and not to be
+ * guessed from others (XEP-0313 §3). The same string is its archive id, its stanza-id (XEP-0359) and its key in the offline queue.
  */
 export function nextMessageId(nowMs: number = Date.now()): string {
   if (nowMs > lastMs) {
     lastMs = nowMs
-    sequence = 0
+    sequence = randomSequence()
   } else if (++sequence === SEQUENCE_MAX) {
     lastMs++
-    sequence = 0
+    sequence = randomSequence()
   }
-  return digits(lastMs, 9) + digits(sequence, 3) + node
+  return digits(lastMs, 9) + digits(sequence, 3) + node + randomDigits()
 }
 
 /** Milliseconds of the id made last. */
@@ -49,13 +54,13 @@ export function continueIdsAfter(ms: number): void {
 
 /** Milliseconds since 1970 of a message id, or undefined when the text is no such id. */
 export function timeOfMessageId(id: string): number | undefined {
-  if (!/^[0-9a-v]{14}$/.test(id)) return undefined
+  if (!ID_PATTERN.test(id)) return undefined
   let value = 0
   for (let i = 0; i < 9; i++) value = value * 32 + DIGITS.indexOf(id[i] as string)
   return value
 }
 
-/** The smallest message id of a millisecond: for ranges by time. */
+/** What no message id of a millisecond or later is smaller than: for ranges by time. */
 export function firstIdOf(ms: number): string {
   return digits(Math.max(0, Math.floor(ms)), 9) + '00000'
 }
@@ -64,14 +69,32 @@ export function firstIdOf(ms: number): string {
 const random = Buffer.allocUnsafeSlow(4096)
 let randomAt = random.length
 
-/** An id that cannot be guessed: for streams, resources and tokens. */
-export function randomId(bytes = 12): string {
+/** Where the next so many random bytes stand. */
+function nextRandom(bytes: number): number {
   if (randomAt + bytes > random.length) {
     randomFillSync(random)
     randomAt = 0
   }
-  const id = random.toString('base64url', randomAt, randomAt + bytes)
+  randomAt += bytes
+  return randomAt - bytes
+}
+
+function randomSequence(): number {
+  return random.readUInt16BE(nextRandom(2)) % SEQUENCE_START_MAX
+}
+
+function randomDigits(): string {
+  const at = nextRandom(RANDOM_DIGITS)
+  let text = ''
+  for (let i = at; i < randomAt; i++) text += DIGITS[(random[i] as number) % 32]
+  return text
+}
+
+/** An id that cannot be guessed: for streams, resources and tokens. */
+export function randomId(bytes = 12): string {
+  const at = nextRandom(bytes)
+  const id = random.toString('base64url', at, randomAt)
   // Used bytes do not stay in memory.
-  random.fill(0, randomAt, (randomAt += bytes))
+  random.fill(0, at, randomAt)
   return id
 }

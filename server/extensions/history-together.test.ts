@@ -55,7 +55,7 @@ describe('history, carbons and offline messages together', () => {
     const sent = innerOf(await romeoToo.receive(carbon('sent')), 'sent', 'urn:xmpp:carbons:2')
     const received = innerOf(await julietToo.receive(carbon('received')), 'received', 'urn:xmpp:carbons:2')
     const id = idBy(live, 'juliet@localhost')
-    expect(id).to.match(/^[0-9a-v]{14}$/)
+    expect(id).to.match(/^[0-9a-v]{22}$/)
     expect(idBy(received, 'juliet@localhost')).to.equal(id)
     expect(idBy(sent, 'romeo@localhost')).to.equal(id)
     expect(idBy(sent, 'juliet@localhost')).to.equal(undefined)

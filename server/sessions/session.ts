@@ -98,8 +98,6 @@ export function createManagement(options: Pick<Management, 'id' | 'resumable' | 
 }
 
 const COUNTER = 2 ** 32
-/** Length of a delivery's id. */
-const ID_LENGTH = 14
 /** More than what a client can have received beyond what it is known to have acknowledged. */
 const UNSEEN = 2 ** 24
 const REQUEST_EVERY = 8
@@ -259,8 +257,9 @@ export class Session implements GateWaiter {
     management.sent = sentOf(stream)
     for (const { seq, bytes } of stream.unacknowledged) {
       // As `store` wrote it.
-      const id = bytes[0] === 0x3c ? undefined : bytes.latin1Slice(0, ID_LENGTH)
-      const stanza = parse(id === undefined ? bytes : bytes.subarray(ID_LENGTH))
+      const start = bytes.indexOf('<')
+      const id = start === 0 ? undefined : bytes.latin1Slice(0, start)
+      const stanza = parse(bytes.subarray(start))
       this.#enqueue(management, { seq, stanza, id, size: sizeOf(stanza) })
     }
     this.management = management

@@ -45,7 +45,7 @@ function setUp(options: Partial<ArchiveOptions> = {}, friends: readonly string[]
   let sequence = 0
   /** A message at START + `seconds`. */
   const deliver = (seconds: number, content: string, { from = `${ROMEO}/orchard`, to = JULIET, type = 'chat', ...changes }: { from?: string; to?: string; type?: string } & Omit<Partial<Delivery>, 'from' | 'to'> = {}): Delivery => {
-    const id = `${firstIdOf(START + seconds * 1000).slice(0, 9)}${String(++sequence).padStart(3, '0')}00`
+    const id = `${firstIdOf(START + seconds * 1000).slice(0, 9)}${String(++sequence).padStart(3, '0')}0000000000`
     const delivery: Delivery = {
       stanza: readStanza(Buffer.from(`<message from='${from}' to='${to}' type='${type}' id='c${sequence}'>${content}</message>`)),
       from: Jid.parse(from), to: Jid.parse(to), session: undefined, id, time: START + seconds * 1000,
@@ -212,7 +212,7 @@ describe('the archive (XEP-0313)', () => {
   it('refuses what it cannot answer', async () => {
     const { deliver, query, ask } = setUp()
     const id = deliver(0, '<body>0</body>').id
-    const unknown = '00000000000000'
+    const unknown = '0'.repeat(22)
     expect(await refusal(query({ 'full-text': 'x' })), '§4.1.5').to.equal('feature-not-implemented')
     expect(await refusal(query({ start: 'yesterday' }))).to.equal('bad-request')
     expect(await refusal(query({ with: '@' }))).to.equal('bad-request')
