@@ -175,6 +175,20 @@ describe('the archive (XEP-0313)', () => {
     expect(await found({ 'include-groupchat': 'true' })).to.equal('01234')
   })
 
+  it('finds a full address however it was written (§4.1.1)', async () => {
+    const { deliver, query } = setUp()
+    deliver(0, '<body>0</body>', { to: 'Juliet@CAPULET.example/balcony' })
+    deliver(1, '<body>1</body>', { to: 'Juliet@CAPULET.example/Balcony' })
+    deliver(2, '<body>2</body>', { from: `${ROMEO}/garden`, to: JULIET })
+    deliver(3, '<body>3</body>', { from: `${ROMEO}/garden`, to: `${ROMEO}/orchard` })
+    const found = async (fields: Record<string, string | string[]>): Promise<string> => bodiesOf((await query(fields)).results).join('')
+    expect(await found({ with: `${JULIET}/balcony` })).to.equal('0')
+    expect(await found({ with: 'JULIET@capulet.example/Balcony' })).to.equal('1')
+    expect(await found({ with: JULIET })).to.equal('012')
+    expect(await found({ with: `${ROMEO}/garden` }), 'from one of the own clients').to.equal('23')
+    expect(await found({ with: `${ROMEO}/orchard` })).to.equal('013')
+  })
+
   it('pages forwards, backwards and flipped (§4.3)', async () => {
     const { deliver, query } = setUp()
     const ids = [0, 1, 2, 3, 4].map((each) => deliver(each, `<body>${each}</body>`).id) as [string, string, string, string, string]

@@ -115,7 +115,8 @@ export async function runQuery(archive: Archive, owner: string, query: Query, ma
   }
   const full = query.with !== undefined && query.with.resource !== '' ? query.with.toString() : undefined
   const filter: Omit<ArchiveQuery, 'max' | 'direction'> = {
-    ...(query.with && { with: query.with.bare }),
+    // Every message of one of the owner's clients is to or from its full JID, whoever is at the other end.
+    ...(query.with && (full === undefined || query.with.bare !== owner) && { with: query.with.bare }),
     ...(query.start !== undefined && { start: query.start }),
     ...(query.end !== undefined && { end: query.end }),
     ...(query.ids && { ids: query.ids }),
@@ -178,8 +179,9 @@ async function scan(archive: Archive, owner: string, query: ArchiveQuery, matche
 
 /** §4.1.1: a message of an account matches by its `to` or its `from`. */
 function toOrFrom(item: ArchivedItem, other: string): boolean {
-  const stanza = readStanza(item.bytes)
-  return stanza.attrs['from'] === other || stanza.attrs['to'] === other
+  const { from, to } = readStanza(item.bytes)
+  // `to` stands as the sender wrote it.
+  return from === other || to === other || (to !== undefined && Jid.tryParse(to)?.toString() === other)
 }
 
 function range(afterId: string | undefined, beforeId: string | undefined): { afterId?: string; beforeId?: string } {
