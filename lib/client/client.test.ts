@@ -49,6 +49,13 @@ async function scripted(script: readonly (readonly [RegExp, string])[], run: (cl
 }
 
 describe('the client', () => {
+  it('gives one stanza to each who waits, also when two come at once', () =>
+    scripted([[/<presence/, "<message id='1'/><message id='2'/>"]], async (client) => {
+      client.send('<presence/>')
+      const ids = [await client.receive(() => true), await client.receive(() => true, 500)].map((element) => element.attrs['id'])
+      expect(ids).to.deep.equal(['1', '2'])
+    }))
+
   it('logs in, binds, and tells IQ results from errors', () =>
     scripted(
       [

@@ -382,12 +382,24 @@ export class Client {
 
   #wait(timeoutMs: number, why: () => string, begin: (waiter: Waiter) => () => void, match: Match): Promise<Element> {
     const { promise, resolve, reject } = Promise.withResolvers<Element>()
-    const waiter: Waiter = { match, resolve, reject }
-    const end = begin(waiter)
-    const timer = setTimeout(() => reject(new Error(`${this.jid || 'client'}: ${why()}`)), timeoutMs)
-    return promise.finally(() => {
+    const settle = (): void => {
       clearTimeout(timer)
       end()
-    })
+    }
+    const waiter: Waiter = {
+      match,
+      // At once: the next stanza is for somebody else.
+      resolve(element) {
+        settle()
+        resolve(element)
+      },
+      reject(error) {
+        settle()
+        reject(error)
+      },
+    }
+    const end = begin(waiter)
+    const timer = setTimeout(() => waiter.reject(new Error(`${this.jid || 'client'}: ${why()}`)), timeoutMs)
+    return promise
   }
 }
