@@ -5,6 +5,7 @@ import { caps } from './caps.ts'
 import { carbons } from './carbons.ts'
 import { clientState } from './client-state.ts'
 import { contactAddresses } from './contact-addresses.ts'
+import { delayedDelivery } from './delayed-delivery.ts'
 import { disco } from './disco.ts'
 import { entityTime } from './entity-time.ts'
 import type { Extension } from './extension.ts'
@@ -26,7 +27,7 @@ import { version } from './version.ts'
 
 export const extensions = [
   // What may refuse or mark a stanza comes first.
-  blocking, hints, stanzaIds,
+  blocking, hints, stanzaIds, delayedDelivery,
   // Then what stores and copies it.
   archive, carbons, offline,
   streamManagement, streamLimits, clientState,

@@ -29,10 +29,7 @@ export interface OfflineOptions {
 export const offline = defineExtension({
   name: 'offline',
   ejabberd: 'mod_offline',
-  specs: [
-    { xep: 160, version: '1.0.1', status: 'complete' },
-    { xep: 203, version: '2.0', status: 'complete' },
-  ],
+  specs: [{ xep: 160, version: '1.0.1', status: 'complete' }],
   features: ['msgoffline'],
   needs: ['host', 'hooks', 'sessions', 'storage', 'access', 'metrics', 'log'],
   options: {
