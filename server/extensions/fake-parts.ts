@@ -108,6 +108,7 @@ export function fakeParts(host = 'example.net') {
         get: (name: string) => kept.get(name),
         set: (name: string, value: Value | undefined) => { if (value === undefined) kept.delete(name); else kept.set(name, value) },
         changed: () => undefined,
+        volatileAnswer: () => undefined,
         send(this: FakeSession, each: Stanza) {
           if (!this.active) {
             const verdict = hooks.runWhileInactive(this as unknown as Session, each)

@@ -60,6 +60,7 @@ export const flexibleOffline = defineExtension({
       const owner = openForReading(request)
       const { session } = request
       if (session === undefined) throw new StanzaError('forbidden')
+      session.volatileAnswer(request.stanza.id ?? '')
       if (request.payload.getChild('fetch', NS) !== undefined) { // §2.6
         for await (const entry of queued(owner)) send(session, entry)
         return
@@ -102,7 +103,7 @@ function nodesOf({ payload }: IqRequest, action: 'view' | 'remove'): ReadonlySet
   }))
 }
 
-/** §2.4: each message says which one it is; it stays in the queue until it is removed. */
+/** §2.4: each message says which one it is; it stays in the queue until it is removed, so this copy is worth nothing elsewhere. */
 function send(session: Session, { id, bytes }: QueuedStanza): void {
-  session.send(readStanza(bytes).append('offline', NS, `<offline xmlns='${NS}'><item node='${escapeXml(id)}'/></offline>`))
+  session.send(readStanza(bytes).append('offline', NS, `<offline xmlns='${NS}'><item node='${escapeXml(id)}'/></offline>`), { volatile: true })
 }

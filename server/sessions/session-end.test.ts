@@ -221,6 +221,17 @@ describe('a session that ends with what its client has not acknowledged', () => 
     expect(offline()).to.equal(0)
   })
 
+  it('does not hand back what stays in the offline queue until its client removes it (XEP-0013)', async () => {
+    await start(NO_ARCHIVE)
+    await romeoSends(message('1'), message('2'))
+    const juliet = await open('juliet', 'phone')
+    juliet.client.acknowledges = false
+    await juliet.client.sendIq("<iq type='get'><offline xmlns='http://jabber.org/protocol/offline'><fetch/></offline></iq>")
+    expect(juliet.bodies()).to.deep.equal(['1', '2'])
+    session('phone').close()
+    expect(offline()).to.equal(2)
+  })
+
   describe('and clients that cannot resume', () => {
     /** Sends while nothing is committed, looks, lets the commits through, and waits until the offline queue is empty. */
     async function held(send: () => void, kept: number, players: readonly Player[], sender = romeo): Promise<void> {

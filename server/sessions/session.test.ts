@@ -35,6 +35,16 @@ describe('a session that is resumed', () => {
     return { client, bodies }
   }
 
+  /** A client that never says what it has received. */
+  async function unacknowledging(more: Partial<ConnectOptions> = {}): Promise<Client> {
+    const options = optionsOf('juliet', more)
+    const { connection, features } = await login(options)
+    const client = new Client(connection, true)
+    client.acknowledges = false
+    await client.start(features, options)
+    return client
+  }
+
   async function say(...bodies: string[]): Promise<void> {
     const romeo = await connect(optionsOf('romeo'))
     for (const body of bodies) romeo.send(`<message to='juliet@localhost/balcony' type='chat'><body>${body}</body></message>`)
@@ -270,6 +280,31 @@ describe('a session that is resumed', () => {
     expect(again.unacked).to.deep.equal([])
     expect((await again.receive((element) => element.attrs['id'] === 'set')).attrs['type']).to.equal('result')
     await again.disconnect()
+  })
+
+  it('asks again after a restart for history whose pages were lost with the process (XEP-0313)', async () => {
+    await say('one', 'two') // offline, and in the archive
+    const first = await unacknowledging()
+    await first.ping()
+    const state = first.resumeState()
+    await first.sendIq("<iq type='set' id='page'><query xmlns='urn:xmpp:mam:2'/></iq>")
+    expect(first.inbox.filter((stanza) => stanza.has('result', 'urn:xmpp:mam:2'))).to.have.length(2)
+    first.destroy()
+    await until(() => !session().connected)
+    // What the client had not read when it lost the connection.
+    const unread = { ...state, unacked: [], acked: 2 }
+    const again = await unacknowledging({ resume: unread })
+    expect((await again.receive((element) => element.attrs['id'] === 'page')).attrs['type']).to.equal('result')
+    expect(again.inbox.filter((stanza) => stanza.has('result', 'urn:xmpp:mam:2'))).to.have.length(2)
+    again.destroy()
+    await until(() => !session().connected)
+    await server.restart()
+    const late = await unacknowledging({ resume: unread })
+    const answer = await late.receive((element) => element.attrs['id'] === 'page')
+    expect(answer.attrs).to.include({ type: 'error', to: 'juliet@localhost/balcony' })
+    expect(answer.getChild('error')?.attrs['type']).to.equal('wait')
+    expect(late.inbox.filter((stanza) => stanza.has('result', 'urn:xmpp:mam:2'))).to.have.length(0)
+    await late.disconnect()
   })
 
   it('does not keep its client from binding anew, whatever resource_conflict says', async () => {

@@ -5,7 +5,8 @@
 import type { Jid } from '../../lib/jid.ts'
 import { nextMessageId } from '../../lib/stanza/ids.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
-import type { Stanza } from '../../lib/stanza/stanza.ts'
+import { StanzaError } from '../../lib/stanza/errors.ts'
+import { CLIENT_NS, makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
 import type { WhileInactive } from '../router/hooks.ts'
 import type { Storage, StoredStream, Value } from '../storage/shapes.ts'
 import type { Gate, GateWaiter } from './gate.ts'
@@ -51,19 +52,21 @@ interface Unacknowledged extends Undelivered {
   readonly seq: number
   /** The bytes by which it counts against the limits of the queue; 0 when it does not count at all. */
   readonly size: number
+  readonly volatile: boolean
 }
 
 /** A stanza that waits for its commit. */
 interface Gated extends Undelivered {
   readonly ticket: number
   readonly size: number
+  readonly volatile: boolean
   taken: Taken | undefined
 }
 
 export interface SendOptions {
   /** It was written to storage in this turn and is shown only after the commit. */
   readonly durable?: boolean
-  /** Not worth keeping for a restart (presence never is). */
+  /** Worth nothing but to this client now: it is not kept for a restart (presence never is), nor handed back when the session ends. */
   readonly volatile?: boolean
   /** The id of its delivery, unless the stanza carries it as its stanza-id. */
   readonly id?: string | undefined
@@ -123,6 +126,7 @@ export class Session implements GateWaiter {
   /** Held back while the client is inactive, each by what it is the latest of. */
   #held: Map<string, Stanza> | undefined
   #heldBytes = 0
+  #volatileAnswers: Set<string> | undefined
   /** Unacknowledged stanzas that count against the limits, and their bytes. */
   #queueCount = 0
   #queueBytes = 0
@@ -260,9 +264,14 @@ export class Session implements GateWaiter {
       const start = bytes.indexOf('<')
       const id = start === 0 ? undefined : bytes.latin1Slice(0, start)
       const stanza = parse(bytes.subarray(start))
-      this.#enqueue(management, { seq, stanza, id, size: sizeOf(stanza) })
+      this.#enqueue(management, { seq, stanza, id, size: sizeOf(stanza), volatile: false })
     }
     this.management = management
+  }
+
+  /** The answer to this request is worth nothing without the volatile stanzas before it: after a restart its client is told to ask again. */
+  volatileAnswer(id: string): void {
+    ;(this.#volatileAnswers ??= new Set()).add(id)
   }
 
   /** Sends a stanza to the client. */
@@ -308,12 +317,13 @@ export class Session implements GateWaiter {
     const management = this.management
     const { id } = options
     const size = options.kept === true ? 0 : sizeOf(stanza)
+    const volatile = options.volatile === true || (this.#volatileAnswers !== undefined && stanza.name === 'iq' && (stanza.type === 'result' || stanza.type === 'error') && this.#volatileAnswers.delete(stanza.id ?? ''))
     let gated = options.durable === true
     if (management !== undefined) {
       management.sent = (management.sent + 1) % COUNTER
-      this.#enqueue(management, { seq: management.sent, stanza: this.#carrier === undefined ? stanza.compact() : stanza, id, size })
-      if (management.resumable && options.volatile !== true && stanza.name !== 'presence') {
-        this.#context.storage.streams.push(management.id, management.sent, stored(stanza, id))
+      this.#enqueue(management, { seq: management.sent, stanza: this.#carrier === undefined ? stanza.compact() : stanza, id, size, volatile })
+      if (management.resumable && isStored(stanza, volatile)) {
+        this.#context.storage.streams.push(management.id, management.sent, stored(stanza, id, volatile))
         // A message must not arrive before it is stored: after a crash nobody could tell that it had.
         if (stanza.name === 'message') gated = true
       }
@@ -327,7 +337,7 @@ export class Session implements GateWaiter {
     if (gated || this.#resuming || this.#gated !== undefined) {
       const last = this.#gated?.at(-1)?.ticket ?? 0
       const ticket = gated || this.#resuming ? this.#context.gate.wait(this) : last
-      ;(this.#gated ??= []).push({ ticket, stanza, id, size, taken: options.taken })
+      ;(this.#gated ??= []).push({ ticket, stanza, id, size, volatile, taken: options.taken })
       return
     }
     this.#write(stanza, options.taken)
@@ -401,9 +411,9 @@ export class Session implements GateWaiter {
   manage(management: Management, enabled: () => void): void {
     this.management = management
     for (const gated of this.#gated ?? []) {
-      const { stanza, id, size, taken } = gated
+      const { stanza, id, size, volatile, taken } = gated
       management.sent = (management.sent + 1) % COUNTER
-      this.#enqueue(management, { seq: management.sent, stanza, id, size })
+      this.#enqueue(management, { seq: management.sent, stanza, id, size, volatile })
       if (!management.resumable) continue
       // From here on the stream's stored queue has it.
       gated.taken = undefined
@@ -474,7 +484,9 @@ export class Session implements GateWaiter {
     streams.handled(management.id, management.handled)
     management.handledStored = management.handled
     streams.acknowledged(management.id, management.acknowledged)
-    for (const { seq, stanza, id } of management.queue) if (stanza.name !== 'presence') streams.push(management.id, seq, stored(stanza, id))
+    for (const { seq, stanza, id, volatile } of management.queue) {
+      if (isStored(stanza, volatile)) streams.push(management.id, seq, stored(stanza, id, volatile))
+    }
   }
 
   /** Lets go of a stream that another is about to replace. */
@@ -517,9 +529,9 @@ export class Session implements GateWaiter {
       management.sent = h
       const renumbered = management.queue.splice(0)
       this.#queueCount = this.#queueBytes = 0
-      for (const { stanza, id, size } of renumbered) {
+      for (const each of renumbered) {
         management.sent = (management.sent + 1) % COUNTER
-        this.#enqueue(management, { seq: management.sent, stanza, id, size })
+        this.#enqueue(management, { ...each, seq: management.sent })
       }
       // Stored anew under the numbers by which the client counts from here on; the old numbers may be larger.
       this.#context.storage.streams.close(management.id)
@@ -553,7 +565,7 @@ export class Session implements GateWaiter {
     this.#carrier = undefined
     const { management } = this
     const unwritten = [...this.#ready?.list.slice(this.#ready.next) ?? [], ...this.#gated ?? []]
-    const undelivered: Undelivered[] = management !== undefined ? management.queue : unwritten
+    const undelivered: Undelivered[] = (management !== undefined ? management.queue : unwritten).filter((each) => !each.volatile)
     if (management?.resumable === true) this.#context.storage.streams.close(management.id)
     for (const stanza of this.#held?.values() ?? []) undelivered.push({ stanza, id: undefined })
     this.#gated = undefined
@@ -565,10 +577,22 @@ export class Session implements GateWaiter {
   }
 }
 
-/** What is kept of an unacknowledged stanza for a restart: its bytes, with the id of its delivery before them when it has one. */
-function stored(stanza: Stanza, id: string | undefined): Buffer {
+/** Whether an unacknowledged stanza is kept for a restart: messages and IQs that are not volatile, and of a volatile answer that it is missing. */
+function isStored(stanza: Stanza, volatile: boolean): boolean {
+  return stanza.name === 'iq' || (stanza.name === 'message' && !volatile)
+}
+
+/** What is kept of it: its bytes, with the id of its delivery before them when it has one. */
+function stored(stanza: Stanza, id: string | undefined, volatile: boolean): Buffer {
+  if (volatile) return askAgain(stanza).bytes()
   const bytes = stanza.bytes()
   return id === undefined ? bytes : Buffer.concat([Buffer.from(id, 'latin1'), bytes])
+}
+
+/** In place of an answer that did not outlive the process. */
+function askAgain({ attrs: { id, from, to } }: Stanza): Stanza {
+  const error = new StanzaError('internal-server-error', 'The server has been restarted; ask again.', { type: 'wait' })
+  return makeStanza('iq', { type: 'error', id, from, to }, [{ name: 'error', xmlns: CLIENT_NS, text: error.toXml() }])
 }
 
 /** The bytes that a stanza takes, without writing it. */

@@ -58,7 +58,7 @@ function setUp(options: Partial<ArchiveOptions> = {}, friends: readonly string[]
   const ask = async (type: 'get' | 'set', payload: string, from = `${ROMEO}/orchard`): Promise<{ answer: Element | undefined; results: Stanza[] }> => {
     const element = parseElement(payload)
     const results: Stanza[] = []
-    const session = { send: (stanza: Stanza, sent: { volatile?: boolean }) => { expect(sent.volatile).to.equal(true); results.push(stanza) } } as unknown as Session
+    const session = { send: (stanza: Stanza, sent: { volatile?: boolean }) => { expect(sent.volatile).to.equal(true); results.push(stanza) }, volatileAnswer() {} } as unknown as Session
     const run = handlers.get(`${type} ${MAM} ${element.name}`) as IqHandler
     const answer = await run({ stanza: makeStanza('iq', {}), payload: element, from: Jid.parse(from), to: Jid.parse(ROMEO), session })
     return { answer: answer ?? undefined, results }

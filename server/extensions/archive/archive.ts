@@ -87,6 +87,7 @@ export const archive = defineExtension({
         // Not kept for a restart: the client asks again for what it has not got.
         session.send(build(item), { volatile: true })
       }
+      session.volatileAnswer(request.stanza.id ?? '')
       return page.fin
     })
     iq.get(`${MAM_NS} metadata`, 'account', (request) => readMetadata(history, ownerOf(request)))
