@@ -39,7 +39,9 @@ describe('XEP-0077 in-band registration', () => {
   it('§3.1: a name that is taken conflicts, one that cannot be is malformed, missing fields are not acceptable', async () => {
     const { fake, stranger } = stage()
     await fake.accounts.register(juliet, 'secret')
-    expect(conditionOf(await stranger('set', account('juliet')))).to.equal('conflict')
+    const conflict = await stranger('set', account('juliet'))
+    expect(conditionOf(conflict)).to.equal('conflict')
+    expect(conflict.getChild('error')?.getChild('text'), 'nothing that the condition does not say').to.equal(undefined)
     expect(conditionOf(await stranger('set', account('a@b')))).to.equal('jid-malformed')
     expect(conditionOf(await stranger('set', query('<username>a</username>')))).to.equal('not-acceptable')
     // None of these has used up the address's turn.

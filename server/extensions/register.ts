@@ -181,7 +181,7 @@ async function withStanzaErrors(work: Promise<void>): Promise<void> {
   try {
     await work
   } catch (error) {
-    if (error instanceof AccountError) throw new StanzaError(error.condition, error.message)
+    if (error instanceof AccountError) throw new StanzaError(error.condition, error.message === error.condition ? undefined : error.message)
     throw error
   }
 }

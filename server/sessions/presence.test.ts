@@ -311,6 +311,17 @@ describe('presence (RFC 6121 §4)', () => {
     expect(balcony.news().filter((each) => !each.includes(`${juliet}/balcony > ${juliet}`))).to.deep.equal([`available nurse@example.net/hall > ${juliet}/balcony`])
   })
 
+  it('XEP-0191 §3.3: nothing goes to a blocked contact elsewhere, not even a probe', () => {
+    const { login, sends, contact, blocked, sent } = stage()
+    contact(juliet, romeo, { subscription: 'both' })
+    contact(juliet, 'paris@example.org', { subscription: 'both' })
+    blocked.add(`${juliet}/balcony ${romeo}`)
+    const balcony = login(`${juliet}/balcony`)
+    sends(balcony)
+    sends(balcony, { type: 'unavailable' })
+    expect(sent.map((each) => each.to)).to.deep.equal(['paris@example.org', 'paris@example.org', 'paris@example.org'])
+  })
+
   it('XEP-0191 §5: a broadcast passes by the one resource of a contact that is blocked', () => {
     const { login, sends, contact, blocked } = stage()
     contact(juliet, 'nurse@example.net', { subscription: 'from' })

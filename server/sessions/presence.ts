@@ -62,7 +62,7 @@ export function createPresence(deps: PresenceDeps): Presence {
     for (const contact of rosters.subscribers(session.owner)) {
       const here = sessions.of(contact)
       if (here.length === 0) {
-        if (!isLocal(contact)) deps.route(addressed(contact))
+        if (!isLocal(contact)) routeElsewhere(session, addressed(contact))
         continue
       }
       let copy: Stanza | undefined
@@ -70,6 +70,12 @@ export function createPresence(deps: PresenceDeps): Presence {
         if (each.presence !== undefined && deps.mayReceive(session.jid, each.jid)) each.send((copy ??= addressed(contact)))
       }
     }
+  }
+
+  /** To a contact of another server or of a service, unless the user blocks it (XEP-0191). */
+  function routeElsewhere(session: Session, stanza: Stanza): void {
+    const to = Jid.tryParse(stanza.to ?? '')
+    if (to !== undefined && deps.mayReceive(session.jid, to)) deps.route(stanza)
   }
 
   /** To the available resources of the same account and to the sender itself (RFC 6121 §4.2.2, §4.4.2, §4.5.2). */
@@ -132,7 +138,7 @@ export function createPresence(deps: PresenceDeps): Presence {
     }
     for (const contact of rosters.subscriptions(owner)) {
       if (!isLocal(contact)) {
-        deps.route(makeStanza('presence', { type: 'probe', from: to, to: contact }))
+        routeElsewhere(session, makeStanza('presence', { type: 'probe', from: to, to: contact }))
         continue
       }
       const others = sessions.of(contact)
@@ -321,7 +327,7 @@ export function createPresence(deps: PresenceDeps): Presence {
       if (stanza.to === undefined) {
         if (type === undefined) becomeAvailable(session, stanza)
         else if (type === 'unavailable') becomeUnavailable(session, stanza)
-        else if (type !== 'error') throw new StanzaError('bad-request', 'Such a presence needs an address') // RFC 6121 §4.7.1
+        else if (type !== 'error') throw new StanzaError('bad-request', 'Not a type of presence without an address') // RFC 6121 §4.7.1
         return
       }
       const to = Jid.tryParse(stanza.to)
