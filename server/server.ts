@@ -213,6 +213,8 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     services.set(domain, (stanza, session) => {
       if (stanza.name !== 'iq') {
         if (stanza.name === 'message' && stanza.type !== 'error') router.bounce(stanza, new StanzaError('service-unavailable'), session)
+        // RFC 6121 §3.1.4: it has no presence to see, and says so.
+        if (stanza.name === 'presence' && stanza.type === 'subscribe') void router.route(makeStanza('presence', { type: 'unsubscribed', id: stanza.id, from: domain, to: stanza.from }))
         return
       }
       if (stanza.type !== 'get' && stanza.type !== 'set') return void pending.answered(stanza)

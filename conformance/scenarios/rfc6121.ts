@@ -146,6 +146,16 @@ play('RFC 6120 §10.5.1 nobody subscribes to the presence of a host', { romeo: {
   check(answer.getChild('query')?.getChildElements().length === 0, 'no item')
 })
 
+play('RFC 6121 §3.1.4 a service without presence refuses a subscription', { romeo: {} }, async ({ romeo }, stage) => {
+  const items = await romeo.asks(`<iq type='get' id='d1' to='${stage.domain}'><query xmlns='http://jabber.org/protocol/disco#items'/></iq>`, "<iq type='result'/>")
+  const service = items.getChild('query')?.getChildren('item').map((each) => each.attrs['jid'] ?? '').find((jid) => jid.startsWith('upload.'))
+  if (service === undefined) return
+  romeo.sends(`<presence to='${service}' type='subscribe' id='s1'/>`)
+  await romeo.receives(`<presence from='${service}' type='{any}'/>`)
+  const answer = await romeo.asks("<iq type='get' id='r1'><query xmlns='jabber:iq:roster'/></iq>", "<iq type='result'/>")
+  check(answer.getChild('query')?.getChildElements()[0]?.attrs['ask'] === undefined, 'nothing is pending')
+})
+
 play('RFC 6120 §8.3.1 the error about a malformed address does not repeat it', { romeo: {} }, async ({ romeo }, stage) => {
   romeo.sends("<message to='@@' id='m1' type='chat'><body>Hi</body></message>")
   await romeo.receives(`<message id='m1' type='error' from='${stage.domain}'><error type='modify'><jid-malformed xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>`)

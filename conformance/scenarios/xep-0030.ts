@@ -52,7 +52,7 @@ play('XEP-0049 private storage keeps what was stored, for its owner alone', { ro
   await juliet.asks(`<iq type='get' id='s3' to='${romeo.bare}'><query xmlns='jabber:iq:private'><x xmlns='urn:x'/></query></iq>`, "<iq type='error'/>")
 })
 
-play('XEP-0049 §3 a query needs an element', { romeo: {} }, async ({ romeo }) => {
+play('XEP-0049 §2.3 a query needs an element', { romeo: {} }, async ({ romeo }) => {
   for (const type of ['get', 'set']) await romeo.asks(`<iq type='${type}' id='${type}'><query xmlns='jabber:iq:private'/></iq>`, "<iq type='error'><error type='modify'><not-acceptable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>")
 })
 

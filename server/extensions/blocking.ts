@@ -75,7 +75,7 @@ export const blocking = defineExtension({
 
     iq.get(`${NS} blocklist`, 'account', async (request) => {
       requireOwner(request)
-      request.session?.set(INTERESTED, true) // §3.1, §3.3
+      request.session?.set(INTERESTED, true) // §3.2, §3.3
       return xml('blocklist', { xmlns: NS }, itemsOf(await load(request.from.bare)))
     })
 
@@ -83,12 +83,12 @@ export const blocking = defineExtension({
       requireOwner(request)
       const owner = request.from.bare
       const added = jidsOf(request.payload)
-      if (added.length === 0) throw new StanzaError('bad-request') // §3.2
+      if (added.length === 0) throw new StanzaError('bad-request') // §3.3
       const before = await load(owner)
       const list = new Set([...before, ...added])
       if (list.size > BLOCKED_MAX) throw new StanzaError('resource-constraint', `at most ${BLOCKED_MAX} addresses can be blocked`)
       const news = new Set(added.filter((jid) => !before.has(jid)))
-      // §3.2 step 6: before the list holds, for it would keep this presence back too
+      // §3.3: before the list holds, for it would keep this presence back too
       tell(owner, added, (contact) => matches(news, contact) && !matches(before, contact), 'unavailable')
       save(owner, list)
       push(owner, 'block', added)
@@ -104,7 +104,7 @@ export const blocking = defineExtension({
       for (const jid of removed) list.delete(jid)
       save(owner, list)
       push(owner, 'unblock', removed)
-      tell(owner, removed.length === 0 ? [...before] : removed, (contact) => matches(before, contact) && !matches(list, contact), 'available') // §3.4 step 4
+      tell(owner, removed.length === 0 ? [...before] : removed, (contact) => matches(before, contact) && !matches(list, contact), 'available') // §3.4
       await storage.committed()
     })
 
@@ -162,7 +162,7 @@ export const blocking = defineExtension({
   },
 })
 
-/** §5: the address as listed, its bare form, its domain with resource, or its domain. */
+/** §6: the address as listed, its bare form, its domain with resource, or its domain. */
 export function matches(list: ReadonlySet<string>, jid: Jid): boolean {
   if (list.size === 0) return false
   return list.has(jid.domain) || list.has(jid.bare) ||

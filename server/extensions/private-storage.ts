@@ -27,12 +27,16 @@ export const privateStorage = defineExtension({
       requireOwner(request)
       const wanted = request.payload.getChildElements()
       const [element, ...more] = wanted
-      if (element === undefined) throw new StanzaError('not-acceptable') // §3: at least one element
-      if (more.length > 0) throw new StanzaError('bad-request') // §3: one at a time
+      if (element === undefined) throw new StanzaError('not-acceptable') // §2.3: at least one element
+      if (more.length > 0) throw new StanzaError('bad-request') // §2.3: one at a time
       const namespace = namespaceOf(element.getNS())
       const stored = await records.get(TABLE, [request.from.bare, namespace, element.getName()])
       return xml('query', { xmlns: NS }, typeof stored === 'string' ? buildElement(Buffer.from(stored)) : xml(element.getName(), { xmlns: namespace }))
     })
+
+    const forbid = (): never => { throw new StanzaError('forbidden') } // §3: a host has none
+    iq.get(`${NS} query`, 'host', forbid)
+    iq.set(`${NS} query`, 'host', forbid)
 
     iq.set(`${NS} query`, 'account', async (request) => {
       requireOwner(request)
@@ -57,13 +61,13 @@ export const privateStorage = defineExtension({
   },
 })
 
-/** §5: nobody reads or writes the private storage of another. */
+/** §4: nobody reads or writes the private storage of another. */
 function requireOwner({ from, to }: IqRequest): void {
   if (from.bare !== to.bare) throw new StanzaError('forbidden')
 }
 
 function namespaceOf(namespace: string | undefined): string {
-  // §5: the element must have a namespace of its own, and not one that the protocol itself is made of.
+  // §2.3: the element must have a namespace of its own, and not one that the protocol itself is made of.
   if (namespace === undefined || namespace === NS || namespace === 'jabber:client') throw new StanzaError('not-acceptable')
   if (Buffer.byteLength(namespace) > NAMESPACE_BYTES_MAX) throw new StanzaError('not-acceptable')
   return namespace

@@ -322,7 +322,7 @@ describe('presence (RFC 6121 §4)', () => {
     expect(sent.map((each) => each.to)).to.deep.equal(['paris@example.org', 'paris@example.org', 'paris@example.org'])
   })
 
-  it('XEP-0191 §5: a broadcast passes by the one resource of a contact that is blocked', () => {
+  it('XEP-0191 §6: a broadcast passes by the one resource of a contact that is blocked', () => {
     const { login, sends, contact, blocked } = stage()
     contact(juliet, 'nurse@example.net', { subscription: 'from' })
     const [hall, kitchen] = ['hall', 'kitchen'].map((resource) => {
