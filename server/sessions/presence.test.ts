@@ -430,15 +430,21 @@ describe('presence (RFC 6121 §4)', () => {
     expect(chamber.news()).to.deep.equal([])
   })
 
-  it('shows a session restored after a restart what it missed', () => {
-    const { login, sends, contact, arrives, presence } = stage()
-    contact(juliet, 'nurse@example.net', { subscription: 'to' })
-    contact('nurse@example.net', juliet, { subscription: 'from' })
+  it('shows a session restored after a restart what it missed, also who is gone (RFC 6121 §4.3.2)', () => {
+    const { login, sends, contact, arrives, presence, blocked } = stage()
+    for (const name of ['nurse', 'friar', 'tybalt']) {
+      contact(juliet, `${name}@example.net`, { subscription: 'to' })
+      contact(`${name}@example.net`, juliet, { subscription: 'from' })
+    }
+    contact(juliet, 'paris@example.net', { subscription: 'to' })
+    contact('peter@example.net', juliet, { subscription: 'from' })
+    blocked.add(`tybalt@example.net ${juliet}/balcony`)
+    login('friar@example.net/cell')
     arrives(romeo, juliet, 'subscribe')
     sends(login('nurse@example.net/kitchen'))
     const balcony = login(`${juliet}/balcony`)
     balcony.presence = makeStanza('presence', { from: `${juliet}/balcony` })
     presence.resumedAfterRestart(balcony as unknown as Session)
-    expect(balcony.news()).to.deep.equal([`available nurse@example.net/kitchen > ${juliet}/balcony`, `subscribe ${romeo} > ${juliet}`])
+    expect(balcony.news()).to.deep.equal([`available nurse@example.net/kitchen > ${juliet}/balcony`, `unavailable friar@example.net > ${juliet}/balcony`, `subscribe ${romeo} > ${juliet}`])
   })
 })

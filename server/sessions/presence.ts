@@ -35,7 +35,7 @@ export interface Presence {
   toAccount(delivery: { readonly stanza: Stanza; readonly from: Jid; readonly to: Jid }): void
   /** The session is over, or its client closed the stream: everybody who saw it hears of it. */
   sessionGone(session: Session): void
-  /** The session was restored after a restart: it hears the present state of its contacts. */
+  /** The session was restored after a restart: it hears the present state of its contacts, also who of them is gone. */
   resumedAfterRestart(session: Session): void
 }
 
@@ -146,6 +146,16 @@ export function createPresence(deps: PresenceDeps): Presence {
       for (const each of others) {
         if (each.presence !== undefined && deps.mayReceive(each.jid, session.jid)) session.send(each.presence.withAttrs({ to }))
       }
+    }
+  }
+
+  /** As a probe would be answered (RFC 6121 §4.3.2): nobody is there, whoever was when the client last heard. */
+  function sendAbsencesTo(session: Session): void {
+    const { owner } = session
+    for (const contact of rosters.subscriptions(owner)) {
+      if (!isLocal(contact) || !rosters.hasSubscriber(contact, owner)) continue
+      if (sessions.of(contact).some((each) => each.presence !== undefined)) continue
+      if (deps.mayReceive(Jid.parse(contact), session.jid)) session.send(makeStanza('presence', { type: 'unavailable', from: contact, to: session.jid.toString() }))
     }
   }
 
@@ -405,6 +415,7 @@ export function createPresence(deps: PresenceDeps): Presence {
     resumedAfterRestart(session) {
       if (session.presence === undefined) return
       sendPresencesOf(session)
+      sendAbsencesTo(session)
       deliverPending(session)
     },
   }

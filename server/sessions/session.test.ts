@@ -282,6 +282,21 @@ describe('a session that is resumed', () => {
     await again.disconnect()
   })
 
+  it('is asked for an acknowledgement every few stanzas, and not again before it has answered (XEP-0198 §4)', async () => {
+    const { connection, features } = await login(optionsOf('juliet'))
+    const juliet = new Client(connection, false)
+    juliet.acknowledges = false
+    let asked = 0
+    juliet.on((stanza) => { if (stanza.name === 'r') asked++ })
+    await juliet.start(features, optionsOf('juliet'))
+    for (let count = 0; count < 30; count++) await juliet.ping()
+    expect(asked).to.equal(1)
+    juliet.acknowledge()
+    for (let count = 0; count < 30; count++) await juliet.ping()
+    expect(asked).to.equal(2)
+    await juliet.disconnect()
+  })
+
   it('asks again after a restart for history whose pages were lost with the process (XEP-0313)', async () => {
     await say('one', 'two') // offline, and in the archive
     const first = await unacknowledging()

@@ -392,10 +392,10 @@ export class Session implements GateWaiter {
       return
     }
     const management = this.management
-    if (management !== undefined && ++management.unrequested >= REQUEST_EVERY) this.requestAck()
+    if (management !== undefined && ++management.unrequested >= REQUEST_EVERY && management.requestedAt === 0) this.requestAck()
   }
 
-  /** XEP-0198 §4: asks the client for an acknowledgement, unless one is awaited already. */
+  /** XEP-0198 §4: asks the client for an acknowledgement. */
   requestAck(): void {
     const management = this.management
     if (management === undefined || this.#carrier === undefined || this.#resuming || management.queue.length === 0) return
