@@ -310,13 +310,13 @@ export class C2s implements AsyncDisposable {
       if (management !== undefined) {
         const ackTimeoutMs = this.hosts.get(session.host)?.streamManagement?.ackTimeoutMs ?? this.limits.ackTimeoutMs
         if (management.requestedAt !== 0 && now - management.requestedAt > ackTimeoutMs) {
-          stream.close(new StreamError('connection-timeout', 'no acknowledgement'))
+          letGo(stream, new StreamError('connection-timeout', 'no acknowledgement'))
           continue
         }
         if (management.queue.length > 0 && management.requestedAt === 0) session.requestAck()
       }
       const silence = now - stream.heardAt
-      if (silence > idlePingMs + idleCloseMs && stream.silent) stream.close(new StreamError('connection-timeout'))
+      if (silence > idlePingMs + idleCloseMs && stream.silent) letGo(stream, new StreamError('connection-timeout'))
       else if (silence > idlePingMs && !stream.silent) {
         stream.silent = true
         if (management !== undefined) stream.write(ACK)
@@ -325,18 +325,24 @@ export class C2s implements AsyncDisposable {
     }
   }
 
-  /** Closes the listeners and all streams, so that clients can resume (XEP-0198 §5). */
+  /** Closes the listeners and all streams; those that can be resumed are left unfinished (XEP-0198 §5). */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing = true
     clearInterval(this.#sweep)
     const closed = Array.from(this.#servers, (server) => new Promise<void>((resolve) => server.close(() => resolve())))
     for (const socket of this.#arriving) socket.destroy()
-    for (const stream of this.#streams) stream.close(new StreamError('system-shutdown'))
+    for (const stream of this.#streams) letGo(stream, new StreamError('system-shutdown'))
     // The timer keeps the process: a connection that is not being read does not.
     let timer: NodeJS.Timeout | undefined
     await Promise.race([Promise.all(closed), new Promise((resolve) => { timer = setTimeout(resolve, CLOSE_WAIT_MS) })])
     clearTimeout(timer)
   }
+}
+
+/** Ends a stream whose client may come back: what can be resumed is left unfinished. */
+function letGo(stream: ClientStream, error: StreamError): void {
+  if (stream.session?.management?.resumable === true) stream.interrupt()
+  else stream.close(error)
 }
 
 /** XEP-0368: clients that ask for another protocol are in the wrong place. (`ALPNProtocols` would be copied for each connection.) */

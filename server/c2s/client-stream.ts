@@ -640,6 +640,20 @@ export class ClientStream implements StreamHandler, Carrier {
       this.#c2s.log.debug({ what: 'stream_error', condition: error.condition, text: error.text, address: this.address })
     }
     this.write(STREAM_END)
+    this.#endConnection()
+  }
+
+  /**
+   * Ends the connection and leaves the stream unfinished, for its client to resume (XEP-0198 §5). Many clients take a stream that
+   * the server closed for a session that is over.
+   */
+  interrupt(): void {
+    if (this.#closed || this.#closing) return
+    this.#closing = true
+    this.#endConnection()
+  }
+
+  #endConnection(): void {
     this.flush()
     this.#closed = true
     const socket = this.#socket
