@@ -61,6 +61,14 @@ play('XEP-0012 §4 the last activity of a contact is for contacts alone', { rome
   await tybalt.asks(`<iq type='get' id='l2' to='${juliet.bare}'><query xmlns='jabber:iq:last'/></iq>`, "<iq type='error'/>")
 })
 
+play('XEP-0012 §4 so is that of a resource, which only contacts may ask', { romeo: {}, juliet: {}, tybalt: {} }, async ({ romeo, juliet, tybalt }) => {
+  await befriend(romeo, juliet)
+  await tybalt.asks(`<iq type='get' id='l1' to='${juliet.jid}'><query xmlns='jabber:iq:last'/></iq>`, "<iq type='error'><error type='auth'><forbidden xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>")
+  await juliet.receivesNothing("<iq type='get' id='l1'/>")
+  romeo.sends(`<iq type='get' id='l2' to='${juliet.jid}'><query xmlns='jabber:iq:last'/></iq>`)
+  await juliet.receives(`<iq type='get' id='l2' from='${romeo.jid}'><query xmlns='jabber:iq:last'/></iq>`)
+})
+
 play('XEP-0160 a user who is away gets messages of a chat in order, once, on two devices', { romeo: {}, juliet: { online: false }, balcony: { account: 'juliet', online: false } }, async ({ romeo, juliet, balcony }) => {
   romeo.sends(`<message to='${juliet.bare}' type='chat' id='m1'><body>1</body></message>`)
   romeo.sends(`<message to='${juliet.bare}' type='chat' id='m2'><body>2</body></message>`)

@@ -89,13 +89,13 @@ export function fakeParts(host = 'example.net') {
   return {
     parts, routed, hooks, disco, rosters, storage, accounts, tasks, resumptions, clock, allowed, features, nonzas, logins, pending,
 
-    /** Starts an extension with the defaults of its options and these. */
-    start<Options>(extension: Extension<never, Options> | Extension<keyof Parts, Options> | { start: unknown; options?: unknown; features?: readonly string[] }, options: Record<string, unknown> = {}): void {
+    /** Starts an extension with the defaults of its options and these, and with `others` in place of these parts. */
+    start<Options>(extension: Extension<never, Options> | Extension<keyof Parts, Options> | { start: unknown; options?: unknown; features?: readonly string[] }, options: Record<string, unknown> = {}, others: Partial<Parts> = {}): void {
       const started = extension as Extension<keyof Parts, unknown>
       const { options: table = {}, features: vars = [] } = started
       disco.feature('host', ...vars)
       const defaults = Object.fromEntries(Object.entries(table as OptionTable<Record<string, unknown>>).map(([name, spec]) => [name, spec.default]))
-      started.start(parts, { ...defaults, ...options })
+      started.start({ ...parts, ...others }, { ...defaults, ...options })
     },
 
     login(full: string, available = true): FakeSession {

@@ -1,12 +1,16 @@
 // XEP-0012: Last Activity, version 2.0 (2008-11-26)
+import type { Jid } from '../../lib/jid.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
 import type { Session } from '../sessions/session.ts'
+import type { Storage } from '../storage/shapes.ts'
 import { defineExtension } from './extension.ts'
 
 const NS = 'jabber:iq:last'
-/** Key [owner]; value `{ at: ms }`: when the account's last session became unavailable. */
+/** Key [owner]; value `{ at: ms }`: when the account's last session became unavailable or ended. */
 const TABLE = 'last-activity'
+/** When this process first started the extension on a storage, ms: a reload of the configuration is no start. */
+const starts = new WeakMap<Storage, number>()
 
 export const lastActivity = defineExtension({
   name: 'last-activity',
@@ -16,16 +20,27 @@ export const lastActivity = defineExtension({
   needs: ['iq', 'disco', 'hooks', 'sessions', 'rosters', 'storage', 'now'],
   start({ iq, disco, hooks, sessions, rosters, storage, now }) {
     const { records } = storage
-    const startedAt = now()
+    const startedAt = starts.get(storage) ?? now()
+    starts.set(storage, startedAt)
     disco.feature('account', NS)
 
     // §5: of a server, the time it has been up
     iq.get(`${NS} query`, 'host', () => answer(now() - startedAt))
 
-    iq.get(`${NS} query`, 'account', async ({ from, to }) => {
-      // §3 and §8: only who sees the account's presence. Whether the account exists is not told either.
+    // §3, §4 and §8: only who sees the account's presence.
+    const check = ({ from, to }: { readonly from: Jid; readonly to: Jid }): void => {
       if (from.bare !== to.bare && !rosters.hasSubscriber(to.bare, from.bare)) throw new StanzaError('forbidden')
-      if (sessions.of(to.bare).some((session) => session.presence !== undefined)) return answer(0) // §4
+    }
+    hooks.checkIncoming((delivery) => {
+      // §4: to a full JID it is the client's to answer.
+      const { stanza } = delivery
+      if (stanza.name === 'iq' && stanza.type === 'get' && delivery.to.resource !== '' && stanza.has('query', NS)) check(delivery)
+    })
+
+    iq.get(`${NS} query`, 'account', async (request) => {
+      check(request)
+      const { to } = request
+      if (sessions.of(to.bare).length > 0) return answer(0) // §3: connected or available
       const last = await records.get(TABLE, [to.bare])
       if (last === undefined) throw new StanzaError('item-not-found')
       return answer(now() - Number((last as { at?: number }).at))
@@ -36,6 +51,7 @@ export const lastActivity = defineExtension({
       if (!others) records.put(TABLE, [session.owner], { at: now() })
     }
     hooks.unavailable(left)
+    hooks.closed(left)
     hooks.accountRemoved((owner) => records.delete(TABLE, [owner]))
   },
 })
