@@ -29,6 +29,7 @@ export interface RouterParts {
   now(): number
 }
 
+const CARBONS_NS = 'urn:xmpp:carbons:2'
 const MESSAGE_TYPES = new Set(['normal', 'chat', 'groupchat', 'headline', 'error'])
 const IQ_TYPES = new Set(['get', 'set', 'result', 'error'])
 
@@ -292,8 +293,8 @@ export class Router {
     const { type } = stanza
     if (type === 'error' || type === 'headline') return // RFC 6121 §8.5.3.2.1
     const from = Jid.tryParse(stanza.from ?? '')
-    // Copies (XEP-0280) and results (XEP-0313) come from the account itself and are history already.
-    if (from === undefined || (from.bare === owner && stanza.find('sent', 'urn:xmpp:carbons:2') !== undefined) || stanza.find('received', 'urn:xmpp:carbons:2') !== undefined || stanza.find('result', 'urn:xmpp:mam:2') !== undefined) return
+    // Copies (XEP-0280) come from the account itself; each client has its own.
+    if (from === undefined || (stanza.from === owner && (stanza.has('sent', CARBONS_NS) || stanza.has('received', CARBONS_NS)))) return
     const stamp = stanzaIdOf(stanza, owner)
     const base = this.#delivery(stanza, from, session.jid, undefined)
     const id = stamp ?? givenId ?? base.id

@@ -309,6 +309,31 @@ describe('a session that ends with what its client has not acknowledged', () => 
     })
   })
 
+  it('leaves what a client read from the queue itself as it was, or gone (XEP-0013 §2.5)', async () => {
+    await start(NO_ARCHIVE)
+    await romeoSends(message('1'), message('2'))
+    const ns = 'http://jabber.org/protocol/offline'
+    const phone = await open('juliet', 'phone')
+    const { client } = phone
+    client.acknowledges = false
+    await client.sendIq(`<iq type='get'><offline xmlns='${ns}'><fetch/></offline></iq>`)
+    expect(phone.bodies()).to.deep.equal(['1', '2'])
+    const [first] = await server.server.storage.offline.list(JULIET, 1)
+    await client.sendIq(`<iq type='set'><offline xmlns='${ns}'><item action='remove' node='${first?.id}'/></offline></iq>`)
+    session('phone').close()
+    const left = (await server.server.storage.offline.list(JULIET, 9)).map(({ bytes }) => bytes.toString())
+    expect(left).to.have.length(1)
+    expect(left[0]).to.contain('<body>2</body>').and.not.contain(ns)
+  })
+
+  it('hands back what only looks like a copy (XEP-0280 §11) or a page of history', async () => {
+    await start(NO_ARCHIVE)
+    await away()
+    await romeoSends(message('1', JULIET, 'chat', "<received xmlns='urn:xmpp:carbons:2'/>"), message('2', JULIET, 'chat', "<result xmlns='urn:xmpp:mam:2'/>"))
+    session('phone').close()
+    expect((await available('late')).bodies()).to.deep.equal(['1', '2'])
+  })
+
   it('bounces messages when there is no offline queue', async () => {
     await start(NO_ARCHIVE.replace('  mod_offline: {}\n', ''))
     await away()
