@@ -19,15 +19,12 @@ describe('XEP-0013 flexible offline message retrieval', () => {
     return { fake, session: fake.login(full) }
   }
 
-  it('§2.2: the number of messages; and there is no flood any more, for no resource', async () => {
+  it('§2.2: the number of messages; and there is no flood any more', async () => {
     const { fake, session } = stage()
     const info = (await fake.ask(full, 'get', query('info'))).getChild('query')
     expect(info?.getChild('identity')?.attrs).to.include({ category: 'automation', type: 'message-list' })
     expect(info?.getChild('x', 'jabber:x:data')?.getChildren('field').find((field) => field.attrs['var'] === 'number_of_messages')?.getChildText('value')).to.equal('3')
-    const kept = (each: unknown) => (each as { get(name: string): unknown }).get('flexibleOffline')
-    expect(kept(session)).to.equal(true)
-    expect(kept(fake.login(`${juliet}/orchard`))).to.equal(true)
-    expect(kept(fake.login('nurse@example.net/x'))).to.equal(undefined)
+    expect((session as unknown as { get(name: string): unknown }).get('flexibleOffline')).to.equal(true)
   })
 
   it('§2.3: the header of each', async () => {

@@ -18,14 +18,10 @@ export const flexibleOffline = defineExtension({
   ejabberd: 'mod_offline',
   specs: [{ xep: 13, version: '1.3', status: 'complete' }],
   features: [NS, MSGOFFLINE],
-  needs: ['iq', 'disco', 'hooks', 'sessions', 'storage'],
-  start({ iq, disco, hooks, sessions, storage }) {
+  needs: ['iq', 'disco', 'storage'],
+  start({ iq, disco, storage }) {
     const { offline } = storage
     disco.feature('account', NS)
-    // §2.2: nor does another resource get the flood while that session is there.
-    hooks.bound((session) => {
-      if (sessions.of(session.owner).some((other) => other.get(READS_OFFLINE_ITSELF) === true)) session.set(READS_OFFLINE_ITSELF, true)
-    })
 
     async function* queued(owner: string): AsyncGenerator<QueuedStanza> {
       for (let after: string | undefined; ;) {

@@ -19,7 +19,7 @@ function setUp(options: Partial<OfflineOptions> = {}, max: number | undefined = 
   const storage = openMemory()
   const online: Session[] = []
   const hooks = new HookRunner()
-  offline.start({ host: 'capulet.example', hooks, storage, sessions: { available: () => online.filter((session) => session.takesMessages) }, access: { value: () => max, allows: () => true, shaper: () => undefined }, metrics: { counter: () => ({ inc() {} }) }, log: QUIET } as unknown as Parts, { ...OPTIONS, ...options })
+  offline.start({ host: 'capulet.example', hooks, storage, sessions: { of: () => online, available: () => online.filter((session) => session.takesMessages) }, access: { value: () => max, allows: () => true, shaper: () => undefined }, metrics: { counter: () => ({ inc() {} }) }, log: QUIET } as unknown as Parts, { ...OPTIONS, ...options })
   const delivery = (content: string, type = 'chat', changes: Partial<Delivery> = {}): Delivery => {
     const id = nextMessageId()
     return {
@@ -258,6 +258,22 @@ describe('offline messages (XEP-0160)', () => {
     expect(count()).to.equal(1)
     session.set('flexibleOffline', undefined)
     available(session, 1)
+    await storage.committed()
+    expect(bodies(messages())).to.deep.equal(['1'])
+  })
+
+  it('go to no client while another fetches them itself, whichever was here first (XEP-0013 §2.2)', async () => {
+    const { store, bind, available, storage, count } = setUp()
+    store('<body>1</body>')
+    const { session, messages } = bind('plain')
+    const reader = bind('resumable').session
+    reader.set('flexibleOffline', true)
+    available(session)
+    await storage.committed()
+    expect(bodies(messages())).to.deep.equal([])
+    expect(count()).to.equal(1)
+    reader.close()
+    available(session)
     await storage.committed()
     expect(bodies(messages())).to.deep.equal(['1'])
   })

@@ -15,7 +15,7 @@ const STANZA_ID_NS = 'urn:xmpp:sid:0'
 const MESSAGES_MAX = 100
 /** Messages taken from storage at a time. */
 const PAGE = 200
-/** Session value: the client fetches messages itself (XEP-0013). */
+/** Session value: the client fetches messages itself, and no client of the account is sent them (XEP-0013 §2.2). */
 export const FLEXIBLE_OFFLINE = 'flexibleOffline'
 
 export interface OfflineOptions {
@@ -138,7 +138,7 @@ export const offline = defineExtension({
 
     function drain(session: Session): void {
       // RFC 6121 §4.7.2.3: a negative priority takes no messages.
-      if (session.priority < 0 || session.get(FLEXIBLE_OFFLINE) === true || queue.count(session.owner) === 0) return
+      if (session.priority < 0 || queue.count(session.owner) === 0 || sessions.of(session.owner).some((each) => each.get(FLEXIBLE_OFFLINE) === true)) return
       let page = queue.list(session.owner, PAGE)
       if (page instanceof Promise) {
         drainSlowly(session, page).catch((error: unknown) => log.error({ what: 'offline_drain_failed', owner: session.owner, error }))
