@@ -7,8 +7,7 @@ import { defaultLimits } from '../config/limits.ts'
 import { type Http, createHttp } from '../http/http.ts'
 import { createLog } from '../log.ts'
 import { createMetrics } from '../metrics.ts'
-import type { Storage } from '../storage/shapes.ts'
-import { openMemory } from '../storage/memory/memory.ts'
+import { type HeldStorage, openHeldStorage } from '../test-server.ts'
 import type { IqHandler, Parts } from './extension.ts'
 import { httpUpload, httpUploadQuota } from './http-upload.ts'
 
@@ -17,7 +16,7 @@ const ROMEO = 'romeo@montague.tld/garden'
 
 describe('XEP-0363: HTTP File Upload', () => {
   let http: Http
-  let storage: Storage
+  let storage: HeldStorage
   let time = Date.UTC(2026, 0, 1)
   let ask: IqHandler
   let features: string[]
@@ -28,8 +27,8 @@ describe('XEP-0363: HTTP File Upload', () => {
 
   async function start(changes: object = {}): Promise<void> {
     http = createHttp({ log: createLog('silent') })
-    await http.listen({ port: 0, ip: '127.0.0.1', tls: false })
-    storage = openMemory()
+    const { port } = await http.listen({ port: 0, ip: '127.0.0.1', tls: false })
+    storage = openHeldStorage()
     features = []
     forms = []
     const options = Object.fromEntries(Object.entries(httpUpload.options ?? {}).map(([name, spec]) => [name, (spec as { default: unknown }).default]))
@@ -53,7 +52,7 @@ describe('XEP-0363: HTTP File Upload', () => {
         },
       },
     } as unknown as Parts
-    stop = httpUpload.start(parts, { ...options, ...changes } as never)
+    stop = httpUpload.start(parts, { ...options, put_url: `http://127.0.0.1:${port}/upload`, ...changes } as never)
   }
 
   afterEach(async () => {
@@ -65,7 +64,7 @@ describe('XEP-0363: HTTP File Upload', () => {
   async function slot(attrs: Record<string, string | number | undefined>, from = ROMEO, ...children: Element[]): Promise<{ put: string; get: string }> {
     const payload = xml('request', { xmlns: NS, ...attrs }, ...children)
     const answer = await ask({ stanza: makeStanza('iq', {}), payload, from: Jid.parse(from), to: Jid.parse('upload.localhost'), session: undefined })
-    const url = (name: string): string => (answer?.getChild(name)?.attrs['url'] ?? '').replace('http://localhost:', 'http://127.0.0.1:')
+    const url = (name: string): string => (answer?.getChild(name)?.attrs['url'] ?? '')
     return { put: url('put'), get: url('get') }
   }
 
@@ -113,6 +112,8 @@ describe('XEP-0363: HTTP File Upload', () => {
     expect((await fetch(get, { headers: { Range: 'bytes=10-' } })).status).to.equal(416)
     const head = await fetch(get, { method: 'HEAD' })
     expect([head.status, head.headers.get('content-length'), await head.text()]).to.deep.equal([200, '10', ''])
+    const partOfHead = await fetch(get, { method: 'HEAD', headers: { Range: 'bytes=2-4' } })
+    expect([partOfHead.status, partOfHead.headers.get('content-length'), partOfHead.headers.get('content-range')], 'RFC 9110 §14.2: ranges are for GET').to.deep.equal([200, '10', null])
   })
 
   it('§8: refuses another size or type than that of the slot', async () => {
@@ -145,7 +146,7 @@ describe('XEP-0363: HTTP File Upload', () => {
     expect((await refusal({ filename: 'a', size: 1 }, 'mallory@evil.tld/x')).condition).to.equal('forbidden')
     expect((await refusal({ filename: 'a' })).condition).to.equal('bad-request')
     for (const filename of ['', '..', 'a/b', 'a\nb', 'x'.repeat(256)]) expect((await refusal({ filename, size: 1 })).condition, filename).to.equal('not-acceptable')
-    for (const size of ['0', '-1', '1.5', 'many']) expect((await refusal({ filename: 'a', size })).condition, size).to.equal('not-acceptable')
+    for (const size of ['0', '-1', '1.5', 'many']) expect((await refusal({ filename: 'a', size })).condition, size).to.equal('bad-request')
     expect((await refusal({ filename: 'a', size: 1, 'content-type': 'text/html\r\nX: y' })).condition).to.equal('not-acceptable')
   })
 
@@ -169,6 +170,38 @@ describe('XEP-0363: HTTP File Upload', () => {
     expect((await fetch(get)).status).to.equal(404)
     await job()
     expect(await storage.records.range('uploads', [])).to.deep.equal([])
+  })
+
+  it('§6.3: the time before which a file ends has to be one', async () => {
+    await start()
+    for (const before of ['tomorrow', '2026-02-30T00:00:00Z', undefined]) {
+      const purpose = xml('ephemeral', { xmlns: 'urn:xmpp:http:upload:purpose:0', 'expire-before': before })
+      expect((await refusal({ filename: 'a', size: 1 }, ROMEO, purpose)).condition, before).to.equal('bad-request')
+    }
+  })
+
+  it('§5: gives no address without TLS that nobody has written down', async () => {
+    await start({ put_url: '' })
+    expect((await refusal({ filename: 'a', size: 1 })).condition).to.equal('service-unavailable')
+  })
+
+  it('counts what it gives at once', async () => {
+    await start()
+    httpUploadQuota.start({
+      host: 'localhost', storage, access: { allows: () => true, value: (rule: string) => (rule === 'hard' ? 1000 / 1048576 : undefined), shaper: () => undefined },
+    }, { max_days: Infinity, access_hard_quota: 'hard', access_soft_quota: 'none' })
+    const given = await Promise.allSettled(Array.from({ length: 9 }, () => slot({ filename: 'a', size: 400 })))
+    expect(given.filter(({ status }) => status === 'fulfilled')).to.have.length(2)
+    await slot({ filename: 'a', size: 400 }, 'juliet@montague.tld/balcony')
+  })
+
+  it('refuses at once while nothing can be stored', async () => {
+    await start()
+    const { put } = await slot({ filename: 'a', size: 1 })
+    storage.healthy = false
+    storage.hold()
+    expect((await refusal({ filename: 'b', size: 1 })).toXml()).to.contain("<error type='wait'><resource-constraint")
+    expect((await fetch(put, { method: 'PUT', body: 'x' })).status).to.equal(507)
   })
 
   it('§7: says when to come back, when the quota is reached; a soft quota makes room', async () => {

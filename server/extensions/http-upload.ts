@@ -4,6 +4,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { pipeline } from 'node:stream/promises'
 import type { Jid } from '../../lib/jid.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
+import { parseDateTime } from '../../lib/stanza/delay.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { accessRule, anything, bool, duration, headers, host as hostType, int, list, oneOf, shaperRule, size, text } from '../config/options.ts'
 import { HttpError, acceptBody, answer, bodyOf, corsHeaders } from '../http/http.ts'
@@ -145,7 +146,7 @@ export const httpUpload = defineExtension({
     max_size: { type: size({ min: 1 }), default: 104_857_600, help: 'Bytes of the largest file.' },
     secret_length: { type: int({ min: 8, max: 128 }), default: 40, help: 'Characters of the random part of an address.' },
     jid_in_url: { type: oneOf('sha1', 'node'), default: 'sha1', help: 'Whether an address shows who uploaded: a hash of the account, or its name.' },
-    put_url: { type: text(), default: '', help: 'Where clients upload to; @HOST@ is replaced. Unless set, the address of the HTTP listener that has mod_http_upload.' },
+    put_url: { type: text(), default: '', help: 'Where clients upload to; @HOST@ is replaced. Unless set, the address of the HTTP listener with TLS that has mod_http_upload.' },
     get_url: { type: text(), default: '', help: 'Where files are downloaded from; put_url unless set.' },
     custom_headers: { type: headers(), default: new Map<string, string>(), help: 'HTTP headers of every answer.' },
     rm_on_unregister: { type: bool(), default: true, help: 'Whether the files of a removed account are removed.' },
@@ -173,6 +174,8 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
   const uploadedBytes = parts.metrics.counter('tidings_upload_bytes_total', 'Bytes uploaded')
   /** Secrets being uploaded to, and the one upload of each. */
   const inWork = new Set<string>()
+  /** The last request of each account that has one in work. */
+  const asking = new Map<string, Promise<unknown>>()
 
   const policy = (): UploadPolicy | undefined => {
     const known = policiesOf(storage)
@@ -205,11 +208,29 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     if (asked.until !== undefined && asked.until <= time) throw new StanzaError('not-acceptable', 'expire-before has passed')
     const put = base(options.put_url)
     const get = options.get_url === '' ? put : base(options.get_url)
-    if (put === undefined || get === undefined) throw new StanzaError('service-unavailable', 'No HTTP listener serves uploads')
+    if (put === undefined || get === undefined) throw new StanzaError('service-unavailable', 'No HTTPS listener serves uploads')
+    if (!storage.healthy) throw new StanzaError('resource-constraint', 'The server cannot store anything at the moment')
+    const path = await inTurn(from.bare, () => reserve(from, asked, time))
+    // The address must not be handed out before the slot is safe.
+    await storage.committed()
+    return xml('slot', { xmlns: NS }, xml('put', { url: put + path }), xml('get', { url: get + path }))
+  }
 
+  /** Runs a request after those of the same account that came before: it has to count what they got. */
+  async function inTurn<T>(owner: string, run: () => Promise<T>): Promise<T> {
+    const turn = (asking.get(owner) ?? Promise.resolve()).then(run, run)
+    asking.set(owner, turn)
+    try {
+      return await turn
+    } finally {
+      if (asking.get(owner) === turn) asking.delete(owner)
+    }
+  }
+
+  /** Makes a slot; its path. */
+  async function reserve(from: Jid, asked: Asked, time: number): Promise<string> {
     const owner = from.bare
     await makeRoom(from, asked, time)
-
     const secret = randomText(options.secret_length)
     const dir = options.jid_in_url === 'sha1' ? createHash('sha1').update(owner).digest('hex') : encodePart(from.local)
     const ends = Math.min(time + options.slot_lifetime, asked.until ?? Infinity)
@@ -217,15 +238,14 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     records.put(SLOTS, [owner, secret], slot)
     records.put(SECRETS, [ALL, secret], owner)
     records.put(ENDS, timeKey(host, ends, secret), owner)
-    const path = `/${dir}/${secret}/${encodePart(asked.file)}`
-    // The address must not be handed out before the slot is safe.
-    await storage.committed()
-    return xml('slot', { xmlns: NS }, xml('put', { url: put + path }), xml('get', { url: get + path }))
+    return `/${dir}/${secret}/${encodePart(asked.file)}`
   }
 
+  /** XEP-0363 §5: an address of our own making has TLS; what the operator wrote may lead to a proxy. */
   function base(configured: string): string | undefined {
-    const url = configured === '' ? http.baseUrl(host, ROUTE) : configured.replaceAll('@HOST@', host).replaceAll('@HOST_URL_ENCODE@', encodeURIComponent(host))
-    return url?.replace(/\/+$/, '')
+    if (configured !== '') return configured.replaceAll('@HOST@', host).replaceAll('@HOST_URL_ENCODE@', encodeURIComponent(host)).replace(/\/+$/, '')
+    const own = http.baseUrl(host, ROUTE)
+    return own?.startsWith('https:') === true ? own.replace(/\/+$/, '') : undefined
   }
 
   /** Refuses the upload, or removes old files, when the account has no room for it. */
@@ -302,6 +322,7 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     const sent = request.headers['content-type']
     if (slot.type !== '' && sent !== undefined && essence(sent) !== essence(slot.type)) throw new HttpError(415, `the slot is for ${slot.type}`)
     if (sent !== undefined && !isContentType(sent)) throw new HttpError(400, 'Content-Type is malformed')
+    if (!storage.healthy) throw new HttpError(507, 'the server cannot store anything at the moment')
     if (inWork.size >= limits.uploadsInWork) throw new HttpError(503, 'too many uploads', { 'Retry-After': '30' })
 
     inWork.add(secret)
@@ -356,7 +377,8 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
       return
     }
     const ifRange = request.headers['if-range']
-    const range = ifRange === undefined || ifRange === tag ? readRange(request.headers.range, slot.size) : undefined
+    // RFC 9110 §14.2: a part is for GET alone.
+    const range = request.method === 'GET' && (ifRange === undefined || ifRange === tag) ? readRange(request.headers.range, slot.size) : undefined
     if (range === 'unsatisfiable') throw new HttpError(416, undefined, { 'Content-Range': `bytes */${slot.size}` })
     const headers = {
       'Content-Type': slot.type,
@@ -365,7 +387,7 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
       ...(range ? { 'Content-Range': `bytes ${range.start}-${range.end}/${slot.size}` } : {}),
     }
     if (request.method === 'HEAD') {
-      response.writeHead(range ? 206 : 200, headers)
+      response.writeHead(200, headers)
       response.end()
       return
     }
@@ -438,7 +460,7 @@ function readRequest(payload: Element): Asked {
   if (file === undefined || bytes === undefined) throw new StanzaError('bad-request', 'filename and size are required')
   // oxlint-disable-next-line no-control-regex
   if (file === '' || file === '.' || file === '..' || /[/\u0000-\u001f\u007f]/.test(file) || Buffer.byteLength(file) > FILENAME_BYTES_MAX) throw new StanzaError('not-acceptable', 'This file name cannot be used')
-  if (!/^\d{1,16}$/.test(bytes) || Number(bytes) < 1) throw new StanzaError('not-acceptable', 'size must be a positive number of bytes')
+  if (!/^\d{1,16}$/.test(bytes) || Number(bytes) < 1) throw new StanzaError('bad-request', 'size must be a positive number of bytes')
   const type = payload.attrs['content-type'] ?? ''
   if (type !== '' && !isContentType(type)) throw new StanzaError('not-acceptable', 'content-type is malformed')
   const named = payload.getChildElements().filter((each) => each.getNS() === PURPOSE_NS)
@@ -447,9 +469,8 @@ function readRequest(payload: Element): Asked {
   if (named.length > 1 || purpose === undefined) throw new StanzaError('feature-not-implemented', 'This purpose is not known')
   let until: number | undefined
   if (purpose === 'ephemeral') {
-    const stamp = element?.attrs['expire-before'] ?? ''
-    until = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/.test(stamp) ? Date.parse(stamp) : NaN
-    if (Number.isNaN(until)) throw new StanzaError('bad-request', 'expire-before must be a date and time')
+    until = parseDateTime(element?.attrs['expire-before'] ?? '')
+    if (until === undefined) throw new StanzaError('bad-request', 'expire-before must be a date and time')
   }
   return { file, size: Number(bytes), type, purpose, until }
 }
