@@ -579,10 +579,10 @@ export class ClientStream implements StreamHandler, Carrier {
       session.detach(old)
       old.close(new StreamError('conflict', 'resumed on another connection'))
     }
-    session.resume(this, h, restarted, (handled, again) => {
+    session.resume(this, h, restarted, (handled, sendAgain) => {
       this.#c2s.resumed(session)
       this.#sendText(`<resumed xmlns='${NS.sm}' previd='${escapeXml(previous)}' h='${handled}'/>`)
-      for (const each of again) this.write(each.bytes())
+      sendAgain()
       session.requestAck()
       host.hooks.runResumed(session)
       if (restarted) host.presence.resumedAfterRestart(session)

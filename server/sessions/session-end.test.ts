@@ -140,6 +140,59 @@ describe('a session that ends with what its client has not acknowledged', () => 
     expect(session('phone').management?.queue).to.have.length(1)
   })
 
+  for (const sm of [true, false]) {
+    it(`gives a client ${sm ? 'with' : 'without'} stream management more offline messages than may wait for the network, and those that come meanwhile behind`, async () => {
+      await start(`${NO_ARCHIVE}tidings: { limits: { outbound_bytes: 300000 } }\n`)
+      const numbers = Array.from({ length: 40 }, (_, number) => String(number))
+      await romeoSends(...numbers.map((number) => `<message to='${JULIET}' type='chat'><body>${number} ${'x'.repeat(100_000)}</body></message>`))
+      const juliet = await open('juliet', 'phone', { sm })
+      juliet.client.send('<presence/>')
+      await until(() => session('phone').takesMessages)
+      await romeoSends(message('last'))
+      await until(() => juliet.bodies().length === 41 || juliet.client.ended)
+      expect(juliet.bodies().map((body) => body.split(' ')[0])).to.deep.equal([...numbers, 'last'])
+      await juliet.client.ping()
+      await until(() => offline() === 0)
+    })
+  }
+
+  it('counts what waits for the network when stream management is turned on', async () => {
+    await start(`${NO_ARCHIVE}tidings: { limits: { outbound_bytes: 300000 } }\n`)
+    await romeoSends(...Array.from({ length: 40 }, (_, number) => `<message to='${JULIET}' type='chat'><body>${number} ${'x'.repeat(100_000)}</body></message>`))
+    const juliet = await open('juliet', 'phone', { sm: false })
+    let counted: number | undefined
+    juliet.client.on((stanza) => {
+      if (stanza.name === 'enabled') counted = 0
+      else if (counted !== undefined && stanza.isStanza) counted++
+    })
+    juliet.client.send("<presence/>")
+    juliet.client.send("<enable xmlns='urn:xmpp:sm:3' resume='true'/>")
+    await until(() => juliet.bodies().length === 40)
+    await juliet.client.ping()
+    expect(counted).to.be.greaterThan(1).and.equal(session('phone').management?.sent)
+    expect(offline()).to.equal(0)
+    // All that is not acknowledged.
+    session('phone').close()
+    expect(offline()).to.equal((counted as number) - 1)
+  })
+
+  it('leaves a client that does not read its messages, once more wait for it than may', async () => {
+    await start(`${NO_ARCHIVE}tidings: { limits: { outbound_bytes: 300000 } }\n`)
+    const big = (number: number): string => `<message to='${JULIET}' type='chat'><body>${number} ${'x'.repeat(100_000)}</body></message>`
+    await romeoSends(...Array.from({ length: 100 }, (_, number) => big(number)))
+    const juliet = await open('juliet', 'phone', { sm: false })
+    juliet.client.connection.stopReading()
+    juliet.client.send('<presence/>')
+    await until(() => session('phone').takesMessages)
+    await romeoSends(...Array.from({ length: 10 }, (_, number) => big(100 + number)))
+    await until(() => session('phone') === undefined)
+    juliet.client.destroy()
+    const late = await available('late')
+    await until(() => late.bodies().at(-1)?.startsWith('109 ') === true)
+    const numbers = late.bodies().map((body) => Number(body.split(' ')[0]))
+    expect(numbers).to.deep.equal(Array.from({ length: numbers.length }, (_, at) => 110 - numbers.length + at))
+  })
+
   it('hands messages to the sessions that have not had them, with their date', async () => {
     await start(NO_ARCHIVE)
     const desk = await available('desk')

@@ -297,6 +297,20 @@ describe('a session that is resumed', () => {
     await juliet.disconnect()
   })
 
+  it('gets a queue that is longer than what may wait for the network, in pieces', async () => {
+    await configure(`${TEST_CONFIG}tidings: { limits: { outbound_bytes: 300000 } }\n`)
+    const state = await away()
+    const numbers = Array.from({ length: 40 }, (_, number) => String(number))
+    await say(...numbers.map((number) => `${number} ${'x'.repeat(100_000)}`))
+    const { client, bodies } = await open('juliet', { resume: state })
+    expect(client.resumed).to.equal(true)
+    await say('last')
+    await until(() => bodies.length === 41 || client.ended)
+    expect(bodies.map((body) => body.split(' ')[0])).to.deep.equal([...numbers, 'last'])
+    await client.ping()
+    await client.disconnect()
+  })
+
   it('asks again after a restart for history whose pages were lost with the process (XEP-0313)', async () => {
     await say('one', 'two') // offline, and in the archive
     const first = await unacknowledging()

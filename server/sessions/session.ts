@@ -104,6 +104,8 @@ const COUNTER = 2 ** 32
 /** More than what a client can have received beyond what it is known to have acknowledged. */
 const UNSEEN = 2 ** 24
 const REQUEST_EVERY = 8
+/** Of what waited for its commit, so many bytes are written at once; the rest follows when the network has taken these. */
+const BURST_BYTES = 1_048_576
 export const ACK_REQUEST = Buffer.from("<r xmlns='urn:xmpp:sm:3'/>")
 
 export class Session implements GateWaiter {
@@ -135,8 +137,11 @@ export class Session implements GateWaiter {
   /** Acknowledgements that wait for their commit. */
   #acks: { ticket: number; handled: number }[] | undefined
   #resuming = false
-  /** The ticket that was released while the stream was being resumed. */
-  #due = 0
+  /** The ticket released last. */
+  #releasedTicket = 0
+  /** The network has not taken the last burst yet, and so many bytes have been sent since. */
+  #bursting = false
+  #behindBurst = 0
   #ended = false
   /** When the stream was lost, ms. */
   detachedAt = 0
@@ -338,6 +343,8 @@ export class Session implements GateWaiter {
       const last = this.#gated?.at(-1)?.ticket ?? 0
       const ticket = gated || this.#resuming ? this.#context.gate.wait(this) : last
       ;(this.#gated ??= []).push({ ticket, stanza, id, size, volatile, taken: options.taken })
+      // With stream management its queue has limits of its own.
+      if (this.#bursting && management === undefined && (this.#behindBurst += size) > this.#context.limits.outboundBytes) this.#stopped()
       return
     }
     this.#write(stanza, options.taken)
@@ -351,10 +358,8 @@ export class Session implements GateWaiter {
   }
 
   released(ticket: number): void {
-    if (this.#resuming) {
-      this.#due = ticket
-      return
-    }
+    this.#releasedTicket = ticket
+    if (this.#resuming) return
     const acks = this.#acks
     if (acks !== undefined) {
       let handled = -1
@@ -364,6 +369,7 @@ export class Session implements GateWaiter {
       else acks.splice(0, taken)
       if (handled !== -1) this.#carrier?.write(Buffer.from(`<a xmlns='urn:xmpp:sm:3' h='${handled}'/>`))
     }
+    if (this.#bursting) return
     const gated = this.#gated
     if (gated === undefined) return
     let count = 0
@@ -374,11 +380,35 @@ export class Session implements GateWaiter {
     // One that cannot be written ends a session without stream management, which hands back the rest.
     const writing = { list: ready, next: 0 }
     this.#ready = writing
-    while (writing.next < ready.length) {
+    const burst = Math.min(BURST_BYTES, this.#context.limits.outboundBytes / 4)
+    let bytes = 0
+    while (this.#ready === writing && writing.next < ready.length) {
       const { stanza, taken } = ready[writing.next++] as Gated
       this.#write(stanza, taken)
+      bytes += stanza.content.length
+      if (bytes > burst && writing.next < ready.length) this.#awaitNetwork(ready.slice(writing.next))
     }
     if (this.#ready === writing) this.#ready = undefined
+  }
+
+  /** Writes the rest when the network has taken what was written. */
+  #awaitNetwork(rest: Gated[]): void {
+    const carrier = this.#carrier
+    if (carrier === undefined) return
+    this.#ready = undefined
+    this.#gated = this.#gated === undefined ? rest : [...rest, ...this.#gated]
+    this.#bursting = true
+    this.#behindBurst = 0
+    carrier.whenTaken(() => {
+      if (this.#carrier !== carrier) return
+      this.#bursting = false
+      this.released(this.#releasedTicket)
+    })
+  }
+
+  /** A reader that has stopped: its memory is bounded, and its stream ends. */
+  #stopped(): void {
+    this.#carrier?.close(new StreamError('policy-violation', 'the client does not read'))
   }
 
   #write(stanza: Stanza, taken: Taken | undefined): void {
@@ -386,11 +416,7 @@ export class Session implements GateWaiter {
     if (carrier === undefined) return taken?.(false)
     carrier.write(stanza.bytes())
     if (taken !== undefined) carrier.whenTaken(taken)
-    if (carrier.backlog > this.#context.limits.outboundBytes) {
-      // A reader that has stopped: its memory is bounded, and its stream ends.
-      carrier.close(new StreamError('policy-violation', 'the client does not read'))
-      return
-    }
+    if (carrier.backlog > this.#context.limits.outboundBytes) return this.#stopped()
     const management = this.management
     if (management !== undefined && ++management.unrequested >= REQUEST_EVERY && management.requestedAt === 0) this.requestAck()
   }
@@ -422,12 +448,11 @@ export class Session implements GateWaiter {
     if (!management.resumable) return enabled()
     const carrier = this.#carrier
     this.#resuming = true
-    this.#due = 0
     this.#context.storage.afterCommit(() => {
       if (this.#carrier !== carrier) return
       this.#resuming = false
       enabled()
-      if (this.#due !== 0) this.released(this.#due)
+      this.released(this.#releasedTicket)
     })
   }
 
@@ -498,7 +523,7 @@ export class Session implements GateWaiter {
   lostCarrier(carrier: Carrier): void {
     if (this.#carrier !== carrier) return
     this.#carrier = undefined
-    this.#resuming = false
+    this.#resuming = this.#bursting = false
     if (this.#ended) return
     if (this.management?.resumable === true) {
       this.detachedAt = this.#context.now()
@@ -515,10 +540,10 @@ export class Session implements GateWaiter {
   }
 
   /**
-   * Continues on another stream (XEP-0198 §5): `h` is what the client has received, and can be. `write` gets called with the
-   * queue to send again once everything is stored.
+   * Continues on another stream (XEP-0198 §5): `h` is what the client has received, and can be. `resumed` is called once
+   * everything is stored, to answer and then have the queue sent again.
    */
-  resume(carrier: Carrier, h: number, restarted: boolean, write: (handled: number, again: readonly Stanza[]) => void): void {
+  resume(carrier: Carrier, h: number, restarted: boolean, resumed: (handled: number, sendAgain: () => void) => void): void {
     const management = this.management
     if (management === undefined) return
     this.resumptions++
@@ -544,16 +569,19 @@ export class Session implements GateWaiter {
     this.#gated = undefined
     this.#acks = undefined
     this.#resuming = true
-    this.#due = 0
+    this.#bursting = false
     const last = management.sent
     const handled = management.handled
     this.#storeHandled()
     this.#context.storage.afterCommit(() => {
       if (this.#carrier !== carrier) return
       this.#resuming = false
-      // What came for the session in the meantime is in the queue too, but it may not be stored yet.
-      write(handled, management.queue.filter((each) => behind(each.seq, last)).map((each) => each.stanza))
-      if (this.#due !== 0) this.released(this.#due)
+      resumed(handled, () => {
+        // What came for the session in the meantime is in the queue too, but it may not be stored yet.
+        const again = management.queue.filter((each) => behind(each.seq, last)).map((each) => ({ ...each, ticket: 0, taken: undefined }))
+        if (again.length > 0) this.#gated = [...again, ...this.#gated ?? []]
+        this.released(this.#releasedTicket)
+      })
     })
   }
 
