@@ -4,6 +4,7 @@ import type { TLSSocket } from 'node:tls'
 import { Jid } from '../../lib/jid.ts'
 import { plainAddress } from '../../lib/net/addresses.ts'
 import { acceptTls, type SecureContexts } from '../../lib/net/certificates.ts'
+import { awaitFirstBytes } from '../../lib/net/first-bytes.ts'
 import { listenOn } from '../../lib/net/listen.ts'
 import { readProxyHeader } from '../../lib/net/proxy-protocol.ts'
 import { SaslFailure } from '../../lib/sasl/mechanism.ts'
@@ -176,16 +177,21 @@ export class C2s implements AsyncDisposable {
   #admit(listen: ListenConfig, socket: net.Socket, address: string): void {
     if (this.#closing) return this.#refuse(socket, 'connections')
     if (address !== '' && (this.#unbound.get(address) ?? 0) >= this.limits.connectionsPerAddress) return this.#refuse(socket, 'address')
-    let secured: TLSSocket | undefined
-    try {
-      if (listen.tls) secured = this.secure(socket, listen)
-    } catch (error) {
-      this.log.error({ what: 'tls_not_available', error })
-      return this.#refuse(socket, 'tls')
-    }
     if (address !== '') this.#unbound.set(address, (this.#unbound.get(address) ?? 0) + 1)
-    this.#streams.add(new ClientStream(this, listen, secured ?? socket, address, secured !== undefined))
-    if (secured === undefined) socket.resume()
+    if (!listen.tls) {
+      this.#streams.add(new ClientStream(this, listen, socket, address, false))
+      socket.resume()
+      return
+    }
+    this.#arriving.add(socket)
+    this.secure(socket, listen, undefined, (secured) => {
+      this.#arriving.delete(socket)
+      if (secured !== undefined) this.#streams.add(new ClientStream(this, listen, secured, address, true))
+      else {
+        this.settled(address)
+        this.#refuse(socket, 'tls')
+      }
+    })
   }
 
   #refuse(socket: net.Socket, reason: string): void {
@@ -193,14 +199,28 @@ export class C2s implements AsyncDisposable {
     socket.destroy()
   }
 
-  /** Begins TLS on a connection. With `domain`, for STARTTLS: all get the certificate of their stream's host. */
-  secure(socket: net.Socket, listen: ListenConfig, domain?: string): TLSSocket {
-    socket.on('error', ignore)
-    const options = (this.#parts.certificates() as SecureContexts).optionsFor(listen.tlsOptions, domain)
-    const secured = acceptTls(socket, domain === undefined ? { ...options, ALPNCallback: chooseXmpp } : options, this.limits.handshakeTimeoutMs)
+  /**
+   * TLS on a connection, from the client's first bytes on. With `domain`, for STARTTLS: all get the certificate of their stream's host.
+   * Gives undefined when they do not come, or TLS is not possible; the socket is then still to be destroyed.
+   */
+  secure(socket: net.Socket, listen: ListenConfig, domain: string | undefined, begun: (secured: TLSSocket | undefined) => void): void {
+    const { handshakeTimeoutMs, preAuthTimeoutMs } = this.limits
     const failed = (): void => this.log.debug({ what: 'tls_failed', address: plainAddress(socket.remoteAddress) })
-    secured.once('close', failed).once('secure', () => secured.off('close', failed))
-    return secured
+    socket.on('error', ignore)
+    awaitFirstBytes(socket, Math.min(handshakeTimeoutMs, preAuthTimeoutMs), () => {
+      let secured: TLSSocket | undefined
+      try {
+        const options = (this.#parts.certificates() as SecureContexts).optionsFor(listen.tlsOptions, domain)
+        secured = acceptTls(socket, domain === undefined ? { ...options, ALPNCallback: chooseXmpp } : options, handshakeTimeoutMs)
+        secured.once('close', failed).once('secure', (): void => void secured?.off('close', failed))
+      } catch (error) {
+        this.log.error({ what: 'tls_not_available', error })
+      }
+      begun(secured)
+    }, () => {
+      failed()
+      begun(undefined)
+    })
   }
 
   /** The channel binding data `tls-server-end-point` of a connection that `secure` began. */

@@ -49,6 +49,8 @@ export class ClientStream implements StreamHandler, Carrier {
   #headerSent = false
   #opened = false
   #settled = false
+  /** TLS was promised: nothing more goes out in the clear. */
+  #awaitsTls = false
   #closing = false
   #closed = false
   #out: Buffer[] = []
@@ -377,18 +379,21 @@ export class ClientStream implements StreamHandler, Carrier {
     plain.removeAllListeners('data')
     plain.removeAllListeners('end')
     plain.removeAllListeners('error')
-    plain.on('error', () => this.#gone())
-    const secured = this.#c2s.secure(plain, this.listen, (this.#host as Host).name)
-    this.#socket = secured
-    this.#opened = this.#headerSent = false
-    secured.on('secure', () => {
-      this.#secure = true
-      this.#guard(() => {
-        this.#parser.reset()
-        this.#parser.resume()
+    this.#awaitsTls = true
+    this.#c2s.secure(plain, this.listen, (this.#host as Host).name, (secured) => {
+      this.#awaitsTls = false
+      if (secured === undefined) return this.#gone()
+      this.#socket = secured
+      this.#opened = this.#headerSent = false
+      secured.on('secure', () => {
+        this.#secure = true
+        this.#guard(() => {
+          this.#parser.reset()
+          this.#parser.resume()
+        })
       })
+      this.#attach(secured)
     })
-    this.#attach(secured)
   }
 
   // --- SASL (RFC 6120 §6)
@@ -629,6 +634,7 @@ export class ClientStream implements StreamHandler, Carrier {
 
   close(error?: StreamError): void {
     if (this.#closed || this.#closing) return
+    if (this.#awaitsTls) return this.#gone()
     this.#closing = true
     if (!this.#headerSent) {
       // RFC 6120 §4.9.1.2: an error before the header is sent inside a stream of its own.
