@@ -3,6 +3,7 @@ import { type RoundResult, runRound, startServer } from '../conformance/durabili
 import type { ServerProcess } from '../conformance/server-process.ts'
 import { connect, type ConnectOptions, IqError } from '../lib/client/client.ts'
 import { Connection } from '../lib/client/connection.ts'
+import { nextMessageId } from '../lib/stanza/ids.ts'
 import { type Admin, createAdmin } from './admin/admin.ts'
 import { type HeldStorage, openHeldStorage, startTestServer, type TestServer } from './test-server.ts'
 
@@ -100,6 +101,32 @@ describe('what changes an account is answered after its commit', () => {
     )
     await client.closed
     expect(client.streamError?.condition).to.equal('not-authorized')
+  })
+
+  it('and a removal that was cut short is finished by the next process, before anybody takes the name', async () => {
+    const { records, offline } = storage
+    offline.push('juliet@localhost', { id: nextMessageId(), bytes: Buffer.from('<message/>') })
+    records.put('vcard', ['juliet@localhost'], 'kept')
+    await storage.committed()
+    storage.hold()
+    const removal = server.server.unregister('juliet@localhost')
+    await until(async () => !(await server.server.accounts.exists('juliet@localhost')))
+    // As the killed process leaves it: the account is gone, and what belongs to it is not.
+    expect(records.range('removals', [])).to.have.length(1)
+    expect(offline.count('juliet@localhost')).to.equal(1)
+    const refused: unknown = await server.server.register('juliet@localhost', 'x').catch((error: unknown) => error)
+    expect(refused).to.have.property('condition', 'conflict')
+    const next = await startTestServer({ storage: storage.survivor })
+    try {
+      expect(offline.count('juliet@localhost')).to.equal(0)
+      expect(records.range('vcard', ['juliet@localhost'])).to.have.length(0)
+      expect(records.range('removals', [])).to.have.length(0)
+      await next.server.register('juliet@localhost', 'x')
+    } finally {
+      storage.release()
+      await removal
+      await next[Symbol.asyncDispose]()
+    }
   })
 
   it('and refused while nothing can be stored', async () => {

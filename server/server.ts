@@ -6,7 +6,7 @@ import { Recent } from '../lib/recent.ts'
 import { StanzaError } from '../lib/stanza/errors.ts'
 import { makeStanza, type Stanza } from '../lib/stanza/stanza.ts'
 import { StreamError } from '../lib/stream/errors.ts'
-import { createAccounts, type Accounts } from './accounts/accounts.ts'
+import { AccountError, createAccounts, type Accounts } from './accounts/accounts.ts'
 import { C2s, type ClientListener } from './c2s/c2s.ts'
 import type { Config, ListenConfig } from './config/config.ts'
 import { parseOptions, type OptionTable } from './config/options.ts'
@@ -75,6 +75,9 @@ export interface Server extends AsyncDisposable {
   status(): { readonly healthy: boolean; readonly storage: ReturnType<Storage['status']>; readonly sessions: number; readonly uptimeMs: number }
   close(): Promise<void>
 }
+
+/** Records: accounts whose removal has begun; key [bare JID], value when, ms. */
+const REMOVALS = 'removals'
 
 /** Starts everything; rejects with an error for people when it cannot (data in use or damaged, a port taken). */
 export async function createServer(options: ServerOptions): Promise<Server> {
@@ -277,20 +280,46 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   }
 
   let closed: Promise<void> | undefined
+  /** Accounts that are being removed. */
+  const removing = new Set<string>()
 
   async function register(bareJid: string, password: string): Promise<void> {
+    // What the last owner of this name left is still being removed.
+    if (removing.has(bareJid)) throw new AccountError('conflict')
     await accounts.register(bareJid, password)
     await hosts.get(Jid.parse(bareJid).domain)?.hooks.runAccountRegistered(bareJid)
   }
 
   async function unregister(bareJid: string): Promise<void> {
     const jid = Jid.parse(bareJid)
+    if (removing.has(jid.bare)) throw new AccountError('item-not-found')
+    removing.add(jid.bare)
+    try {
+      // Written with the end of the account, so that a process that is killed on the way is followed by one that goes on.
+      storage.records.put(REMOVALS, [jid.bare], now())
+      await erase(jid)
+    } finally {
+      removing.delete(jid.bare)
+    }
+  }
+
+  async function erase(jid: Jid): Promise<void> {
     // First nobody can log in any more; then what is left goes.
     await accounts.unregister(jid.bare)
     for (const session of sessions.of(jid.bare)) session.close(new StreamError('not-authorized', 'the account was removed'))
     await hosts.get(jid.domain)?.hooks.runAccountRemoved(jid.bare)
     removeRoster(jid.bare)
+    storage.records.delete(REMOVALS, [jid.bare])
     await storage.committed()
+  }
+
+  /** Goes on where a process was killed. */
+  async function finishRemovals(): Promise<void> {
+    for (const { key } of await storage.records.range(REMOVALS, [])) {
+      const jid = Jid.tryParse(key[0] ?? '')
+      // A host that is not served at the moment may be served again, and knows then what belongs to its accounts.
+      if (jid !== undefined && hosts.has(jid.domain)) await erase(jid)
+    }
   }
 
   let reloading: Promise<readonly string[]> = Promise.resolve([])
@@ -366,6 +395,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
 
   try {
     for (const name of config.hosts) hosts.set(name, buildHost(name))
+    await finishRemovals()
     await c2s.restore()
     await loadCertificates(config)
     await setListeners()

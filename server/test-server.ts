@@ -87,6 +87,8 @@ export async function startTestServer(options: { accounts?: Readonly<Record<stri
 
 export interface HeldStorage extends Storage {
   healthy: boolean
+  /** The same data, for the process after a kill: nothing waits here. */
+  readonly survivor: Storage
   /** Has commits wait from now on. */
   hold(): void
   /** Reports what waits as committed, and everything from now on. */
@@ -106,6 +108,7 @@ export function openHeldStorage(): HeldStorage {
     afterCommit,
     committed: () => new Promise((resolve) => { afterCommit(resolve) }),
     healthy: true,
+    survivor: memory,
     get dirty() { return memory.dirty || (waiting !== undefined && waiting.length > 0) },
     status() {
       return { ...memory.status(), healthy: this.healthy, ...(this.healthy ? {} : { problem: 'no space left' }) }
