@@ -50,17 +50,17 @@ describe('XEP-0352 client state indication', () => {
     expect(got[1]).to.contain('<body>')
   })
 
-  it('copies of chat states wait too (XEP-0280), each side of a conversation for itself', () => {
+  it('copies of chat states that came wait too, those of the user\'s other clients do not (XEP-0280 §10.2)', () => {
     const { says, gets, seen } = stage()
     const copy = (direction: string, inner: string, from = 'juliet@example.net') =>
       `<message xmlns='jabber:client' type='chat' from='${from}' to='juliet@example.net/phone'><${direction} xmlns='urn:xmpp:carbons:2'><forwarded xmlns='urn:xmpp:forward:0'>${inner}</forwarded></${direction}></message>`
-    const sent = (inside: string) => `<message xmlns='jabber:client' type='chat' from='juliet@example.net/desk' to='romeo@example.org/x'>${inside}</message>`
-    const typing = "<composing xmlns='http://jabber.org/protocol/chatstates'/>"
     says('inactive')
-    gets(copy('received', chatState('romeo@example.org/x', 'composing')), copy('sent', sent(typing)), chatState('romeo@example.org/y', 'paused'), copy('sent', sent(typing.replace('composing', 'active'))))
+    gets(copy('received', chatState('romeo@example.org/x', 'composing')), chatState('nurse@example.org/x', 'active'), chatState('romeo@example.org/y', 'paused'))
     expect(seen()).to.have.length(0)
-    gets(copy('sent', sent('<body>hi</body>')))
-    expect(seen().map((text) => /composing|paused|active|<body>/.exec(text)?.[0])).to.deep.equal(['paused', '<body>'])
+    gets(copy('received', body))
+    expect(seen().map((text) => /composing|paused|active|<body>/.exec(text)?.[0])).to.deep.equal(['active', '<body>'])
+    gets(copy('sent', chatState('juliet@example.net/desk', 'active')))
+    expect(seen(), 'the user is at the other client').to.have.length(1)
     gets(copy('received', chatState('nurse@example.org/y', 'composing'), 'romeo@example.org'))
     expect(seen(), 'that is no copy, whatever it says').to.have.length(1)
   })

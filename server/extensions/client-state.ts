@@ -70,21 +70,22 @@ function holdKey(stanza: Stanza, options: ClientStateOptions): string | undefine
   return isChatStateOnly(said.children) ? said.chatStateKey : undefined
 }
 
-/** What somebody says in a conversation, be it in the message itself or in the copy of one (XEP-0280). */
+/** What somebody else says in a conversation, be it in the message itself or in the copy of one (XEP-0280). */
 interface Said {
   readonly children: readonly { readonly name: string; readonly xmlns: string }[]
-  /** One for each who may be typing: a contact, an occupant of a room, the user on another client. */
+  /** One for each who may be typing: a contact, an occupant of a room. */
   readonly chatStateKey: string
 }
 
 function saidBy(stanza: Stanza): Said {
-  const copy = stanza.children.find(({ name, xmlns }) => xmlns === CARBONS_NS && (name === 'sent' || name === 'received'))
-  // §11: no copies but those of the account itself.
+  // What the user's other clients send goes at once: it tells that the user is there (XEP-0280 §10.2).
+  const copy = stanza.find('received', CARBONS_NS)
+  // XEP-0280 §11: no copies but those of the account itself.
   const inner = copy === undefined || stanza.from !== bareOf(stanza.to) ? undefined
     : stanza.childElement(copy).getChild('forwarded', FORWARD_NS)?.getChild('message', CLIENT_NS)
   if (inner === undefined) return { children: stanza.children, chatStateKey: chatStateKey(stanza.attrs, stanza.children) }
   const children = inner.getChildElements().map((child) => ({ name: child.getName(), xmlns: child.getNS() ?? '' }))
-  return { children, chatStateKey: copy?.name === 'sent' ? `chat-state to ${bareOf(inner.attrs['to'])}` : chatStateKey(inner.attrs, children) }
+  return { children, chatStateKey: chatStateKey(inner.attrs, children) }
 }
 
 function chatStateKey(attrs: Readonly<Record<string, string | undefined>>, children: Said['children']): string {

@@ -466,12 +466,19 @@ async function until(so: () => boolean): Promise<void> {
 }
 
 describe('a session whose client is inactive (XEP-0352)', () => {
-  it('counts only the bytes of what it still holds back', async () => {
+  it('counts only the bytes of what it still holds back, and says since when', async () => {
     await using server = await startTestServer({ accounts: { romeo: 'pencil', juliet: 'pencil' }, config: `${TEST_CONFIG}tidings: { limits: { held_bytes: 10000 } }\n` })
     const open = (user: string): Promise<Client> => connect({ host: server.host, port: server.port, domain: server.domain, tls: 'none', user, password: 'pencil', resource: 'balcony' })
     const [romeo, juliet] = [await open('romeo'), await open('juliet')]
     const statuses: number[] = []
-    juliet.on((stanza) => { if (stanza.from?.startsWith('romeo')) statuses.push(Number(/<status>(\d+)/.exec(stanza.toString())?.[1])) })
+    let late = NaN
+    juliet.on((stanza) => {
+      if (stanza.from?.startsWith('romeo') !== true) return
+      statuses.push(Number(/<status>(\d+)/.exec(stanza.toString())?.[1]))
+      const delay = stanza.element().getChild('delay', 'urn:xmpp:delay')
+      if (delay?.attrs['from'] === 'localhost') late = Date.parse(delay.attrs['stamp'] ?? '')
+    })
+    const before = Date.now()
     juliet.send("<inactive xmlns='urn:xmpp:csi:0'/>")
     await juliet.ping()
     const presence = (number: number): string => `<presence to='juliet@localhost/balcony'><status>${String(number).padStart(4000, '0')}</status></presence>`
@@ -481,6 +488,7 @@ describe('a session whose client is inactive (XEP-0352)', () => {
     juliet.send("<active xmlns='urn:xmpp:csi:0'/>")
     await juliet.ping()
     expect(statuses).to.deep.equal([4])
+    expect(late).to.be.within(before, Date.now())
     await juliet.disconnect()
     await romeo.disconnect()
   })

@@ -6,6 +6,7 @@ import type { Jid } from '../../lib/jid.ts'
 import { nextMessageId } from '../../lib/stanza/ids.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
+import { withDelay } from '../../lib/stanza/delay.ts'
 import { CLIENT_NS, makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
 import type { WhileInactive } from '../router/hooks.ts'
 import type { Storage, StoredStream, Value } from '../storage/shapes.ts'
@@ -290,8 +291,10 @@ export class Session implements GateWaiter {
       if (typeof verdict === 'object' && !stored) {
         this.discardHeld(verdict.hold)
         const held = (this.#held ??= new Map<string, Stanza>())
-        held.set(verdict.hold, stanza.compact())
-        this.#heldBytes += sizeOf(stanza)
+        // When it comes at last, its news is old.
+        const dated = withDelay(stanza, this.host, this.#context.now()).compact()
+        held.set(verdict.hold, dated)
+        this.#heldBytes += sizeOf(dated)
         const { limits } = this.#context
         if (held.size > limits.held || this.#heldBytes > (limits.heldBytes ?? Infinity)) this.flushHeld()
         return
