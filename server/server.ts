@@ -221,9 +221,12 @@ export async function createServer(options: ServerOptions): Promise<Server> {
         return
       }
       if (stanza.type !== 'get' && stanza.type !== 'set') return void pending.answered(stanza)
+      const to = Jid.parse(stanza.to ?? '')
+      // It is the domain; nobody lives there.
+      if (to.local !== '' || to.resource !== '') return router.bounce(stanza, new StanzaError('service-unavailable'), session)
       const from = Jid.parse(stanza.from ?? '')
       const reply = (answer: Stanza): void => (session !== undefined ? session.send(answer) : void router.route(answer))
-      const answer = iq.dispatch(stanza, from, Jid.parse(domain), 'host', session)
+      const answer = iq.dispatch(stanza, from, to, 'host', session)
       if (answer instanceof Promise) void answer.then(reply)
       else reply(answer)
     })

@@ -115,6 +115,7 @@ describe('carbons (XEP-0280)', () => {
     expect(copied('error', '<error/>')).to.equal(true)
     expect(copied('error', "<no-copy xmlns='urn:xmpp:hints'/><error/>"), 'XEP-0334 §5').to.equal(true)
     expect(copied('error', "<private xmlns='urn:xmpp:carbons:2'/><error/>")).to.equal(false)
+    expect(copied('normal', "<finish xmlns='urn:example:call'/><store xmlns='urn:xmpp:hints'/>"), 'worth keeping, so worth seeing').to.equal(true)
     expect(copied('normal', '<subject>x</subject>')).to.equal(false)
     expect(copied('groupchat', BODY)).to.equal(false)
     expect(copied('headline', BODY)).to.equal(false)

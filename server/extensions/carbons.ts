@@ -97,7 +97,7 @@ function isEligible(stanza: Stanza): boolean {
       if (name === 'private' || name === 'sent' || name === 'received') return false
     } else if (name === 'no-copy' && xmlns === HINTS_NS && type !== 'error') return false // XEP-0334 §4.3; §5: those of an error are not its own
     else if (name === 'body' && xmlns === CLIENT_NS) eligible = true
-    else if (IM_PAYLOADS.has(xmlns)) eligible = true
+    else if (IM_PAYLOADS.has(xmlns) || (name === 'store' && xmlns === HINTS_NS)) eligible = true
     else if (xmlns === MUC_USER_NS && isInvite(stanza, child)) eligible = true
   }
   return eligible

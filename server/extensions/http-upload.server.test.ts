@@ -75,6 +75,15 @@ describe('XEP-0363: HTTP File Upload, on a whole server', () => {
     expect((await http('GET', get)).body.length).to.equal(body.length)
   })
 
+  it('answers at its domain alone', async () => {
+    const romeo = await connect({ host: site.host, port: site.port, domain: 'localhost', user: 'romeo', password: 'secret' })
+    for (const to of ['somebody@upload.localhost', 'upload.localhost/here']) {
+      const refused = await romeo.sendIq(`<iq type='get' to='${to}'><request xmlns='${NS}' filename='a' size='1'/></iq>`).then(() => undefined, (error: { condition: string }) => error.condition)
+      expect(refused, to).to.equal('service-unavailable')
+    }
+    await romeo.disconnect()
+  })
+
   it('refuses a wrong length without asking for the body', async () => {
     const { put } = await slot(10)
     expect((await http('PUT', put, { 'Content-Length': 11, Expect: '100-continue' }, Buffer.alloc(11))).status).to.equal(413)

@@ -117,6 +117,8 @@ describe('the archive (XEP-0313)', () => {
     expect(kept("<received xmlns='urn:xmpp:receipts' id='1'/>")).to.equal(false)
     expect(kept("<composing xmlns='http://jabber.org/protocol/chatstates'/>")).to.equal(false)
     expect(kept('<body>x</body>', 'headline')).to.equal(false)
+    expect(kept("<body>x</body><store xmlns='urn:xmpp:hints'/>", 'headline'), 'XEP-0334 §4.4').to.equal(true)
+    expect(kept("<body>x</body><store xmlns='urn:xmpp:hints'/>", 'error'), 'XEP-0334 §5').to.equal(false)
     expect(kept('<body>x</body>', 'groupchat')).to.equal(false)
     expect(kept('<body>x</body>', 'error')).to.equal(false)
     expect(kept("<body>x</body><no-store xmlns='urn:xmpp:hints'/>")).to.equal(false)
@@ -235,6 +237,7 @@ describe('the archive (XEP-0313)', () => {
     expect(await refusal(query({}, rsm('<index>3</index>')))).to.equal('feature-not-implemented')
     for (const name of ['before-id', 'after-id']) expect(await refusal(query({ [name]: unknown })), name).to.equal('item-not-found')
     expect(await refusal(query({ ids: [id, unknown] }))).to.equal('item-not-found')
+    expect(await refusal(query({ ids: '' }))).to.equal('item-not-found')
     expect(await refusal(query({}, rsm(`<after>${unknown}</after>`)))).to.equal('item-not-found')
     expect(await refusal(query({}, rsm(`<before>${unknown}</before>`)))).to.equal('item-not-found')
     expect(await refusal(ask('set', `<query xmlns='${MAM}'><x xmlns='jabber:x:data' type='submit'/></query>`)), 'no FORM_TYPE').to.equal('bad-request')
@@ -260,7 +263,7 @@ describe('the archive (XEP-0313)', () => {
     const metadata = (await ask('get', `<metadata xmlns='${MAM}'/>`)).answer
     expect(metadata?.getChild('start')?.attrs).to.deep.equal({ id: first, timestamp: '2026-01-01T00:00:00.000Z' })
     expect(metadata?.getChild('end')?.attrs).to.deep.equal({ id: last, timestamp: '2026-01-01T00:00:09.000Z' })
-    expect(features).to.deep.equal([MAM, `${MAM}#extended`, `${MAM}#groupchat-field`])
+    expect(features).to.deep.equal([MAM, `${MAM}#extended`, `${MAM}#groupchat-field`, 'http://jabber.org/protocol/rsm'])
     expect(hostFeatures, 'for clients that ask the domain alone').to.deep.equal([MAM])
   })
 
@@ -279,8 +282,9 @@ describe('the archive (XEP-0313)', () => {
     const { deliver, hooks } = setUp({ assume_mam_usage: true })
     const delivery = deliver(0, '<body>x</body>', { from: `${JULIET}/b`, to: ROMEO })
     expect(hooks.runUndeliverable(delivery), 'the first time it is kept').to.equal(false)
-    expect(hooks.runUndeliverable({ ...delivery })).to.equal(true)
-    expect(hooks.runUndeliverable({ ...delivery, stanza: makeStanza('message', {}) })).to.equal(false)
+    expect(hooks.runUndeliverable({ ...delivery, accepted: true })).to.equal(true)
+    const stranger = { ...delivery, accepted: true, archivedTo: false, stanza: makeStanza('message', {}).append('stanza-id', 'urn:xmpp:sid:0', `<stanza-id xmlns='urn:xmpp:sid:0' by='x' id="by='${ROMEO}'"/>`) }
+    expect(hooks.runUndeliverable(stranger), 'nothing that the archive has').to.equal(false)
   })
 })
 

@@ -1,10 +1,10 @@
 // XEP-0313: Message Archive Management, version 1.1.3 (2025-04-09)
 // XEP-0441: Message Archive Management Preferences, version 0.2.0 (2020-08-25)
+import { RSM_NS } from '../../../lib/result-set.ts'
 import { StanzaError } from '../../../lib/stanza/errors.ts'
 import type { Stanza } from '../../../lib/stanza/stanza.ts'
 import { escapeXml } from '../../../lib/xml/element.ts'
 import { accessRule, bool, duration, int, oneOf } from '../../config/options.ts'
-import type { Delivery } from '../../router/hooks.ts'
 import { defineExtension, type IqRequest } from '../extension.ts'
 import { type ArchiveDefault, createPreferences, preferencesXml, readPreferences } from './preferences.ts'
 import { MAM_NS, queryForm, readMetadata, readQuery, resultMessages, runQuery } from './query.ts'
@@ -33,6 +33,7 @@ export const archive = defineExtension({
   specs: [
     { xep: 313, version: '1.1.3', status: 'complete' },
     { xep: 441, version: '0.2.0', status: 'complete' },
+    { xep: 59, version: '1.0', status: 'partial', note: 'no pages by index' },
   ],
   needs: ['host', 'iq', 'disco', 'hooks', 'storage', 'rosters', 'accounts', 'access', 'metrics', 'every', 'now'],
   options: {
@@ -54,7 +55,7 @@ export const archive = defineExtension({
     const archived = metrics.counter('tidings_archived_messages_total', 'Messages written to the archives of accounts')
     const queries = metrics.counter('tidings_archive_queries_total', 'Queries of the archives of accounts')
     // §7: of the account, never of the host.
-    disco.feature('account', MAM_NS, `${MAM_NS}#extended`, `${MAM_NS}#groupchat-field`)
+    disco.feature('account', MAM_NS, `${MAM_NS}#extended`, `${MAM_NS}#groupchat-field`, RSM_NS)
     // §7 has the account say it; Profanity asks the domain alone, and offers no history without an answer there.
     disco.feature('host', MAM_NS)
 
@@ -109,11 +110,7 @@ export const archive = defineExtension({
       return preferencesXml(chosen)
     })
 
-    // Deliveries that passed `store`, when it matters to know an undelivered message from one that comes back.
-    const fresh = options.assume_mam_usage ? new WeakSet<Delivery>() : undefined
-
     hooks.store((delivery) => {
-      fresh?.add(delivery)
       if (delivery.noArchive || delivery.stanza.name !== 'message' || !isWorthArchiving(delivery.stanza)) return
       const { from, to } = delivery
       const owners: { owner: string; with: string }[] = []
@@ -135,12 +132,8 @@ export const archive = defineExtension({
       if (delivery.archivedTo && to.domain === host) delivery.stanza = withStanzaId(delivery.stanza, to.bare, delivery.id)
     })
 
-    if (fresh) {
-      hooks.undeliverable((delivery) => {
-        // A message that comes back from a stream nobody resumed, and that the archive has.
-        return !fresh.has(delivery) && delivery.stanza.has('stanza-id', STANZA_ID_NS) && carriesIdBy(delivery.stanza, delivery.to.bare)
-      })
-    }
+    // A message that comes back from a session that is over, and that the archive has.
+    if (options.assume_mam_usage) hooks.undeliverable((delivery) => delivery.accepted === true && delivery.archivedTo)
     hooks.bound((session) => preferences.preload(session.owner))
     hooks.accountRemoved(async (owner) => {
       preferences.remove(owner)
@@ -162,9 +155,4 @@ export const archive = defineExtension({
 /** XEP-0359 §3: the id under which `by` has archived the message. */
 export function withStanzaId(stanza: Stanza, by: string, id: string): Stanza {
   return stanza.append('stanza-id', STANZA_ID_NS, `<stanza-id xmlns='${STANZA_ID_NS}' by='${escapeXml(by)}' id='${escapeXml(id)}'/>`)
-}
-
-function carriesIdBy(stanza: Stanza, by: string): boolean {
-  const mark = `by='${escapeXml(by)}'`
-  return stanza.children.some((child) => child.name === 'stanza-id' && child.xmlns === STANZA_ID_NS && stanza.content.utf8Slice(child.start, child.end).includes(mark))
 }

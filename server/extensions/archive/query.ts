@@ -107,8 +107,8 @@ export interface Page {
 /** Runs a query. `matches` says whether an item is to or from the full JID in `with`. */
 export async function runQuery(archive: Archive, owner: string, query: Query, matches: (item: ArchivedItem, other: string) => boolean = toOrFrom): Promise<Page> {
   // §4.1.3 and §4.3.2: the client's picture of the archive is not ours, and it has to know.
-  for (const id of [query.beforeId, query.afterId, query.before, query.after, ...(query.ids ?? [])]) {
-    if (id === undefined || id === '') continue
+  for (const id of [query.beforeId, query.afterId, query.before || undefined, query.after, ...(query.ids ?? [])]) {
+    if (id === undefined) continue
     let item = archive.get(owner, id)
     if (item instanceof Promise) item = await item
     if (item === undefined) throw new StanzaError('item-not-found', 'the archive has no such id')

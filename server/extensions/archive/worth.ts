@@ -8,8 +8,8 @@ const INVITE = Buffer.from('invite')
 /** Whether a message says something that its owner may want to find again. */
 export function isWorthArchiving(stanza: Stanza): boolean {
   const type = stanza.attrs['type']
-  // Rooms keep their own archives; headlines and errors are of the moment.
-  if (type === 'groupchat' || type === 'headline' || type === 'error') return false
+  // Rooms keep their own archives; errors are of the moment, and so are headlines unless their sender says otherwise.
+  if (type === 'groupchat' || type === 'error' || (type === 'headline' && !stanza.has('store', HINTS_NS))) return false
   let worth = false
   for (const child of stanza.children) {
     switch (child.name) {
