@@ -5,8 +5,8 @@
  *                            [--host HOST [--port PORT] [--domain DOMAIN] [--tls none] [--tls-port PORT]]
  *
  * Without an address it starts a server of its own, with the configuration that we ship. A server at an address must let accounts
- * be made in band (XEP-0077). `--tests` takes those whose names contain TEXT. `--install` installs what Smack needs with apt-get.
- * Logs and results of Smack are left in `results/conformance`.
+ * be made in band (XEP-0077). `--tests` takes those whose names contain TEXT. `--quiet` leaves out what passed at the first try.
+ * `--install` installs what Smack needs with apt-get. Logs, and Smack's results, are left in `results/conformance`.
  *
  * Exit codes: 0 all passed; 1 some failed; 2 wrong call; 3 none failed, but Smack's tests could not be run.
  */
@@ -21,6 +21,7 @@ const RESULTS = path.join(import.meta.dirname, '../results/conformance')
 const USAGE = 'npm run conformance -- [--only plays|smack] [--tests TEXT] [--install] [--quiet] [--host HOST [--port PORT] [--domain DOMAIN] [--tls none] [--tls-port PORT]]'
 
 const values = options()
+let found = 0
 let failures = 0
 let notRun = 0
 
@@ -49,7 +50,7 @@ function options() {
 
 function say(ok: boolean, title: string, reason = ''): void {
   if (!ok) console.log(`FAIL  ${title}\n  ${reason}`)
-  else if (!values.quiet) console.log(`ok    ${title}${reason === '' ? '' : ` (${reason})`}`)
+  else if (!values.quiet || reason !== '') console.log(`ok    ${title}${reason === '' ? '' : ` (${reason})`}`)
 }
 
 async function givePlays(stage: Stage): Promise<void> {
@@ -66,6 +67,7 @@ async function givePlays(stage: Stage): Promise<void> {
       say(false, each.title, error instanceof Error ? error.message : String(error))
     }
   }
+  found += passed + failed
   failures += failed
   console.log(`plays: passed ${passed} failed ${failed}`)
 }
@@ -78,6 +80,7 @@ async function runSmacksTests(stage: Stage): Promise<void> {
     for (const [reason, tests] of Map.groupBy(impossible, (each) => each.reason)) console.log(`impossible, ${tests.length} of ${[...new Set(tests.map((each) => each.test.replace(/\..*/, '')))].join(', ')}: ${reason}`)
     for (const each of known) console.log(`known to fail: ${each.test} needs ${each.needs}`)
     for (const each of failed) say(false, `${each.specification} ${each.test}`.trim(), each.reason)
+    found += passed.length + failed.length + impossible.length + known.length
     failures += failed.length
     console.log(`smack: passed ${passed.length} failed ${failed.length} impossible ${impossible.length} known to fail ${known.length}`)
   } catch (error) {
@@ -109,4 +112,5 @@ if (values.host === undefined) {
     tlsPort: values['tls-port'] === undefined ? undefined : Number(values['tls-port']),
   })
 }
-process.exitCode = failures > 0 ? 1 : notRun > 0 ? 3 : 0
+if (found === 0 && notRun === 0) console.error(`No test has ${values.tests} in its name`)
+process.exitCode = failures > 0 ? 1 : notRun > 0 ? 3 : found === 0 ? 2 : 0

@@ -46,8 +46,10 @@ describe("Smack's tests", () => {
   })
 
   it('are asked for in a way that is understood', async () => {
-    const child = spawn(process.execPath, [path.join(import.meta.dirname, '../run.ts'), '--only', 'nonsense'])
-    const [code] = (await once(child, 'close')) as [number]
-    expect(code).to.equal(2)
+    for (const args of [['--only', 'nonsense'], ['--only', 'plays', '--tests', 'nonsense']]) {
+      const child = spawn(process.execPath, [path.join(import.meta.dirname, '../run.ts'), ...args])
+      const [code] = (await once(child, 'close')) as [number]
+      expect(code, args.join(' ')).to.equal(2)
+    }
   })
 })
