@@ -311,6 +311,43 @@ describe('a session that is resumed', () => {
     await client.disconnect()
   })
 
+  it('is available to its contacts while it waits, and unavailable when it ends (RFC 6121 §4.5)', async () => {
+    befriend(server.server.storage)
+    const romeo = await connect(optionsOf('romeo'))
+    romeo.send('<presence><status>afield</status></presence>')
+    await romeo.ping()
+    romeo.destroy()
+    const waiting = (): Session => server.server.sessions.get('romeo@localhost/balcony') as Session
+    await until(() => !waiting().connected)
+    const juliet = await connect(optionsOf('juliet'))
+    juliet.send('<presence/>')
+    const seen = await juliet.receive((element) => element.attrs['from'] === 'romeo@localhost/balcony')
+    expect([seen.attrs['type'], seen.getChildText('status')]).to.deep.equal([undefined, 'afield'])
+    waiting().close()
+    expect((await juliet.receive((element) => element.attrs['from'] === 'romeo@localhost/balcony')).attrs['type']).to.equal('unavailable')
+    await juliet.disconnect()
+  })
+
+  it('is active again when it goes on, and gets what was held back (XEP-0352 §5.1)', async () => {
+    befriend(server.server.storage)
+    const juliet = await open('juliet')
+    juliet.client.send("<presence/><inactive xmlns='urn:xmpp:csi:0'/>")
+    await juliet.client.ping()
+    const state = juliet.client.resumeState()
+    juliet.client.destroy()
+    await until(() => !session().connected)
+    const romeo = await connect(optionsOf('romeo'))
+    romeo.send('<presence/>')
+    await romeo.ping()
+    expect(session().active).to.equal(false)
+    const again = await connect(optionsOf('juliet', { resume: state }))
+    await again.receive((element) => element.attrs['from'] === 'romeo@localhost/balcony')
+    expect(session().active).to.equal(true)
+    romeo.send('<presence><show>dnd</show></presence>')
+    await again.receive((element) => element.getChildText('show') === 'dnd')
+    for (const client of [again, romeo]) await client.disconnect()
+  })
+
   it('asks again after a restart for history whose pages were lost with the process (XEP-0313)', async () => {
     await say('one', 'two') // offline, and in the archive
     const first = await unacknowledging()
