@@ -301,10 +301,10 @@ describe('a session that ends with what its client has not acknowledged', () => 
     let storage: ReturnType<typeof openHeldStorage>
     beforeEach(() => { storage = openHeldStorage() })
 
-    for (const [config, name] of [[TEST_CONFIG, 'with'], [NO_ARCHIVE, 'without']] as const) {
-      it(`keeps an acknowledged message offline until the client's network has it, ${name} an archive`, async () => {
+    for (const [config, tls, name] of [[TEST_CONFIG, 'none', 'with an archive'], [NO_ARCHIVE, 'none', 'without an archive'], [TEST_CONFIG, 'direct', 'under TLS'], [TEST_CONFIG, 'starttls', 'after STARTTLS']] as const) {
+      it(`keeps an acknowledged message offline until the client's network has it, ${name}`, async () => {
         await start(config, storage)
-        const juliet = await available('phone', { sm: false })
+        const juliet = await available('phone', { sm: false, tls, port: tls === 'direct' ? server.tlsPort : server.port })
         await held(() => romeo.client.send(message('1')), 1, [juliet])
         await juliet.client.ping()
         expect(juliet.bodies()).to.deep.equal(['1'])
