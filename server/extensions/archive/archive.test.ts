@@ -225,6 +225,31 @@ describe('the archive (XEP-0313)', () => {
     expect((await query({ with: `${JULIET}/odd` }, rsm('<max>150</max>'))).answer?.attrs['complete']).to.equal('true')
   })
 
+  it('gives no more at once than a connection may have waiting, and the rest when asked (§4.3.1)', async () => {
+    const { deliver, query } = setUp()
+    const filler = 'x'.repeat(200_000)
+    for (let each = 0; each < 12; each++) deliver(each, `<body>${each}</body><subject>${filler}</subject>`, { to: `${JULIET}/b` })
+    deliver(12, `<body>12</body><subject>${filler.repeat(10)}</subject>`)
+    const all = Array.from({ length: 13 }, (_, each) => String(each))
+    for (const fields of [undefined, { with: `${ROMEO}/orchard` }]) {
+      for (const direction of ['after', 'before'] as const) {
+        const seen: string[] = []
+        let from = direction === 'before' ? '<before/>' : ''
+        for (let pages = 0; ; pages++) {
+          expect(pages).to.be.lessThan(8)
+          const { answer, results } = await query(fields, rsm(`<max>100</max>${from}`))
+          expect(results.length).to.be.within(1, 5)
+          if (direction === 'after') seen.push(...bodiesOf(results))
+          else seen.unshift(...bodiesOf(results))
+          if (answer?.attrs['complete'] === 'true') break
+          from = `<${direction}>${setOf(answer)?.getChildText(direction === 'after' ? 'last' : 'first')}</${direction}>`
+        }
+        expect(seen).to.deep.equal(all)
+      }
+    }
+    expect(setOf((await query({}, rsm('<max>100</max>'))).answer)?.getChildText('count')).to.equal('13')
+  })
+
   it('refuses what it cannot answer', async () => {
     const { deliver, query, ask } = setUp()
     const id = deliver(0, '<body>0</body>').id

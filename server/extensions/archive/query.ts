@@ -8,7 +8,7 @@ import { timeOfMessageId } from '../../../lib/stanza/ids.ts'
 import { readStanza } from '../../../lib/stanza/read.ts'
 import { CLIENT_NS, Stanza } from '../../../lib/stanza/stanza.ts'
 import { type Element, escapeXml, xml } from '../../../lib/xml/element.ts'
-import type { Archive, ArchivedItem, ArchiveQuery } from '../../storage/shapes.ts'
+import type { Archive, ArchivedItem, ArchivePage, ArchiveQuery } from '../../storage/shapes.ts'
 
 export const MAM_NS = 'urn:xmpp:mam:2'
 const PAGE_DEFAULT = 50
@@ -19,6 +19,10 @@ const IDS_MAX = 250
 const COUNT_MAX = 250
 /** The same for a query that asks for the count alone. */
 const COUNT_ALONE_MAX = 10_000
+/** Bytes of the messages of one page, unless its first has more. A connection may have a few times as many waiting. */
+const PAGE_BYTES_MAX = 1_048_576
+/** Items read from the archive at a time. */
+const READ_AT_ONCE = 100
 /** Items looked at for one page when the filter is a full JID, which the index does not know. */
 const SCAN_MAX = 10_000
 
@@ -130,17 +134,8 @@ export async function runQuery(archive: Archive, owner: string, query: Query, ma
   const direction = query.before !== undefined ? 'backward' : 'forward'
   const after = later(query.afterId, query.after)
   const before = earlier(query.beforeId, query.before === '' ? undefined : query.before)
-  let items: readonly ArchivedItem[]
-  let complete: boolean
-  if (full === undefined) {
-    let page = archive.query(owner, { ...filter, ...range(after, before), max: query.max, direction })
-    if (page instanceof Promise) page = await page
-    items = page.items
-    complete = page.complete
-  } else {
-    const wanted = full
-    ;({ items, complete } = await scan(archive, owner, { ...filter, ...range(after, before), max: query.max, direction }, (item) => matches(item, wanted)))
-  }
+  const asked: ArchiveQuery = { ...filter, ...range(after, before), max: query.max, direction }
+  const { items, complete } = await (full === undefined ? readPage(archive, owner, asked) : scanPage(archive, owner, asked, (item) => matches(item, full)))
   const unlimited = query.after === undefined && (query.before === undefined || query.before === '')
   let count: number | undefined
   if (unlimited && complete) count = items.length
@@ -154,27 +149,67 @@ export async function runQuery(archive: Archive, owner: string, query: Query, ma
   return { items, fin: fin(complete, { first: items[0]?.id, last: items.at(-1)?.id, index, count }) }
 }
 
-/** Pages through the bare JID's messages and keeps what matches. */
-async function scan(archive: Archive, owner: string, query: ArchiveQuery, matches: (item: ArchivedItem) => boolean): Promise<{ items: ArchivedItem[]; complete: boolean }> {
-  const kept: ArchivedItem[] = []
-  let cursor: { afterId?: string; beforeId?: string } = {}
+/** §4.3.1: the items of a query, up to its `max` or what may be sent at once. */
+async function readPage(archive: Archive, owner: string, query: ArchiveQuery): Promise<ArchivePage> {
+  const page = createPage(query)
+  let next = query
+  for (;;) {
+    const max = Math.min(query.max - page.length, READ_AT_ONCE)
+    let read = archive.query(owner, { ...next, max })
+    if (read instanceof Promise) read = await read
+    if (!read.items.every((_, position) => page.take(itemAt(read.items, position, query.direction)))) return page.done(false)
+    if (read.complete || page.length === query.max) return page.done(read.complete)
+    next = beyond(query, read.items)
+  }
+}
+
+/** The same of those items that match, which no index knows. */
+async function scanPage(archive: Archive, owner: string, query: ArchiveQuery, matches: (item: ArchivedItem) => boolean): Promise<ArchivePage> {
+  const page = createPage(query)
+  let next = query
   for (let scanned = 0; scanned < SCAN_MAX; ) {
-    const page = await archive.query(owner, { ...query, ...cursor, max: PAGE_MAX })
-    scanned += page.items.length
-    const inOrder = query.direction === 'forward' ? page.items : page.items.toReversed()
-    for (const item of inOrder) {
-      if (!matches(item)) continue
-      // One more than asked for: the page is not the last.
-      if (kept.length === query.max) return { items: query.direction === 'forward' ? kept : kept.reverse(), complete: false }
-      kept.push(item)
+    const read = await archive.query(owner, { ...next, max: READ_AT_ONCE })
+    scanned += read.items.length
+    for (let position = 0; position < read.items.length; position++) {
+      const item = itemAt(read.items, position, query.direction)
+      // One more than the page holds: it is not the last.
+      if (matches(item) && !page.take(item)) return page.done(false)
     }
-    const edge = inOrder.at(-1)
-    if (page.complete || edge === undefined) return { items: query.direction === 'forward' ? kept : kept.reverse(), complete: true }
-    cursor = query.direction === 'forward' ? { afterId: edge.id } : { beforeId: edge.id }
+    if (read.complete) return page.done(true)
+    next = beyond(query, read.items)
   }
   // An empty page that is not the last would leave the client nowhere to go on from.
-  if (kept.length === 0) throw new StanzaError('resource-constraint', 'too many messages to look through; narrow the query by time')
-  return { items: query.direction === 'forward' ? kept : kept.reverse(), complete: false }
+  if (page.length === 0) throw new StanzaError('resource-constraint', 'too many messages to look through; narrow the query by time')
+  return page.done(false)
+}
+
+/** Collects items in the direction of a query. */
+function createPage({ max, direction }: ArchiveQuery): { readonly length: number; take(item: ArchivedItem): boolean; done(complete: boolean): ArchivePage } {
+  const items: ArchivedItem[] = []
+  let bytes = 0
+  return {
+    get length() { return items.length },
+    /** False when the page is full without it. */
+    take(item) {
+      bytes += item.bytes.length
+      if (items.length > 0 && (items.length === max || bytes > PAGE_BYTES_MAX)) return false
+      items.push(item)
+      return true
+    },
+    done: (complete) => ({ items: direction === 'forward' ? items : items.toReversed(), complete }),
+  }
+}
+
+/** What comes at a position when items are taken in the direction of a query. */
+function itemAt(items: readonly ArchivedItem[], position: number, direction: ArchiveQuery['direction']): ArchivedItem {
+  return items[direction === 'forward' ? position : items.length - 1 - position] as ArchivedItem
+}
+
+/** The query for what lies beyond these items. */
+function beyond(query: ArchiveQuery, items: readonly ArchivedItem[]): ArchiveQuery {
+  const edge = query.direction === 'forward' ? items.at(-1) : items[0]
+  if (edge === undefined) throw new Error('an empty page of the archive that is not complete')
+  return { ...query, ...(query.direction === 'forward' ? { afterId: edge.id } : { beforeId: edge.id }) }
 }
 
 /** §4.1.1: a message of an account matches by its `to` or its `from`. */
