@@ -99,7 +99,7 @@ function nodesOf({ payload }: IqRequest, action: 'view' | 'remove'): ReadonlySet
   }))
 }
 
-/** §2.4: each message says which one it is; it stays in the queue until it is removed, so this copy is worth nothing elsewhere. */
+/** §2.4: each message says which one it is; it stays in the queue until it is removed, so this copy is worth nothing elsewhere. Many wait for the network as a flood does. */
 function send(session: Session, { id, bytes }: QueuedStanza): void {
-  session.send(readStanza(bytes).append('offline', NS, `<offline xmlns='${NS}'><item node='${escapeXml(id)}'/></offline>`), { volatile: true })
+  session.send(readStanza(bytes).append('offline', NS, `<offline xmlns='${NS}'><item node='${escapeXml(id)}'/></offline>`), { volatile: true, durable: true, kept: true })
 }

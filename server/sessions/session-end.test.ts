@@ -156,6 +156,18 @@ describe('a session that ends with what its client has not acknowledged', () => 
     })
   }
 
+  for (const sm of [true, false]) {
+    it(`so it does when the client ${sm ? 'with' : 'without'} stream management fetches them itself (XEP-0013 §2.6)`, async () => {
+      await start(`${NO_ARCHIVE}tidings: { limits: { outbound_bytes: 300000, resume_queue_bytes: 300000 } }\n`)
+      const numbers = Array.from({ length: 40 }, (_, number) => String(number))
+      await romeoSends(...numbers.map((number) => `<message to='${JULIET}' type='chat'><body>${number} ${'x'.repeat(100_000)}</body></message>`))
+      const juliet = await open('juliet', 'phone', { sm })
+      await juliet.client.sendIq("<iq type='get'><offline xmlns='http://jabber.org/protocol/offline'><fetch/></offline></iq>")
+      expect(juliet.bodies().map((body) => body.split(' ')[0])).to.deep.equal(numbers)
+      expect(offline()).to.equal(40)
+    })
+  }
+
   it('counts what waits for the network when stream management is turned on', async () => {
     await start(`${NO_ARCHIVE}tidings: { limits: { outbound_bytes: 300000 } }\n`)
     await romeoSends(...Array.from({ length: 40 }, (_, number) => `<message to='${JULIET}' type='chat'><body>${number} ${'x'.repeat(100_000)}</body></message>`))
