@@ -86,12 +86,12 @@ export async function createSecureContexts(options: SecureContextsOptions): Prom
   const chosen = new Map<string, Identity>()
 
   const choose = (domain: string): Identity => {
-    const name = asciiName(domain)
-    const known = chosen.get(name)
+    const known = chosen.get(domain)
     if (known !== undefined) return known
+    const name = asciiName(domain)
     const identity = covering(loaded.identities, name, now()) ?? nearest(loaded.made, name) ?? parentOf(loaded.identities, name, now()) ?? loaded.fallback
     if (chosen.size >= REMEMBERED_NAMES) chosen.clear()
-    chosen.set(name, identity)
+    chosen.set(domain, identity)
     return identity
   }
   const identityFor = (domain?: string): Identity => (domain === undefined || domain === '' ? loaded.fallback : choose(domain))

@@ -18,12 +18,12 @@ export const caps = defineExtension({
   features: [NS, CAPS2_NS],
   needs: ['disco', 'features'],
   start({ disco, features }) {
-    // XEP-0115 §7 and XEP-0390 §5.1: the client need not ask the server what it knows from an earlier login. Computed for each
+    // XEP-0115 §7 and XEP-0390 §5.1: the client need not ask the server what it knows from an earlier login. Asked at each
     // login, because extensions may still add to what the host says.
-    features.afterLogin(() => `<c xmlns='${NS}' hash='sha-1' node='${escapeXml(CAPS_NODE)}' ver='${capsHash(disco).ver}'/>`)
     features.afterLogin(() => {
-      const hashes = capsHash(disco).caps2.map(({ algorithm, value }) => `<hash xmlns='${HASHES_NS}' algo='${algorithm}'>${value}</hash>`)
-      return `<c xmlns='${CAPS2_NS}'>${hashes.join('')}</c>`
+      const { ver, caps2 } = capsHash(disco)
+      const hashes = caps2.map(({ algorithm, value }) => `<hash xmlns='${HASHES_NS}' algo='${algorithm}'>${value}</hash>`)
+      return `<c xmlns='${NS}' hash='sha-1' node='${escapeXml(CAPS_NODE)}' ver='${ver}'/><c xmlns='${CAPS2_NS}'>${hashes.join('')}</c>`
     })
   },
 })

@@ -24,6 +24,8 @@ const ANY_NODE = '*'
 export interface HostDisco extends DiscoRegistry {
   /** disco#info without a node: the same for everybody. */
   ownInfo(target: DiscoTarget): Element
+  /** Another text whenever `ownInfo` answers something else; it costs less. */
+  revision(target: DiscoTarget): string
   /** disco#info as asked, its node included; throws `item-not-found` for a node nobody knows. */
   info(target: DiscoTarget, request: IqRequest | undefined): Element | Promise<Element>
   /** disco#items as asked, its node included. */
@@ -47,6 +49,7 @@ interface Description {
  */
 export function createDiscoRegistry(): HostDisco {
   const targets: Record<DiscoTarget, Description> = { host: emptyDescription(), account: emptyDescription() }
+  let additions = 0
 
   function ownInfo(target: DiscoTarget): Element {
     const described = targets[target]
@@ -68,12 +71,15 @@ export function createDiscoRegistry(): HostDisco {
   return {
     feature(target, ...vars) {
       for (const feature of vars) targets[target].features.add(feature)
+      additions++
     },
     identity(target, identity) {
       targets[target].identities.set(JSON.stringify([identity.category, identity.type, identity.lang ?? '']), identity)
+      additions++
     },
     form(target, form) {
       targets[target].forms.push(form)
+      additions++
     },
     item(target, item) {
       targets[target].items.set(JSON.stringify([item.jid, item.node ?? '']), item)
@@ -85,6 +91,7 @@ export function createDiscoRegistry(): HostDisco {
       targets[target].nodes.set(node, answer)
     },
     ownInfo,
+    revision: (target) => targets[target].forms.reduce((text, form) => text + (form()?.toString() ?? ''), `${additions}`),
     info(target, request) {
       const node = request?.payload.attrs['node'] ?? ''
       const info = ownInfo(target)
@@ -141,17 +148,18 @@ export interface CapsHash {
   readonly caps2: readonly { readonly algorithm: string; readonly value: string }[]
 }
 
-/** The hashes of each registry, with the text they are of: they cost more than all the rest of a login's stream features. */
-const hashed = new WeakMap<DiscoRegistry, { readonly text: string; readonly hash: CapsHash }>()
+/** The hashes of each registry, with the revision they are of: they cost more than all the rest of a login's stream features. */
+const hashed = new WeakMap<DiscoRegistry, { readonly revision: string; readonly hash: CapsHash }>()
 
 /** The hashes of what the host says of itself, as it stands now. */
 export function capsHash(registry: DiscoRegistry): CapsHash {
-  const info = (registry as HostDisco).ownInfo('host')
-  const text = info.toString()
+  const host = registry as HostDisco
+  const revision = host.revision('host')
   const known = hashed.get(registry)
-  if (known?.text === text) return known.hash
+  if (known?.revision === revision) return known.hash
+  const info = host.ownInfo('host')
   const hash = { ver: capsVer(info), caps2: CAPS2_HASHES.map((algorithm) => ({ algorithm, value: caps2Hash(info, algorithm) })) }
-  hashed.set(registry, { text, hash })
+  hashed.set(registry, { revision, hash })
   return hash
 }
 
