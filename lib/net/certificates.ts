@@ -99,21 +99,26 @@ export async function createSecureContexts(options: SecureContextsOptions): Prom
   /** What `optionsFor` answers without a domain; most connections ask for the same. */
   let anyDomain = new WeakMap<TlsChoices, TLSSocketOptions>()
 
-  const optionsForAny = (choices: TlsChoices): TLSSocketOptions => ({
-    secureContext: loaded.fallback.context(choices),
-    SNICallback(this: unknown, servername, callback) {
-      const identity = identityFor(servername)
-      let context: SecureContext
-      try {
-        context = identity.context(choices)
-      } catch (error) {
-        return callback(error as Error)
-      }
-      // Node calls it as a method of the connection.
-      if (this instanceof TLSSocket) presented.set(this, identity)
-      callback(null, context)
-    },
-  })
+  const optionsForAny = (choices: TlsChoices): TLSSocketOptions => {
+    const secureContext = loaded.fallback.context(choices)
+    // Without a choice nobody need be asked.
+    if (loaded.identities.length + loaded.made.size === 1) return { secureContext }
+    return {
+      secureContext,
+      SNICallback(this: unknown, servername, callback) {
+        const identity = identityFor(servername)
+        let context: SecureContext
+        try {
+          context = identity.context(choices)
+        } catch (error) {
+          return callback(error as Error)
+        }
+        // Node calls it as a method of the connection.
+        if (this instanceof TLSSocket) presented.set(this, identity)
+        callback(null, context)
+      },
+    }
+  }
 
   return {
     optionsFor(choices = NO_CHOICES, domain) {

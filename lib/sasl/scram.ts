@@ -1,6 +1,7 @@
 /** RFC 5802 and RFC 7677: SCRAM, with channel binding as `-PLUS` (RFC 5929, RFC 9266). */
 import { randomBytes, timingSafeEqual } from 'node:crypto'
 import { type Jid } from '../jid.ts'
+import { randomId } from '../stanza/ids.ts'
 import { digest, hashBytes, hmac, makeDecoyKeys, xor, type ScramHash, type ScramKeys } from './scram-keys.ts'
 import { accountOf, decodeText, SaslFailure, type Mechanism, type SaslContext } from './mechanism.ts'
 
@@ -59,7 +60,7 @@ export class ScramServer implements Mechanism {
     const { accounts, host } = this.context
     const real = account === undefined ? undefined : await accounts.scramKeys(account.bare, this.hash)
     const keys = real ?? (await this.decoy(account?.bare ?? `${name}@${host}`))
-    const nonce = `${parts[2] as string}${randomBytes(18).toString('base64')}`
+    const nonce = `${parts[2] as string}${randomId(18)}`
     const challenge = `r=${nonce},s=${keys.salt.toString('base64')},i=${keys.iterations}`
     this.begun = { account, exists: real !== undefined, keys, nonce, binding, transcript: `${bare},${challenge}` }
     return Buffer.from(challenge)
