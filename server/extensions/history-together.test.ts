@@ -2,7 +2,7 @@
 import { expect } from 'chai'
 import { type Client, connect } from '../../lib/client/client.ts'
 import type { Element } from '../../lib/xml/element.ts'
-import { startTestServer, type TestServer } from '../test-server.ts'
+import { openHeldStorage, startTestServer, type TestServer } from '../test-server.ts'
 
 const MAM = 'urn:xmpp:mam:2'
 const SID = 'urn:xmpp:sid:0'
@@ -105,6 +105,30 @@ describe('history, carbons and offline messages together', () => {
     const second = await next.receive(body('kept'))
     expect(second.getChildren('delay', 'urn:xmpp:delay').map(String)).to.deep.equal(first.getChildren('delay', 'urn:xmpp:delay').map(String))
     expect(second.getChildren('stanza-id', SID).map(String)).to.deep.equal(first.getChildren('stanza-id', SID).map(String))
+  })
+
+  it('history shows nothing before it is on stable storage', async () => {
+    const storage = openHeldStorage()
+    await using held = await startTestServer({ accounts: { romeo: 'secret', juliet: 'secret' }, storage })
+    const open = (user: string): Promise<Client> => connect({ host: held.host, port: held.port, domain: held.domain, tls: 'none', user, password: 'secret', sm: user === 'romeo' })
+    const [romeo, juliet] = [await open('romeo'), await open('juliet')]
+    storage.hold()
+    romeo.send("<message to='juliet@localhost' type='chat'><body>one</body></message>")
+    await romeo.ping()
+    // The acknowledgement waits for the commit too.
+    const acknowledged = romeo.requestAck()
+    await romeo.ping()
+    const seen: string[] = []
+    juliet.on((stanza) => seen.push(stanza.name))
+    const asked = historyOf(juliet)
+    await romeo.ping()
+    await romeo.ping()
+    const early = [...seen]
+    storage.release()
+    await acknowledged
+    expect(early).to.deep.equal([])
+    expect((await asked).bodies).to.deep.equal(['one'])
+    for (const client of [romeo, juliet]) await client.disconnect()
   })
 
   it('service discovery tells of all three', async () => {

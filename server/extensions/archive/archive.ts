@@ -84,10 +84,9 @@ export const archive = defineExtension({
       await activate(owner)
       const page = await runQuery(history, owner, query)
       const build = resultMessages(owner, request.from.toString(), query.queryId)
-      for (const item of query.flip ? page.items.toReversed() : page.items) {
-        // Not kept for a restart: the client asks again for what it has not got.
-        session.send(build(item), { volatile: true })
-      }
+      // Not kept for a restart: the client asks again for what it has not got. The newest may not be on stable storage yet.
+      const sent = { volatile: true, durable: storage.dirty }
+      for (const item of query.flip ? page.items.toReversed() : page.items) session.send(build(item), sent)
       session.volatileAnswer(request.stanza.id ?? '')
       return page.fin
     })
