@@ -185,6 +185,25 @@ describe('XEP-0363: HTTP File Upload', () => {
     expect((await refusal({ filename: 'a', size: 1 })).condition).to.equal('service-unavailable')
   })
 
+  it('§7: a file that no quota will ever hold is too large', async () => {
+    await start()
+    httpUploadQuota.start({
+      host: 'localhost', storage, access: { allows: () => true, value: (rule: string) => (rule === 'hard' ? 1000 / 1048576 : undefined), shaper: () => undefined },
+    }, { max_days: Infinity, access_hard_quota: 'hard', access_soft_quota: 'none' })
+    await slot({ filename: 'a', size: 1000 })
+    expect((await refusal({ filename: 'b', size: 1 })).condition).to.equal('resource-constraint')
+    expect((await refusal({ filename: 'b', size: 1001 })).toXml()).to.contain("<error type='modify'><not-acceptable").and.contain('<max-file-size>1000</max-file-size>')
+    const profile = xml('profile', { xmlns: 'urn:xmpp:http:upload:purpose:0' })
+    expect((await refusal({ filename: 'b', size: 21 * 1024 * 1024 }, 'nurse@montague.tld/x', profile)).toXml()).to.contain('<max-file-size>1000</max-file-size>')
+  })
+
+  it('§8: takes no part of a file', async () => {
+    await start()
+    const { put } = await slot({ filename: 'a', size: 5 })
+    expect((await fetch(put, { method: 'PUT', body: 'hello', headers: { 'Content-Range': 'bytes 0-4/10' } })).status, 'RFC 9110 §14.5').to.equal(400)
+    expect((await fetch(put, { method: 'PUT', body: 'hello' })).status).to.equal(201)
+  })
+
   it('counts what it gives at once', async () => {
     await start()
     httpUploadQuota.start({

@@ -198,10 +198,11 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     const { payload, from } = request
     if (!access.allows(options.access, { jid: from })) throw new StanzaError('forbidden', 'You are not allowed to upload files')
     const asked = readRequest(payload)
-    // XEP-0363 §7
-    if (maxSize !== undefined && asked.size > maxSize) {
-      throw new StanzaError('not-acceptable', `File too large. The maximum file size is ${maxSize} bytes`, {
-        type: 'modify', extra: `<file-too-large xmlns='${NS}'><max-file-size>${maxSize}</max-file-size></file-too-large>`,
+    // XEP-0363 §7; what no quota will ever hold is too large too.
+    const largest = Math.floor(Math.min(maxSize ?? Infinity, policy()?.quota(from.toBare()).hard ?? Infinity, asked.purpose === 'profile' ? PROFILE_BYTES_MAX : Infinity))
+    if (asked.size > largest) {
+      throw new StanzaError('not-acceptable', `File too large. The maximum file size is ${largest} bytes`, {
+        type: 'modify', extra: `<file-too-large xmlns='${NS}'><max-file-size>${largest}</max-file-size></file-too-large>`,
       })
     }
     const time = now()
@@ -263,7 +264,7 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     const quota = policy()?.quota(from.toBare())
     let used = sum(current)
     if (quota === undefined || used + asked.size <= quota.hard) return
-    if (quota.soft !== undefined && asked.size <= quota.hard) {
+    if (quota.soft !== undefined) {
       // Files of a profile and permanent ones stay (XEP-0363 §6).
       const oldest = current.filter(({ slot }) => slot.done && (slot.purpose === 'message' || slot.purpose === 'ephemeral')).sort((a, b) => a.slot.made - b.slot.made)
       for (const { secret, slot } of oldest) {
@@ -319,6 +320,8 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     if (length === undefined) throw new HttpError(411)
     if (Number(length) !== slot.size) throw new HttpError(Number(length) > slot.size ? 413 : 400, `the slot is for ${slot.size} bytes`)
     if (request.headers['content-encoding'] !== undefined) throw new HttpError(415, 'content codings are not supported')
+    // RFC 9110 §14.5
+    if (request.headers['content-range'] !== undefined) throw new HttpError(400, 'a file is uploaded whole')
     const sent = request.headers['content-type']
     if (slot.type !== '' && sent !== undefined && essence(sent) !== essence(slot.type)) throw new HttpError(415, `the slot is for ${slot.type}`)
     if (sent !== undefined && !isContentType(sent)) throw new HttpError(400, 'Content-Type is malformed')
