@@ -34,6 +34,27 @@ play('XEP-0352 §4 an inactive client gets the latest presence when it is active
   await juliet.receives("<message id='m1'/>")
 })
 
+play('XEP-0352 §5 what was held back comes before the answer to what follows', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
+  await befriend(romeo, juliet)
+  juliet.sends("<inactive xmlns='urn:xmpp:csi:0'/>")
+  await juliet.client.ping()
+  romeo.sends('<presence><show>away</show></presence>')
+  romeo.sends(`<message to='${juliet.jid}' type='chat'><composing xmlns='http://jabber.org/protocol/chatstates'/></message>`)
+  await romeo.client.ping()
+  const order: string[] = []
+  const stop = juliet.client.on((stanza) => { order.push(stanza.name) })
+  juliet.sends("<active xmlns='urn:xmpp:csi:0'/><iq type='get' id='ping'><ping xmlns='urn:xmpp:ping'/></iq>")
+  await juliet.receives("<iq type='result' id='ping'/>")
+  stop()
+  check(order.join() === 'presence,message,iq', `in order, not ${order.join()}`)
+})
+
+play('XEP-0203 §7 a time that claims to be the server\'s is discarded', { romeo: {}, juliet: {} }, async ({ romeo, juliet }, stage) => {
+  romeo.sends(`<message to='${juliet.jid}' type='chat' id='m1'><body>Hi</body><delay xmlns='urn:xmpp:delay' from='${stage.domain}' stamp='2002-09-10T23:08:25Z'/></message>`)
+  const message = await juliet.receives("<message id='m1'/>")
+  check(message.getChild('delay', 'urn:xmpp:delay') === undefined, 'no time')
+})
+
 play('XEP-0237 §2 a roster that has not changed is not sent again', { romeo: {} }, async ({ romeo }) => {
   const answer = await romeo.asks("<iq type='get' id='r1'><query xmlns='jabber:iq:roster' ver=''/></iq>", "<iq type='result'><query xmlns='jabber:iq:roster' ver='{any}'/></iq>")
   const version = answer.getChild('query')?.attrs['ver'] ?? ''

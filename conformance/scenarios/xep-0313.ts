@@ -82,6 +82,65 @@ play('XEP-0313 §5 nobody else may read an archive', { romeo: {}, juliet: {} }, 
   await romeo.asks(`<iq type='set' id='q1' to='${juliet.bare}'><query xmlns='${MAM}'/></iq>`, "<iq type='error'/>")
 })
 
+play('XEP-0313 §4.1.5 a field that the server does not know is refused, and so is a form of another type', { romeo: {} }, async ({ romeo }) => {
+  await romeo.asks(`<iq type='set' id='q1'><query xmlns='${MAM}'>${form({ '{urn:example}colour': 'red' })}</query></iq>`, "<iq type='error'><error><feature-not-implemented xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>")
+  await romeo.asks(`<iq type='set' id='q2'><query xmlns='${MAM}'><x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE' type='hidden'><value>urn:example</value></field></x></query></iq>`, "<iq type='error'/>")
+})
+
+play('XEP-0313 §4.1.3 messages are found by id, and between two ids', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
+  await fill(romeo, juliet, 5)
+  const { archiveIds } = await query(romeo, '')
+  const field = (name: string, ...values: (string | undefined)[]): string => `<field var='${name}'>${values.map((value) => `<value>${value}</value>`).join('')}</field>`
+  const fields = (inside: string): string => form({}).replace('</x>', `${inside}</x>`)
+  check((await query(romeo, fields(field('ids', archiveIds[3], archiveIds[1])))).ids.join() === 'm1,m3', 'two by their ids, in order of time')
+  check((await query(romeo, fields(field('after-id', archiveIds[0]) + field('before-id', archiveIds[3])))).ids.join() === 'm1,m2', 'those between')
+  await romeo.asks(`<iq type='set' id='q1'><query xmlns='${MAM}'>${fields(field('ids', archiveIds[0], 'no-such-id'))}</query></iq>`, "<iq type='error'><error><item-not-found xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>")
+})
+
+play('XEP-0059 §2.2 §2.7 an empty page has no ends, and a page of none the count', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
+  await fill(romeo, juliet, 3)
+  const { archiveIds } = await query(romeo, '')
+  const beyond = await query(romeo, page(`<max>4</max><after>${archiveIds[2]}</after>`))
+  check(beyond.ids.length === 0 && beyond.complete && beyond.first === undefined && beyond.last === undefined, 'nothing after the last')
+  const none = await query(romeo, page('<max>0</max>'))
+  check(none.ids.length === 0 && none.count === '3' && none.first === undefined, 'the count alone')
+})
+
+play('XEP-0313 §4.3.4 a flipped page has the same messages the other way round', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
+  await fill(romeo, juliet, 5)
+  const last = await query(romeo, page('<max>3</max><before/>'))
+  const flipped = await query(romeo, `${page('<max>3</max><before/>')}<flip-page/>`)
+  check(flipped.ids.join() === 'm4,m3,m2', `from the latest on, not ${flipped.ids.join()}`)
+  check(flipped.first === last.first && flipped.last === last.last, 'with the same ends')
+})
+
+play('XEP-0313 §5 the archive tells its ends', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
+  const empty = await romeo.asks(`<iq type='get' id='m1'><metadata xmlns='${MAM}'/></iq>`, `<iq type='result'><metadata xmlns='${MAM}'/></iq>`)
+  check(empty.getChild('metadata', MAM)?.getChildElements().length === 0, 'none')
+  await fill(romeo, juliet, 3)
+  const { archiveIds } = await query(romeo, '')
+  await romeo.asks(`<iq type='get' id='m2'><metadata xmlns='${MAM}'/></iq>`, `<iq type='result'><metadata xmlns='${MAM}'><start id='${archiveIds[0]}' timestamp='{any}'/><end id='${archiveIds[2]}' timestamp='{any}'/></metadata></iq>`)
+})
+
+play('XEP-0313 §4.1.1 a note to oneself is there once, and found by the own address', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
+  await fill(romeo, juliet, 2)
+  romeo.sends(`<message to='${romeo.bare}' type='chat' id='note'><body>Buy poison</body></message>`)
+  await romeo.receives("<message id='note'/>")
+  const { ids } = await query(romeo, form({ with: romeo.bare }))
+  check(ids.join() === 'note', `the note alone, not ${ids.join()}`)
+})
+
+play('XEP-0313 §3.5 a sender learns nothing of the recipient\'s archive, and forges nothing', { romeo: {}, juliet: {}, garden: { account: 'romeo' } }, async ({ romeo, juliet, garden }) => {
+  await garden.asks("<iq type='set' id='c1'><enable xmlns='urn:xmpp:carbons:2'/></iq>", "<iq type='result'/>")
+  romeo.sends(`<message to='${juliet.jid}' type='chat' id='m1'><body>Hi</body><stanza-id xmlns='urn:xmpp:sid:0' by='${romeo.bare}' id='forged'/></message>`)
+  const live = await juliet.receives("<message id='m1'/>")
+  check(!live.getChildren('stanza-id', 'urn:xmpp:sid:0').some((each) => each.attrs['by'] === romeo.bare), 'no id of the sender\'s archive')
+  const copy = await garden.receives("<message><sent xmlns='urn:xmpp:carbons:2'/></message>")
+  const inner = copy.getChild('sent', 'urn:xmpp:carbons:2')?.getChild('forwarded', 'urn:xmpp:forward:0')?.getChild('message', 'jabber:client')
+  const ids = inner?.getChildren('stanza-id', 'urn:xmpp:sid:0') ?? []
+  check(ids.length === 1 && ids[0]?.attrs['by'] === romeo.bare && ids[0].attrs['id'] !== 'forged', 'the copy has the id of the own archive alone')
+})
+
 play('XEP-0313 §4.1.4 the form tells the fields', { romeo: {} }, async ({ romeo }) => {
   await romeo.asks(`<iq type='get' id='q1'><query xmlns='${MAM}'/></iq>`, `<iq type='result'><query xmlns='${MAM}'><x xmlns='jabber:x:data' type='form'><field var='with'/><field var='start'/><field var='end'/></x></query></iq>`)
 })
