@@ -4,6 +4,7 @@ import { request } from 'node:https'
 import path from 'node:path'
 import { expect } from 'chai'
 import { connect } from '../../lib/client/client.ts'
+import { loadConfig } from '../config/config.ts'
 import { TEST_CONFIG, type TestServer, startTestServer } from '../test-server.ts'
 
 const NS = 'urn:xmpp:http:upload:0'
@@ -75,6 +76,20 @@ describe('XEP-0363: HTTP File Upload, on a whole server', () => {
     expect((await http('GET', get)).body.length).to.equal(body.length)
   })
 
+  it('goes on with an upload while the configuration is reloaded', async () => {
+    const { put, get } = await slot(10)
+    const first = request({ host: '127.0.0.1', servername: 'localhost', port: put.port, path: put.pathname, method: 'PUT', headers: { 'Content-Length': 10 }, ca, agent: false })
+    const answered = once(first, 'response') as Promise<[import('node:http').IncomingMessage]>
+    first.write('01234')
+    const second = async (): Promise<number> => (await http('PUT', put, { 'Content-Length': 10 }, Buffer.alloc(10))).status
+    await until(async () => (await readdir(path.join(site.dataDir, 'blobs'), { recursive: true, withFileTypes: true })).some((entry) => entry.isFile()))
+    await site.server.reload(loadConfig(path.join(site.dataDir, '../ejabberd.yml')).config)
+    expect(await second()).to.equal(409)
+    first.end('56789')
+    expect((await answered)[0].statusCode).to.equal(201)
+    expect((await http('GET', get)).body.toString()).to.equal('0123456789')
+  })
+
   it('answers at its domain alone', async () => {
     const romeo = await connect({ host: site.host, port: site.port, domain: 'localhost', user: 'romeo', password: 'secret' })
     for (const to of ['somebody@upload.localhost', 'upload.localhost/here']) {
@@ -99,3 +114,11 @@ describe('XEP-0363: HTTP File Upload, on a whole server', () => {
     expect(left.filter((entry) => entry.isFile()).map((entry) => entry.name)).to.deep.equal([])
   })
 })
+
+async function until(so: () => Promise<boolean>): Promise<void> {
+  const end = Date.now() + 5000
+  while (!await so()) {
+    if (Date.now() > end) throw new Error('it never came to pass')
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+}

@@ -74,6 +74,15 @@ export function setUploadDefaults(storage: Storage, defaults: { readonly quotaBy
   policiesOf(storage).defaults = { maxAgeMs: defaults.expiryMs, quota: () => ({ hard: defaults.quotaBytes, soft: undefined }) }
 }
 
+/** Secrets being uploaded to; a reload of the configuration leaves the uploads in work. */
+const inWorkByStorage = new WeakMap<Storage, Set<string>>()
+
+function uploadsInWork(storage: Storage): Set<string> {
+  const inWork = inWorkByStorage.get(storage) ?? new Set<string>()
+  inWorkByStorage.set(storage, inWork)
+  return inWork
+}
+
 interface QuotaOptions {
   max_days: number
   access_soft_quota: string
@@ -172,8 +181,7 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
   const { records, blobs } = storage
   const uploads = parts.metrics.counter('tidings_uploads_total', 'Files uploaded')
   const uploadedBytes = parts.metrics.counter('tidings_upload_bytes_total', 'Bytes uploaded')
-  /** Secrets being uploaded to, and the one upload of each. */
-  const inWork = new Set<string>()
+  const inWork = uploadsInWork(storage)
   /** The last request of each account that has one in work. */
   const asking = new Map<string, Promise<unknown>>()
 
