@@ -53,6 +53,10 @@ play('XEP-0203 §7 a time that claims to be the server\'s is discarded', { romeo
   romeo.sends(`<message to='${juliet.jid}' type='chat' id='m1'><body>Hi</body><delay xmlns='urn:xmpp:delay' from='${stage.domain}' stamp='2002-09-10T23:08:25Z'/></message>`)
   const message = await juliet.receives("<message id='m1'/>")
   check(message.getChild('delay', 'urn:xmpp:delay') === undefined, 'no time')
+  await befriend(romeo, juliet)
+  romeo.sends(`<presence><show>xa</show><delay xmlns='urn:xmpp:delay' from='${stage.domain}' stamp='2002-09-10T23:08:25Z'/></presence>`)
+  const presence = await juliet.receives(`<presence from='${romeo.jid}'><show>xa</show></presence>`)
+  check(presence.getChild('delay', 'urn:xmpp:delay') === undefined, 'nor with presence')
 })
 
 play('XEP-0237 §2 a roster that has not changed is not sent again', { romeo: {} }, async ({ romeo }) => {

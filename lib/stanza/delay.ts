@@ -1,4 +1,5 @@
 /** XEP-0203: Delayed Delivery, version 2.0 (2009-09-15), and the DateTime profile of XEP-0082, version 1.1.1. */
+import { Jid } from '../jid.ts'
 import { escapeXml } from '../xml/element.ts'
 import type { Stanza } from './stanza.ts'
 
@@ -17,6 +18,12 @@ export function withDelay(stanza: Stanza, from: string, ms: number): Stanza {
     if (child.name === 'delay' && child.xmlns === DELAY_NS && stanza.childElement(child).attrs['from'] === from) return stanza
   }
   return stanza.append('delay', DELAY_NS, delayXml(from, ms))
+}
+
+/** The stanza without the notes that claim to be made by the server `host`, which has not delayed it (§7). */
+export function withoutForgedDelay(stanza: Stanza, host: string): Stanza {
+  if (!stanza.has('delay', DELAY_NS)) return stanza
+  return stanza.without((child) => child.name === 'delay' && child.xmlns === DELAY_NS && Jid.tryParse(stanza.childElement(child).attrs['from'] ?? '')?.toString() === host)
 }
 
 const DAY_MS = 86_400_000
