@@ -21,6 +21,22 @@ describe('stanzas as bytes', () => {
     expect(new Stanza('r', 'urn:xmpp:sm:3', {}, Buffer.alloc(0), []).bytes().toString()).to.equal("<r xmlns='urn:xmpp:sm:3'/>")
   })
 
+  it('take a child at the end, serialised before or not', () => {
+    for (const name of ['message', 'größe']) {
+      for (const isSerialised of [false, true]) {
+        const stanza = makeStanza(name, { id: 'ä' }, [body])
+        if (isSerialised) stanza.bytes()
+        const longer = stanza.append('x', 'urn:x', "<x xmlns='urn:x'>я</x>")
+        const expected = `<${name} id='ä'><body>Привет</body><x xmlns='urn:x'>я</x></${name}>`
+        expect(longer.bytes().toString()).to.equal(expected)
+        expect(longer.encode().toString()).to.equal(expected)
+        expect(longer.content.toString()).to.equal("<body>Привет</body><x xmlns='urn:x'>я</x>")
+        expect(longer.childElement(longer.find('x', 'urn:x') as never).text()).to.equal('я')
+        expect(stanza.bytes().toString()).to.equal(`<${name} id='ä'><body>Привет</body></${name}>`)
+      }
+    }
+  })
+
   it('leave attributes out and put new ones in', () => {
     const stanza = makeStanza('message', { to: 'a@b', id: '1' }, [body])
     expect(stanza.withAttrs({ to: undefined, from: "o'c@b" }).bytes().toString()).to.equal("<message id='1' from='o&apos;c@b'><body>Привет</body></message>")

@@ -109,10 +109,24 @@ export class Stanza {
   append(name: string, xmlns: string, text: string): Stanza {
     const start = this.content.length
     const length = Buffer.byteLength(text)
-    const content = Buffer.allocUnsafe(start + length)
-    this.content.copy(content)
-    content.write(text, start)
-    return new Stanza(this.name, this.xmlns, this.attrs, content, [...this.children, { name, xmlns, start, end: start + length }])
+    const children = [...this.children, { name, xmlns, start, end: start + length }]
+    const serialised = this.#bytes
+    if (serialised === undefined || start === 0) {
+      const content = Buffer.allocUnsafe(start + length)
+      content.set(this.content)
+      content.write(text, start)
+      return new Stanza(this.name, this.xmlns, this.attrs, content, children)
+    }
+    // Serialised already: the copy is as well, and its content is a part of that.
+    const tailBytes = Buffer.byteLength(this.name) + 3
+    const at = serialised.length - tailBytes
+    const bytes = Buffer.allocUnsafe(serialised.length + length)
+    bytes.set(serialised)
+    bytes.write(text, at)
+    bytes.set(serialised.subarray(at), at + length)
+    const copy = new Stanza(this.name, this.xmlns, this.attrs, bytes.subarray(at - start, at + length), children)
+    copy.#bytes = bytes
+    return copy
   }
 
   /** The same stanza without the children for which `unwanted` is true; itself when there is none. */
