@@ -1,13 +1,13 @@
 /** Offline queues over an ordered store: `o owner 0 id -> bytes`. */
-import { timeOfMessageId } from '../../lib/stanza/ids.ts'
-import { decodePart, encodePart, KEY_END, type OrderedStore } from './ordered.ts'
+import { timeOfLastId, timeOfMessageId } from '../../lib/stanza/ids.ts'
+import { assertId, decodePart, encodePart, KEY_END, type OrderedStore } from './ordered.ts'
 import { type OfflineQueue, type QueuedStanza } from './shapes.ts'
 
 /** Owners whose count is remembered. */
 const COUNTS_MAX = 20_000
 const CHUNK = 256
 
-/** `highest`: no stored entry has an id above this one. */
+/** `highest`: no stored entry has an id of this server's making above this one. */
 export function createOfflineQueue(store: OrderedStore, committed: () => Promise<void>, highest = ''): OfflineQueue {
   const counts = new Map<string, number>()
 
@@ -30,9 +30,10 @@ export function createOfflineQueue(store: OrderedStore, committed: () => Promise
 
   return {
     push(owner, entry) {
+      assertId(entry.id)
       const key = `o${encodePart(owner)}${encodePart(entry.id)}`
       const before = count(owner)
-      if (entry.id > highest && timeOfMessageId(entry.id) !== undefined) {
+      if (entry.id > highest && (timeOfMessageId(entry.id) ?? Infinity) <= timeOfLastId()) {
         highest = entry.id
         store.putNew(key, entry.bytes)
       } else {

@@ -69,3 +69,11 @@ export function decodePart(part: string): string {
   // eslint-disable-next-line no-control-regex
   return Buffer.from(part.replaceAll(/\x01[\x01\x02]/g, (pair) => (pair === '\x01\x01' ? '\0' : '\x01')), 'latin1').toString('utf8')
 }
+
+/** Ids sort as text and as bytes alike, and are never shortened. */
+const ID = /^[\x21-\x7e]{1,200}$/
+
+/** Throws a RangeError when the text cannot be the id of an archived or a queued stanza. */
+export function assertId(id: string): void {
+  if (!ID.test(id)) throw new RangeError(`an id has 1 to 200 printable characters of ASCII: ${id.slice(0, 200)}`)
+}

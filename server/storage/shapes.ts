@@ -31,7 +31,7 @@ export interface RangeOptions {
   readonly reverse?: boolean
 }
 
-/** One archived event. `id` sorts by time (see lib/stanza/ids.ts) and is the same for every owner. */
+/** One archived event. `id` sorts by time (see lib/stanza/ids.ts) and is the same for every owner; 1 to 200 printable ASCII characters. */
 export interface ArchiveEntry {
   readonly id: string
   /** The stanza as it is to be shown in a forwarded copy. */
@@ -89,6 +89,7 @@ export interface Archive {
 }
 
 export interface QueuedStanza {
+  /** As an archived event's. */
   readonly id: string
   /** The stanza as it will be delivered. */
   readonly bytes: Buffer

@@ -5,6 +5,7 @@
  */
 import { Recent } from '../../../lib/recent.ts'
 import { firstIdOf } from '../../../lib/stanza/ids.ts'
+import { assertId } from '../ordered.ts'
 import { type Archive, type ArchivedItem, type ArchiveEntry, type ArchivePage, type ArchiveQuery } from '../shapes.ts'
 import { type BlockRow, type Blocks } from './blocks.ts'
 import { findItem, type Item, mergeItems, positionOf, Tail } from './items.ts'
@@ -46,6 +47,7 @@ export class TailArchive implements Archive {
   }
 
   append(entry: ArchiveEntry): void {
+    assertId(entry.id)
     if (entry.owners.length === 0) return
     this.redoAppend(entry)
     this.#log?.appended(entry)
@@ -91,7 +93,7 @@ export class TailArchive implements Archive {
   }
 
   #countMerged(owner: string, other: string | undefined, bounds: Bounds, limit: number): number {
-    const recent = mergeItems(within(this.#old.of(owner), bounds), within(this.#tail.of(owner), bounds))
+    const recent = [...mergeItems(within(this.#old.of(owner), bounds), within(this.#tail.of(owner), bounds))]
     let count = this.#countStored(owner, other, bounds, limit + recent.length)
     const lastStored = this.#blocks?.lastId(owner)
     let block: readonly Item[] = []
@@ -155,8 +157,8 @@ export class TailArchive implements Archive {
     this.#isMoving = true
   }
 
-  /** The rows of the store that change so that the blocks hold what was in the tail. */
-  *rows(): Generator<BlockRow, undefined> {
+  /** The rows of the store that change so that the blocks hold what was in the tail; see `Blocks.merge`. May be asked for again. */
+  *rows(): Generator<BlockRow | undefined, undefined> {
     if (!this.#blocks) return undefined
     for (const owner of this.#old.owners()) yield* this.#blocks.merge(owner, this.#old.of(owner))
     return undefined

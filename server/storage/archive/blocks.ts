@@ -8,7 +8,7 @@
  * A page of history is a block or two, and an archive that grows is written a block at a time.
  */
 import { decodePart, encodePart, KEY_END, type OrderedStore } from '../ordered.ts'
-import { type Item, mergeItems } from './items.ts'
+import { type Item, mergeItems, positionOf } from './items.ts'
 
 /** A block is ended when it has so many bytes. */
 const BLOCK_BYTES = 16 * 1024
@@ -139,8 +139,11 @@ export class Blocks {
     return { owner: found.owner, first: (found.items[0] as Item).id }
   }
 
-  /** The rows that change when these items (in order, some perhaps removed) come to an archive. */
-  *merge(owner: string, items: readonly Item[]): Generator<BlockRow, undefined> {
+  /**
+   * The rows that change when these items (in order, some perhaps removed) come to an archive. Those up to an `undefined`
+   * belong together: a store that has some of them has lost items, or shows them twice.
+   */
+  *merge(owner: string, items: readonly Item[]): Generator<BlockRow | undefined, undefined> {
     const prefix = summaryPrefix(owner, undefined)
     const keys = this.#store.keys(prefix, prefix + KEY_END, 1, true)
     const firstOf = (key: string): string => decodePart(key.slice(prefix.length, -1))
@@ -154,29 +157,34 @@ export class Blocks {
         key = this.#firstAtOrBefore(prefix, id) ?? this.#store.keys(prefix, prefix + KEY_END, 1, false)[0]
         next = key === undefined ? undefined : this.#store.keys(`${key}\0`, prefix + KEY_END, 1, false)[0]
       }
-      let end = at
-      while (end < items.length && (next === undefined || (items[end] as Item).id < firstOf(next))) end++
+      const end = next === undefined ? items.length : positionOf(items, firstOf(next))
       yield* this.#mergeInto(owner, key === undefined ? undefined : firstOf(key), next === undefined, items.slice(at, end))
       at = end
     }
     return undefined
   }
 
-  *#mergeInto(owner: string, first: string | undefined, isLast: boolean, items: readonly Item[]): Generator<BlockRow, undefined> {
+  *#mergeInto(owner: string, first: string | undefined, isLast: boolean, items: readonly Item[]): Generator<BlockRow | undefined, undefined> {
     const row = first === undefined ? undefined : this.#store.get(blockKey(owner, first))
     let before = row ? decodeBlock(row).items : []
     if (row && row.length >= GROWING_BYTES && isLast && (before.at(-1) as Item).id < (items[0] as Item).id) before = []
-    const rows = new Map<string, Buffer | undefined>()
-    if (before.length > 0 && first !== undefined) {
-      rows.set(blockKey(owner, first), undefined)
-      for (const key of summariesOf(owner, first, before).keys()) rows.set(key, undefined)
-    }
-    for (const block of split(mergeItems(before, items).filter((item) => item.bytes))) {
+    const lastBefore = before.at(-1)?.id
+    const old = new Set(first === undefined || lastBefore === undefined ? [] : [blockKey(owner, first), ...summariesOf(owner, first, before).keys()])
+    for (const block of split(mergeItems(before, items))) {
       const start = (block[0] as Item).id
-      rows.set(blockKey(owner, start), encodeBlock(owner, block))
-      for (const [key, value] of summariesOf(owner, start, block)) rows.set(key, value)
+      yield { key: blockKey(owner, start), value: encodeBlock(owner, block) }
+      old.delete(blockKey(owner, start))
+      for (const [key, value] of summariesOf(owner, start, block)) {
+        yield { key, value }
+        old.delete(key)
+      }
+      // Until all items of the old block are in others it must stay.
+      if (lastBefore !== undefined && (block.at(-1) as Item).id < lastBefore) continue
+      yield* removals(old)
+      yield undefined
     }
-    for (const [key, value] of rows) yield { key, value }
+    yield* removals(old)
+    yield undefined
     return undefined
   }
 
@@ -201,20 +209,28 @@ function summariesOf(owner: string, first: string, items: readonly Item[]): Map<
   return rows
 }
 
-function split(items: readonly Item[]): Item[][] {
-  const blocks: Item[][] = []
+/** Removes what the set holds. */
+function* removals(keys: Set<string>): Generator<BlockRow, undefined> {
+  for (const key of keys) yield { key, value: undefined }
+  keys.clear()
+  return undefined
+}
+
+/** Items as blocks, without those that are removed. */
+function* split(items: Iterable<Item>): Generator<Item[], undefined> {
   let block: Item[] = []
   let bytes = 0
   for (const item of items) {
-    const size = ITEM_BYTES + item.id.length + item.with.length + (item.bytes?.length ?? 0)
+    if (!item.bytes) continue
+    const size = ITEM_BYTES + item.id.length + item.with.length + item.bytes.length
     if (block.length > 0 && bytes + size > BLOCK_BYTES) {
-      blocks.push(block)
+      yield block
       block = []
       bytes = 0
     }
     block.push(item)
     bytes += size
   }
-  if (block.length > 0) blocks.push(block)
-  return blocks
+  if (block.length > 0) yield block
+  return undefined
 }

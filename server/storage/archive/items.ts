@@ -36,16 +36,15 @@ export function putItem(items: Item[], item: Item): void {
 }
 
 /** Two lists as one; of two items with one id, that of `newer`. */
-export function mergeItems(older: readonly Item[], newer: readonly Item[]): Item[] {
-  const merged: Item[] = []
+export function* mergeItems(older: readonly Item[], newer: readonly Item[]): Generator<Item, undefined> {
   let o = 0
   for (const item of newer) {
-    while (o < older.length && (older[o] as Item).id < item.id) merged.push(older[o++] as Item)
+    while (o < older.length && (older[o] as Item).id < item.id) yield older[o++] as Item
     if (older[o]?.id === item.id) o++
-    merged.push(item)
+    yield item
   }
-  while (o < older.length) merged.push(older[o++] as Item)
-  return merged
+  while (o < older.length) yield older[o++] as Item
+  return undefined
 }
 
 /** The items of all owners that came in while the log wrote one segment. */

@@ -40,7 +40,7 @@ export class LoggedArchive implements Participant {
   /** Nothing waits for that: every change is a section at once. */
   seal(): void {}
   turnOver(): void { this.#archive.turnOver() }
-  rows(): Iterable<Row> { return this.#archive.rows() }
+  rows(): Iterable<Row | undefined> { return this.#archive.rows() }
   applied(): void { this.#archive.applied() }
 
   replay(section: RecordReader): void {

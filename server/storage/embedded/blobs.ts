@@ -8,6 +8,7 @@ import { link, mkdir, open, rm, stat, statfs } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { StorageError } from '../errors.ts'
 import { type Blobs } from '../shapes.ts'
+import { syncPath } from './sync.ts'
 
 /** `minFreeBytes` of the disk stay free of uploads. */
 export function openBlobs(dir: string, minFreeBytes: number): Blobs {
@@ -82,13 +83,4 @@ async function* nothing(): AsyncIterable<Uint8Array> {}
 
 async function writeAll(file: Awaited<ReturnType<typeof open>>, part: Uint8Array): Promise<void> {
   for (let at = 0; at < part.length;) at += (await file.write(part, at)).bytesWritten
-}
-
-async function syncPath(path: string): Promise<void> {
-  const handle = await open(path, 'r')
-  try {
-    await handle.sync()
-  } finally {
-    await handle.close()
-  }
 }

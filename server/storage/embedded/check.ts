@@ -2,9 +2,10 @@
  * Looks at a data directory before LMDB does: LMDB maps its file into memory and believes it, so that a damaged one ends the
  * process. What is checked: the FORMAT file, the two meta pages of `data.mdb`, the roots of its trees, and that the file is as long as the newer one says.
  */
-import { closeSync, existsSync, fstatSync, fsyncSync, ftruncateSync, mkdirSync, openSync, readFileSync, readSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, fstatSync, fsyncSync, ftruncateSync, openSync, readFileSync, readSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { StorageError } from '../errors.ts'
+import { syncPathNow } from './sync.ts'
 
 const FORMAT = 'tidings-data 2'
 /** Written first: what is found beside it was never finished. */
@@ -38,13 +39,11 @@ const BIG = 1
 const DEPTH_MAX = 32
 const RESTORE = 'Restore the data directory from a backup, or move it away to begin with an empty one.'
 
-/** Makes the directory when it is new, and refuses one that is damaged or not ours. Call `finishDirectory` when the database is open. */
-export function checkDirectory(dir: string): void {
-  try {
-    mkdirSync(dir, { recursive: true, mode: 0o700 })
-  } catch (error) {
-    throw new StorageError(`cannot make the data directory ${dir}: ${(error as Error).message}`)
-  }
+/**
+ * Refuses a directory that is damaged or not ours. Answers whether it is new: then call `finishDirectory` when everything in it is
+ * made.
+ */
+export function checkDirectory(dir: string): boolean {
   const formatFile = join(dir, 'FORMAT')
   const dataFile = join(dir, DATABASE, DATA_FILE)
   let format: string | undefined
@@ -56,12 +55,12 @@ export function checkDirectory(dir: string): void {
   if (format === undefined) {
     if (existsSync(dataFile)) throw new StorageError(`${dir} holds a database but no FORMAT file, which says its version: it is damaged or not a data directory of Tidings. ${RESTORE}`)
     writeFormat(dir, FORMAT_NEW)
-    return
+    return true
   }
   if (format === FORMAT_NEW) {
     // The first start was interrupted; nothing was ever acknowledged.
     for (const name of [DATABASE, LOG]) rmSync(join(dir, name), { recursive: true, force: true })
-    return
+    return true
   }
   if (format !== FORMAT) {
     const version = /^tidings-data (\d{1,9})\b/.exec(format)?.[1]
@@ -70,10 +69,13 @@ export function checkDirectory(dir: string): void {
   }
   if (!existsSync(dataFile)) throw new StorageError(`${dataFile} is missing, although FORMAT says that ${dir} is in use. ${RESTORE}`)
   checkDatabase(dataFile)
+  return false
 }
 
+/** The names of all files last before the format says that the directory is in use. */
 export function finishDirectory(dir: string): void {
-  if (readFileSync(join(dir, 'FORMAT'), 'latin1').trim() !== FORMAT) writeFormat(dir, FORMAT)
+  for (const name of [DATABASE, LOG]) syncPathNow(join(dir, name))
+  writeFormat(dir, FORMAT)
 }
 
 function writeFormat(dir: string, text: string): void {
@@ -86,17 +88,7 @@ function writeFormat(dir: string, text: string): void {
     closeSync(fd)
   }
   renameSync(temporary, join(dir, 'FORMAT'))
-  syncDirectory(dir)
-}
-
-/** A rename is durable once its directory is. */
-export function syncDirectory(dir: string): void {
-  const fd = openSync(dir, 'r')
-  try {
-    fsyncSync(fd)
-  } finally {
-    closeSync(fd)
-  }
+  syncPathNow(dir)
 }
 
 interface Meta {
@@ -109,6 +101,8 @@ interface Meta {
 function checkDatabase(file: string): void {
   const fd = openSync(file, 'r+')
   try {
+    // The log is cut off where the database says: a killed process's last commit may be in the system's memory alone.
+    fsyncSync(fd)
     const size = fstatSync(fd).size
     const damaged = (what: string): StorageError => new StorageError(`the database ${file} is damaged: ${what}. ${RESTORE}`)
     if (size === 0) throw damaged('it is empty')

@@ -1,7 +1,7 @@
 /** Storage of one machine: LMDB and files, in one data directory that one process uses. */
 import { mkdirSync } from 'node:fs'
 import { statfs } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { open, type RootDatabase } from 'lmdb'
 import { continueIdsAfter, firstIdOf, timeOfLastId } from '../../../lib/stanza/ids.ts'
 import { StorageError } from '../errors.ts'
@@ -15,6 +15,7 @@ import { decodePosition, encodePosition, GroupedStore, POSITION_KEY } from './gr
 import { StreamJournal } from './journal.ts'
 import { lockDirectory } from './lock.ts'
 import { type LogPosition, type LogRecord, WriteAheadLog } from './log.ts'
+import { syncPathNow } from './sync.ts'
 
 export interface EmbeddedOptions {
   /** With less space free on the disk the storage reports itself unhealthy. */
@@ -43,6 +44,8 @@ const SEGMENT_MS = 60_000
 const HEALTH_CHECK_MS = 1000
 const TICK_MS = 5000
 const CLOSE_WAIT_MS = 10_000
+/** How long a start that failed waits for its closing. */
+const GIVE_UP_MS = 2000
 /** Address space, not disk: LMDB makes it larger when needed. */
 const MAP_BYTES = 4 * 1024 ** 3
 
@@ -52,28 +55,49 @@ export async function openEmbedded(dir: string, options: EmbeddedOptions = {}): 
   mkdirOrExplain(dir)
   const lock = await lockDirectory(dir)
   let db: RootDatabase<Buffer, string> | undefined
+  let log: WriteAheadLog | undefined
+  let storage: EmbeddedStorage
+  let isNew: boolean
   try {
-    checkDirectory(dir)
+    isNew = checkDirectory(dir)
     db = openDatabase(join(dir, DATABASE))
     const position = await positionOf(db, dir)
     continueIdsAfter(position.lastIdMs)
-    const { log, records } = await WriteAheadLog.open(join(dir, LOG), position, position.segment === 0)
-    const storage = new EmbeddedStorage(dir, db, log, records, minFreeBytes, options, () => lock.release())
-    if (!await storage.begin()) throw new StorageError(`cannot write to the data directory ${dir}: ${storage.status().problem ?? 'no answer from the disk'}`)
-    finishDirectory(dir)
-    return storage
+    const opened = await WriteAheadLog.open(join(dir, LOG), position, isNew)
+    log = opened.log
+    storage = new EmbeddedStorage(dir, db, log, opened.records, minFreeBytes, options, () => lock.release())
   } catch (error) {
+    await log?.close()
     await db?.close()
     await lock.release()
     throw error instanceof StorageError ? error : new StorageError(`cannot open the data directory ${dir}: ${(error as Error).message}`)
   }
+  try {
+    await storage.begin()
+    if (isNew) finishDirectory(dir)
+  } catch (error) {
+    // A disk that does not answer holds up the closing too; until then nobody else may use the directory.
+    const closed = storage[Symbol.asyncDispose]()
+    await Promise.race([closed, new Promise((resolve) => { setTimeout(resolve, GIVE_UP_MS) })])
+    throw error instanceof StorageError ? error : new StorageError(`cannot write to the data directory ${dir}: ${(error as Error).message}`)
+  }
+  return storage
 }
 
 function mkdirOrExplain(dir: string): void {
+  let made: string | undefined
   try {
-    mkdirSync(dir, { recursive: true, mode: 0o700 })
+    made = mkdirSync(dir, { recursive: true, mode: 0o700 })
   } catch (error) {
     throw new StorageError(`cannot make the data directory ${dir}: ${(error as Error).message}`)
+  }
+  if (made === undefined) return
+  for (let path = resolve(dir); path.length >= made.length; path = dirname(path)) {
+    try {
+      syncPathNow(dirname(path))
+    } catch {
+      // Not ours to read: then it is not ours to sync.
+    }
   }
 }
 
@@ -87,7 +111,7 @@ async function positionOf(db: RootDatabase<Buffer, string>, dir: string): Promis
   return start
 }
 
-function openDatabase(path: string): RootDatabase<Buffer, string> {
+export function openDatabase(path: string): RootDatabase<Buffer, string> {
   mkdirSync(path, { recursive: true, mode: 0o700 })
   return open<Buffer, string>({
     path,
@@ -123,6 +147,7 @@ class EmbeddedStorage implements Storage {
   #commitProblem: string | undefined
   #spaceProblem: string | undefined
   #reported: string | undefined
+  #isBegun = false
   #closed: Promise<void> | undefined
 
   constructor(
@@ -160,13 +185,13 @@ class EmbeddedStorage implements Storage {
   }
 
   /** Makes the first commit, so that a directory that cannot be written is found at once, and starts the timers. */
-  async begin(): Promise<boolean> {
+  async begin(): Promise<void> {
     await this.#checkSpace()
     this.#store.put(STARTED_KEY, Buffer.from(String(Date.now())))
     let timer: NodeJS.Timeout | undefined
-    const written = await Promise.race([
-      this.#store.committed().then(() => true),
-      new Promise<false>((resolve) => { timer = setTimeout(() => { resolve(false) }, CLOSE_WAIT_MS) }),
+    await Promise.race([
+      this.#store.committed(),
+      new Promise((_, reject) => { timer = setTimeout(() => { reject(new Error(this.#problem() ?? 'no answer from the disk')) }, CLOSE_WAIT_MS) }),
     ])
     clearTimeout(timer)
     this.#timers.push(setInterval(() => { void this.#checkSpace() }, HEALTH_CHECK_MS).unref())
@@ -174,8 +199,7 @@ class EmbeddedStorage implements Storage {
       this.streams.tick()
       this.#store.tick()
     }, TICK_MS).unref())
-    if (!written) await this.#stop(0)
-    return written
+    this.#isBegun = true
   }
 
   afterCommit(callback: () => void): void { this.#store.afterCommit(callback) }
@@ -198,14 +222,10 @@ class EmbeddedStorage implements Storage {
   }
 
   async #close(): Promise<void> {
-    await this.#stop(CLOSE_WAIT_MS)
+    for (const timer of this.#timers) clearInterval(timer)
+    await this.#store.close(this.#isBegun ? CLOSE_WAIT_MS : 0)
     await this.#db.close()
     await this.#release()
-  }
-
-  async #stop(waitMs: number): Promise<void> {
-    for (const timer of this.#timers) clearInterval(timer)
-    await this.#store.close(waitMs)
   }
 
   #problem(): string | undefined {

@@ -26,8 +26,11 @@ export interface Participant {
   seal(writer: SectionWriter): void
   /** The log turns over: what has come so far belongs to the old segment. */
   turnOver(): void
-  /** Rows that say what the old segment says. Read while nothing else is written to the database. */
-  rows(): Iterable<Row>
+  /**
+   * Rows that say what the old segment says. Those up to an `undefined` belong together: the database has all of them or none.
+   * Read over several turns, while nothing else is written to the database, and once more after a failure.
+   */
+  rows(): Iterable<Row | undefined>
   /** Those rows are in the database. */
   applied(): void
   /** Does again what a section says, also when the database shows it, or later ones, already. */
@@ -53,6 +56,9 @@ interface Entry {
   gone: boolean
 }
 
+/** What may fail. */
+type What = 'log' | 'segment' | 'database'
+
 interface Group {
   readonly number: number
   readonly writes: Entry[]
@@ -69,6 +75,8 @@ export interface GroupOptions {
   /** The log turns over when a segment has so many bytes, or is so old. */
   readonly segmentBytes: number
   readonly segmentMs: number
+  /** Rows written to the database in one transaction. */
+  readonly transactionRows?: number
 }
 
 /** Beginnings of sections that the store itself writes. */
@@ -79,8 +87,10 @@ export const FIRST_SECTION = 8
 
 /** A group of so many writes does not wait for others. */
 const LARGE_GROUP = 64
-const ROWS_A_TRANSACTION = 1000
-const BYTES_A_TRANSACTION = 2 * 1024 * 1024
+const TRANSACTION_ROWS = 1000
+const TRANSACTION_BYTES = 2 * 1024 * 1024
+/** Work in the background that lasts longer lets others run first, ms. */
+const PACE_MS = 2
 const RETRY_FIRST_MS = 50
 const RETRY_MAX_MS = 2000
 /** Where the database notes how far the log has gone into it. */
@@ -102,7 +112,8 @@ export class GroupedStore implements OrderedStore, SectionWriter {
   #oldBytes = 0
   #applying: Promise<void> | undefined
   #turnOverDue = false
-  #prepared = false
+  #preparing: Promise<void> | undefined
+  #isPrepared = false
 
   #writers = [new RecordWriter(HEADER_BYTES), new RecordWriter(HEADER_BYTES)] as const
   #open: Group
@@ -112,9 +123,8 @@ export class GroupedStore implements OrderedStore, SectionWriter {
   #touched = false
   #lastStart = -Infinity
   #commitMs = 0
-  readonly #problems = new Map<'log' | 'database', string>()
+  readonly #problems = new Map<What, string>()
   readonly #closing = new AbortController()
-  readonly #aborted = new Promise<void>((resolve) => { this.#closing.signal.addEventListener('abort', () => { resolve() }) })
 
   constructor(db: RootDatabase<Buffer, string>, log: WriteAheadLog, options: GroupOptions) {
     this.#db = db
@@ -233,7 +243,10 @@ export class GroupedStore implements OrderedStore, SectionWriter {
     if (this.#log.bytes > 0 && performance.now() - this.#segmentAt > this.#options.segmentMs) this.turnOver()
   }
 
-  /** Waits until the database has everything; gives up after `waitMs`, and then the log keeps the rest for the next start. */
+  /**
+   * Waits until the database has everything; gives up after `waitMs`, and then the log keeps the rest for the next start.
+   * Resolves when nothing is being written any more, so that the directory is free for another process.
+   */
   async close(waitMs: number): Promise<boolean> {
     let timer: NodeJS.Timeout | undefined
     const done = await Promise.race([
@@ -243,18 +256,18 @@ export class GroupedStore implements OrderedStore, SectionWriter {
     clearTimeout(timer)
     this.#closing.abort()
     await this.#applying
-    this.#log.close()
+    await this.#preparing
+    await this.#log.close()
     return done
   }
 
   async #empty(): Promise<void> {
-    await this.committed()
-    await this.#applying
-    while (!this.#closing.signal.aborted && this.pendingBytes > 0) {
-      this.turnOver()
+    do {
       await this.committed()
+      await this.#preparing
       await this.#applying
-    }
+      if (this.pendingBytes > 0) this.turnOver()
+    } while (!this.#closing.signal.aborted && this.pendingBytes > 0)
   }
 
   #storedKeys(start: string, end: string, limit: number, reverse: boolean): string[] {
@@ -318,7 +331,7 @@ export class GroupedStore implements OrderedStore, SectionWriter {
   }
 
   #schedule(): void {
-    if (this.#committing) return
+    if (this.#committing || this.#closing.signal.aborted) return
     const isLarge = this.#open.callbacks.length >= LARGE_GROUP
     if (this.#scheduled) {
       if (!isLarge || this.#isImmediate) return
@@ -336,8 +349,9 @@ export class GroupedStore implements OrderedStore, SectionWriter {
   readonly #begin = (): void => { void this.#commit() }
 
   async #commit(): Promise<void> {
-    const group = this.#open
     this.#scheduled = undefined
+    if (this.#closing.signal.aborted) return
+    const group = this.#open
     this.#lastStart = performance.now()
     this.#committing = group
     for (const participant of this.#participants) participant.seal(this)
@@ -345,7 +359,7 @@ export class GroupedStore implements OrderedStore, SectionWriter {
     this.#seal(group)
     const writer = this.#writers[group.number % 2] as RecordWriter
     this.#open = { number: group.number + 1, writes: [], writer, callbacks: [] }
-    const isTurning = this.#prepared && !this.#applying
+    const isTurning = this.#isPrepared && !this.#applying
     const entries = this.#entries
     if (isTurning) {
       this.#segment++
@@ -353,15 +367,11 @@ export class GroupedStore implements OrderedStore, SectionWriter {
       for (const participant of this.#participants) participant.turnOver()
     }
     if (!group.writer.isEmpty) {
-      for (let delayMs = RETRY_FIRST_MS; !(await this.#append(group)); delayMs = Math.min(RETRY_MAX_MS, delayMs * 2)) {
-        await sleep(delayMs, this.#closing.signal)
-        if (this.#closing.signal.aborted) return
-      }
+      if (!await this.#persist(() => this.#append(group))) return
       this.#commitMs += (performance.now() - this.#lastStart - this.#commitMs) / 8
     }
     group.writer.reset()
-    if (isTurning) this.#turn(entries)
-    else if (!this.#applying && (this.#turnOverDue || this.#log.bytes >= this.#options.segmentBytes)) await this.#prepare()
+    if (isTurning && !this.#closing.signal.aborted) this.#turn(entries)
     this.#committing = undefined
     for (const callback of group.callbacks) {
       try {
@@ -370,7 +380,8 @@ export class GroupedStore implements OrderedStore, SectionWriter {
         this.#options.onCallbackError(error)
       }
     }
-    if (this.#touched || !isEmpty(this.#open) || this.#prepared && !this.#applying) this.#schedule()
+    this.#prepareIfDue()
+    if (this.#touched || !isEmpty(this.#open) || this.#isPrepared && !this.#applying) this.#schedule()
   }
 
   #seal({ writes, writer }: Group): void {
@@ -386,6 +397,16 @@ export class GroupedStore implements OrderedStore, SectionWriter {
     }
   }
 
+  /** Tries until it succeeds; false when the store closed first. */
+  async #persist(run: () => Promise<boolean>): Promise<boolean> {
+    const { signal } = this.#closing
+    for (let delayMs = RETRY_FIRST_MS; !await run(); delayMs = Math.min(RETRY_MAX_MS, delayMs * 2)) {
+      if (!signal.aborted) await sleep(delayMs, signal)
+      if (signal.aborted) return false
+    }
+    return true
+  }
+
   async #append({ writer }: Group): Promise<boolean> {
     try {
       await this.#log.append(writer.finish(RECORD_ALIGN), writer.size, timeOfLastId())
@@ -397,66 +418,90 @@ export class GroupedStore implements OrderedStore, SectionWriter {
     }
   }
 
-  async #prepare(): Promise<void> {
+  /** Begins to make the next segment when the present one is full. Commits go on meanwhile. */
+  #prepareIfDue(): void {
+    if (this.#isPrepared || this.#preparing || this.#applying || this.#closing.signal.aborted) return
+    if (!this.#turnOverDue && this.#log.bytes < this.#options.segmentBytes) return
+    this.#preparing = this.#persist(() => this.#prepare()).then((isPrepared) => {
+      this.#preparing = undefined
+      this.#isPrepared = isPrepared
+      if (isPrepared) this.#schedule()
+    })
+  }
+
+  async #prepare(): Promise<boolean> {
     try {
       await this.#log.prepare()
-      this.#prepared = true
+      this.#report('segment', undefined)
+      return true
     } catch (error) {
-      this.#report('log', `beginning a new segment of the log failed: ${(error as Error).message}`)
+      this.#report('segment', `beginning a new segment of the log failed: ${(error as Error).message}`)
+      return false
     }
   }
 
   #turn(entries: readonly Entry[]): void {
-    this.#prepared = false
+    this.#isPrepared = false
     this.#turnOverDue = false
     this.#segmentAt = performance.now()
     this.#oldBytes += this.#log.bytes
     const { segment, record } = this.#log.turnOver()
-    this.#applying = this.#apply(entries, { segment, record, lastIdMs: timeOfLastId() }).catch(this.#options.onCallbackError).finally(() => {
+    this.#applying = this.#persist(() => this.#apply(entries, { segment, record, lastIdMs: timeOfLastId() })).then((isApplied) => {
       this.#applying = undefined
-      if (this.#turnOverDue || this.#log.bytes >= this.#options.segmentBytes) this.#schedule()
+      if (isApplied) this.#prepareIfDue()
     })
   }
 
-  /** Writes the content of the old segment to the database. */
-  async #apply(entries: readonly Entry[], position: LogPosition): Promise<void> {
-    let rows: Row[] = []
-    let bytes = 0
-    const flush = async (): Promise<boolean> => {
-      // Participants may speak of what is newer than the old segment: it must be logged first.
-      await Promise.race([this.committed(), this.#aborted])
-      for (let delayMs = RETRY_FIRST_MS; !(await this.#transact(rows)); delayMs = Math.min(RETRY_MAX_MS, delayMs * 2)) {
-        if (this.#closing.signal.aborted) return false
-        await sleep(delayMs, this.#closing.signal)
+  /** Writes the content of the old segment to the database. False when that failed; then it can be done again. */
+  async #apply(entries: readonly Entry[], position: LogPosition): Promise<boolean> {
+    try {
+      this.#db.resetReadTxn()
+      const pacer = new Pacer()
+      let rows: Row[] = []
+      let bytes = 0
+      for (const row of this.#rowsOf(entries)) {
+        if (row) {
+          rows.push(row)
+          bytes += row.value?.length ?? 0
+        } else if (rows.length >= (this.#options.transactionRows ?? TRANSACTION_ROWS) || bytes >= TRANSACTION_BYTES) {
+          if (!await this.#persist(() => this.#transact(rows))) return false
+          rows = []
+          bytes = 0
+        }
+        if (pacer.isDue) await pacer.pause()
       }
-      rows = []
-      bytes = 0
-      return !this.#closing.signal.aborted
+      rows.push({ key: POSITION_KEY, value: encodePosition(position) })
+      if (!await this.#persist(() => this.#transact(rows))) return false
+      // The read transaction must be younger than the commit before what lies over the database goes.
+      this.#db.resetReadTxn()
+      for (const participant of this.#participants) participant.applied()
+      for (const entry of entries) {
+        if (this.#pending.get(entry.key) === entry) this.#remove(entry)
+        if (pacer.isDue) await pacer.pause()
+      }
+      this.#oldBytes = 0
+    } catch (error) {
+      this.#report('database', `writing to the database failed: ${(error as Error).message}`)
+      return false
     }
-    this.#db.resetReadTxn()
-    for (const row of this.#rowsOf(entries)) {
-      rows.push(row)
-      bytes += row.value?.length ?? 0
-      if ((rows.length >= ROWS_A_TRANSACTION || bytes >= BYTES_A_TRANSACTION) && !await flush()) return
-    }
-    rows.push({ key: POSITION_KEY, value: encodePosition(position) })
-    if (!await flush()) return
-    // The read transaction must be younger than the commit before what lies over the database goes.
-    this.#db.resetReadTxn()
-    for (const entry of entries) if (this.#pending.get(entry.key) === entry) this.#remove(entry)
-    for (const participant of this.#participants) participant.applied()
-    this.#oldBytes = 0
-    await this.#log.drop(position.segment)
+    // What cannot be dropped now is dropped with the next segment.
+    await this.#log.drop(position.segment).catch(ignore)
+    return true
   }
 
-  *#rowsOf(entries: readonly Entry[]): Generator<Row, undefined> {
+  *#rowsOf(entries: readonly Entry[]): Generator<Row | undefined, undefined> {
     for (const participant of this.#participants) yield* participant.rows()
-    for (const entry of entries) if (!entry.gone) yield entry
+    for (const entry of entries) {
+      if (!entry.gone) yield entry
+      yield undefined
+    }
     return undefined
   }
 
   /** Writes rows as one transaction; false when it failed, and then nothing of it is written. */
   async #transact(rows: readonly Row[]): Promise<boolean> {
+    // Participants may speak of what is newer than the old segment: it must be logged first.
+    if (!await this.#committedOrClosing()) return false
     const db = this.#db
     try {
       await db.batch(() => {
@@ -468,6 +513,20 @@ export class GroupedStore implements OrderedStore, SectionWriter {
       this.#report('database', `writing to the database failed: ${await reasonOf(error)}`)
       return false
     }
+  }
+
+  /** As `committed`; false when the store closes first. */
+  #committedOrClosing(): Promise<boolean> {
+    const { signal } = this.#closing
+    return new Promise((resolve) => {
+      const stop = (): void => { resolve(false) }
+      if (signal.aborted) stop()
+      signal.addEventListener('abort', stop, { once: true })
+      this.afterCommit(() => {
+        signal.removeEventListener('abort', stop)
+        resolve(true)
+      })
+    })
   }
 
   #replayRecord(reader: RecordReader): void {
@@ -496,7 +555,7 @@ export class GroupedStore implements OrderedStore, SectionWriter {
     this.#entries.push(entry)
   }
 
-  #report(what: 'log' | 'database', problem: string | undefined): void {
+  #report(what: What, problem: string | undefined): void {
     if (this.#problems.get(what) === problem) return
     if (problem === undefined) this.#problems.delete(what)
     else this.#problems.set(what, problem)
@@ -549,7 +608,24 @@ async function reasonOf(error: unknown): Promise<string> {
 
 function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms)
-    signal?.addEventListener('abort', () => { clearTimeout(timer); resolve() }, { once: true })
+    const end = (): void => {
+      clearTimeout(timer)
+      signal?.removeEventListener('abort', end)
+      resolve()
+    }
+    const timer = setTimeout(end, ms)
+    signal?.addEventListener('abort', end, { once: true })
   })
+}
+
+/** Divides long work into turns of the event loop. */
+class Pacer {
+  #startedAt = performance.now()
+
+  get isDue(): boolean { return performance.now() - this.#startedAt > PACE_MS }
+
+  async pause(): Promise<void> {
+    await new Promise((resolve) => { setImmediate(resolve) })
+    this.#startedAt = performance.now()
+  }
 }

@@ -49,8 +49,6 @@ export class StreamJournal implements StreamStore, Participant {
       if (row) this.replay(new RecordReader(row))
     }
     this.#changed.clear()
-    const seen = store.get(SEEN_KEY)
-    if (seen) this.#seenAt = Math.max(this.#seenAt, seen.readDoubleBE(0))
   }
 
   open(id: string, owner: string, resource: string, state: Value): void {
@@ -107,7 +105,8 @@ export class StreamJournal implements StreamStore, Participant {
 
   load(): readonly StoredStream[] {
     this.#byNumber = undefined
-    return this.#table.stored(this.#seenAt)
+    const seen = this.#store.get(SEEN_KEY)
+    return this.#table.stored(Math.max(this.#seenAt, seen?.readDoubleBE(0) ?? 0))
   }
 
   /** Called every few seconds: notes that the process lives. */
@@ -127,7 +126,7 @@ export class StreamJournal implements StreamStore, Participant {
     this.#changed = new Set()
   }
 
-  *rows(): Generator<Row, undefined> {
+  *rows(): Generator<Row | undefined, undefined> {
     const writer = new RecordWriter()
     for (const stream of this.#toWrite) {
       const key = `s${stream.number.toString(16).padStart(12, '0')}`
@@ -140,6 +139,7 @@ export class StreamJournal implements StreamStore, Participant {
         value = Buffer.from(writer.finish())
       }
       yield { key, value }
+      yield undefined
     }
     return undefined
   }
@@ -157,7 +157,8 @@ export class StreamJournal implements StreamStore, Participant {
         const id = section.text()
         const owner = section.text()
         const resource = section.text()
-        if (stream?.id !== id) {
+        // When a row shows a later stream of this id, the log closes this one further on.
+        if (stream?.id !== id && !((this.#table.get(id)?.number ?? 0) > number)) {
           stream = this.#table.restore({ number, revision: revision - 1, id, owner, resource, state: Buffer.alloc(0), handled: 0, acknowledged: 0, queue: [] })
           this.#byNumber?.set(number, stream)
         }
@@ -170,7 +171,7 @@ export class StreamJournal implements StreamStore, Participant {
       stream.revision = revision
       this.#changed.add(stream)
       if (flags & CLOSED) {
-        this.#table.close(stream.id)
+        if (this.#table.get(stream.id) === stream) this.#table.close(stream.id)
         this.#byNumber?.delete(number)
       }
     }

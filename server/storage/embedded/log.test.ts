@@ -1,6 +1,7 @@
-import { closeSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
+import { closeSync, mkdtempSync, openSync, readdirSync, readFileSync, readlinkSync, rmSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { expect } from 'chai'
 import { StorageError } from '../errors.ts'
 import { alignedSize, HEADER_BYTES, type LogPosition, type LogRecord, RECORD_ALIGN, WriteAheadLog } from './log.ts'
@@ -17,8 +18,8 @@ describe('write-ahead log', () => {
     dir = mkdtempSync(join(tmpdir(), 'tidings-log-'));
     ({ log } = await WriteAheadLog.open(dir, START, true))
   })
-  afterEach(() => {
-    log.close()
+  afterEach(async () => {
+    await log.close()
     rmSync(dir, { recursive: true, force: true })
   })
 
@@ -36,7 +37,7 @@ describe('write-ahead log', () => {
   /** What a start would find, as numbers and texts. */
   async function found(position = START): Promise<string[]> {
     const { log: opened, records } = await WriteAheadLog.open(dir, position, false)
-    opened.close()
+    await opened.close()
     return records.map(textOf)
   }
 
@@ -66,7 +67,7 @@ describe('write-ahead log', () => {
     await append('c', 9)
     expect(await found()).to.deep.equal(['1 a', `2 ${'b'.repeat(5000)}`, '3 c'])
     const { log: opened, records } = await WriteAheadLog.open(dir, START, false)
-    opened.close()
+    await opened.close()
     expect(records.map((record) => record.lastIdMs)).to.deep.equal([5, 7, 9])
   })
 
@@ -101,10 +102,32 @@ describe('write-ahead log', () => {
     await append('b')
     overwrite(0, alignedSize(5) + HEADER_BYTES, Buffer.from('xxxx'))
     const { log: next } = await WriteAheadLog.open(dir, START, false)
-    log.close()
+    await log.close()
     log = next
     await append('B')
     expect(await found()).to.deep.equal(['1 a', '2 B'])
+  })
+
+  it('puts what it finds on stable storage, which a killed process may not have done', async function () {
+    if (process.platform !== 'linux') this.skip()
+    await append('a')
+    await turnOver()
+    await append('b')
+    const probe = await open(dir, 'r')
+    const prototype = Object.getPrototypeOf(probe) as { sync: (this: typeof probe) => Promise<void> }
+    await probe.close()
+    const sync = prototype.sync
+    const synced: string[] = []
+    prototype.sync = function (this: typeof probe) {
+      synced.push(basename(readlinkSync(`/proc/self/fd/${this.fd}`)))
+      return sync.call(this)
+    }
+    try {
+      expect(await found()).to.deep.equal(['1 a', '2 b'])
+    } finally {
+      prototype.sync = sync
+    }
+    expect(synced).to.deep.equal(['000000000001', '000000000002', basename(dir)])
   })
 
   it('is refused when a record is damaged and others follow it', async () => {

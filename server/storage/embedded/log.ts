@@ -6,12 +6,12 @@
  * Record: magic, bytes of the payload, checksum of all that follows, 0 (4 bytes each); number, time of the last id (8 each);
  * payload; zeros up to a multiple of 64 bytes.
  */
-import { closeSync, constants, existsSync, fdatasync, fstatSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, write } from 'node:fs'
-import { open, rename, rm } from 'node:fs/promises'
+import { close, constants, existsSync, fdatasync, fstatSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, write } from 'node:fs'
+import { open, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { StorageError } from '../errors.ts'
-import { syncDirectory } from './check.ts'
+import { syncPath } from './sync.ts'
 
 /** Not to be found in text: these bytes never occur in UTF-8. */
 const MAGIC = 0xfff5d1fe
@@ -20,6 +20,8 @@ export const RECORD_ALIGN = 64
 /** Files grow by this much, filled with zeros. */
 const GROW_BYTES = 1024 * 1024
 const SPARE = 'spare'
+/** A file larger than this is not kept for the next segment. */
+const SPARE_BYTES_MAX = 64 * 1024 * 1024
 
 export interface LogRecord {
   /** Counted from 1 over all segments. */
@@ -44,6 +46,10 @@ export class WriteAheadLog {
   #allocated: number
   #record: number
   #next: { readonly fd: number; readonly allocated: number } | undefined
+  /** What is being done to the files. */
+  #appending: Promise<void> | undefined
+  #preparing: Promise<void> | undefined
+  #isClosed = false
 
   private constructor(dir: string, segment: number, record: number, file: { readonly fd: number; readonly allocated: number }) {
     this.#dir = dir
@@ -54,8 +60,9 @@ export class WriteAheadLog {
   }
 
   /**
-   * Opens the log in its directory and answers the records that come after `position`, in order. New records go to a
-   * segment of their own. Throws a StorageError when records are missing or damaged.
+   * Opens the log in its directory and answers the records that come after `position`, in order. They are on stable storage then,
+   * also when a killed process wrote them and did not learn that. New records go to a segment of their own. Throws a
+   * StorageError when records are missing or damaged; a log that is new has none.
    */
   static async open(dir: string, position: LogPosition, isNew: boolean): Promise<{ readonly log: WriteAheadLog; readonly records: LogRecord[] }> {
     mkdirSync(dir, { recursive: true, mode: 0o700 })
@@ -76,6 +83,7 @@ export class WriteAheadLog {
         isEmpty = false
       }
     }
+    for (const number of live) await syncPath(pathOf(dir, number))
     if (!isEmpty) await makeSegment(dir, ++segment)
     return { log: new WriteAheadLog(dir, segment, last, openSegment(dir, segment)), records }
   }
@@ -88,34 +96,26 @@ export class WriteAheadLog {
 
   /**
    * Writes a record, and resolves when it is on stable storage. `buffer` begins with HEADER_BYTES to be filled in; its size is
-   * a multiple of 64. Rejects when that failed: then the record is not there, and may be appended again.
+   * a multiple of 64. Rejects when that failed: then the record may be appended again, and no other before it.
    */
-  async append(buffer: Buffer, payloadBytes: number, lastIdMs: number): Promise<void> {
-    buffer.writeUInt32BE(MAGIC, 0)
-    buffer.writeUInt32BE(payloadBytes, 4)
-    buffer.writeUInt32BE(0, 12)
-    buffer.writeDoubleBE(this.#record + 1, 16)
-    buffer.writeDoubleBE(lastIdMs, 24)
-    buffer.writeUInt32BE(crc32(buffer.subarray(12, HEADER_BYTES + payloadBytes)), 8)
-    const end = this.#at + buffer.length
-    if (end > this.#allocated) await this.#grow(end)
-    await writeAll(this.#fd, buffer, this.#at)
-    this.#at = end
-    this.#record++
+  append(buffer: Buffer, payloadBytes: number, lastIdMs: number): Promise<void> {
+    if (this.#isClosed) return Promise.reject(new Error('the log is closed'))
+    this.#appending = this.#append(buffer, payloadBytes, lastIdMs)
+    return this.#appending
   }
 
   /** Makes the next segment's file, for `turnOver`. */
-  async prepare(): Promise<void> {
-    if (this.#next) return
-    await makeSegment(this.#dir, this.#segment + 1)
-    this.#next = openSegment(this.#dir, this.#segment + 1)
+  prepare(): Promise<void> {
+    if (this.#isClosed) return Promise.reject(new Error('the log is closed'))
+    this.#preparing = this.#prepare()
+    return this.#preparing
   }
 
   /** The next record goes to the segment prepared. Answers where the one left ends. */
   turnOver(): { readonly segment: number; readonly record: number } {
     if (!this.#next) throw new Error('no segment is prepared')
     const left = { segment: this.#segment, record: this.#record }
-    closeSync(this.#fd)
+    void closeFile(this.#fd)
     this.#fd = this.#next.fd
     this.#allocated = this.#next.allocated
     this.#next = undefined
@@ -129,26 +129,56 @@ export class WriteAheadLog {
     for (const number of segmentsOf(this.#dir)) {
       if (number > upTo) continue
       const path = pathOf(this.#dir, number)
-      if (existsSync(join(this.#dir, SPARE))) await rm(path, { force: true })
-      else await rename(path, join(this.#dir, SPARE))
+      const spare = join(this.#dir, SPARE)
+      if (existsSync(spare) || (await stat(path)).size > SPARE_BYTES_MAX) await rm(path, { force: true })
+      else await rename(path, spare)
     }
   }
 
-  close(): void {
-    closeSync(this.#fd)
-    if (this.#next) closeSync(this.#next.fd)
+  /** Resolves when nothing is being written any more; nothing can be written afterwards. */
+  async close(): Promise<void> {
+    if (this.#isClosed) return
+    this.#isClosed = true
+    await Promise.allSettled([this.#appending, this.#preparing])
+    await closeFile(this.#fd)
+    if (this.#next) await closeFile(this.#next.fd)
   }
 
-  /** On a disk that is almost full the record alone may still fit. */
+  async #append(buffer: Buffer, payloadBytes: number, lastIdMs: number): Promise<void> {
+    buffer.writeUInt32BE(MAGIC, 0)
+    buffer.writeUInt32BE(payloadBytes, 4)
+    buffer.writeUInt32BE(0, 12)
+    buffer.writeDoubleBE(this.#record + 1, 16)
+    buffer.writeDoubleBE(lastIdMs, 24)
+    buffer.writeUInt32BE(crc32(buffer.subarray(12, HEADER_BYTES + payloadBytes)), 8)
+    const end = this.#at + buffer.length
+    if (end > this.#allocated) await this.#grow(end)
+    await writeAll(this.#fd, buffer, this.#at)
+    this.#at = end
+    this.#record++
+  }
+
+  async #prepare(): Promise<void> {
+    if (this.#next) return
+    await makeSegment(this.#dir, this.#segment + 1)
+    this.#next = openSegment(this.#dir, this.#segment + 1)
+  }
+
+  /** On a disk, or a quota, that is almost used up the record alone may still fit. */
   async #grow(end: number): Promise<void> {
     const bytes = Math.ceil((end - this.#allocated) / GROW_BYTES) * GROW_BYTES
     try {
       await writeAll(this.#fd, Buffer.alloc(bytes), this.#allocated)
       this.#allocated += bytes
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error
+      if (!['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
     }
   }
+}
+
+/** Everything in it is on stable storage, so a failure says nothing. */
+function closeFile(fd: number): Promise<void> {
+  return new Promise((resolve) => { close(fd, () => { resolve() }) })
 }
 
 function pathOf(dir: string, segment: number): string {
@@ -166,7 +196,7 @@ async function makeSegment(dir: string, segment: number): Promise<void> {
   const spare = join(dir, SPARE)
   if (existsSync(spare)) await rename(spare, path)
   else await (await open(path, 'w', 0o600)).close()
-  syncDirectory(dir)
+  await syncPath(dir)
 }
 
 function openSegment(dir: string, segment: number): { readonly fd: number; readonly allocated: number } {
