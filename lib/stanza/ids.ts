@@ -9,10 +9,25 @@ const SEQUENCE_START_MAX = SEQUENCE_MAX / 2
 const RANDOM_DIGITS = 8
 const ID_PATTERN = /^[0-9a-v]{22}$/
 
+const TIME_DIGITS = 9
+const SEQUENCE_DIGITS = 3
+/** Two digits that keep apart the processes of a cluster. */
+const NODE_AT = TIME_DIGITS + SEQUENCE_DIGITS
+const RANDOM_AT = NODE_AT + 2
+const ID_DIGITS = RANDOM_AT + RANDOM_DIGITS
+
 let lastMs = 0
 let sequence = 0
-/** Two digits that keep apart the processes of a cluster. */
-let node = '00'
+/** The id made last, and the time that it holds, ms. */
+const lastId = Buffer.alloc(ID_DIGITS, '0')
+let timeInId = 0
+
+function write(value: number, at: number, length: number): void {
+  for (let i = at + length - 1; i >= at; i--) {
+    lastId[i] = DIGITS.charCodeAt(value % 32)
+    value = Math.floor(value / 32)
+  }
+}
 
 function digits(value: number, length: number): string {
   let text = ''
@@ -24,7 +39,7 @@ function digits(value: number, length: number): string {
 }
 
 export function setNodeOfIds(number: number): void {
-  node = digits(number, 2)
+  write(number, NODE_AT, RANDOM_AT - NODE_AT)
 }
 
 /**
@@ -39,7 +54,11 @@ export function nextMessageId(nowMs: number = Date.now()): string {
     lastMs++
     sequence = randomSequence()
   }
-  return digits(lastMs, 9) + digits(sequence, 3) + node + randomDigits()
+  if (timeInId !== lastMs) write((timeInId = lastMs), 0, TIME_DIGITS)
+  write(sequence, TIME_DIGITS, SEQUENCE_DIGITS)
+  const from = nextRandom(RANDOM_DIGITS)
+  for (let i = 0; i < RANDOM_DIGITS; i++) lastId[RANDOM_AT + i] = DIGITS.charCodeAt((random[from + i] as number) % 32)
+  return lastId.latin1Slice(0, ID_DIGITS)
 }
 
 /** Milliseconds of the id made last. */
@@ -56,13 +75,13 @@ export function continueIdsAfter(ms: number): void {
 export function timeOfMessageId(id: string): number | undefined {
   if (!ID_PATTERN.test(id)) return undefined
   let value = 0
-  for (let i = 0; i < 9; i++) value = value * 32 + DIGITS.indexOf(id[i] as string)
+  for (let i = 0; i < TIME_DIGITS; i++) value = value * 32 + DIGITS.indexOf(id[i] as string)
   return value
 }
 
 /** What no message id of a millisecond or later is smaller than: for ranges by time. */
 export function firstIdOf(ms: number): string {
-  return digits(Math.max(0, Math.floor(ms)), 9) + '00000'
+  return digits(Math.max(0, Math.floor(ms)), TIME_DIGITS) + '00000'
 }
 
 /** Random bytes in stock, for each call of the generator costs far more than a few bytes. */
@@ -81,13 +100,6 @@ function nextRandom(bytes: number): number {
 
 function randomSequence(): number {
   return random.readUInt16BE(nextRandom(2)) % SEQUENCE_START_MAX
-}
-
-function randomDigits(): string {
-  const at = nextRandom(RANDOM_DIGITS)
-  let text = ''
-  for (let i = at; i < randomAt; i++) text += DIGITS[(random[i] as number) % 32]
-  return text
 }
 
 /** An id that cannot be guessed: for streams, resources and tokens. */

@@ -43,6 +43,13 @@ describe('stanzas as bytes', () => {
     expect(stanza.toString()).to.equal("<message to='a@b' id='1'><body>Привет</body></message>")
   })
 
+  it('are stamped with their sender and language', () => {
+    const stanza = makeStanza('message', { from: 'somebody@else', to: 'a@b' }, [body])
+    expect(stanza.stamped('c@d/e', 'de').toString()).to.equal("<message to='a@b' from='c@d/e' xml:lang='de'><body>Привет</body></message>")
+    expect(stanza.stamped('c@d/e', undefined).toString()).to.equal("<message to='a@b' from='c@d/e'><body>Привет</body></message>")
+    expect(makeStanza('message', { 'xml:lang': 'ru' }).stamped('c@d/e', 'de').toString()).to.equal("<message xml:lang='ru' from='c@d/e'/>")
+  })
+
   it('are copied for many recipients', () => {
     for (const children of [[], [body]]) {
       const stanza = makeStanza('presence', { to: 'before', from: "o'c@b/я", type: 'unavailable' }, children)

@@ -86,6 +86,15 @@ export class Stanza {
     return new Stanza(this.name, this.xmlns, attrs, this.content, this.children)
   }
 
+  /** The same stanza from its sender's full JID, and in the language of its stream when it names none. */
+  stamped(from: string, lang: string | undefined): Stanza {
+    const attrs = new AttributeMap()
+    for (const key in this.attrs) if (key !== 'from') attrs[key] = this.attrs[key] as string
+    attrs['from'] = from
+    if (lang !== undefined && attrs['xml:lang'] === undefined) attrs['xml:lang'] = lang
+    return new Stanza(this.name, this.xmlns, attrs, this.content, this.children)
+  }
+
   /** Makes copies for many recipients, which differ in `to` alone and are serialised together. */
   copies(): (to: string) => Stanza {
     const bytes = this.withAttrs({ to: '\0' }).encode()

@@ -53,7 +53,8 @@ export class ClientStream implements StreamHandler, Carrier {
   #awaitsTls = false
   #closing = false
   #closed = false
-  #out: Buffer[] = []
+  /** What is written at the end of the turn. */
+  #out: Buffer[] | undefined
   #scheduled = false
   #taken: Taken[] | undefined
   #preAuthBytes = 0
@@ -258,7 +259,7 @@ export class ClientStream implements StreamHandler, Carrier {
       if (jid === undefined || (!jid.equals(session.jid) && jid.toString() !== session.owner)) throw new StreamError('invalid-from')
     }
     this.#c2s.counted(stanza.name)
-    const stamped = stanza.withAttrs({ from: session.jid.toString(), ...(stanza.attrs['xml:lang'] === undefined && this.#lang !== undefined && stanza.name !== 'iq' ? { 'xml:lang': this.#lang } : {}) })
+    const stamped = stanza.stamped(session.jid.toString(), stanza.name === 'iq' ? undefined : this.#lang)
     const toServer = stamped.to === undefined || stamped.to === session.host
     if (stamped.name === 'iq' && stamped.type === 'set' && toServer && stamped.has('session', NS.session)) {
       // RFC 3921's session, for old clients: nothing to do.
@@ -601,7 +602,8 @@ export class ClientStream implements StreamHandler, Carrier {
 
   write(bytes: Buffer): void {
     if (this.#closed) return
-    this.#out.push(bytes)
+    if (this.#out === undefined) this.#out = [bytes]
+    else this.#out.push(bytes)
     if (!this.#scheduled) {
       this.#scheduled = true
       this.#c2s.flushLater(this)
@@ -621,8 +623,8 @@ export class ClientStream implements StreamHandler, Carrier {
   flush(): void {
     this.#scheduled = false
     const out = this.#out
-    if (out.length === 0) return
-    this.#out = []
+    if (out === undefined) return
+    this.#out = undefined
     const taken = this.#taken
     this.#taken = undefined
     const heard = taken === undefined ? undefined : (error?: Error | null): void => { for (const callback of taken) callback(error === undefined || error === null) }

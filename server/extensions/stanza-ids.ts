@@ -14,17 +14,20 @@ export const stanzaIds = defineExtension({
     disco.feature('account', NS)
     // Both sides: a client must not forge ids of its own archive either, which the server of the recipient would pass on.
     hooks.stampOutgoing((delivery) => {
-      delivery.stanza = withoutForged(delivery.stanza, [delivery.from.bare, host])
+      if (hasId(delivery.stanza)) delivery.stanza = withoutForged(delivery.stanza, [delivery.from.bare, host])
     })
     hooks.stampIncoming((delivery) => {
-      delivery.stanza = withoutForged(delivery.stanza, [delivery.to.bare, host])
+      if (hasId(delivery.stanza)) delivery.stanza = withoutForged(delivery.stanza, [delivery.to.bare, host])
     })
   },
 })
 
+function hasId(stanza: Stanza): boolean {
+  return stanza.name === 'message' && stanza.find('stanza-id', NS) !== undefined
+}
+
 /** XEP-0359 §3.1 rule 3: removes ids that claim to be given by one of `ours`, who has not given any yet. */
 export function withoutForged(stanza: Stanza, ours: readonly string[]): Stanza {
-  if (stanza.name !== 'message' || !stanza.has('stanza-id', NS)) return stanza
   return stanza.without((child) => {
     if (child.name !== 'stanza-id' || child.xmlns !== NS) return false
     const by = stanza.childElement(child).attrs['by']

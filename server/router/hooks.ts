@@ -37,7 +37,7 @@ export interface Delivery {
   /** It was accepted before, and comes back from a session that is over: no limit refuses it now. */
   readonly accepted?: boolean
   /** The sessions it went to, for `copy`. */
-  readonly reached: Session[]
+  reached: readonly Session[]
 }
 
 type Handler = (delivery: Delivery) => void

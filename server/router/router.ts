@@ -47,7 +47,7 @@ export class Router {
    */
   route(stanza: Stanza, session?: Session): void | Promise<void> {
     try {
-      const from = Jid.parse(stanza.from ?? '')
+      const from = session !== undefined && stanza.from === session.jid.toString() ? session.jid : Jid.parse(stanza.from ?? '')
       let to: Jid
       try {
         to = stanza.to === undefined ? from.toBare() : Jid.parse(stanza.to)
@@ -150,10 +150,8 @@ export class Router {
       id: delivery.archivedTo ? undefined : delivery.id,
       taken: taken === undefined || targets.length === 1 ? taken : byOneOf(targets.length, taken),
     }
-    for (const target of targets) {
-      delivery.reached.push(target)
-      target.send(delivery.stanza, options)
-    }
+    delivery.reached = targets
+    for (const target of targets) target.send(delivery.stanza, options)
   }
 
   /** RFC 6121 §8.5.2 and §8.5.3: the sessions that get the message; undefined when it must be refused. */
@@ -188,7 +186,7 @@ export class Router {
       archivedFrom: false,
       archivedTo: false,
       durable: false,
-      reached: [],
+      reached: NONE,
     }
   }
 
