@@ -25,6 +25,8 @@ export interface SaslContext {
   readonly channelBinding: ChannelBinding | undefined
   /** Whether mechanisms with channel binding were among those offered on this stream. */
   readonly offeredPlus: boolean
+  /** The mechanisms offered on this stream, for downgrade protection (XEP-0474); what stands here is not said when left out. */
+  readonly offered?: readonly string[]
   /** Mechanisms turned off by the operator, in any case of letters. */
   readonly disabled: readonly string[]
   /** Called before the password of a bare JID is checked. Throws a SaslFailure when it may not be. */

@@ -1,5 +1,6 @@
 import { expect } from 'chai'
 import { createSaslClient, type SaslClientOptions } from './client.ts'
+import { offerHash } from './scram.ts'
 import { digest, hmac, makeScramKeys, prepareSecret, SCRAM_HASHES, xor, type ScramHash, type ScramKeys } from './scram-keys.ts'
 import { createSaslServer, mechanismsFor, type Credentials, type SaslContext, type SaslResult } from './server.ts'
 
@@ -140,6 +141,23 @@ describe('SASL', () => {
     expect(prepareSecret('\u06271')).to.equal(undefined)
     expect(prepareSecret('\u00ad')).to.equal(undefined)
     expect(await login('SCRAM-SHA-256', { user: 'ünder', password: 'IX a' })).to.include({ kind: 'success', user: 'ünder' })
+  })
+
+  it('hashes its offer as XEP-0474 shows', () => {
+    expect(offerHash('SHA-1', ['SCRAM-SHA-1', 'SCRAM-SHA-1-PLUS'], ['tls-server-end-point', 'tls-exporter'])).to.equal('G6k/rBLDqgOhRRaCuuatSDFkJ08=')
+  })
+
+  it('tells in the challenge what was offered, with channel binding and without', async () => {
+    for (const context of [contextOf(), contextOf({ channelBinding: undefined, offeredPlus: false })]) {
+      const server = createSaslServer('SCRAM-SHA-256', context)
+      const client = createSaslClient('SCRAM-SHA-256', { user: 'juliet', password: 'pencil' })
+      const challenge = await server?.step(await client.respond(Buffer.alloc(0)))
+      if (challenge?.kind !== 'challenge') throw new Error('no challenge')
+      const expected = offerHash('SHA-256', mechanismsFor(context), context.channelBinding?.types ?? [])
+      expect(challenge.data.toString()).to.match(/,i=64,h=[^,]+$/).and.satisfy((text: string) => text.endsWith(`,h=${expected}`))
+      const result = await server?.step(await client.respond(challenge.data))
+      expect(result?.kind).to.equal('success')
+    }
   })
 
   it('refuses a malformed PLAIN', async () => {

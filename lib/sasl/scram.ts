@@ -61,7 +61,7 @@ export class ScramServer implements Mechanism {
     const real = account === undefined ? undefined : await accounts.scramKeys(account.bare, this.hash)
     const keys = real ?? (await this.decoy(account?.bare ?? `${name}@${host}`))
     const nonce = `${parts[2] as string}${randomId(18)}`
-    const challenge = `r=${nonce},s=${keys.salt.toString('base64')},i=${keys.iterations}`
+    const challenge = `r=${nonce},s=${keys.salt.toString('base64')},i=${keys.iterations}${this.offer()}`
     this.begun = { account, exists: real !== undefined, keys, nonce, binding, transcript: `${bare},${challenge}` }
     return Buffer.from(challenge)
   }
@@ -80,6 +80,12 @@ export class ScramServer implements Mechanism {
     const data = channelBinding?.types.includes(type) === true ? channelBinding.data(type) : undefined
     if (data === undefined) throw new SaslFailure('not-authorized', 'Channel binding type is not supported')
     return Buffer.concat([Buffer.from(header), data])
+  }
+
+  /** XEP-0474: the attribute that tells what was offered; it is signed with all the rest. */
+  private offer(): string {
+    const { offered, channelBinding } = this.context
+    return offered === undefined ? '' : `,h=${offerHash(this.hash, offered, channelBinding?.types ?? [])}`
   }
 
   private async decoy(bare: string): Promise<ScramKeys> {
@@ -107,6 +113,13 @@ export class ScramServer implements Mechanism {
     if (!fits || !exists || account === undefined) throw new SaslFailure('not-authorized')
     return { kind: 'success', data: Buffer.from(`v=${signature.toString('base64')}`), user: account.local }
   }
+}
+
+/** XEP-0474 §5.1: the hash of the mechanisms offered and, when there are any, of the types of channel binding (XEP-0440). */
+export function offerHash(hash: ScramHash, mechanisms: readonly string[], types: readonly string[]): string {
+  const lists = types.length === 0 ? [mechanisms] : [mechanisms, types]
+  const text = lists.map((names) => names.toSorted().join('\x1e')).join('\x1f')
+  return digest(hash, Buffer.from(text)).toString('base64')
 }
 
 /** RFC 5802 §5.1: a comma is written `=2C`, an equals sign `=3D`; no other use of `=` is allowed. */

@@ -54,7 +54,7 @@ export function createSaslServer(mechanism: string, context: SaslContext): SaslS
   if (found === undefined || !isPossible(found, context)) return undefined
   // The operator may have turned off every mechanism with channel binding.
   const offeredPlus = context.offeredPlus && MECHANISMS.some((other) => other.plus && isPossible(other, context))
-  return new ExchangeServer(found.start({ ...context, offeredPlus }))
+  return new ExchangeServer(found.start({ ...context, offeredPlus, offered: mechanismsFor(context) }))
 }
 
 /** The longest message of any mechanism: a PLAIN with each of its three parts in full. */

@@ -595,7 +595,7 @@ describe('the wire', () => {
       const raw = await opened(false)
       raw.send(auth('SCRAM-SHA-1', first('n')))
       const challenge = Buffer.from(/>([^<]+)<\/challenge>/.exec(await raw.hears(/<\/challenge>/))?.[1] ?? '', 'base64').toString()
-      const [, r, s, i] = /^r=([^,]+),s=([^,]+),i=(\d+)$/.exec(challenge) as unknown as [string, string, string, string]
+      const [, r, s, i] = /^r=([^,]+),s=([^,]+),i=(\d+),h=[^,]+$/.exec(challenge) as unknown as [string, string, string, string]
       const salted = await saltPassword('SHA-1', 'secret', Buffer.from(s, 'base64'), Number(i))
       const key = hmac('SHA-1', salted, 'Client Key')
       const proof = xor(key, hmac('SHA-1', digest('SHA-1', key), `n=juliet,r=${nonce},${challenge},c=biws,r=${r}`))
