@@ -92,6 +92,17 @@ describe('what changes an account is answered after its commit', () => {
     await client.disconnect()
   })
 
+  it('when a client blocks somebody, for its other clients too (XEP-0191 §3.3)', async () => {
+    const [client, other] = [await connect(options('juliet')), await connect(options('juliet', { resource: 'other' }))]
+    await other.sendIq("<iq type='get'><blocklist xmlns='urn:xmpp:blocking'/></iq>")
+    storage.hold()
+    const push = other.receive((stanza) => stanza.getChild('block', 'urn:xmpp:blocking') !== undefined)
+    client.send("<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'><item jid='romeo@localhost'/></block></iq>")
+    await waits(push, async () => (await storage.records.range('blocked', [])).length > 0)
+    await client.disconnect()
+    await other.disconnect()
+  })
+
   it('when a client removes its account (XEP-0077 §3.2)', async () => {
     const client = await connect(options('juliet'))
     storage.hold()

@@ -103,6 +103,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const hosts = new Map<string, Host>()
   const services = new Map<string, Service>()
   const gate = new Gate(storage)
+  const lasting = new Map<string, unknown>()
   const failedLogins = new Recent<FailedLogins>(limits.loginsRemembered)
 
   const router: Router = new Router({
@@ -203,6 +204,10 @@ export async function createServer(options: ServerOptions): Promise<Server> {
         }, everyMs)
         timer.unref()
         host.stops.push(() => clearInterval(timer))
+      },
+      lasting<Value>(name: string, make: () => Value): Value {
+        if (!lasting.has(name)) lasting.set(name, make())
+        return lasting.get(name) as Value
       },
       enabled: (name) => extensions.some((extension) => extension.name === name && isOn(extension)),
     }

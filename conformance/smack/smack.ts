@@ -42,9 +42,8 @@ export class NotRun extends Error {}
 
 /** Runs the tests whose names contain `text`; files about it go to the folder `results`. */
 export async function runSmack(stage: Stage, text: string, results: string): Promise<Verdict> {
-  for (const [program, has] of [['java', '-version'], ['javac', '-version'], ['mvn', '-version']] as const) {
-    if (spawnSync(program, [has]).error !== undefined) throw new NotRun(`${program} is missing: install Java (JDK 11 or newer) and Maven, on Debian with: apt-get install ${PACKAGES.join(' ')}; or run this with --install`)
-  }
+  const missing = missingProgram()
+  if (missing !== undefined) throw new NotRun(`${missing} is missing: install Java (JDK 11 or newer) and Maven, on Debian with: apt-get install ${PACKAGES.join(' ')}; or run this with --install`)
   const libraries = await fetchLibraries(results)
   const known = readKnown(await readFile(path.join(FOLDER, 'known-failures.txt'), 'utf8'))
   const first = await runTests(stage, libraries, [text], path.join(results, 'smack'))
@@ -53,8 +52,13 @@ export async function runSmack(stage: Stage, text: string, results: string): Pro
   return judge(first, second, known)
 }
 
-/** Installs Java and Maven where Debian's packages are. */
+function missingProgram(): string | undefined {
+  return ['java', 'javac', 'mvn'].find((program) => spawnSync(program, ['-version']).error !== undefined)
+}
+
+/** Installs Java and Maven, unless they are there, where Debian's packages are. */
 export function install(): void {
+  if (missingProgram() === undefined) return
   for (const args of [['update'], ['install', '-y', '--no-install-recommends', ...PACKAGES]]) {
     const { error, status } = spawnSync('apt-get', args, { stdio: 'inherit', env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' } })
     if (error !== undefined || status !== 0) throw new NotRun(`apt-get ${args[0]} failed: ${error?.message ?? `exit code ${status}`}`)

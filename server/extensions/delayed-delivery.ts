@@ -11,8 +11,8 @@ export const delayedDelivery = defineExtension({
     const check = (delivery: Delivery): void => {
       if (delivery.from.bare !== host) delivery.stanza = withoutForgedDelay(delivery.stanza, host)
     }
-    // Both sides: other servers believe what comes from here.
+    // Both sides: other servers believe what comes from here. What this host's own accounts send has been looked at.
     hooks.stampOutgoing(check)
-    hooks.stampIncoming(check)
+    hooks.stampIncoming((delivery) => { if (!delivery.fromLocal || delivery.from.domain !== host) check(delivery) })
   },
 })

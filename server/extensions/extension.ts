@@ -175,6 +175,10 @@ export interface Parts {
   every(everyMs: number, run: () => void | Promise<void>): void
   /** Milliseconds since 1970; tests move it. */
   now(): number
+  /**
+   * What outlives a reload of the configuration, though not the process: made by the first who asks for the name, and the same for all hosts.
+   */
+  readonly lasting: <Value>(name: string, make: () => Value) => Value
   /** Whether another extension of this host is on, by its name. */
   enabled(extension: string): boolean
 }

@@ -62,6 +62,7 @@ export function fakeParts(host = 'example.net') {
   const features = new HostFeatures()
   const nonzas = new HostNonzas()
   const logins = new HostLogins(new Recent(100))
+  const lasting = new Map<string, unknown>()
   const parts: Parts = {
     host, iq, disco, hooks, rosters, accounts, storage, log, features, nonzas, logins,
     access: { allows: (rule) => allowed.rules(rule), value: () => undefined, shaper: () => undefined },
@@ -82,6 +83,10 @@ export function fakeParts(host = 'example.net') {
     config: { registrationTimeoutMs: 600_000 } as Parts['config'],
     every: (_ms, run) => { tasks.push(run) },
     now: () => clock.now,
+    lasting<Value>(name: string, make: () => Value): Value {
+      if (!lasting.has(name)) lasting.set(name, make())
+      return lasting.get(name) as Value
+    },
     enabled: () => true,
     resumption: (resumption) => { resumptions.push(resumption) },
   }

@@ -74,15 +74,6 @@ export function setUploadDefaults(storage: Storage, defaults: { readonly quotaBy
   policiesOf(storage).defaults = { maxAgeMs: defaults.expiryMs, quota: () => ({ hard: defaults.quotaBytes, soft: undefined }) }
 }
 
-/** Secrets being uploaded to; a reload of the configuration leaves the uploads in work. */
-const inWorkByStorage = new WeakMap<Storage, Set<string>>()
-
-function uploadsInWork(storage: Storage): Set<string> {
-  const inWork = inWorkByStorage.get(storage) ?? new Set<string>()
-  inWorkByStorage.set(storage, inWork)
-  return inWork
-}
-
 interface QuotaOptions {
   max_days: number
   access_soft_quota: string
@@ -146,7 +137,7 @@ export const httpUpload = defineExtension({
   name: 'http-upload',
   ejabberd: 'mod_http_upload',
   specs: [{ xep: 363, version: '1.2.0', status: 'complete' }],
-  needs: ['host', 'router', 'access', 'storage', 'http', 'hooks', 'log', 'metrics', 'limits', 'every', 'now'],
+  needs: ['host', 'router', 'access', 'storage', 'http', 'hooks', 'log', 'metrics', 'limits', 'every', 'now', 'lasting'],
   options: {
     host: { type: hostType(), default: 'upload.@HOST@', help: 'Domain of the upload service.' },
     hosts: { type: list(hostType()), default: [], help: 'Several domains in place of host.' },
@@ -174,14 +165,15 @@ export const httpUpload = defineExtension({
   },
 })
 
-type Needed = Pick<Parts, 'host' | 'router' | 'access' | 'storage' | 'http' | 'hooks' | 'log' | 'metrics' | 'limits' | 'every' | 'now'>
+type Needed = Pick<Parts, 'host' | 'router' | 'access' | 'storage' | 'http' | 'hooks' | 'log' | 'metrics' | 'limits' | 'every' | 'now' | 'lasting'>
 
 function startUpload(parts: Needed, options: UploadOptions): () => void {
   const { host, router, access, storage, http, hooks, log, limits, now } = parts
   const { records, blobs } = storage
   const uploads = parts.metrics.counter('tidings_uploads_total', 'Files uploaded')
   const uploadedBytes = parts.metrics.counter('tidings_upload_bytes_total', 'Bytes uploaded')
-  const inWork = uploadsInWork(storage)
+  /** Secrets being uploaded to. */
+  const inWork = parts.lasting('uploads-in-work', () => new Set<string>())
   /** The last request of each account that has one in work. */
   const asking = new Map<string, Promise<unknown>>()
 

@@ -20,7 +20,7 @@ describe('XEP-0012 last activity', () => {
     fake.start(lastActivity)
     fake.clock.now += 10_000
     const reloaded = fakeParts()
-    reloaded.start(lastActivity, {}, { storage: fake.storage, now: () => fake.clock.now })
+    reloaded.start(lastActivity, {}, { lasting: fake.parts.lasting, now: () => fake.clock.now })
     expect((await reloaded.ask('romeo@example.org/x', 'get', QUERY, 'example.net')).getChild('query')?.attrs['seconds']).to.equal('10')
   })
 

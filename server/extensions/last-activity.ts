@@ -3,25 +3,21 @@ import type { Jid } from '../../lib/jid.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
 import type { Session } from '../sessions/session.ts'
-import type { Storage } from '../storage/shapes.ts'
 import { defineExtension } from './extension.ts'
 
 const NS = 'jabber:iq:last'
 /** Key [owner]; value `{ at: ms }`: when the account's last session became unavailable or ended. */
 const TABLE = 'last-activity'
-/** When this process first started the extension on a storage, ms: a reload of the configuration is no start. */
-const starts = new WeakMap<Storage, number>()
 
 export const lastActivity = defineExtension({
   name: 'last-activity',
   ejabberd: 'mod_last',
   specs: [{ xep: 12, version: '2.0', status: 'partial', note: 'without the status text of the last presence' }],
   features: [NS],
-  needs: ['iq', 'disco', 'hooks', 'sessions', 'rosters', 'storage', 'now'],
-  start({ iq, disco, hooks, sessions, rosters, storage, now }) {
+  needs: ['iq', 'disco', 'hooks', 'sessions', 'rosters', 'storage', 'now', 'lasting'],
+  start({ iq, disco, hooks, sessions, rosters, storage, now, lasting }) {
     const { records } = storage
-    const startedAt = starts.get(storage) ?? now()
-    starts.set(storage, startedAt)
+    const startedAt = lasting('started-at', now)
     disco.feature('account', NS)
 
     // §5: of a server, the time it has been up

@@ -19,7 +19,7 @@ function setUp(options: Partial<OfflineOptions> = {}, max: number | undefined = 
   const storage = openMemory()
   const online: Session[] = []
   const hooks = new HookRunner()
-  offline.start({ host: 'capulet.example', hooks, storage, sessions: { of: () => online, available: () => online.filter((session) => session.takesMessages) }, access: { value: () => max, allows: () => true, shaper: () => undefined }, metrics: { counter: () => ({ inc() {} }) }, log: QUIET } as unknown as Parts, { ...OPTIONS, ...options })
+  offline.start({ host: 'capulet.example', hooks, storage, sessions: { of: () => online, available: () => online.filter((session) => session.takesMessages) }, access: { value: () => max, allows: () => true, shaper: () => undefined }, metrics: { counter: () => ({ inc() {} }) }, log: QUIET, lasting: <Value>(_name: string, make: () => Value): Value => make() } as unknown as Parts, { ...OPTIONS, ...options })
   const delivery = (content: string, type = 'chat', changes: Partial<Delivery> = {}): Delivery => {
     const id = nextMessageId()
     return {

@@ -5,7 +5,7 @@ import { CLIENT_NS, type Stanza } from '../../lib/stanza/stanza.ts'
 import { bool, oneOf, shaperRule } from '../config/options.ts'
 import type { Delivery } from '../router/hooks.ts'
 import type { Session, Taken } from '../sessions/session.ts'
-import type { OfflineQueue, QueuedStanza } from '../storage/shapes.ts'
+import type { QueuedStanza } from '../storage/shapes.ts'
 import { defineExtension } from './extension.ts'
 
 const HINTS_NS = 'urn:xmpp:hints'
@@ -31,7 +31,7 @@ export const offline = defineExtension({
   ejabberd: 'mod_offline',
   specs: [{ xep: 160, version: '1.0.1', status: 'complete' }],
   features: ['msgoffline'],
-  needs: ['host', 'hooks', 'sessions', 'storage', 'access', 'metrics', 'log'],
+  needs: ['host', 'hooks', 'sessions', 'storage', 'access', 'metrics', 'log', 'lasting'],
   options: {
     access_max_user_messages: { type: shaperRule(), default: 'max_user_offline_messages', help: 'How many messages are kept for an account: the name of a shaper rule, or a number. What comes back from a session that ended is kept beyond it.' },
     store_empty_body: { type: oneOf('true', 'false', 'unless_chat_state'), default: 'unless_chat_state', help: 'Whether messages without a body are kept.' },
@@ -39,11 +39,12 @@ export const offline = defineExtension({
     bounce_groupchat: { type: bool(), default: false, help: 'Answer messages of type groupchat that are not kept with an error.' },
     use_mam_for_storage: { type: bool(), default: false, help: 'Take offline messages from the archive.', ignored: 'has no effect: offline messages have a list of their own, whether the archive has them too or not.' },
   },
-  start({ host, hooks, sessions, storage, access, metrics, log }, options: OfflineOptions) {
+  start({ host, hooks, sessions, storage, access, metrics, log, lasting }, options: OfflineOptions) {
     const { offline: queue } = storage
     const stored = metrics.counter('tidings_offline_stored_total', 'Messages kept for accounts that were away')
     const refused = metrics.counter('tidings_offline_refused_total', 'Messages refused because the list of an account was full')
-    const flights = flightsOf(queue)
+    /** By account: messages that a session is getting which does not outlive the process. */
+    const flights = lasting('offline-flights', () => new Map<string, Set<string>>())
     /** Accounts with messages that somebody was getting and did not get. */
     const stranded = new Set<string>()
 
@@ -165,16 +166,6 @@ export const offline = defineExtension({
     })
   },
 })
-
-/** By account: messages that a session is getting which does not outlive the process. A reload of the configuration leaves them in flight. */
-type Flights = Map<string, Set<string>>
-const flightsByQueue = new WeakMap<OfflineQueue, Flights>()
-
-function flightsOf(queue: OfflineQueue): Flights {
-  const flights = flightsByQueue.get(queue) ?? new Map<string, Set<string>>()
-  flightsByQueue.set(queue, flights)
-  return flights
-}
 
 /** What becomes of a message that nobody is there for; the router refuses some types and drops others (RFC 6121 §8.5.2.2). */
 function fateOf(delivery: Delivery, options: OfflineOptions): 'keep' | 'drop' | 'refuse' {

@@ -49,8 +49,9 @@ export class HookRunner implements Hooks {
 
   runOutgoing(delivery: Delivery): void {
     for (const handler of this.#checkOutgoing) handler(delivery)
-    for (const handler of this.#stampOutgoing) handler(delivery)
+    this.runStampOutgoing(delivery)
   }
+  runStampOutgoing(delivery: Delivery): void { for (const handler of this.#stampOutgoing) handler(delivery) }
   runIncoming(delivery: Delivery): void {
     for (const handler of this.#checkIncoming) handler(delivery)
     for (const handler of this.#stampIncoming) handler(delivery)

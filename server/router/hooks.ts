@@ -4,7 +4,8 @@
  *
  * A message or presence passes, for its sender's account if that is local: `checkOutgoing`, `stampOutgoing`; then for its
  * recipient's if that is local: `checkIncoming`, `stampIncoming`; then once `store`, and `copy` for each side; then it is delivered,
- * or `undeliverable` is asked. All of these are synchronous: whatever one stanza writes is committed together.
+ * or `undeliverable` is asked; `safeguard` when nobody it goes to outlives the process. A broadcast presence passes `stampOutgoing`
+ * once, and `checkBroadcast` for each who would get it. All of these are synchronous: whatever one stanza writes is committed together.
  */
 import type { Jid } from '../../lib/jid.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
@@ -51,7 +52,7 @@ export interface Hooks {
   checkIncoming(handler: Handler): void
   /**
    * Whether a broadcast presence may go from one to the other: false keeps it back. Asked on the host of the sender and on that of
-   * the recipient, for a broadcast passes none of the phases above.
+   * the recipient, in place of `checkOutgoing` and `checkIncoming`.
    */
   checkBroadcast(handler: (from: Jid, to: Jid) => boolean): void
   /** May change `delivery.stanza` and the flags. */

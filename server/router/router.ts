@@ -3,7 +3,7 @@
  * Everything here is synchronous, so that all that one stanza writes is committed together.
  */
 import { Jid } from '../../lib/jid.ts'
-import { withDelay, withoutForgedDelay } from '../../lib/stanza/delay.ts'
+import { withDelay } from '../../lib/stanza/delay.ts'
 import { nextMessageId, timeOfLastId, timeOfMessageId } from '../../lib/stanza/ids.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { errorReply, type Stanza } from '../../lib/stanza/stanza.ts'
@@ -202,7 +202,11 @@ export class Router {
         if ((type === undefined || type === 'subscribe' || type === 'probe') && !this.#parts.hosts.has(to.domain) && !this.#parts.services.has(to.domain)) throw new StanzaError('remote-server-not-found')
         // RFC 6120 §10.5.1: a host has no presence to subscribe to.
         if (type === 'subscribe' && to.local === '' && this.#parts.hosts.has(to.domain)) throw new StanzaError('service-unavailable')
-      } else stanza = withoutForgedDelay(stanza, session.host) // A broadcast passes no stamps.
+      } else {
+        const delivery = this.#delivery(stanza, from, to, session)
+        host?.hooks.runStampOutgoing(delivery)
+        stanza = delivery.stanza
+      }
       host?.presence.fromSession(session, stanza)
       return
     }

@@ -58,7 +58,8 @@ export function createPresence(deps: PresenceDeps): Presence {
 
   /** To every contact that sees this account. Contacts here are reached without the router. */
   function broadcast(session: Session, stanza: Stanza): void {
-    const addressed = stanza.copies()
+    let copies: ((to: string) => Stanza) | undefined
+    const addressed = (to: string): Stanza => (copies ??= stanza.copies())(to)
     for (const contact of rosters.subscribers(session.owner)) {
       const here = sessions.of(contact)
       if (here.length === 0) {
