@@ -2,8 +2,9 @@
  * Measures Tidings, and beside it the servers that are installed as Debian packages (ejabberd, Prosody), scenario by scenario
  * and round by round in turn:
  *
- *     npm run bench -- [SCENARIO...] [--rounds 3] [--servers tidings,prosody] [--save] [--note TEXT] [--profile DIR]
+ *     npm run bench -- [SCENARIO...] [--rounds 3] [--minutes 10] [--servers tidings,prosody] [--save] [--note TEXT] [--profile DIR]
  *
+ * All of it takes about so many minutes: a scenario plays fewer rounds when they would not fit, but one at least.
  * `--profile` leaves CPU profiles of Tidings in that directory; the figures of such a run mean little.
  *
  * CPU time is that of the server's whole process tree, user and system; memory is its proportional set size.
@@ -16,13 +17,12 @@ import { SCENARIOS, type Figures, type Scenario } from './scenarios.ts'
 import { installedServers, startServer, type RunningServer, type ServerName } from './servers.ts'
 
 const RESULTS = path.join(import.meta.dirname, 'RESULTS.md')
-/** The most that one scenario may take with all its rounds and servers. */
-const SCENARIO_MS = 600_000
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     rounds: { type: 'string', default: '3' },
+    minutes: { type: 'string', default: '10' },
     servers: { type: 'string' },
     save: { type: 'boolean', default: false },
     note: { type: 'string' },
@@ -37,7 +37,7 @@ function fail(text: string): never {
 }
 
 if (values.help) {
-  console.log(`npm run bench -- [SCENARIO...] [--rounds N] [--servers A,B] [--save] [--note TEXT] [--profile DIR]\n\n${SCENARIOS.map((each) => `  ${each.name.padEnd(14)} ${each.help}`).join('\n')}`)
+  console.log(`npm run bench -- [SCENARIO...] [--rounds N] [--minutes N] [--servers A,B] [--save] [--note TEXT] [--profile DIR]\n\n${SCENARIOS.map((each) => `  ${each.name.padEnd(14)} ${each.help}`).join('\n')}`)
   process.exit(0)
 }
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => process.exit(130))
@@ -48,17 +48,21 @@ const scenarios = positionals.length === 0 ? SCENARIOS : positionals.map((name) 
 const rounds = Number(values.rounds)
 if (!Number.isInteger(rounds) || rounds < 1 || rounds > 100) fail('--rounds takes a number from 1 to 100')
 
-/** What each server reached in each round. */
-async function play(scenario: Scenario): Promise<Map<ServerName, Figures[]>> {
+const minutes = Number(values.minutes)
+if (!(minutes > 0)) fail('--minutes takes a number above 0')
+
+/** What each server reached in each round. Another round begins only if it is likely to be over by `deadline`. */
+async function play(scenario: Scenario, deadline: number): Promise<Map<ServerName, Figures[]>> {
   const results = new Map<ServerName, Figures[]>()
   const running = new Map<ServerName, RunningServer>()
-  const deadline = performance.now() + SCENARIO_MS
   const stop = async (name: ServerName): Promise<void> => {
     await running.get(name)?.[Symbol.asyncDispose]()
     running.delete(name)
   }
   try {
-    for (let round = 0; round < rounds && performance.now() < deadline; round++) {
+    let roundMs = 0
+    for (let round = 0; round < rounds && (round === 0 || performance.now() + roundMs < deadline); round++) {
+      const roundAt = performance.now()
       for (const name of servers) {
         let server = running.get(name)
         if (server === undefined) {
@@ -71,6 +75,7 @@ async function play(scenario: Scenario): Promise<Map<ServerName, Figures[]>> {
         console.error(`${scenario.name}, ${name}, round ${round + 1}: ${Object.entries(figures.values).map(([key, value]) => `${key} ${format(value)}`).join(', ')}; errors ${figures.errors}`)
         if (scenario.fresh) await stop(name)
       }
+      roundMs = performance.now() - roundAt
     }
   } finally {
     for (const name of running.keys()) await stop(name)
@@ -96,15 +101,17 @@ function table(scenario: Scenario, results: ReadonlyMap<ServerName, readonly Fig
     const errors = all.map((each) => each.errors).filter((each) => each !== '0')
     lines.push(`| ${server} | ${names.map((name) => format(median(all.map((each) => each.values[name] ?? Number.NaN)))).join(' | ')} | ${errors.length === 0 ? '0' : errors.join('; ')} |`)
   }
-  return `${scenario.help}\n\n${lines.join('\n')}`
+  const played = Math.max(...[...results.values()].map((all) => all.length))
+  return `${scenario.help} (${played === 1 ? '1 round' : `medians of ${played} rounds`})\n\n${lines.join('\n')}`
 }
 
 const startLoad = loadAverage()
 const tables: string[] = []
 let failed = false
-for (const scenario of scenarios) {
+const startedAt = performance.now()
+for (const [index, scenario] of scenarios.entries()) {
   try {
-    const results = await play(scenario)
+    const results = await play(scenario, startedAt + (minutes * 60_000 * (index + 1)) / scenarios.length)
     tables.push(table(scenario, results))
     if ([...results.values()].flat().some((each) => each.errors !== '0')) failed = true
   } catch (error) {
@@ -112,7 +119,7 @@ for (const scenario of scenarios) {
     console.error(`${scenario.name} failed: ${error instanceof Error ? error.stack : String(error)}`)
   }
 }
-const report = `${machine()}; Node ${process.versions.node}; load average ${startLoad} to ${loadAverage()}; medians of ${rounds} round${rounds === 1 ? '' : 's'}.${values.note === undefined ? '' : ` ${values.note}`}\n\n${tables.join('\n\n')}\n`
+const report = `${machine()}; Node ${process.versions.node}; load average ${startLoad} to ${loadAverage()}.${values.note === undefined ? '' : ` ${values.note}`}\n\n${tables.join('\n\n')}\n`
 console.log(report)
 if (values.save) {
   if (!existsSync(RESULTS)) writeFileSync(RESULTS, '# Measurements\n\nWritten by `npm run bench -- --save`. Figures of different machines or runs do not compare; those of one run do.\n')
