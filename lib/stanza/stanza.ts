@@ -130,9 +130,9 @@ export class Stanza {
     const tailBytes = Buffer.byteLength(this.name) + 3
     const at = serialised.length - tailBytes
     const bytes = Buffer.allocUnsafe(serialised.length + length)
-    bytes.set(serialised)
+    serialised.copy(bytes, 0, 0, at)
     bytes.write(text, at)
-    bytes.set(serialised.subarray(at), at + length)
+    serialised.copy(bytes, at + length, at)
     const copy = new Stanza(this.name, this.xmlns, this.attrs, bytes.subarray(at - start, at + length), children)
     copy.#bytes = bytes
     return copy

@@ -158,7 +158,7 @@ export class Blocks {
         next = key === undefined ? undefined : this.#store.keys(`${key}\0`, prefix + KEY_END, 1, false)[0]
       }
       const end = next === undefined ? items.length : positionOf(items, firstOf(next))
-      yield* this.#mergeInto(owner, key === undefined ? undefined : firstOf(key), next === undefined, items.slice(at, end))
+      yield* this.#mergeInto(owner, key === undefined ? undefined : firstOf(key), next === undefined, at === 0 && end === items.length ? items : items.slice(at, end))
       at = end
     }
     return undefined
@@ -170,7 +170,7 @@ export class Blocks {
     if (row && row.length >= GROWING_BYTES && isLast && (before.at(-1) as Item).id < (items[0] as Item).id) before = []
     const lastBefore = before.at(-1)?.id
     const old = new Set(first === undefined || lastBefore === undefined ? [] : [blockKey(owner, first), ...summariesOf(owner, first, before).keys()])
-    for (const block of split(mergeItems(before, items))) {
+    for (const block of split(before.length === 0 ? items : mergeItems(before, items))) {
       const start = (block[0] as Item).id
       yield { key: blockKey(owner, start), value: encodeBlock(owner, block) }
       old.delete(blockKey(owner, start))
@@ -195,15 +195,16 @@ export class Blocks {
 
 function summariesOf(owner: string, first: string, items: readonly Item[]): Map<string, Buffer> {
   const counts = new Map<string, { count: number; last: string }>()
-  for (const item of items) {
-    for (const other of new Set([item.with, ''])) {
-      const known = counts.get(other)
-      if (known) {
-        known.count++
-        known.last = item.id
-      } else counts.set(other, { count: 1, last: item.id })
+  for (const { id, with: other } of items) {
+    const known = counts.get(other)
+    if (known === undefined) counts.set(other, { count: 1, last: id })
+    else {
+      known.count++
+      known.last = id
     }
   }
+  // The empty address stands for all of them.
+  if (items.length > 0) counts.set('', { count: items.length, last: (items.at(-1) as Item).id })
   const rows = new Map<string, Buffer>()
   for (const [other, { count, last }] of counts) rows.set(`${summaryPrefix(owner, other)}${encodePart(first)}`, encodeSummary(count, last))
   return rows
