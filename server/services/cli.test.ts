@@ -64,8 +64,8 @@ modules:
       const starts = err.split('\n').filter((line) => line.startsWith(String(child.pid)))
       return (starts.at(-1) ?? '').split(' ').filter((word) => word.startsWith('--max-semi-space-size'))
     }
-    expect(await flags()).to.deep.equal(['--max-semi-space-size=4'])
-    expect(await flags('--max-semi-space-size=16')).to.deep.equal(['--max-semi-space-size=16'])
+    expect(await flags()).to.deep.equal(['--max-semi-space-size=16'])
+    expect(await flags('--max-semi-space-size=8')).to.deep.equal(['--max-semi-space-size=8'])
   })
 
   it('works on the data directory when no server runs', async () => {
