@@ -193,7 +193,9 @@ export async function createServer(options: ServerOptions): Promise<Server> {
           services.set(domain, handler)
           host.stops.push(() => void services.delete(domain))
         },
-        iqService: (domain, name) => iqService(host, domain, name),
+        iqService: (domain, name, others) => iqService(host, domain, name, others),
+        multicast: (stanza, from, recipients, options) => { router.multicast(stanza, from, recipients, options) },
+        missed: (owner, stanza) => { router.missed(owner, stanza) },
       },
       resumption(resumption) {
         host.streamManagement = resumption
@@ -213,12 +215,13 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     }
   }
 
-  function iqService(host: Host, domain: string, name?: string): { iq: IqRegistry; disco: DiscoRegistry } {
+  function iqService(host: Host, domain: string, name?: string, others?: Service): { iq: IqRegistry; disco: DiscoRegistry } {
     const iq = new IqDispatcher(pending, log)
     const disco: HostDisco = createDiscoRegistry()
     serveDisco(iq, disco, 'host')
     host.disco.item('host', name === undefined ? { jid: domain } : { jid: domain, name })
     services.set(domain, (stanza, session) => {
+      if (others !== undefined && (stanza.name !== 'iq' || stanza.to !== domain)) return others(stanza, session)
       if (stanza.name !== 'iq') {
         if (stanza.name === 'message' && stanza.type !== 'error') router.bounce(stanza, new StanzaError('service-unavailable'), session)
         // RFC 6121 §3.1.4: it has no presence to see, and says so.
@@ -346,6 +349,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       }
     }
     for (const name of next.hosts) hosts.set(name, buildHost(name))
+    for (const host of hosts.values()) host.hooks.runStarted()
     await setListeners()
     log.info({ what: 'configuration_reloaded', hosts: next.hosts.length })
     return waitingForRestart(options.config, next)
@@ -405,6 +409,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     for (const name of config.hosts) hosts.set(name, buildHost(name))
     await finishRemovals()
     await c2s.restore()
+    for (const host of hosts.values()) host.hooks.runStarted()
     await loadCertificates(config)
     await setListeners()
     if (config.tidings.metrics !== undefined) {

@@ -13,7 +13,7 @@ import type { HttpRoutes } from '../http/routes.ts'
 import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Hooks } from '../router/hooks.ts'
-import type { Session } from '../sessions/session.ts'
+import type { SendOptions, Session } from '../sessions/session.ts'
 import type { Rosters } from '../sessions/rosters.ts'
 import type { Storage } from '../storage/shapes.ts'
 
@@ -117,8 +117,24 @@ export interface Router {
   route(stanza: Stanza): void
   /** Takes over a local domain, such as `upload.example.org`, that is not a host: stanzas to it come here. */
   service(domain: string, handler: (stanza: Stanza, session: Session | undefined) => void): void
-  /** An IQ-only service domain with its own handlers and disco answers. `name` is its disco item's name. */
-  iqService(domain: string, name?: string): { readonly iq: IqRegistry; readonly disco: DiscoRegistry }
+  /**
+   * A service domain with its own IQ handlers and disco answers. `name` is its disco item's name. What is not an IQ request to the
+   * domain itself goes to `others`, which may throw a StanzaError to answer a message or an IQ; without it, nobody is there.
+   */
+  iqService(domain: string, name?: string, others?: (stanza: Stanza, session: Session | undefined) => void): { readonly iq: IqRegistry; readonly disco: DiscoRegistry }
+  /**
+   * Sends one stanza of a local service to many; only `to` differs. Who has blocked `from` does not get it (XEP-0191). The service
+   * answers for what the stanza says: nothing is removed from it.
+   */
+  multicast(stanza: Stanza, from: Jid, recipients: Iterable<Recipient>, options?: SendOptions): void
+  /** Runs the hook `missed` for a local account. */
+  missed(owner: string, stanza: Stanza): void
+}
+
+/** One of many that a stanza goes to. The router remembers its session here. */
+export interface Recipient {
+  readonly jid: Jid
+  session: Session | undefined
 }
 
 export interface Sessions {

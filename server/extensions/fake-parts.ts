@@ -70,6 +70,8 @@ export function fakeParts(host = 'example.net') {
       route: (each) => { routed.push(each) },
       service: () => undefined,
       iqService: () => ({ iq, disco }),
+      multicast: (stanza, _from, recipients) => { for (const { jid } of recipients) routed.push(stanza.withAttrs({ to: jid.toString() })) },
+      missed: (owner, stanza) => { hooks.runMissed(owner, stanza) },
     },
     sessions: {
       get: (full) => online.find((each) => each.jid.toString() === full) as Session | undefined,

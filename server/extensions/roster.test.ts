@@ -46,6 +46,8 @@ function stage({ versioning = true, allowed = true } = {}) {
       route: (stanza) => { routed.push(`${stanza.type} ${stanza.from} > ${stanza.to}`) },
       service: () => undefined,
       iqService: () => { throw new Error('not here') },
+      multicast: () => undefined,
+      missed: () => undefined,
     },
     sessions: { of: (owner: string) => clients.filter((each) => each.owner === owner) } as unknown as Sessions,
   }, { ...options, versioning } as Parameters<typeof roster.start>[1])

@@ -24,6 +24,8 @@ export class HookRunner implements Hooks {
   readonly #detached: ((session: Session) => void)[] = []
   readonly #resumed: ((session: Session) => void)[] = []
   readonly #closed: ((session: Session) => void)[] = []
+  readonly #started: (() => void)[] = []
+  readonly #missed: ((owner: string, stanza: Stanza) => void)[] = []
   readonly #removed: ((bareJid: string) => void | Promise<void>)[] = []
   readonly #registered: ((bareJid: string) => void | Promise<void>)[] = []
 
@@ -44,6 +46,8 @@ export class HookRunner implements Hooks {
   detached(handler: (session: Session) => void): void { this.#detached.push(handler) }
   resumed(handler: (session: Session) => void): void { this.#resumed.push(handler) }
   closed(handler: (session: Session) => void): void { this.#closed.push(handler) }
+  started(handler: () => void): void { this.#started.push(handler) }
+  missed(handler: (owner: string, stanza: Stanza) => void): void { this.#missed.push(handler) }
   accountRemoved(handler: (bareJid: string) => void | Promise<void>): void { this.#removed.push(handler) }
   accountRegistered(handler: (bareJid: string) => void | Promise<void>): void { this.#registered.push(handler) }
 
@@ -91,6 +95,9 @@ export class HookRunner implements Hooks {
   runDetached(session: Session): void { for (const handler of this.#detached) handler(session) }
   runResumed(session: Session): void { for (const handler of this.#resumed) handler(session) }
   runClosed(session: Session): void { for (const handler of this.#closed) handler(session) }
+  runStarted(): void { for (const handler of this.#started) handler() }
+  get hasMissed(): boolean { return this.#missed.length > 0 }
+  runMissed(owner: string, stanza: Stanza): void { for (const handler of this.#missed) handler(owner, stanza) }
   async runAccountRemoved(bareJid: string): Promise<void> { for (const handler of this.#removed) await handler(bareJid) }
   async runAccountRegistered(bareJid: string): Promise<void> { for (const handler of this.#registered) await handler(bareJid) }
 }

@@ -88,6 +88,10 @@ export interface Hooks {
   resumed(handler: (session: Session) => void): void
   /** The session is over; stanzas that could not be delivered come back through `undeliverable`. */
   closed(handler: (session: Session) => void): void
+  /** The host serves from now on: at a start after the sessions that wait for resumption are back, and after each reload. */
+  started(handler: () => void): void
+  /** A group message that a local account (a bare JID) takes part in by right, while none of its clients is in the room. */
+  missed(handler: (owner: string, stanza: Stanza) => void): void
   /** An account is being removed: erase what belongs to it. */
   accountRemoved(handler: (bareJid: string) => void | Promise<void>): void
   accountRegistered(handler: (bareJid: string) => void | Promise<void>): void

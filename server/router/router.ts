@@ -9,7 +9,8 @@ import { StanzaError } from '../../lib/stanza/errors.ts'
 import { errorReply, type Stanza } from '../../lib/stanza/stanza.ts'
 import type { Host } from '../host.ts'
 import type { Log } from '../log.ts'
-import type { Session, Taken, Undelivered } from '../sessions/session.ts'
+import type { Recipient } from '../extensions/extension.ts'
+import type { SendOptions, Session, Taken, Undelivered } from '../sessions/session.ts'
 import type { SessionRegistry } from '../sessions/sessions.ts'
 import type { PendingIqs } from './iq.ts'
 import type { Delivery } from './hooks.ts'
@@ -66,6 +67,31 @@ export class Router {
     } catch (error) {
       this.bounce(stanza, error, session)
     }
+  }
+
+  /** Sends one stanza of a service to many (XEP-0045 §7.4): serialised together, and checked only against who has blocked its sender. */
+  multicast(stanza: Stanza, from: Jid, recipients: Iterable<Recipient>, options: SendOptions = {}): void {
+    const { hosts, sessions } = this.#parts
+    const copyFor = stanza.copies()
+    let host: Host | undefined
+    for (const recipient of recipients) {
+      const { jid } = recipient
+      let { session } = recipient
+      if (session === undefined || session.ended) recipient.session = session = sessions.get(jid.toString())
+      if (session === undefined) {
+        this.route(copyFor(jid.toString()))
+        continue
+      }
+      if (host?.name !== session.host) host = hosts.get(session.host)
+      if (host?.hooks.runCheckBroadcast(from, jid) !== false) session.send(copyFor(jid.toString()), options)
+    }
+  }
+
+  /** A group message for an account of ours that was not in the room. */
+  missed(owner: string, stanza: Stanza): void {
+    const jid = Jid.tryParse(owner)
+    const host = jid === undefined ? undefined : this.#parts.hosts.get(jid.domain)
+    if (host?.hooks.hasMissed === true && this.#parts.accountExists(owner)) host.hooks.runMissed(owner, stanza)
   }
 
   /** Answers a stanza with an error, unless it is one of those that must not be answered (RFC 6120 §8.3.1). */

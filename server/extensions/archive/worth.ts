@@ -5,11 +5,11 @@ export const HINTS_NS = 'urn:xmpp:hints'
 const MUC_USER_NS = 'http://jabber.org/protocol/muc#user'
 const INVITE = Buffer.from('invite')
 
-/** Whether a message says something that its owner may want to find again. */
-export function isWorthArchiving(stanza: Stanza): boolean {
+/** Whether a message says something that its owner may want to find again; `room`: the owner is a room. */
+export function isWorthArchiving(stanza: Stanza, room = false): boolean {
   const type = stanza.attrs['type']
   // Rooms keep their own archives; errors are of the moment, and so are headlines unless their sender says otherwise.
-  if (type === 'groupchat' || type === 'error' || (type === 'headline' && !stanza.has('store', HINTS_NS))) return false
+  if ((type === 'groupchat' && !room) || type === 'error' || (type === 'headline' && !stanza.has('store', HINTS_NS))) return false
   let worth = false
   for (const child of stanza.children) {
     switch (child.name) {
@@ -19,6 +19,13 @@ export function isWorthArchiving(stanza: Stanza): boolean {
       case 'store':
         // XEP-0334 §4.4: receipts and markers, and whatever else the client wants kept.
         if (child.xmlns === HINTS_NS) worth = true
+        break
+      case 'subject':
+        if (room && child.xmlns === stanza.xmlns) worth = true
+        break
+      case 'reactions':
+      case 'retract':
+        if (room && (child.xmlns === 'urn:xmpp:reactions:0' || child.xmlns === 'urn:xmpp:message-retract:1')) worth = true
         break
       case 'no-store':
       case 'no-permanent-store':
