@@ -1,8 +1,10 @@
 /** One virtual host: its configuration, its hooks, and the extensions that are on. Built anew when the configuration is reloaded. */
+import type { Mechanism, SaslContext } from '../lib/sasl/mechanism.ts'
 import type { Stanza } from '../lib/stanza/stanza.ts'
+import type { Element } from '../lib/xml/element.ts'
 import type { Recent } from '../lib/recent.ts'
 import type { StreamError } from '../lib/stream/errors.ts'
-import type { FailedLogins, LoginWatcher, Logins, Nonzas, Resumption, StreamFeatures } from './extensions/extension.ts'
+import type { Bind2, FailedLogins, Login, LoginWatcher, Logins, Nonzas, Resumption, Sasl2, StreamFeatures } from './extensions/extension.ts'
 import type { HostDisco } from './extensions/disco-registry.ts'
 import type { HostConfig } from './config/config.ts'
 import type { Presence } from './sessions/presence.ts'
@@ -59,6 +61,58 @@ export class HostLogins implements Logins {
   }
 }
 
+export class HostSasl2 implements Sasl2 {
+  readonly #inline: ((context: SaslContext) => string | undefined)[] = []
+  readonly #mechanisms: ((login: Login) => Mechanism | undefined)[] = []
+  readonly #succeeded: Parameters<Sasl2['succeeded']>[0][] = []
+
+  inline(feature: (context: SaslContext) => string | undefined): void { this.#inline.push(feature) }
+  mechanism(handler: (login: Login) => Mechanism | undefined): void { this.#mechanisms.push(handler) }
+  succeeded(handler: Parameters<Sasl2['succeeded']>[0]): void { this.#succeeded.push(handler) }
+
+  offer(context: SaslContext): string { return this.#inline.map((feature) => feature(context) ?? '').join('') }
+  start(login: Login): Mechanism | undefined {
+    for (const handler of this.#mechanisms) {
+      const mechanism = handler(login)
+      if (mechanism !== undefined) return mechanism
+    }
+    return undefined
+  }
+  /** What stands in `<success/>`. */
+  async success(owner: string, login: Login): Promise<string> {
+    let text = ''
+    for (const handler of this.#succeeded) text += (await handler(owner, login)) ?? ''
+    return text
+  }
+}
+
+type Bind2Feature = Parameters<Bind2['feature']>[2]
+
+export class HostBind2 implements Bind2 {
+  readonly #names: string[] = []
+  readonly #features = new Map<string, Bind2Feature>()
+  readonly #bound: Parameters<Bind2['bound']>[0][] = []
+
+  feature(name: string, payloads: readonly string[], handler: Bind2Feature): void {
+    this.#names.push(name)
+    for (const payload of payloads) this.#features.set(payload, handler)
+  }
+  bound(handler: Parameters<Bind2['bound']>[0]): void { this.#bound.push(handler) }
+
+  get names(): readonly string[] { return this.#names }
+  /** What stands in `<bound/>` for what was asked for. */
+  enable(session: Session, payload: Element): string {
+    return this.#features.get(`${payload.getNS()} ${payload.getName()}`)?.(session, payload) ?? ''
+  }
+  /** What stands in `<bound/>` in any case. All handlers begin in this turn. */
+  async answer(session: Session): Promise<string> {
+    const answers = this.#bound.map((handler) => handler(session))
+    let text = ''
+    for (const answer of answers) text += (await answer) ?? ''
+    return text
+  }
+}
+
 export interface Host {
   readonly name: string
   readonly config: HostConfig
@@ -68,6 +122,8 @@ export interface Host {
   readonly features: HostFeatures
   readonly nonzas: HostNonzas
   readonly logins: HostLogins
+  readonly sasl2: HostSasl2
+  readonly bind2: HostBind2
   readonly presence: Presence
   /** XEP-0198, when it is on. */
   streamManagement: Resumption | undefined

@@ -7,6 +7,7 @@ import { StanzaError } from '../lib/stanza/errors.ts'
 import { makeStanza, type Stanza } from '../lib/stanza/stanza.ts'
 import { StreamError } from '../lib/stream/errors.ts'
 import { AccountError, createAccounts, type Accounts } from './accounts/accounts.ts'
+import { createTokens } from './accounts/tokens.ts'
 import { C2s, type ClientListener } from './c2s/c2s.ts'
 import type { Config, ListenConfig } from './config/config.ts'
 import { parseOptions, type OptionTable } from './config/options.ts'
@@ -15,7 +16,7 @@ import type { Extension, FailedLogins, IqRegistry, Parts, DiscoRegistry } from '
 import { serveDisco } from './extensions/disco-registry.ts'
 import { setUploadDefaults } from './extensions/http-upload.ts'
 import { extensions } from './extensions/index.ts'
-import { HostFeatures, HostLogins, HostNonzas, type Host } from './host.ts'
+import { HostBind2, HostFeatures, HostLogins, HostNonzas, HostSasl2, type Host } from './host.ts'
 import { createHttp, httpLimits, listenHealth, type HttpListener } from './http/http.ts'
 import { createLog, type Log } from './log.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
@@ -95,7 +96,8 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     onError: (error) => log.error({ what: 'storage_callback_failed', error }),
   }))
   setUploadDefaults(storage, config.tidings.upload)
-  const accounts = createAccounts(storage.records, { cachedMax: limits.accountCache, committed: () => storage.committed() })
+  const tokens = createTokens(storage.records, { now })
+  const accounts = createAccounts(storage.records, { cachedMax: limits.accountCache, committed: () => storage.committed(), passwordGone: (bareJid) => tokens.revoke(bareJid) })
   let certificates: SecureContexts | undefined
   const http = createHttp({ contexts: () => certificates, log, metrics, trustedProxies: config.trustedProxies, limits: httpLimits(limits) })
   const sessions = new SessionRegistry()
@@ -168,7 +170,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       onAvailable: (session, stanza, first) => hooks.runAvailable(session, stanza, first),
       onUnavailable: (session) => hooks.runUnavailable(session),
     })
-    const host: Host = { name, config: hostConfig, hooks, iq, disco, features: new HostFeatures(), nonzas: new HostNonzas(), logins: new HostLogins(failedLogins), presence, streamManagement: undefined, stops: [] }
+    const host: Host = { name, config: hostConfig, hooks, iq, disco, features: new HostFeatures(), nonzas: new HostNonzas(), logins: new HostLogins(failedLogins), sasl2: new HostSasl2(), bind2: new HostBind2(), presence, streamManagement: undefined, stops: [] }
     const isOn = (extension: Extension): boolean => extension.ejabberd === undefined || hostConfig.modules.has(extension.ejabberd)
     for (const extension of extensions) {
       if (!isOn(extension)) continue
@@ -183,7 +185,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   function partsOf(host: Host, isOn: (extension: Extension) => boolean): Parts {
     return {
       host: host.name,
-      iq: host.iq, disco: host.disco, features: host.features, nonzas: host.nonzas, logins: host.logins, hooks: host.hooks,
+      iq: host.iq, disco: host.disco, features: host.features, nonzas: host.nonzas, logins: host.logins, sasl2: host.sasl2, bind2: host.bind2, tokens, hooks: host.hooks,
       sessions, rosters, storage, http, log, metrics, limits, now,
       access: host.config.access, config: host.config,
       accounts: { ...accounts, register, unregister },

@@ -22,6 +22,7 @@ shaper_rules:
   max_user_offline_messages: 1000
 modules:
   mod_adhoc: {}
+  mod_auth_fast: {}
   mod_blocking: {}
   mod_caps: {}
   mod_carboncopy: {}

@@ -2,6 +2,7 @@
 import { once } from 'node:events'
 import net from 'node:net'
 import tls from 'node:tls'
+import { endPointHash } from '../net/certificates.ts'
 import { type Stanza } from '../stanza/stanza.ts'
 import { StreamError } from '../stream/errors.ts'
 import { escapeXml } from '../xml/element.ts'
@@ -79,6 +80,12 @@ export class Connection {
   get exporter(): Buffer | undefined {
     const socket = this.#socket
     return socket instanceof tls.TLSSocket && socket.getProtocol() === 'TLSv1.3' ? socket.exportKeyingMaterial(32, 'EXPORTER-Channel-Binding', Buffer.alloc(0)) : undefined
+  }
+
+  /** RFC 5929 §4: the data of `tls-server-end-point`, when the connection has it. */
+  get endPoint(): Buffer | undefined {
+    const certificate = this.#socket instanceof tls.TLSSocket ? this.#socket.getPeerX509Certificate() : undefined
+    return certificate && endPointHash(certificate)
   }
 
   write(data: string | Buffer): void {

@@ -29,12 +29,14 @@ export interface SaslContext {
   readonly offered?: readonly string[]
   /** Mechanisms turned off by the operator, in any case of letters. */
   readonly disabled: readonly string[]
+  /** The bare JID that the client's stream header claims; it may act for nobody else (XEP-0388 §2.3). */
+  readonly claimed?: string | undefined
   /** Called before the password of a bare JID is checked. Throws a SaslFailure when it may not be. */
   readonly attempt?: (bare: string) => void
 }
 
 /** Conditions of RFC 6120 §6.5 that a mechanism can end with. */
-export type SaslCondition = 'invalid-authzid' | 'malformed-request' | 'not-authorized' | 'temporary-auth-failure'
+export type SaslCondition = 'credentials-expired' | 'invalid-authzid' | 'malformed-request' | 'not-authorized' | 'temporary-auth-failure'
 
 export type SaslResult =
   | { readonly kind: 'challenge'; readonly data: Buffer }
@@ -62,7 +64,7 @@ export interface Mechanism {
  * The account that a user name stands for. A name that cannot be an account answers undefined, and is to be treated as
  * one that does not exist. Throws when `authzid` is not this account's bare JID.
  */
-export function accountOf(name: string, authzid: string, host: string): Jid | undefined {
+export function accountOf(name: string, authzid: string, host: string, claimed?: string): Jid | undefined {
   const prepared = prepareSecret(name)
   let account: Jid | undefined
   try {
@@ -74,6 +76,8 @@ export function accountOf(name: string, authzid: string, host: string): Jid | un
   if (authzid !== '' && (account === undefined || Jid.tryParse(authzid)?.toString() !== account.bare)) {
     throw new SaslFailure('invalid-authzid')
   }
+  // XEP-0388 §2.3: who speaks for itself in the stream header and for another here is refused.
+  if (authzid !== '' && claimed !== undefined && claimed !== account?.bare) throw new SaslFailure('invalid-authzid')
   return account
 }
 

@@ -9,12 +9,12 @@ export class PlainServer implements Mechanism {
   }
 
   async step(input: Buffer): Promise<{ kind: 'success'; data: undefined; user: string }> {
-    const { host, accounts, attempt } = this.context
+    const { host, accounts, claimed, attempt } = this.context
     // RFC 4616 §2: [authzid] NUL authcid NUL passwd
     const parts = decodeText(input).split('\0')
     const [authzid, name, password] = parts
     if (parts.length !== 3 || authzid === undefined || !name || !password) throw new SaslFailure('malformed-request')
-    const account = accountOf(name, authzid, host)
+    const account = accountOf(name, authzid, host, claimed)
     // A name that cannot be an account takes the time of one that could.
     const bare = account?.bare ?? `@${host}`
     attempt?.(bare)

@@ -55,7 +55,7 @@ export class ScramServer implements Mechanism {
     const parts = CLIENT_FIRST_BARE.exec(bare)
     if (parts === null) throw new SaslFailure('malformed-request')
     const name = decodeName(parts[1] as string)
-    const account = accountOf(name, authzid === undefined ? '' : decodeName(authzid), this.context.host)
+    const account = accountOf(name, authzid === undefined ? '' : decodeName(authzid), this.context.host, this.context.claimed)
 
     const { accounts, host } = this.context
     const real = account === undefined ? undefined : await accounts.scramKeys(account.bare, this.hash)

@@ -4,7 +4,7 @@ import { PlainServer } from './plain.ts'
 import { type ScramHash } from './scram-keys.ts'
 import { ScramServer } from './scram.ts'
 
-export type { ChannelBinding, Credentials, SaslCondition, SaslContext, SaslResult } from './mechanism.ts'
+export type { ChannelBinding, Credentials, Mechanism, SaslCondition, SaslContext, SaslResult } from './mechanism.ts'
 
 export interface SaslServer {
   /**
@@ -55,6 +55,11 @@ export function createSaslServer(mechanism: string, context: SaslContext): SaslS
   // The operator may have turned off every mechanism with channel binding.
   const offeredPlus = context.offeredPlus && MECHANISMS.some((other) => other.plus && isPossible(other, context))
   return new ExchangeServer(found.start({ ...context, offeredPlus, offered: mechanismsFor(context) }))
+}
+
+/** Starts an exchange by a mechanism that is not among those above. */
+export function exchangeOf(mechanism: Mechanism): SaslServer {
+  return new ExchangeServer(mechanism)
 }
 
 /** The longest message of any mechanism: a PLAIN with each of its three parts in full. */

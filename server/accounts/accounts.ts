@@ -49,6 +49,8 @@ export interface AccountsOptions {
   readonly now?: () => number
   /** Resolves when what was written is on stable storage; at once when left out. */
   readonly committed?: () => Promise<void>
+  /** The password of this account is not the one it was, or the account is gone; called in the turn in which that is written. */
+  readonly passwordGone?: (bare: string) => void
 }
 
 /** As ejabberd. */
@@ -72,6 +74,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
   const cachedMax = options.cachedMax ?? CACHED_MAX_DEFAULT
   const now = options.now ?? Date.now
   const committed = options.committed ?? (() => Promise.resolve())
+  const passwordGone = options.passwordGone ?? (() => undefined)
   /** Names of accounts that exist; their keys are needed at a login alone, and read from storage. */
   const known = new Recent<true>(cachedMax)
   /** Moves with every change, so that a read begun before it is not remembered after it. */
@@ -110,6 +113,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     changes++
     known.delete(bare)
     records.delete(TABLE, key)
+    passwordGone(bare)
     counts.delete(key[0] as string)
     await committed()
   }
@@ -124,6 +128,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     const account = await find(bare)
     if (account === undefined) throw new AccountError('item-not-found')
     write(bare, key, { created: account.created, keys })
+    passwordGone(bare)
     await committed()
   }
 

@@ -91,6 +91,7 @@ export class C2s implements AsyncDisposable {
   get hosts(): ReadonlyMap<string, Host> { return this.#parts.hosts }
   get router(): Router { return this.#parts.router }
   get sessions(): SessionRegistry { return this.#parts.sessions }
+  get storage(): Storage { return this.#parts.storage }
   get accounts(): Accounts { return this.#parts.accounts }
   get limits(): Limits { return this.#parts.limits }
   get log(): Log { return this.#parts.log }

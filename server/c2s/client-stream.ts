@@ -4,19 +4,21 @@ import tls from 'node:tls'
 import { Jid } from '../../lib/jid.ts'
 import { shareReads } from '../../lib/net/shared-reads.ts'
 import { channelBindingOf } from '../../lib/sasl/channel-binding.ts'
-import { createSaslServer, mechanismsFor, type SaslContext, type SaslServer } from '../../lib/sasl/server.ts'
+import { createSaslServer, exchangeOf, mechanismsFor, type SaslContext, type SaslServer } from '../../lib/sasl/server.ts'
 import { randomId } from '../../lib/stanza/ids.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { CLIENT_NS, errorReply, iqResult, type Stanza } from '../../lib/stanza/stanza.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
-import { escapeXml, xml } from '../../lib/xml/element.ts'
+import { type Element, escapeXml, xml } from '../../lib/xml/element.ts'
 import { StreamParser, type StreamHandler, type StreamHeader } from '../../lib/xml/parser.ts'
 import type { LoginTry } from '../accounts/login-limits.ts'
 import type { Shaper } from '../config/access.ts'
 import type { ListenConfig } from '../config/config.ts'
+import type { Login } from '../extensions/extension.ts'
 import type { Host } from '../host.ts'
 import { type Carrier, createManagement, type Session, type Taken } from '../sessions/session.ts'
 import type { C2s } from './c2s.ts'
+import { BIND2_NS, challengeXml, CLIENT, failureXml, readAgent, readInitialResponse, resourceFor, SASL2_NS, successXml } from './sasl2.ts'
 
 const NS = {
   streams: 'http://etherx.jabber.org/streams',
@@ -28,10 +30,13 @@ const NS = {
   channelBinding: 'urn:xmpp:sasl-cb:0',
 } as const
 
+type Attributes = Readonly<Record<string, string | undefined>>
+
+const EMPTY = Buffer.alloc(0)
 const STREAM_END = Buffer.from('</stream:stream>')
 const COUNTER_MAX = 2 ** 32 - 1
 /** SASL failures (RFC 6120 §6.5) that are no wrong user name or password. */
-const NO_GUESS: ReadonlySet<string> = new Set(['aborted', 'encryption-required', 'invalid-mechanism', 'temporary-auth-failure'])
+const NO_GUESS: ReadonlySet<string> = new Set(['aborted', 'credentials-expired', 'encryption-required', 'invalid-mechanism', 'temporary-auth-failure'])
 
 export class ClientStream implements StreamHandler, Carrier {
   readonly address: string
@@ -44,6 +49,10 @@ export class ClientStream implements StreamHandler, Carrier {
   #user: string | undefined
   #session: Session | undefined
   #sasl: SaslServer | undefined
+  /** The login by SASL2 that goes on, or is done. */
+  #login: Login | undefined
+  /** The bare JID that the stream header says it is from. */
+  #claimed: string | undefined
   #authTries = 0
   #try: LoginTry | undefined
   #headerSent = false
@@ -164,11 +173,14 @@ export class ClientStream implements StreamHandler, Carrier {
     }
     if (attrs['from'] && from === undefined) throw new StreamError('improper-addressing', 'from is no address')
     this.#host = host
+    this.#claimed = from?.bare
     this.#sendHeader(from?.toString())
     // RFC 6120 §4.9.3.9
     if (this.#user !== undefined && from !== undefined && from.bare !== Jid.of(this.#user, host?.name ?? '').bare) throw new StreamError('invalid-from', 'not the account of the login')
     if (to === undefined && host === undefined) throw new StreamError('host-unknown', 'the stream header needs a to')
     if (host === undefined) throw new StreamError('host-unknown')
+    // XEP-0388 §2.1
+    if (from !== undefined && from.domain !== host.name) throw new StreamError('invalid-from', 'not an account of this host')
     const version = attrs['version']
     // RFC 6120 §4.7.5: no version means 0.9, which we do not speak.
     if (version === undefined || !/^\d+\.\d+$/.test(version) || Number(version.split('.')[0]) < 1) throw new StreamError('unsupported-version')
@@ -193,6 +205,8 @@ export class ClientStream implements StreamHandler, Carrier {
         const context = this.#saslContext(host)
         const mechanisms = mechanismsFor(context)
         if (mechanisms.length > 0) {
+          // XEP-0388 §3: over TLS alone.
+          if (this.#secure) text += sasl2Feature(host, context, mechanisms)
           text += `<mechanisms xmlns='${NS.sasl}'>${mechanisms.map((name) => `<mechanism>${name}</mechanism>`).join('')}</mechanisms>`
           if (context.channelBinding !== undefined && context.channelBinding.types.length > 0) {
             // XEP-0440 §3
@@ -202,8 +216,8 @@ export class ClientStream implements StreamHandler, Carrier {
         text += host.features.before({ secure: this.#secure, address: this.address })
       }
     } else {
-      text += `<bind xmlns='${NS.bind}'/><session xmlns='${NS.session}'><optional/></session>`
-      if (host.streamManagement !== undefined) text += `<sm xmlns='${NS.sm}'/>`
+      if (this.#session === undefined) text += `<bind xmlns='${NS.bind}'/><session xmlns='${NS.session}'><optional/></session>`
+      if (host.streamManagement !== undefined && this.#session?.management === undefined) text += `<sm xmlns='${NS.sm}'/>`
       text += host.features.after()
     }
     return `${text}</stream:features>`
@@ -219,6 +233,7 @@ export class ClientStream implements StreamHandler, Carrier {
       channelBinding: binding,
       offeredPlus: binding !== undefined && binding.types.length > 0,
       disabled: host.config.disabledMechanisms,
+      claimed: this.#claimed,
       attempt: (bare) => { this.#try = this.#c2s.tryLogin(bare, this.address) },
     }
   }
@@ -246,7 +261,7 @@ export class ClientStream implements StreamHandler, Carrier {
     if (!stanza.isStanza) {
       const handler = this.#host?.nonzas.get(`${stanza.xmlns} ${stanza.name}`)
       if (handler === undefined) {
-        if (stanza.xmlns === NS.sasl || stanza.xmlns === NS.tls) throw new StreamError('unsupported-stanza-type', 'the negotiation is over')
+        if (stanza.xmlns === NS.sasl || stanza.xmlns === SASL2_NS || stanza.xmlns === NS.tls) throw new StreamError('unsupported-stanza-type', 'the negotiation is over')
         throw new StreamError('unsupported-stanza-type')
       }
       handler(session, stanza)
@@ -303,6 +318,7 @@ export class ClientStream implements StreamHandler, Carrier {
       if (!this.#busy && !this.#closed && this.#shaperPause === undefined) this.#socket.resume()
     }
     pending.then(done, (error: unknown) => {
+      if (error instanceof StreamError) return this.close(error)
       this.#c2s.log.error({ what: 'stanza_failed', address: this.address, error })
       done()
     })
@@ -316,6 +332,9 @@ export class ClientStream implements StreamHandler, Carrier {
     if (stanza.xmlns === NS.tls && stanza.name === 'starttls') return this.#startTls()
     // RFC 6120 §4.9.3.12, §4.9.3.14
     if (!this.#secure && this.listen.starttlsRequired) throw new StreamError(stanza.isStanza ? 'not-authorized' : 'policy-violation', 'STARTTLS is required')
+    if (stanza.xmlns === SASL2_NS) return this.#negotiate(host, stanza)
+    // XEP-0388 §2.4: nothing else while it goes on.
+    if (this.#login !== undefined) throw new StreamError('policy-violation', 'the login goes on')
     if (stanza.xmlns === NS.sasl) return this.#authenticate(host, stanza)
     if (stanza.isStanza && stanza.name === 'iq') {
       const child = stanza.children[0]
@@ -345,7 +364,7 @@ export class ClientStream implements StreamHandler, Carrier {
       // XEP-0198 §3: not before binding.
       return this.#sendText(failed('unexpected-request'))
     }
-    if (stanza.xmlns === NS.sasl || stanza.xmlns === NS.tls) throw new StreamError('policy-violation', 'the negotiation is over')
+    if (stanza.xmlns === NS.sasl || stanza.xmlns === SASL2_NS || stanza.xmlns === NS.tls) throw new StreamError('policy-violation', 'the negotiation is over')
     if (!stanza.isStanza) throw new StreamError('unsupported-stanza-type')
     if (stanza.name === 'iq' && stanza.type === 'set' && stanza.id !== undefined && stanza.children.length === 1 && stanza.has('bind', NS.bind)) return this.#bind(stanza)
     if (stanza.name === 'iq' && stanza.has('bind', NS.bind)) return this.write(errorReply(stanza, new StanzaError('bad-request')).bytes())
@@ -435,8 +454,8 @@ export class ClientStream implements StreamHandler, Carrier {
       sasl.step(Buffer.from(text, 'base64')).then(
         (outcome) => {
           if (outcome.kind === 'success') this.#try?.succeeded()
-          if (this.#closed) return
-          if (outcome.kind === 'challenge') return this.#sendText(`<challenge xmlns='${NS.sasl}'>${outcome.data.toString('base64')}</challenge>`)
+          if (this.#closed) return undefined
+          if (outcome.kind === 'challenge') return this.#sendChallenge(outcome.data)
           this.#sasl = undefined
           if (outcome.kind === 'failure') return this.#saslFailure(outcome.condition, outcome.text)
           const jid = Jid.of(outcome.user, host.name)
@@ -445,9 +464,10 @@ export class ClientStream implements StreamHandler, Carrier {
           host.logins.succeeded(this.address)
           this.#c2s.log.info({ what: 'authenticated', user: jid.toString(), address: this.address, secure: this.#secure })
           this.#parser.limits = { ...this.#parser.limits, stanzaBytes: this.listen.maxStanzaBytes, children: this.listen.maxStanzaElements }
+          if (this.#login !== undefined) return this.#succeed(host, this.#login, jid, outcome.data)
           this.#parser.reset()
           this.#opened = this.#headerSent = false
-          this.#sendText(outcome.data === undefined ? `<success xmlns='${NS.sasl}'/>` : `<success xmlns='${NS.sasl}'>${outcome.data.toString('base64')}</success>`)
+          return this.#sendText(outcome.data === undefined ? `<success xmlns='${NS.sasl}'/>` : `<success xmlns='${NS.sasl}'>${outcome.data.toString('base64')}</success>`)
         },
         (error: unknown) => {
           this.#c2s.log.error({ what: 'sasl_failed', error })
@@ -458,16 +478,93 @@ export class ClientStream implements StreamHandler, Carrier {
     )
   }
 
+  #sendChallenge(data: Buffer): void {
+    this.#sendText(this.#login === undefined ? `<challenge xmlns='${NS.sasl}'>${data.toString('base64')}</challenge>` : challengeXml(data))
+  }
+
   /** `guess`: whether a user name or password was wrong. */
   #saslFailure(condition: string, text?: string, guess = !NO_GUESS.has(condition)): void {
     this.#sasl = undefined
-    this.#sendText(`<failure xmlns='${NS.sasl}'><${condition}/>${text ? `<text xml:lang='en'>${escapeXml(text)}</text>` : ''}</failure>`)
+    if (this.#login === undefined) this.#sendText(`<failure xmlns='${NS.sasl}'><${condition}/>${text ? `<text xml:lang='en'>${escapeXml(text)}</text>` : ''}</failure>`)
+    else this.#sendText(failureXml(condition, text))
+    this.#login = undefined
     this.#c2s.log.info({ what: 'authentication_failed', condition, address: this.address })
     this.#c2s.failedLogin(condition)
     const banned = guess ? (this.#host as Host).logins.failed(this.address) : undefined
     if (banned !== undefined) return this.close(banned)
     // RFC 6120 §6.4.5: a few tries, then the stream is closed.
     if (++this.#authTries >= this.#c2s.limits.authTries) this.close(new StreamError('policy-violation', 'too many failed logins'))
+  }
+
+  // --- SASL2 (XEP-0388)
+
+  #negotiate(host: Host, stanza: Stanza): void {
+    if (stanza.name === 'authenticate') {
+      if (this.#login !== undefined || this.#sasl !== undefined) throw new StreamError('policy-violation', 'the login goes on')
+      const context = this.#saslContext(host)
+      const mechanism = stanza.attrs['mechanism'] ?? ''
+      const login: Login = { mechanism, request: stanza, context, client: readAgent(stanza, host.name) }
+      this.#login = login
+      if (!this.#secure) return this.#saslFailure('encryption-required')
+      this.#sasl = createSaslServer(mechanism, context)
+      if (this.#sasl === undefined) {
+        const other = host.sasl2.start(login)
+        if (other === undefined) return this.#saslFailure('invalid-mechanism')
+        this.#sasl = exchangeOf(other)
+      }
+      const initial = readInitialResponse(stanza)
+      // All our mechanisms begin with the client.
+      return initial === undefined ? this.#sendChallenge(EMPTY) : this.#saslStep(initial.trim())
+    }
+    if (this.#login === undefined || this.#sasl === undefined) throw new StreamError('policy-violation', 'no login goes on')
+    if (stanza.name === 'abort') return this.#saslFailure('aborted')
+    if (stanza.name !== 'response') throw new StreamError('policy-violation', 'the login goes on')
+    this.#saslStep(stanza.element().getText().trim())
+  }
+
+  /** §2.6.1: the client is who it says; now what it asked for beside that. Resolves when it has been answered. */
+  async #succeed(host: Host, login: Login, account: Jid, data: Buffer | undefined): Promise<void> {
+    if (this.#claimed !== undefined && this.#claimed !== account.bare) throw new StreamError('invalid-from', 'not the account of the login')
+    let more = await host.sasl2.success(account.bare, login)
+    const resume = login.request.find('resume', NS.sm)
+    if (resume !== undefined) {
+      // XEP-0198 §9.2: before all else, and in place of it.
+      const found = await this.#resumable(host, login.request.childElement(resume).attrs)
+      if (this.#closed) return
+      if (typeof found !== 'string') return this.#continue(host, found, (resumed) => this.#sendText(successXml(data, found.session.jid.toString(), more + resumed)))
+      more += found
+    }
+    const bind = login.request.find('bind', BIND2_NS)
+    if (bind !== undefined && !this.#closed) return this.#bindInline(host, login, account, login.request.childElement(bind), (jid, bound) => successXml(data, jid, more + bound))
+    if (this.#c2s.storage.dirty) await this.#c2s.storage.committed()
+    this.#sendText(successXml(data, account.bare, more) + this.#features(host))
+  }
+
+  /** XEP-0386 §3.2 */
+  async #bindInline(host: Host, login: Login, account: Jid, bind: Element, success: (jid: string, bound: string) => string): Promise<void> {
+    const { client } = login
+    const { sessions } = this.#c2s
+    for (const other of client === undefined ? [] : sessions.of(account.bare)) {
+      if (other.get(CLIENT) === client?.id) other.close(new StreamError('conflict', 'replaced by a new connection'))
+    }
+    const claim = this.#claim(host, resourceFor(account, client?.id, bind.getChildText('tag', BIND2_NS)))
+    if (claim instanceof StanzaError) throw new StreamError('resource-constraint', 'too many sessions')
+    const session = this.#begin(claim)
+    session.hold()
+    // The archive as it is now, and all that comes from now on.
+    const answers = host.bind2.answer(session)
+    let bound = ''
+    for (const child of bind.getChildElements()) if (child.getNS() !== NS.sm) bound += host.bind2.enable(session, child)
+    const enable = bind.getChild('enable', NS.sm)
+    if (enable !== undefined) bound += this.#enable(host, session, enable.attrs)
+    host.hooks.runBound(session)
+    const answered = await answers
+    return new Promise((resolve) => {
+      session.openWhenStored(() => {
+        this.#sendText(success(session.jid.toString(), `<bound xmlns='${BIND2_NS}'>${answered}${bound}</bound>`) + this.#features(host))
+        resolve()
+      })
+    })
   }
 
   // --- binding (RFC 6120 §7)
@@ -482,6 +579,16 @@ export class ClientStream implements StreamHandler, Carrier {
     } catch {
       return this.write(errorReply(stanza, new StanzaError('bad-request', 'no valid resource')).bytes())
     }
+    const claim = this.#claim(host, jid)
+    if (claim instanceof StanzaError) return this.write(errorReply(stanza, claim).bytes())
+    const session = this.#begin(claim)
+    this.write(iqResult(stanza.withAttrs({ to: undefined, from: undefined }), xml('bind', { xmlns: NS.bind }, xml('jid', null, escapeText(claim.toString())))).bytes())
+    host.hooks.runBound(session)
+  }
+
+  /** The address that a new session gets, free for it now; or why it gets none. */
+  #claim(host: Host, wanted: Jid): Jid | StanzaError {
+    let jid = wanted
     const { sessions } = this.#c2s
     const others = sessions.of(jid.bare)
     const old = sessions.get(jid.toString())
@@ -493,7 +600,7 @@ export class ClientStream implements StreamHandler, Carrier {
             old.close()
             break
           }
-          return this.write(errorReply(stanza, new StanzaError('conflict')).bytes())
+          return new StanzaError('conflict')
         case 'setresource':
           jid = jid.withResource(randomId(9))
           break
@@ -506,15 +613,20 @@ export class ClientStream implements StreamHandler, Carrier {
     if (old === undefined && others.length >= max) {
       // The one that waits for resumption longest makes room.
       const waiting = others.filter((each) => !each.connected).sort((a, b) => a.detachedAt - b.detachedAt)[0]
-      if (waiting === undefined) return this.write(errorReply(stanza, new StanzaError('resource-constraint', 'too many sessions', { type: 'wait' })).bytes())
+      if (waiting === undefined) return new StanzaError('resource-constraint', 'too many sessions', { type: 'wait' })
       waiting.close()
     }
+    return jid
+  }
+
+  #begin(jid: Jid): Session {
     this.#logged()
     const session = this.#c2s.createSession(jid, this)
     this.#session = session
-    this.write(iqResult(stanza.withAttrs({ to: undefined, from: undefined }), xml('bind', { xmlns: NS.bind }, xml('jid', null, escapeText(jid.toString())))).bytes())
-    host.hooks.runBound(session)
+    const client = this.#login?.client
+    if (client !== undefined) session.set(CLIENT, client.id)
     this.#c2s.log.info({ what: 'session_bound', jid: jid.toString(), address: this.address, secure: this.#secure })
+    return session
   }
 
   #logged(): void {
@@ -532,16 +644,11 @@ export class ClientStream implements StreamHandler, Carrier {
     const host = this.#host as Host
     switch (stanza.name) {
       case 'enable': {
-        if (host.streamManagement === undefined) return this.#sendText(failed('service-unavailable'))
-        if (session.management !== undefined) return this.#sendText(failed('unexpected-request'))
-        const wantsResume = stanza.attrs['resume'] === 'true' || stanza.attrs['resume'] === '1'
-        const { resumeMs, maxResumeMs, queueMax } = host.streamManagement
-        const asked = Number(stanza.attrs['max'])
-        const waitMs = Number.isFinite(asked) && asked > 0 && stanza.attrs['max'] !== undefined ? Math.min(asked * 1000, maxResumeMs) : resumeMs
-        const resumable = wantsResume && waitMs > 0
-        const id = randomId(18)
-        session.manage(createManagement({ id, resumable, resumeMs: waitMs, queueMax }), () => this.#sendText(resumable ? `<enabled xmlns='${NS.sm}' id='${id}' resume='true' max='${Math.floor(waitMs / 1000)}'/>` : `<enabled xmlns='${NS.sm}'/>`))
-        if (resumable) this.#c2s.resumable(session)
+        const before = session.management
+        const enabled = this.#enable(host, session, stanza.attrs)
+        if (session.management === before || session.management?.resumable !== true) return this.#sendText(enabled)
+        session.hold()
+        session.openWhenStored(() => this.#sendText(enabled))
         return
       }
       case 'r':
@@ -560,42 +667,72 @@ export class ClientStream implements StreamHandler, Carrier {
     }
   }
 
+  /** Turns stream management on; gives the answer, which is to be sent when the stream is stored. */
+  #enable(host: Host, session: Session, attrs: Attributes): string {
+    if (host.streamManagement === undefined) return failed('service-unavailable')
+    if (session.management !== undefined) return failed('unexpected-request')
+    const wantsResume = attrs['resume'] === 'true' || attrs['resume'] === '1'
+    const { resumeMs, maxResumeMs, queueMax } = host.streamManagement
+    const asked = Number(attrs['max'])
+    const waitMs = Number.isFinite(asked) && asked > 0 && attrs['max'] !== undefined ? Math.min(asked * 1000, maxResumeMs) : resumeMs
+    const resumable = wantsResume && waitMs > 0
+    const id = randomId(18)
+    session.manage(createManagement({ id, resumable, resumeMs: waitMs, queueMax }))
+    if (!resumable) return `<enabled xmlns='${NS.sm}'/>`
+    this.#c2s.resumable(session)
+    return `<enabled xmlns='${NS.sm}' id='${id}' resume='true' max='${Math.floor(waitMs / 1000)}'/>`
+  }
+
   #resume(stanza: Stanza): void {
     const host = this.#host as Host
-    const previous = stanza.attrs['previd']
-    const h = counter(stanza.attrs['h'])
-    if (previous === undefined || h === undefined) return this.#sendText(failed('bad-request'))
-    if (host.streamManagement === undefined) return this.#sendText(failed('feature-not-implemented'))
+    const found = this.#resumable(host, stanza.attrs)
+    if (found instanceof Promise) return this.#wait(found.then((answer) => this.#sendText(answer)), () => {})
+    if (typeof found === 'string') return this.#sendText(found)
+    void this.#continue(host, found, (resumed) => this.#sendText(resumed))
+  }
+
+  /** The session that the client asks for, and what it has received of it; or the answer that it cannot have it (XEP-0198 §5). Throws StreamError. */
+  #resumable(host: Host, attrs: Attributes): Resumed | string | Promise<string> {
+    const previous = attrs['previd']
+    const h = counter(attrs['h'])
+    if (previous === undefined || h === undefined) return failed('bad-request')
+    if (host.streamManagement === undefined) return failed('feature-not-implemented')
     const found = this.#c2s.resumableSession(previous)
-    // Somebody else's stream is as unknown as one that never was (XEP-0198 §5).
+    // Somebody else's stream is as unknown as one that never was.
     const owner = Jid.of(this.#user as string, host.name).toString()
     if (found === undefined || found.session.owner !== owner) {
-      return this.#wait(host.streamManagement.lastHandled(owner, previous).then((handled) => this.#sendText(failed('item-not-found', handled))), () => {})
+      return host.streamManagement.lastHandled(owner, previous).then((handled) => failed('item-not-found', handled))
     }
     const { session, restarted } = found
-    if (!session.canHaveReceived(h, restarted)) {
-      const { management } = session
-      const sent = management === undefined ? 0 : (management.acknowledged + management.queue.length) >>> 0
-      // Its client cannot resume it; another one that is connected is not disturbed.
-      if (!session.connected) session.close()
-      throw tooHigh(h, sent)
-    }
+    if (session.canHaveReceived(h, restarted)) return { session, restarted, previous, h }
+    const { management } = session
+    const sent = management === undefined ? 0 : (management.acknowledged + management.queue.length) >>> 0
+    // Its client cannot resume it; another one that is connected is not disturbed.
+    if (!session.connected) session.close()
+    throw tooHigh(h, sent)
+  }
+
+  /** Goes on with a session here; `answer` is given the element to answer with when all is stored. Resolves then. */
+  #continue(host: Host, { session, restarted, previous, h }: Resumed, answer: (resumed: string) => void): Promise<void> {
     const old = session.carrier
     if (old !== undefined) {
       session.detach(old)
       old.close(new StreamError('conflict', 'resumed on another connection'))
     }
+    const { promise, resolve } = Promise.withResolvers<void>()
     session.resume(this, h, restarted, (handled, sendAgain) => {
       this.#c2s.resumed(session)
-      this.#sendText(`<resumed xmlns='${NS.sm}' previd='${escapeXml(previous)}' h='${handled}'/>`)
+      answer(`<resumed xmlns='${NS.sm}' previd='${escapeXml(previous)}' h='${handled}'/>`)
       sendAgain()
       session.requestAck()
       host.hooks.runResumed(session)
       if (restarted) host.presence.resumedAfterRestart(session)
+      resolve()
     })
     this.#logged()
     this.#session = session
     this.#c2s.log.info({ what: 'session_resumed', jid: session.jid.toString(), address: this.address })
+    return promise
   }
 
   // --- writing
@@ -695,6 +832,23 @@ export class ClientStream implements StreamHandler, Carrier {
     session?.lostCarrier(this)
     void this.#opened
   }
+}
+
+/** A session to go on with. */
+interface Resumed {
+  readonly session: Session
+  readonly restarted: boolean
+  readonly previous: string
+  /** What its client has received. */
+  readonly h: number
+}
+
+/** XEP-0388 §2.1: how to log in, and what can be had together with that. */
+function sasl2Feature(host: Host, context: SaslContext, mechanisms: readonly string[]): string {
+  const sm = host.streamManagement !== undefined
+  const names = sm ? [...host.bind2.names, NS.sm] : host.bind2.names
+  const bind = `<bind xmlns='${BIND2_NS}'><inline>${names.map((name) => `<feature var='${name}'/>`).join('')}</inline></bind>`
+  return `<authentication xmlns='${SASL2_NS}'>${mechanisms.map((name) => `<mechanism>${name}</mechanism>`).join('')}<inline>${bind}${sm ? `<sm xmlns='${NS.sm}'/>` : ''}${host.sasl2.offer(context)}</inline></authentication>`
 }
 
 function failed(condition: string, h?: number): string {

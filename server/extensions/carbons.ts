@@ -30,8 +30,8 @@ export const carbons = defineExtension({
   ejabberd: 'mod_carboncopy',
   specs: [{ xep: 280, version: '1.0.1', status: 'complete', note: 'any message of type error is copied: what it answers is not remembered' }],
   features: [NS],
-  needs: ['host', 'iq', 'hooks', 'sessions'],
-  start({ host, iq, hooks, sessions }) {
+  needs: ['host', 'iq', 'hooks', 'sessions', 'bind2'],
+  start({ host, iq, hooks, sessions, bind2 }) {
     const sessionOf = (request: IqRequest): Session => {
       // §4.1, §5.1: only for clients of this server, and only for themselves.
       if (request.session === undefined || (request.to.local !== '' && request.to.bare !== request.session.owner)) throw new StanzaError('not-allowed')
@@ -43,6 +43,12 @@ export const carbons = defineExtension({
     })
     iq.set(`${NS} disable`, ['account', 'host'], (request) => {
       sessionOf(request).set(CARBONS, undefined)
+    })
+
+    // XEP-0386 §3.2
+    bind2.feature(NS, [`${NS} enable`], (session) => {
+      session.set(CARBONS, true)
+      return undefined
     })
 
     hooks.copied((delivery, session) => {

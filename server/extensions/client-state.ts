@@ -22,13 +22,13 @@ export const clientState = defineExtension({
   name: 'client-state',
   ejabberd: 'mod_client_state',
   specs: [{ xep: 352, version: '1.0.0', status: 'complete' }],
-  needs: ['features', 'nonzas', 'hooks'],
+  needs: ['features', 'nonzas', 'hooks', 'bind2'],
   options: {
     queue_presence: { type: bool(), default: true, help: 'Hold presence back, the latest of each sender.' },
     queue_chat_states: { type: bool(), default: true, help: 'Hold chat states back, the latest of each sender.' },
     queue_pep: { type: bool(), default: true, help: 'Hold notifications of personal events back, the latest of each item.' },
   },
-  start({ features, nonzas, hooks }, options) {
+  start({ features, nonzas, hooks, bind2 }, options) {
     features.afterLogin(() => `<csi xmlns='${NS}'/>`)
 
     nonzas.handle(`${NS} inactive`, (session) => {
@@ -40,6 +40,12 @@ export const clientState = defineExtension({
       session.active = true
       session.flushHeld()
       session.changed()
+    })
+    // XEP-0386 §3.2: the session begins so.
+    bind2.feature(NS, [`${NS} active`, `${NS} inactive`], (session, { name }) => {
+      session.active = name !== 'inactive'
+      session.changed()
+      return undefined
     })
     // §5.1: a resumed stream starts active
     hooks.resumed((session) => {

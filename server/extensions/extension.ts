@@ -1,10 +1,12 @@
 /** How an extension declares itself, and the parts it can ask for. */
+import type { Mechanism, SaslContext } from '../../lib/sasl/mechanism.ts'
 import type { Element } from '../../lib/xml/element.ts'
 import type { Jid } from '../../lib/jid.ts'
 import type { Recent } from '../../lib/recent.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
 import type { StreamError } from '../../lib/stream/errors.ts'
 import type { Accounts } from '../accounts/accounts.ts'
+import type { Tokens } from '../accounts/tokens.ts'
 import type { Access } from '../config/access.ts'
 import type { HostConfig } from '../config/config.ts'
 import type { Limits } from '../config/limits.ts'
@@ -112,6 +114,45 @@ export interface LoginWatcher {
   succeeded?(address: string): void
 }
 
+/** A client's request to log in by SASL2 (XEP-0388). */
+export interface Login {
+  readonly mechanism: string
+  /** `<authenticate/>` as it came, with all that the client asks for in it. */
+  readonly request: Stanza
+  /** The connection's side of the exchange; its `attempt` is to be called before credentials are looked at. */
+  readonly context: SaslContext
+  /** An id for the client's installation, made of what its `<user-agent/>` says. The account's own devices alone may see it. */
+  readonly client: ClientAgent | undefined
+}
+
+/** A client as it describes itself (XEP-0388 §2.3); `id` tells installations apart and gives nothing of theirs away. */
+export interface ClientAgent {
+  readonly id: string
+  readonly software: string | undefined
+  readonly device: string | undefined
+}
+
+/** What a client can ask for together with its login (XEP-0388). */
+export interface Sasl2 {
+  /** In the `<inline/>` of the feature; the element serialised, or undefined where it is not to be had. */
+  inline(feature: (context: SaslContext) => string | undefined): void
+  /** Mechanisms beside those of the core: the one of this login, or undefined when it is not the handler's. */
+  mechanism(handler: (login: Login) => Mechanism | undefined): void
+  /** The account (a bare JID) has logged in: what is answered stands in `<success/>`. What the handler writes is on stable storage before that is sent. */
+  succeeded(handler: (owner: string, login: Login) => string | undefined | Promise<string | undefined>): void
+}
+
+/** What a client can ask for together with a resource (XEP-0386). */
+export interface Bind2 {
+  /**
+   * A feature of the session: its name as offered, the elements that ask for it (`urn:xmpp:carbons:2 enable`), and what is done then.
+   * What the handler answers, an element serialised, stands in `<bound/>`.
+   */
+  feature(name: string, payloads: readonly string[], handler: (session: Session, payload: Element) => string | undefined): void
+  /** A session has been bound by this way; nothing is sent to it before it is answered. What the handler answers stands in `<bound/>`. */
+  bound(handler: (session: Session) => string | undefined | Promise<string | undefined>): void
+}
+
 export interface Router {
   /** Routes a stanza whose `from` and `to` are set, as if its sender (a local host, account or service) had just sent it. */
   route(stanza: Stanza): void
@@ -171,6 +212,10 @@ export interface Parts {
   features: StreamFeatures
   nonzas: Nonzas
   logins: Logins
+  sasl2: Sasl2
+  bind2: Bind2
+  /** Tokens to log in by (XEP-0484). */
+  tokens: Tokens
   hooks: Hooks
   router: Router
   sessions: Sessions

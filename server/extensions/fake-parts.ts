@@ -6,6 +6,7 @@ import { parseElement } from '../../lib/xml/build.ts'
 import type { Element } from '../../lib/xml/element.ts'
 import { stanzaOf } from '../../lib/stanza/stanza.ts'
 import { createAccounts } from '../accounts/accounts.ts'
+import { createTokens } from '../accounts/tokens.ts'
 import { defaultLimits } from '../config/limits.ts'
 import type { OptionTable } from '../config/options.ts'
 import { createLog } from '../log.ts'
@@ -13,7 +14,7 @@ import { createMetrics } from '../metrics.ts'
 import type { Delivery } from '../router/hooks.ts'
 import { HookRunner } from '../router/hook-runner.ts'
 import { IqDispatcher, PendingIqs } from '../router/iq.ts'
-import { HostFeatures, HostLogins, HostNonzas } from '../host.ts'
+import { HostBind2, HostFeatures, HostLogins, HostNonzas, HostSasl2 } from '../host.ts'
 import { createRosters } from '../sessions/rosters.ts'
 import type { Session } from '../sessions/session.ts'
 import type { Value } from '../storage/shapes.ts'
@@ -62,9 +63,12 @@ export function fakeParts(host = 'example.net') {
   const features = new HostFeatures()
   const nonzas = new HostNonzas()
   const logins = new HostLogins(new Recent(100))
+  const sasl2 = new HostSasl2()
+  const bind2 = new HostBind2()
+  const tokens = createTokens(storage.records, { now: () => clock.now })
   const lasting = new Map<string, unknown>()
   const parts: Parts = {
-    host, iq, disco, hooks, rosters, accounts, storage, log, features, nonzas, logins,
+    host, iq, disco, hooks, rosters, accounts, storage, log, features, nonzas, logins, sasl2, bind2, tokens,
     access: { allows: (rule) => allowed.rules(rule), value: () => undefined, shaper: () => undefined },
     router: {
       route: (each) => { routed.push(each) },
@@ -94,7 +98,7 @@ export function fakeParts(host = 'example.net') {
   }
 
   return {
-    parts, routed, hooks, disco, rosters, storage, accounts, tasks, resumptions, clock, allowed, features, nonzas, logins, pending,
+    parts, routed, hooks, disco, rosters, storage, accounts, tasks, resumptions, clock, allowed, features, nonzas, logins, sasl2, bind2, tokens, pending,
 
     /** Starts an extension with the defaults of its options and these, and with `others` in place of these parts. */
     start<Options>(extension: Extension<never, Options> | Extension<keyof Parts, Options> | { start: unknown; options?: unknown; features?: readonly string[] }, options: Record<string, unknown> = {}, others: Partial<Parts> = {}): void {

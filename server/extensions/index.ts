@@ -9,6 +9,7 @@ import { delayedDelivery } from './delayed-delivery.ts'
 import { disco } from './disco.ts'
 import { entityTime } from './entity-time.ts'
 import type { Extension } from './extension.ts'
+import { fast } from './fast.ts'
 import { flexibleOffline } from './flexible-offline.ts'
 import { hints } from './hints.ts'
 import { httpUpload, httpUploadQuota } from './http-upload.ts'
@@ -32,7 +33,7 @@ export const extensions = [
   archive, carbons, offline,
   streamManagement, streamLimits, clientState,
   disco, caps, contactAddresses,
-  loginBans,
+  loginBans, fast,
   roster, register, privateStorage, vcard, lastActivity, flexibleOffline,
   ping, version, entityTime, httpUpload, httpUploadQuota,
 ] as unknown as readonly Extension[]

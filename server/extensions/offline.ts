@@ -31,7 +31,7 @@ export const offline = defineExtension({
   ejabberd: 'mod_offline',
   specs: [{ xep: 160, version: '1.0.1', status: 'complete' }],
   features: ['msgoffline'],
-  needs: ['host', 'hooks', 'sessions', 'storage', 'access', 'metrics', 'log', 'lasting'],
+  needs: ['host', 'hooks', 'bind2', 'sessions', 'storage', 'access', 'metrics', 'log', 'lasting'],
   options: {
     access_max_user_messages: { type: shaperRule(), default: 'max_user_offline_messages', help: 'How many messages are kept for an account: the name of a shaper rule, or a number. What comes back from a session that ended is kept beyond it.' },
     store_empty_body: { type: oneOf('true', 'false', 'unless_chat_state'), default: 'unless_chat_state', help: 'Whether messages without a body are kept.' },
@@ -39,7 +39,7 @@ export const offline = defineExtension({
     bounce_groupchat: { type: bool(), default: false, help: 'Answer messages of type groupchat that are not kept with an error.' },
     use_mam_for_storage: { type: bool(), default: false, help: 'Take offline messages from the archive.', ignored: 'has no effect: offline messages have a list of their own, whether the archive has them too or not.' },
   },
-  start({ host, hooks, sessions, storage, access, metrics, log, lasting }, options: OfflineOptions) {
+  start({ host, hooks, bind2, sessions, storage, access, metrics, log, lasting }, options: OfflineOptions) {
     const { offline: queue } = storage
     const stored = metrics.counter('tidings_offline_stored_total', 'Messages kept for accounts that were away')
     const refused = metrics.counter('tidings_offline_refused_total', 'Messages refused because the list of an account was full')
@@ -160,6 +160,19 @@ export const offline = defineExtension({
     }
 
     hooks.available(drain)
+    // XEP-0386 §3.2: what such a client finds in its archive is not sent to it beside that. What is not there is.
+    bind2.bound(async ({ owner }) => {
+      if (queue.count(owner) === 0) return undefined
+      let page = await queue.list(owner, PAGE)
+      for (;;) {
+        const archived: string[] = []
+        for (const { id } of page) if ((await storage.archive.get(owner, id)) !== undefined) archived.push(id)
+        queue.remove(owner, archived)
+        const last = page.at(-1)
+        if (page.length < PAGE || last === undefined) return undefined
+        page = await queue.list(owner, PAGE, last.id)
+      }
+    })
     hooks.accountRemoved(async (owner) => {
       flights.delete(owner)
       await queue.clear(owner)

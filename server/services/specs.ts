@@ -17,6 +17,9 @@ const CORE: readonly Spec[] = [
   { rfc: 7677, status: 'complete' },
   { rfc: 5929, status: 'partial', note: 'tls-server-end-point' },
   { rfc: 9266, status: 'complete' },
+  { xep: 388, version: '1.0.4', status: 'complete' },
+  { xep: 386, version: '1.1.0', status: 'complete' },
+  { xep: 440, version: '1.0.0', status: 'complete' },
   { xep: 474, version: '0.5.0', status: 'complete' },
   { xep: 368, version: '1.1.0', status: 'partial', note: 'TLS from the first byte; SRV records are the operator\'s' },
 ]

@@ -435,9 +435,9 @@ export class Session implements GateWaiter {
 
   /**
    * Turns stream management on (XEP-0198 §3). What waits for its commit reaches the client afterwards, so it is counted.
-   * `enabled` answers: that a stream can be resumed is said when it is stored, and what follows waits behind that.
+   * `enabled` answers: that a stream can be resumed is said when it is stored, and what follows waits behind that. Without it somebody else answers.
    */
-  manage(management: Management, enabled: () => void): void {
+  manage(management: Management, enabled?: () => void): void {
     this.management = management
     for (const gated of this.#gated ?? []) {
       const { stanza, id, size, volatile, taken } = gated
@@ -448,13 +448,22 @@ export class Session implements GateWaiter {
       gated.taken = undefined
       taken?.(true)
     }
+    if (enabled === undefined) return
     if (!management.resumable) return enabled()
+    this.hold()
+    this.openWhenStored(enabled)
+  }
+
+  /** What is sent from now on waits until the session is open. */
+  hold(): void { this.#resuming = true }
+
+  /** Calls `opened` to answer when all that was written is on stable storage, and then has what waits follow; never when the connection is gone by then. */
+  openWhenStored(opened: () => void): void {
     const carrier = this.#carrier
-    this.#resuming = true
     this.#context.storage.afterCommit(() => {
-      if (this.#carrier !== carrier) return
+      if (this.#carrier !== carrier || this.#ended) return
       this.#resuming = false
-      enabled()
+      opened()
       this.released(this.#releasedTicket)
     })
   }

@@ -35,7 +35,7 @@ export const archive = defineExtension({
     { xep: 441, version: '0.2.0', status: 'complete' },
     { xep: 59, version: '1.0', status: 'partial', note: 'no pages by index' },
   ],
-  needs: ['host', 'iq', 'disco', 'hooks', 'storage', 'rosters', 'accounts', 'access', 'metrics', 'every', 'now'],
+  needs: ['host', 'iq', 'disco', 'hooks', 'bind2', 'storage', 'rosters', 'accounts', 'access', 'metrics', 'every', 'now'],
   options: {
     default: { type: oneOf('always', 'never', 'roster'), default: 'never', help: 'What is archived for accounts that have not chosen for themselves.' },
     request_activates_archiving: { type: bool(), default: false, help: 'Archive nothing for an account before its client first asks for the archive.' },
@@ -47,7 +47,7 @@ export const archive = defineExtension({
     use_cache: { type: bool(), default: true, help: 'Keep preferences in memory.', ignored: 'has no effect: preferences are always kept in memory, as many as cache_size says.' },
     cache_life_time: { type: duration(), default: Infinity, help: 'How long preferences are kept in memory.', ignored: 'has no effect: what is kept in memory is never out of date.' },
   },
-  start({ host, iq, disco, hooks, storage, rosters, accounts, access, metrics, every, now }, options: ArchiveOptions) {
+  start({ host, iq, disco, hooks, bind2, storage, rosters, accounts, access, metrics, every, now }, options: ArchiveOptions) {
     // With request_activates_archiving an account is off until its first query writes its preferences.
     const untilChosen = options.request_activates_archiving ? 'never' : options.default
     const preferences = createPreferences(storage.records, rosters, untilChosen, options.cache_size)
@@ -91,6 +91,9 @@ export const archive = defineExtension({
       return page.fin
     })
     iq.get(`${MAM_NS} metadata`, 'account', (request) => readMetadata(history, ownerOf(request)))
+
+    // XEP-0386 §3.2
+    bind2.bound(async ({ owner }) => (await readMetadata(history, owner)).toString())
 
     const mayChoose = (request: IqRequest): string => {
       const owner = ownerOf(request)

@@ -1,0 +1,130 @@
+/**
+ * Tokens with which a client logs in instead of a password (XEP-0484). Each is bound to an account, to the client that asked for it
+ * and to a mechanism. What is stored is what a token is made of; without the host's secret no token can be had from that.
+ * Table `tokens`, key [bare JID, client].
+ */
+import { createHmac, randomBytes } from 'node:crypto'
+import type { MaybePromise, Records, Value } from '../storage/shapes.ts'
+
+export interface Tokens {
+  /** A new token, which waits beside the one in use until it is used itself (XEP-0484 §5.1). `lifetimeMs` from now on. */
+  issue(bare: string, client: string, mechanism: string, lifetimeMs: number): Promise<{ readonly token: string; readonly expires: number }>
+  /**
+   * Tries the tokens of a client for this mechanism. One that fits replaces those issued before it. `count` is that of the client's tries
+   * (XEP-0484 §3.4): one that has been there is a replay. `issued`: when the token was made, ms.
+   */
+  check(bare: string, client: string, mechanism: string, count: number | undefined, fits: (token: string) => boolean): Promise<{ readonly outcome: 'right' | 'wrong' | 'expired'; readonly issued?: number }>
+  /** Whether the client can log in by a token. */
+  has(bare: string, client: string): MaybePromise<boolean>
+  /** No token of this client is worth anything from now on; of any of the account's, without one. */
+  revoke(bare: string, client?: string): void
+  /** Forgets what has expired of an account. */
+  tidy(bare: string): Promise<void>
+}
+
+export interface TokensOptions {
+  readonly now?: () => number
+  /** Clients of one account that have tokens; the one whose token expires first makes room. */
+  readonly clientsMax?: number
+}
+
+interface Token {
+  readonly [key: string]: Value
+  readonly nonce: string
+  readonly mechanism: string
+  readonly issued: number
+  readonly expires: number
+  count: number
+}
+
+/** `fresh` has been issued and not been used. */
+interface Slots {
+  readonly [key: string]: Value | undefined
+  readonly fresh?: Token
+  readonly current?: Token
+}
+
+const TABLE = 'tokens'
+const SECRETS = 'account-secrets'
+const CLIENTS_MAX = 100
+
+export function createTokens(records: Records, options: TokensOptions = {}): Tokens {
+  const now = options.now ?? Date.now
+  const clientsMax = options.clientsMax ?? CLIENTS_MAX
+  const secrets = new Map<string, Buffer>()
+
+  async function secretOf(bare: string): Promise<Buffer> {
+    const host = bare.slice(bare.indexOf('@') + 1)
+    const known = secrets.get(host)
+    if (known !== undefined) return known
+    const key = [host, 'tokens']
+    const stored = records.get(SECRETS, key)
+    const value = stored instanceof Promise ? await stored : stored
+    // Another look-up may have been faster.
+    const secret = secrets.get(host) ?? (value instanceof Uint8Array ? Buffer.from(value) : randomBytes(32))
+    if (value === undefined && !secrets.has(host)) records.put(SECRETS, key, secret)
+    secrets.set(host, secret)
+    return secret
+  }
+
+  /** The token itself, in the form in which the client gets it. */
+  function tokenOf(secret: Buffer, bare: string, client: string, { nonce, mechanism }: Pick<Token, 'nonce' | 'mechanism'>): string {
+    return createHmac('sha256', secret).update([bare, client, mechanism, nonce].join('\n')).digest('base64url')
+  }
+
+  /** What is read and written without a wait in between is of one turn. */
+  async function slotsOf(bare: string, client: string): Promise<Slots | undefined> {
+    const stored = records.get(TABLE, [bare, client])
+    return (stored instanceof Promise ? await stored : stored) as Slots | undefined
+  }
+
+  async function makeRoom(bare: string): Promise<void> {
+    const all = await records.range(TABLE, [bare])
+    if (all.length < clientsMax) return
+    const [first] = all.toSorted((a, b) => expiryOf(a.value as Slots) - expiryOf(b.value as Slots))
+    if (first !== undefined) records.delete(TABLE, first.key)
+  }
+
+  return {
+    async issue(bare, client, mechanism, lifetimeMs) {
+      const secret = await secretOf(bare)
+      if ((await slotsOf(bare, client)) === undefined) await makeRoom(bare)
+      const before = await slotsOf(bare, client)
+      const at = now()
+      const fresh: Token = { nonce: randomBytes(16).toString('base64url'), mechanism, issued: at, expires: at + lifetimeMs, count: 0 }
+      records.put(TABLE, [bare, client], before?.current === undefined ? { fresh } : { fresh, current: before.current })
+      return { token: tokenOf(secret, bare, client, fresh), expires: fresh.expires }
+    },
+    async check(bare, client, mechanism, count, fits) {
+      const secret = await secretOf(bare)
+      const slots = await slotsOf(bare, client)
+      for (const slot of ['fresh', 'current'] as const) {
+        const token = slots?.[slot]
+        if (token === undefined || token.mechanism !== mechanism || !fits(tokenOf(secret, bare, client, token))) continue
+        if (token.expires <= now()) return { outcome: 'expired' }
+        if (count !== undefined && count <= token.count) return { outcome: 'wrong' }
+        if (count !== undefined || slot === 'fresh') {
+          const used = count === undefined ? token : { ...token, count }
+          records.put(TABLE, [bare, client], slot === 'fresh' || slots?.fresh === undefined ? { current: used } : { fresh: slots.fresh, current: used })
+        }
+        return { outcome: 'right', issued: token.issued }
+      }
+      return { outcome: 'wrong' }
+    },
+    async has(bare, client) {
+      const slots = await slotsOf(bare, client)
+      return slots !== undefined && expiryOf(slots) > now()
+    },
+    revoke(bare, client) {
+      if (client === undefined) void records.deleteRange(TABLE, [bare])
+      else records.delete(TABLE, [bare, client])
+    },
+    async tidy(bare) {
+      for (const { key, value } of await records.range(TABLE, [bare])) if (expiryOf(value as Slots) <= now()) records.delete(TABLE, key)
+    },
+  }
+}
+
+function expiryOf({ fresh, current }: Slots): number {
+  return Math.max(fresh?.expires ?? 0, current?.expires ?? 0)
+}

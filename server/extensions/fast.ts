@@ -1,0 +1,86 @@
+// XEP-0484: Fast Authentication Streamlining Tokens, version 0.2.0 (2024-06-30)
+import { HashedTokenServer, hashedTokenMechanisms, isHashedToken } from '../../lib/sasl/hashed-token.ts'
+import { escapeXml, type Element } from '../../lib/xml/element.ts'
+import { formatDateTime } from '../../lib/stanza/delay.ts'
+import { duration } from '../config/options.ts'
+import { defineExtension, type Login } from './extension.ts'
+
+const NS = 'urn:xmpp:fast:0'
+const DAY_MS = 86_400_000
+/** Accounts whose tokens are looked through without a pause. */
+const TIDY_AT_ONCE = 16
+
+export interface FastOptions {
+  readonly token_lifetime: number
+  readonly token_refresh_age: number
+}
+
+export const fast = defineExtension({
+  name: 'fast',
+  ejabberd: 'mod_auth_fast',
+  specs: [{ xep: 484, version: '0.2.0', status: 'complete', note: 'not in the early data of TLS, which Node does not give' }],
+  needs: ['host', 'sasl2', 'tokens', 'accounts', 'every', 'now'],
+  options: {
+    token_lifetime: { type: duration({ infinity: false }), default: 30 * DAY_MS, help: 'How long a token can be used to log in.' },
+    token_refresh_age: { type: duration({ infinity: false }), default: DAY_MS, help: 'A client that logs in by a token older than this gets a new one.' },
+  },
+  start({ host, sasl2, tokens, accounts, every, now }, options: FastOptions) {
+    /** When the token was made by which a client has just logged in, ms. */
+    const used = new WeakMap<Login, number>()
+
+    sasl2.inline(({ channelBinding }) =>
+      `<fast xmlns='${NS}'>${hashedTokenMechanisms(channelBinding).map((name) => `<mechanism>${name}</mechanism>`).join('')}</fast>`)
+
+    sasl2.mechanism((login) => {
+      const { mechanism, client, context } = login
+      const request = childOf(login, 'fast')
+      // §4.1: who uses a token says which client it is.
+      if (request === undefined || client === undefined || !isHashedToken(mechanism) || !hashedTokenMechanisms(context.channelBinding).includes(mechanism)) return undefined
+      return new HashedTokenServer(mechanism, context, {
+        async check(bare, fits) {
+          const { outcome, issued } = await tokens.check(bare, client.id, mechanism, countOf(request), fits)
+          if (outcome === 'right') used.set(login, issued ?? 0)
+          return outcome
+        },
+      })
+    })
+
+    sasl2.succeeded(async (owner, login) => {
+      const { client, context } = login
+      if (client === undefined) return undefined
+      const wanted = childOf(login, 'request-token')?.attrs['mechanism']
+      const issued = used.get(login)
+      const invalidate = issued !== undefined && isTrue(childOf(login, 'fast')?.attrs['invalidate'])
+      // §3.6
+      if (invalidate) tokens.revoke(owner, client.id)
+      // §3.5
+      const due = issued !== undefined && !invalidate && now() - issued > options.token_refresh_age
+      const mechanism = wanted ?? (due ? login.mechanism : undefined)
+      if (mechanism === undefined || !hashedTokenMechanisms(context.channelBinding).includes(mechanism)) return undefined
+      const { token, expires } = await tokens.issue(owner, client.id, mechanism, options.token_lifetime)
+      return `<token xmlns='${NS}' expiry='${formatDateTime(expires)}' token='${escapeXml(token)}'/>`
+    })
+
+    every(DAY_MS, async () => {
+      for (const [position, local] of (await accounts.list(host)).entries()) {
+        if (position % TIDY_AT_ONCE === TIDY_AT_ONCE - 1) await new Promise((resolve) => { setImmediate(resolve) })
+        await tokens.tidy(`${local}@${host}`)
+      }
+    })
+  },
+})
+
+function childOf({ request }: Login, name: string): Element | undefined {
+  const span = request.find(name, NS)
+  return span === undefined ? undefined : request.childElement(span)
+}
+
+/** §3.4: what a client counts its tries by; one that is no number has no use. */
+function countOf(request: Element): number | undefined {
+  const count = request.attrs['count']
+  return count !== undefined && /^\d{1,10}$/.test(count) ? Number(count) : undefined
+}
+
+function isTrue(value: string | undefined): boolean {
+  return value === 'true' || value === '1'
+}
