@@ -4,6 +4,7 @@ import { parseElement } from '../../lib/xml/build.ts'
 import { makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { readStanza } from '../../lib/stanza/read.ts'
+import { HostBind2 } from '../host.ts'
 import { HookRunner } from '../router/hook-runner.ts'
 import type { Delivery } from '../router/hooks.ts'
 import type { Session } from '../sessions/session.ts'
@@ -19,6 +20,7 @@ function setUp() {
   const parts = {
     host: 'montague.example',
     hooks,
+    bind2: new HostBind2(),
     iq: { set: (payload: string, _targets: unknown, handler: IqHandler) => handlers.set(payload, handler), get: () => {} },
     sessions: { of: (bare: string) => all.filter((each) => each.owner === bare) },
   } as unknown as Parts

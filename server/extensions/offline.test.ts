@@ -3,6 +3,7 @@ import { Jid } from '../../lib/jid.ts'
 import { nextMessageId, timeOfMessageId } from '../../lib/stanza/ids.ts'
 import { readStanza } from '../../lib/stanza/read.ts'
 import { makeStanza } from '../../lib/stanza/stanza.ts'
+import { HostBind2 } from '../host.ts'
 import { HookRunner } from '../router/hook-runner.ts'
 import type { Delivery } from '../router/hooks.ts'
 import { Gate } from '../sessions/gate.ts'
@@ -19,7 +20,8 @@ function setUp(options: Partial<OfflineOptions> = {}, max: number | undefined = 
   const storage = openMemory()
   const online: Session[] = []
   const hooks = new HookRunner()
-  offline.start({ host: 'capulet.example', hooks, storage, sessions: { of: () => online, available: () => online.filter((session) => session.takesMessages) }, access: { value: () => max, allows: () => true, shaper: () => undefined }, metrics: { counter: () => ({ inc() {} }) }, log: QUIET, lasting: <Value>(_name: string, make: () => Value): Value => make() } as unknown as Parts, { ...OPTIONS, ...options })
+  const bind2 = new HostBind2()
+  offline.start({ host: 'capulet.example', hooks, bind2, storage, sessions: { of: () => online, available: () => online.filter((session) => session.takesMessages) }, access: { value: () => max, allows: () => true, shaper: () => undefined }, metrics: { counter: () => ({ inc() {} }) }, log: QUIET, lasting: <Value>(_name: string, make: () => Value): Value => make() } as unknown as Parts, { ...OPTIONS, ...options })
   const delivery = (content: string, type = 'chat', changes: Partial<Delivery> = {}): Delivery => {
     const id = nextMessageId()
     return {
@@ -57,7 +59,7 @@ function setUp(options: Partial<OfflineOptions> = {}, max: number | undefined = 
     session.priority = priority
     hooks.runAvailable(session, makeStanza('presence', {}), true)
   }
-  return { storage, hooks, delivery, store, bind, available, count: () => storage.offline.count(OWNER) }
+  return { storage, hooks, bind2, delivery, store, bind, available, count: () => storage.offline.count(OWNER) }
 }
 
 const bodies = (texts: readonly string[]): string[] => texts.map((text) => /<body>(.*)<\/body>/.exec(text)?.[1] ?? '')
@@ -322,6 +324,21 @@ describe('offline messages (XEP-0160)', () => {
     await hooks.runAccountRemoved(OWNER)
     expect(count()).to.equal(0)
   })
+
+  it('of those that the archive has, a client that binds by Bind 2 is sent none (XEP-0386 §3.2)', async () => {
+    const { storage, bind2, store, bind, available, count } = setUp({}, 1000)
+    for (let sent = 0; sent < 450; sent++) store(`<body>${sent}</body>`)
+    const entries = await storage.offline.list(OWNER, 1000)
+    for (const [index, { id, bytes }] of entries.entries()) if (index % 3 !== 0) storage.archive.append({ id, bytes, owners: [{ owner: OWNER, with: 'romeo@montague.example' }] })
+    const { session, messages } = bind('plain')
+    expect(await bind2.answer(session)).to.equal('')
+    expect(count()).to.equal(150)
+    available(session)
+    await storage.committed()
+    await new Promise((resolve) => { setImmediate(resolve) })
+    expect(messages().map((text) => Number(/<body>(\d+)</.exec(text)?.[1]))).to.deep.equal(Array.from({ length: 150 }, (_, index) => index * 3))
+  })
+
 })
 
 /** Long enough for what the network tells, and for what follows from it. */
