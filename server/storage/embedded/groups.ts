@@ -10,6 +10,7 @@ import { type RootDatabase } from 'lmdb'
 import { continueIdsAfter, timeOfLastId } from '../../../lib/stanza/ids.ts'
 import { type OrderedStore } from '../ordered.ts'
 import { HEADER_BYTES, type LogPosition, type LogRecord, RECORD_ALIGN, type WriteAheadLog } from './log.ts'
+import { type Entry, Overlay } from './overlay.ts'
 import { RecordReader, RecordWriter } from './record.ts'
 
 /** A row to be written to the database, or removed from it. */
@@ -40,20 +41,6 @@ export interface Participant {
 /** Adds a section to the group that is open. */
 export interface SectionWriter {
   section(participant: Participant, write: (writer: RecordWriter) => void): void
-}
-
-interface Entry {
-  readonly key: string
-  value: Buffer | undefined
-  readonly segment: number
-  /** The group that writes it last. */
-  group: number
-  /** Some group that is sealed has written it. */
-  isLogged: boolean
-  /** The database has never held its key. */
-  readonly isNew: boolean
-  /** Put and removed again before it reached the database. */
-  gone: boolean
 }
 
 /** What may fail. */
@@ -101,13 +88,10 @@ export class GroupedStore implements OrderedStore, SectionWriter {
   readonly #log: WriteAheadLog
   readonly #options: GroupOptions
   readonly #participants: Participant[] = []
-  /** What lies over the database. */
-  readonly #pending = new Map<string, Entry>()
-  /** The same entries by the beginnings of their keys, so that a range looks at few. */
-  readonly #buckets = new Map<string, Set<Entry>>()
-  /** Entries of the segment. */
-  #entries: Entry[] = []
-  #segment = 1
+  /** What the present segment has written: over `#old`. */
+  #young = new Overlay()
+  /** What the segment before it has written: over the database, until that has it. */
+  #old = new Overlay()
   #segmentAt = performance.now()
   #oldBytes = 0
   #applying: Promise<void> | undefined
@@ -154,12 +138,12 @@ export class GroupedStore implements OrderedStore, SectionWriter {
   get commitMs(): number { return this.#commitMs }
 
   get(key: string): Buffer | undefined {
-    const entry = this.#pending.get(key)
+    const entry = this.#entryOf(key)
     return entry ? entry.value : this.#db.getBinary(key)
   }
 
   has(key: string): boolean {
-    const entry = this.#pending.get(key)
+    const entry = this.#entryOf(key)
     return entry ? entry.value !== undefined : this.#db.doesExist(key)
   }
 
@@ -279,55 +263,34 @@ export class GroupedStore implements OrderedStore, SectionWriter {
 
   #pendingBetween(start: string, end: string): Entry[] {
     const found: Entry[] = []
-    const name = bucketOf(start)
-    const buckets = name === undefined || !end.startsWith(name) ? this.#buckets.values() : [this.#buckets.get(name) ?? []]
-    for (const bucket of buckets) for (const entry of bucket) if (entry.key >= start && entry.key < end) found.push(entry)
+    this.#young.between(start, end, found)
+    this.#old.between(start, end, found, this.#young)
     return found
   }
 
+  #entryOf(key: string): Entry | undefined { return this.#young.get(key) ?? this.#old.get(key) }
+
   #write(key: string, value: Buffer | undefined, isNew: boolean): void {
     const group = this.#open
-    const entry = this.#pending.get(key)
-    if (entry?.segment === this.#segment) {
+    const entry = this.#young.get(key)
+    if (!entry) {
+      const added: Entry = { key, value, group: group.number, isLogged: false, isNew, isGone: false }
+      this.#young.add(added)
+      group.writes.push(added)
+    } else {
       const isInGroup = entry.group === group.number
+      entry.value = value
       if (value === undefined && entry.isNew) {
-        entry.gone = true
-        entry.value = undefined
-        this.#remove(entry)
+        entry.isGone = true
+        this.#young.remove(entry)
         // When the log holds it, it must hold that it is gone.
         if (entry.isLogged && !isInGroup) group.writes.push(entry)
-      } else {
-        entry.value = value
-        if (!isInGroup) {
-          entry.group = group.number
-          group.writes.push(entry)
-        }
+      } else if (!isInGroup) {
+        entry.group = group.number
+        group.writes.push(entry)
       }
-    } else {
-      const added: Entry = { key, value, segment: this.#segment, group: group.number, isLogged: false, isNew: isNew && !entry, gone: false }
-      if (entry) this.#remove(entry)
-      this.#add(added)
-      this.#entries.push(added)
-      group.writes.push(added)
     }
     this.#schedule()
-  }
-
-  #add(entry: Entry): void {
-    this.#pending.set(entry.key, entry)
-    const name = bucketOf(entry.key) ?? ''
-    const bucket = this.#buckets.get(name)
-    if (bucket) bucket.add(entry)
-    else this.#buckets.set(name, new Set([entry]))
-  }
-
-  #remove(entry: Entry): void {
-    this.#pending.delete(entry.key)
-    const name = bucketOf(entry.key) ?? ''
-    const bucket = this.#buckets.get(name)
-    if (!bucket) return
-    bucket.delete(entry)
-    if (bucket.size === 0) this.#buckets.delete(name)
   }
 
   #schedule(): void {
@@ -360,10 +323,9 @@ export class GroupedStore implements OrderedStore, SectionWriter {
     const writer = this.#writers[group.number % 2] as RecordWriter
     this.#open = { number: group.number + 1, writes: [], writer, callbacks: [] }
     const isTurning = this.#isPrepared && !this.#applying
-    const entries = this.#entries
     if (isTurning) {
-      this.#segment++
-      this.#entries = []
+      this.#old = this.#young
+      this.#young = new Overlay()
       for (const participant of this.#participants) participant.turnOver()
     }
     if (!group.writer.isEmpty) {
@@ -371,7 +333,7 @@ export class GroupedStore implements OrderedStore, SectionWriter {
       this.#commitMs += (performance.now() - this.#lastStart - this.#commitMs) / 8
     }
     group.writer.reset()
-    if (isTurning && !this.#closing.signal.aborted) this.#turn(entries)
+    if (isTurning && !this.#closing.signal.aborted) this.#turn()
     this.#committing = undefined
     for (const callback of group.callbacks) {
       try {
@@ -387,7 +349,7 @@ export class GroupedStore implements OrderedStore, SectionWriter {
   #seal({ writes, writer }: Group): void {
     for (const entry of writes) {
       const { key, value } = entry
-      if (entry.gone && !entry.isLogged) continue
+      if (entry.isGone && !entry.isLogged) continue
       entry.isLogged = true
       writer.uint8(value ? PUT : DELETE)
       const place = writer.reserve()
@@ -440,26 +402,26 @@ export class GroupedStore implements OrderedStore, SectionWriter {
     }
   }
 
-  #turn(entries: readonly Entry[]): void {
+  #turn(): void {
     this.#isPrepared = false
     this.#turnOverDue = false
     this.#segmentAt = performance.now()
     this.#oldBytes += this.#log.bytes
     const { segment, record } = this.#log.turnOver()
-    this.#applying = this.#persist(() => this.#apply(entries, { segment, record, lastIdMs: timeOfLastId() })).then((isApplied) => {
+    this.#applying = this.#persist(() => this.#apply({ segment, record, lastIdMs: timeOfLastId() })).then((isApplied) => {
       this.#applying = undefined
       if (isApplied) this.#prepareIfDue()
     })
   }
 
   /** Writes the content of the old segment to the database. False when that failed; then it can be done again. */
-  async #apply(entries: readonly Entry[], position: LogPosition): Promise<boolean> {
+  async #apply(position: LogPosition): Promise<boolean> {
     try {
       this.#db.resetReadTxn()
       const pacer = new Pacer()
       let rows: Row[] = []
       let bytes = 0
-      for (const row of this.#rowsOf(entries)) {
+      for (const row of this.#rows()) {
         if (row) {
           rows.push(row)
           bytes += row.value?.length ?? 0
@@ -475,10 +437,7 @@ export class GroupedStore implements OrderedStore, SectionWriter {
       // The read transaction must be younger than the commit before what lies over the database goes.
       this.#db.resetReadTxn()
       for (const participant of this.#participants) participant.applied()
-      for (const entry of entries) {
-        if (this.#pending.get(entry.key) === entry) this.#remove(entry)
-        if (pacer.isDue) await pacer.pause()
-      }
+      this.#old = new Overlay()
       this.#oldBytes = 0
     } catch (error) {
       this.#report('database', `writing to the database failed: ${(error as Error).message}`)
@@ -489,10 +448,10 @@ export class GroupedStore implements OrderedStore, SectionWriter {
     return true
   }
 
-  *#rowsOf(entries: readonly Entry[]): Generator<Row | undefined, undefined> {
+  *#rows(): Generator<Row | undefined, undefined> {
     for (const participant of this.#participants) yield* participant.rows()
-    for (const entry of entries) {
-      if (!entry.gone) yield entry
+    for (const entry of this.#old.entries()) {
+      yield entry
       yield undefined
     }
     return undefined
@@ -545,14 +504,9 @@ export class GroupedStore implements OrderedStore, SectionWriter {
   }
 
   #replayWrite(key: string, value: Buffer | undefined): void {
-    const known = this.#pending.get(key)
-    if (known) {
-      known.value = value
-      return
-    }
-    const entry: Entry = { key, value, segment: this.#segment, group: 0, isLogged: true, isNew: false, gone: false }
-    this.#add(entry)
-    this.#entries.push(entry)
+    const known = this.#young.get(key)
+    if (known) known.value = value
+    else this.#young.add({ key, value, group: 0, isLogged: true, isNew: false, isGone: false })
   }
 
   #report(what: What, problem: string | undefined): void {
@@ -574,19 +528,6 @@ export function encodePosition(position: LogPosition): Buffer {
 
 export function decodePosition(row: Buffer): LogPosition {
   return JSON.parse(row.toString()) as LogPosition
-}
-
-/** How many parts of a key name its bucket, by the key's first letter. */
-const BUCKET_PARTS: Readonly<Record<string, number>> = { o: 1, r: 2 }
-
-/** Undefined when a key, or the beginning of a range, has fewer parts. */
-function bucketOf(key: string): string | undefined {
-  let end = 1
-  for (let parts = BUCKET_PARTS[key[0] as string] ?? 0; parts > 0; parts--) {
-    end = key.indexOf('\0', end) + 1
-    if (end === 0) return undefined
-  }
-  return key.slice(0, end)
 }
 
 function ignore(): void {}
