@@ -6,9 +6,9 @@ import { closeSync, cpSync, mkdtempSync, openSync, rmSync, truncateSync, writeSy
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect } from 'chai'
-import { firstIdOf } from '../../../lib/stanza/ids.ts'
+import { contentOf, randomOf, writeTurn } from './changes.fixture.ts'
 import { openEmbedded } from './embedded.ts'
-import { type Between, intercept, newDirectory, type Opened, openParts, type Shapes } from './parts.fixture.ts'
+import { type Between, intercept, newDirectory, type Opened, openParts } from './parts.fixture.ts'
 
 /** A disk that does one operation at a time, and lets somebody look at it before and after. */
 class Disk implements Between {
@@ -32,89 +32,10 @@ class Disk implements Between {
   }
 }
 
-const OWNERS = ['romeo@montague.lit', 'juliet@capulet.lit', 'nurse@capulet.lit', `${'l'.repeat(900)}@capulet.lit`]
-
-/** Everything that the shapes hold, as text. */
-async function contentOf({ records, archive, offline, streams }: Shapes): Promise<string> {
-  const content: unknown[] = [await records.range('t', [])]
-  for (const owner of OWNERS) {
-    const { items } = await archive.query(owner, { max: Infinity, direction: 'forward' })
-    content.push(owner, items.map((item) => `${item.id} ${item.with} ${item.bytes.toString('latin1')}`))
-    expect(await archive.count(owner, {}, Infinity)).to.equal(items.length)
-    for (const other of OWNERS) expect(await archive.count(owner, { with: other }, Infinity), `${owner} with ${other}`).to.equal(items.filter((item) => item.with === other).length)
-    content.push((await offline.list(owner, Infinity)).map((entry) => `${entry.id} ${entry.bytes.toString('latin1')}`), offline.count(owner))
-  }
-  const open = [...await streams.load()].sort((a, b) => (a.id < b.id ? -1 : 1))
-  content.push(open.map(({ id, state, handled, acknowledged, unacknowledged }) => [id, state, handled, acknowledged, unacknowledged.map(({ seq, bytes }) => `${seq} ${bytes.toString('latin1')}`)]))
-  return JSON.stringify(content)
-}
-
-/** Numbers that are the same in each run. */
-function randomOf(seed: number): (below: number) => number {
-  let state = seed
-  return (below) => {
-    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
-    return Math.floor(state / 2 ** 32 * below)
-  }
-}
-
-/** One of so many operations is looked at. */
-const LOOK_EVERY = 6
-
-const START = 1_700_000_000_000
-
-/** One change of one shape. */
-function change({ records, archive, offline, streams }: Shapes, acknowledged: Map<string, number>, random: (below: number) => number, n: number): void {
-  const owner = OWNERS[random(OWNERS.length)] as string
-  const other = OWNERS[random(OWNERS.length)] as string
-  const id = firstIdOf(START + (random(4) === 0 ? random(n + 1) : n) * 1000)
-  const bytes = Buffer.alloc(random(4) === 0 ? 6000 : 700, `${n} `)
-  const stream = `s${random(3)}`
-  switch (random(12)) {
-    case 0: case 1: case 2: case 3:
-      archive.append({ id, bytes, owners: [{ owner, with: other }, ...(owner === other ? [] : [{ owner: other, with: owner }])] })
-      break
-    case 4: void archive.delete(owner, id); break
-    case 5: void archive.replace(owner, id, bytes); break
-    case 6: if (random(3) === 0) void archive.purge(owner, START + random(n + 1) * 1000); break
-    case 7: offline.push(owner, { id, bytes: bytes.subarray(0, 100) }); break
-    case 8: offline.remove(owner, [id]); if (random(4) === 0) void offline.clear(owner); break
-    case 9:
-      if (random(3) === 0) records.delete('t', [owner, String(random(5))])
-      else records.put('t', [owner, String(random(5))], n)
-      break
-    case 10:
-      if (random(3) === 0) streams.close(stream)
-      else if (random(2) === 0) streams.open(stream, owner, stream, n)
-      else streams.state(stream, n)
-      break
-    default:
-      streams.push(stream, n, bytes.subarray(0, 50))
-      streams.handled(stream, n)
-      if (random(2) === 0) {
-        const seq = Math.max(acknowledged.get(stream) ?? 0, n - random(20))
-        acknowledged.set(stream, seq)
-        streams.acknowledged(stream, seq)
-      }
-  }
-}
-
-/** Writes, and tells of the content after each turn, and of each turn whose writes are reported committed. */
-async function write({ shapes, store }: Opened, turns: number, random: (below: number) => number, on: { turn(content: string): void; committed(turn: number): void }): Promise<void> {
-  const acknowledged = new Map<string, number>()
-  on.turn(await contentOf(shapes))
-  for (let turn = 1; turn <= turns; turn++) {
-    for (let i = random(4); i >= 0; i--) change(shapes, acknowledged, random, turn)
-    on.turn(await contentOf(shapes))
-    store.afterCommit(() => { on.committed(turn) })
-    for (let i = random(4); i > 0; i--) await new Promise((resolve) => { setImmediate(resolve) })
-    if (random(4) === 0) await store.committed()
-  }
-  expect(await store.close(10_000)).to.equal(true)
-}
+type Random = (below: number) => number
 
 /** What a power cut may leave of a record that was written to these places: a part of it, nothing, or something else here and there. */
-function tear(path: string, start: number, end: number, random: (below: number) => number): void {
+function tear(path: string, start: number, end: number, random: Random): void {
   const from = start + random(end - start)
   if (random(4) === 0) {
     truncateSync(path, from)
@@ -127,43 +48,80 @@ function tear(path: string, start: number, end: number, random: (below: number) 
 
 function segmentOf(dir: string, { log }: Opened): string { return join(dir, 'log', String(log.segment).padStart(12, '0')) }
 
+/** Of the directory as it is at this moment, which is all that a killed process leaves. */
+function copyOf(dir: string): string {
+  const copy = mkdtempSync(join(tmpdir(), 'tidings-crash-'))
+  cpSync(dir, copy, { recursive: true, filter: (path) => !path.endsWith('/lock') })
+  return copy
+}
+
+/** One of so many operations is looked at. */
+const LOOK_EVERY = 6
+const LIVES = 4
+const TURNS = 80
+
+/**
+ * Writes the turns from `turn` on until the disk has done so many operations. Looks at it now and then, as it would be found
+ * after a kill or a power cut. Answers the directory for the next life and the turns that it may show, or undefined when all is written.
+ */
+async function live(dir: string, seed: number, turn: number, operations: number, random: Random, faults: string[]): Promise<{ readonly dir: string; readonly turn: number } | undefined> {
+  /** After each turn, from this one on, and those not committed of them. */
+  const contents: string[] = []
+  let committed = 0
+  let next: string | undefined
+  let stop: () => void = () => {}
+  const stopped = new Promise<void>((resolve) => { stop = resolve })
+  const first = turn - 1
+  let ended: number | undefined
+  const disk = new Disk(async (step, args) => {
+    const isLast = operations-- === 0
+    if (!isLast && random(LOOK_EVERY) > 0) return
+    const copy = copyOf(dir)
+    const possible = contents.slice(committed)
+    const from = first + committed
+    const isTorn = step === 'after append' && random(2) === 0
+    if (isTorn) tear(segmentOf(copy, opened), opened.log.bytes - (args[0] as Buffer).length, opened.log.bytes, random)
+    const looked = isLast ? copyOf(copy) : copy
+    const what = `${step} of life that began with turn ${turn}${isTorn ? ', torn' : ''}`
+    try {
+      await using storage = await openEmbedded(looked)
+      const at = possible.indexOf(await contentOf(storage))
+      if (at < 0) faults.push(what)
+      else ended = from + at
+    } catch (error) {
+      faults.push(`${what}: ${String(error)}`)
+    }
+    rmSync(looked, { recursive: true })
+    if (!isLast) return
+    next = copy
+    stop()
+    await new Promise(() => {})
+  })
+  const opened = await openParts(dir, disk, { transactionRows: 2 })
+  contents.push(await contentOf(opened.shapes))
+  for (; turn <= TURNS && next === undefined; turn++) {
+    await writeTurn(opened.shapes, seed, turn)
+    contents.push(await contentOf(opened.shapes))
+    const written = turn - first
+    opened.store.afterCommit(() => { committed = written })
+    for (let i = random(4); i > 0; i--) await new Promise((resolve) => { setImmediate(resolve) })
+    if (random(4) === 0) await Promise.race([opened.store.committed(), stopped])
+  }
+  await Promise.race([opened.store.close(10_000), stopped])
+  await opened.discard()
+  rmSync(dir, { recursive: true })
+  return next === undefined ? undefined : { dir: next, turn: (ended ?? first) + 1 }
+}
+
 describe('embedded storage when the process is killed or the power fails, at any operation of its disk', () => {
   for (const seed of [1, 2, 3, 4]) {
     it(`holds what was reported committed, in whole turns (${seed})`, async function () {
       this.timeout(120_000)
-      const dir = await newDirectory()
       const random = randomOf(seed)
-      /** After each turn, and the last turn committed. */
-      const contents: string[] = []
-      let committed = 0
-      let looked = 0
       const faults: string[] = []
-      const disk = new Disk(async (step, args) => {
-        if (random(LOOK_EVERY) > 0) return
-        looked++
-        const possible = contents.slice(committed)
-        const copy = mkdtempSync(join(tmpdir(), 'tidings-crash-'))
-        cpSync(dir, copy, { recursive: true, filter: (path) => !path.endsWith('/lock') })
-        const isTorn = step === 'after append' && random(2) === 0
-        if (isTorn) tear(segmentOf(copy, opened), opened.log.bytes - (args[0] as Buffer).length, opened.log.bytes, random)
-        try {
-          await using storage = await openEmbedded(copy)
-          const found = await contentOf(storage)
-          if (!possible.includes(found)) faults.push(`${step}, operation ${looked}${isTorn ? ', torn' : ''}`)
-        } catch (error) {
-          faults.push(`${step}, operation ${looked}${isTorn ? ', torn' : ''}: ${String(error)}`)
-        }
-        rmSync(copy, { recursive: true })
-      })
-      const opened = await openParts(dir, disk, { transactionRows: 2 })
-      await write(opened, 80, random, {
-        turn: (content) => contents.push(content),
-        committed: (turn) => { committed = turn },
-      })
-      await opened.discard()
-      rmSync(dir, { recursive: true })
+      let next: { readonly dir: string; readonly turn: number } | undefined = { dir: await newDirectory(), turn: 1 }
+      for (let life = 1; next; life++) next = await live(next.dir, seed, next.turn, life === LIVES ? Infinity : random(60), random, faults)
       expect(faults).to.deep.equal([])
-      expect(looked).to.be.greaterThan(8)
     })
   }
 })
@@ -175,24 +133,27 @@ describe('embedded storage on a disk that fails now and then', () => {
     const random = randomOf(1)
     let failures = 0
     const disk = new Disk(async (step, args) => {
-      if (random(16) > 0) return
+      if (random(8) > 0) return
       failures++
       // Half a record, which is then written again.
       if (step === 'before append') tear(segmentOf(dir, opened), opened.log.bytes, opened.log.bytes + (args[0] as Buffer).length, random)
       throw new Error('input/output error')
     })
     const opened = await openParts(dir, disk, { transactionRows: 2 })
-    let last = ''
     let committed = 0
-    await write(opened, 40, random, {
-      turn: (content) => { last = content },
-      committed: (turn) => { expect(turn).to.equal(++committed) },
-    })
+    for (let turn = 1; turn <= 40; turn++) {
+      await writeTurn(opened.shapes, 5, turn)
+      opened.store.afterCommit(() => { expect(turn).to.equal(++committed) })
+      await new Promise((resolve) => { setImmediate(resolve) })
+      if (random(4) === 0) await opened.store.committed()
+    }
+    const written = await contentOf(opened.shapes)
+    expect(await opened.store.close(10_000)).to.equal(true)
     await opened.discard()
     expect(committed).to.equal(40)
     expect(failures).to.be.greaterThan(3)
     const storage = await openEmbedded(dir)
-    expect(await contentOf(storage)).to.equal(last)
+    expect(await contentOf(storage)).to.equal(written)
     await storage[Symbol.asyncDispose]()
     rmSync(dir, { recursive: true })
   })

@@ -204,6 +204,35 @@ describe('journal of streams', () => {
     await using storage = await openEmbedded(dir)
     expect((await storage.streams.load()).map(({ id, state }) => [id, state])).to.deep.equal([['s', 2], ['t', 3]])
   })
+
+  it('does not take a stream for an earlier one, whose end the log still tells of', async () => {
+    /** Killed after so many transactions. */
+    async function life(transactions: number, write: (opened: Opened) => Promise<void>): Promise<void> {
+      const opened = await openParts(dir, {
+        database: (db) => intercept(db, ['batch'], (_name, _args, call) => (transactions-- > 0 ? call() : new Promise(() => {}))),
+      }, { transactionRows: 1, segmentBytes: 1 })
+      await write(opened)
+      while (transactions >= 0) await new Promise((resolve) => { setTimeout(resolve, 1) })
+      await opened.discard()
+    }
+    const opened = await openParts(dir, {})
+    opened.shapes.streams.open('early', ROMEO, 'orchard', null)
+    expect(await opened.store.close(10_000)).to.equal(true)
+    await opened.discard()
+    await life(1, async ({ shapes, store }) => {
+      for (let h = 1; h < 5; h++) {
+        shapes.streams.handled('early', h)
+        await store.committed()
+        if (h === 1) shapes.streams.close('early')
+      }
+    })
+    await life(1, async ({ shapes, store }) => {
+      shapes.streams.open('late', ROMEO, 'orchard', null)
+      await store.committed()
+    })
+    await using storage = await openEmbedded(dir)
+    expect((await storage.streams.load()).map(({ id }) => id)).to.deep.equal(['late'])
+  })
 })
 
 describe('log that is missing', () => {
