@@ -4,7 +4,7 @@ import type { Stanza } from '../lib/stanza/stanza.ts'
 import type { Element } from '../lib/xml/element.ts'
 import type { Recent } from '../lib/recent.ts'
 import type { StreamError } from '../lib/stream/errors.ts'
-import type { Bind2, FailedLogins, Login, LoginWatcher, Logins, Nonzas, Resumption, Sasl2, StreamFeatures } from './extensions/extension.ts'
+import type { Bind2, FailedLogins, Login, LoginWatcher, Logins, Nonzas, Resumption, Sasl2, StreamFeatures, Task } from './extensions/extension.ts'
 import type { HostDisco } from './extensions/disco-registry.ts'
 import type { HostConfig } from './config/config.ts'
 import type { Presence } from './sessions/presence.ts'
@@ -62,15 +62,25 @@ export class HostLogins implements Logins {
 }
 
 export class HostSasl2 implements Sasl2 {
+  readonly #offer: ((context: SaslContext) => string | undefined)[] = []
   readonly #inline: ((context: SaslContext) => string | undefined)[] = []
+  readonly #tasks: Parameters<Sasl2['tasks']>[0][] = []
   readonly #mechanisms: ((login: Login) => Mechanism | undefined)[] = []
   readonly #succeeded: Parameters<Sasl2['succeeded']>[0][] = []
 
+  offer(feature: (context: SaslContext) => string | undefined): void { this.#offer.push(feature) }
   inline(feature: (context: SaslContext) => string | undefined): void { this.#inline.push(feature) }
+  tasks(handler: Parameters<Sasl2['tasks']>[0]): void { this.#tasks.push(handler) }
   mechanism(handler: (login: Login) => Mechanism | undefined): void { this.#mechanisms.push(handler) }
   succeeded(handler: Parameters<Sasl2['succeeded']>[0]): void { this.#succeeded.push(handler) }
 
-  offer(context: SaslContext): string { return this.#inline.map((feature) => feature(context) ?? '').join('') }
+  offered(context: SaslContext): string { return this.#offer.map((feature) => feature(context) ?? '').join('') }
+  offeredInline(context: SaslContext): string { return this.#inline.map((feature) => feature(context) ?? '').join('') }
+  async tasksOf(owner: string, login: Login): Promise<readonly Task[]> {
+    const tasks: Task[] = []
+    for (const handler of this.#tasks) tasks.push(...await handler(owner, login))
+    return tasks
+  }
   start(login: Login): Mechanism | undefined {
     for (const handler of this.#mechanisms) {
       const mechanism = handler(login)

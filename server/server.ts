@@ -97,7 +97,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   }))
   setUploadDefaults(storage, config.tidings.upload)
   const tokens = createTokens(storage.records, { now })
-  const accounts = createAccounts(storage.records, { cachedMax: limits.accountCache, committed: () => storage.committed(), passwordGone: (bareJid) => tokens.revoke(bareJid) })
+  const accounts = createAccounts(storage.records, { cachedMax: limits.accountCache, committed: () => storage.committed(), passwordGone: (bareJid) => tokens.revoke(bareJid), hashesOf: (host) => config.host(host).passwordHashes })
   let certificates: SecureContexts | undefined
   const http = createHttp({ contexts: () => certificates, log, metrics, trustedProxies: config.trustedProxies, limits: httpLimits(limits) })
   const sessions = new SessionRegistry()

@@ -36,6 +36,7 @@ modules:
   mod_private: {}
   mod_register: { ip_access: all }
   mod_roster: { versioning: true }
+  mod_scram_upgrade: {}
   mod_stream_mgmt: {}
   mod_time: {}
   mod_vcard: {}

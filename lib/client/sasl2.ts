@@ -1,6 +1,7 @@
 /** A client's login by SASL2 (XEP-0388), with what it asks for beside that, by password or by token (XEP-0484). */
 import { createSaslClient, type SaslClient } from '../sasl/client.ts'
 import { bindingOf, hashToken } from '../sasl/hashed-token.ts'
+import { prepareSecret, saltPassword, type ScramHash } from '../sasl/scram-keys.ts'
 import type { Stanza } from '../stanza/stanza.ts'
 import { type Element, escapeXml } from '../xml/element.ts'
 import { LoginError } from './client.ts'
@@ -74,6 +75,7 @@ export async function authenticate(connection: Connection, options: Pick<Sasl2Op
   ]
   connection.write(`<authenticate xmlns='${NS}' mechanism='${mechanism}'>${parts.join('')}</authenticate>`)
   let offer: Element | undefined
+  let verified = false
   for (;;) {
     const answer = await connection.nextElement()
     if (answer.name === 'features' && offer === undefined) {
@@ -88,9 +90,25 @@ export async function authenticate(connection: Connection, options: Pick<Sasl2Op
     if (answer.name === 'failure') throw failureOf(answer)
     const element = answer.element()
     const data = element.getChildText('additional-data')
-    sasl.verify(data === null ? undefined : Buffer.from(data, 'base64'))
+    // Said once, by whichever comes first.
+    if (!verified) sasl.verify(data === null ? undefined : Buffer.from(data, 'base64'))
+    verified = true
+    if (answer.name === 'continue') {
+      await upgrade(connection, element.getChild('tasks')?.getChildText('task') ?? '', options.password ?? '')
+      continue
+    }
     return { success: element, offer }
   }
+}
+
+/** XEP-0480 §4 */
+async function upgrade(connection: Connection, task: string, password: string): Promise<void> {
+  connection.write(`<next xmlns='${NS}' task='${task}'/>`)
+  const salt = (await connection.nextElement()).element().getChild('salt', 'urn:xmpp:scram-upgrade:0')
+  if (salt === undefined) throw new Error(`no task that is known: ${task}`)
+  const hash = task.slice('UPGR-SCRAM-'.length) as ScramHash
+  const salted = await saltPassword(hash, prepareSecret(password) ?? '', Buffer.from(salt.getText(), 'base64'), Number(salt.attrs['iterations']))
+  connection.write(`<task-data xmlns='${NS}'><hash xmlns='urn:xmpp:scram-upgrade:0'>${salted.toString('base64')}</hash></task-data>`)
 }
 
 function failureOf(answer: Stanza): LoginError {

@@ -27,6 +27,8 @@ export interface SaslContext {
   readonly offeredPlus: boolean
   /** The mechanisms offered on this stream, for downgrade protection (XEP-0474); what stands here is not said when left out. */
   readonly offered?: readonly string[]
+  /** Hashes that SCRAM can be done with here; all when left out. */
+  readonly hashes?: readonly ScramHash[] | undefined
   /** Mechanisms turned off by the operator, in any case of letters. */
   readonly disabled: readonly string[]
   /** The bare JID that the client's stream header claims; it may act for nobody else (XEP-0388 §2.3). */

@@ -67,12 +67,12 @@ export function saltPassword(hash: ScramHash, password: string, salt: Buffer, it
 /** Keys to keep of a prepared password, with a new salt unless one is given. */
 export async function makeScramKeys(hash: ScramHash, password: string, iterations: number, salt: Buffer = randomBytes(16)): Promise<ScramKeys> {
   const salted = await saltPassword(hash, password, salt, iterations)
-  return {
-    salt,
-    iterations,
-    storedKey: digest(hash, hmac(hash, salted, 'Client Key')),
-    serverKey: hmac(hash, salted, 'Server Key'),
-  }
+  return { salt, iterations, ...keysOf(hash, salted) }
+}
+
+/** RFC 5802 §3: the keys that a SaltedPassword gives. */
+export function keysOf(hash: ScramHash, salted: Buffer): Pick<ScramKeys, 'storedKey' | 'serverKey'> {
+  return { storedKey: digest(hash, hmac(hash, salted, 'Client Key')), serverKey: hmac(hash, salted, 'Server Key') }
 }
 
 /** Keys of an account that does not exist: the same each time for one name, and no password fits them. */

@@ -17,12 +17,13 @@ export interface SaslServer {
 interface MechanismSpec {
   readonly name: string
   readonly plus: boolean
+  readonly hash?: ScramHash
   start(context: SaslContext): Mechanism
 }
 
 function scram(hash: ScramHash, plus: boolean): MechanismSpec {
   const name = `SCRAM-${hash}${plus ? '-PLUS' : ''}`
-  return { name, plus, start: (context) => new ScramServer(hash, plus, context) }
+  return { name, plus, hash, start: (context) => new ScramServer(hash, plus, context) }
 }
 
 /** In order of preference: RFC 5802 §6 wants channel binding first. */
@@ -41,7 +42,8 @@ export function mechanismsFor(context: SaslContext): string[] {
   return MECHANISMS.filter((mechanism) => isPossible(mechanism, context)).map(({ name }) => name)
 }
 
-function isPossible({ name, plus }: MechanismSpec, context: SaslContext): boolean {
+function isPossible({ name, plus, hash }: MechanismSpec, context: SaslContext): boolean {
+  if (hash !== undefined && context.hashes?.includes(hash) === false) return false
   if (context.disabled.some((disabled) => disabled.toUpperCase() === name)) return false
   // RFC 6120 §13.8.3: a password in the clear goes over encrypted connections only.
   if (name === 'PLAIN') return context.secure

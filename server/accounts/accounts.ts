@@ -34,6 +34,10 @@ export interface Accounts {
   /** Takes as long for an account that does not exist. */
   checkPassword(bare: string, password: string): Promise<boolean>
   scramKeys(bare: string, hash: ScramHash): MaybePromise<ScramKeys | undefined>
+  /** Hashes for which there are keys; undefined when the account does not exist. */
+  hashes(bare: string): MaybePromise<readonly ScramHash[] | undefined>
+  /** Adds the keys of a hash that has none; nothing happens when it has, or the account is gone. */
+  addKeys(bare: string, hash: ScramHash, keys: ScramKeys): Promise<void>
   /** Keys to show to one who tries an account that does not exist; the same each time, also after a restart. */
   decoyKeys?(bare: string, hash: ScramHash): MaybePromise<ScramKeys>
   /** Localparts of a host's accounts, in order. */
@@ -51,6 +55,8 @@ export interface AccountsOptions {
   readonly committed?: () => Promise<void>
   /** The password of this account is not the one it was, or the account is gone; called in the turn in which that is written. */
   readonly passwordGone?: (bare: string) => void
+  /** Hashes for which new passwords of a host are kept; all when left out. */
+  readonly hashesOf?: (host: string) => readonly ScramHash[]
 }
 
 /** As ejabberd. */
@@ -59,13 +65,15 @@ const CACHED_MAX_DEFAULT = 20_000
 /** Leaves the keys of every table, which hold at least host and localpart, well below the limit of the store. */
 const LOCAL_BYTES_MAX = 512
 const PASSWORD_BYTES_MAX = 1024
+/** Of which keys a password in the clear is checked: the quickest of those without known weakness first. */
+const PREFERRED: readonly ScramHash[] = ['SHA-256', 'SHA-512', 'SHA-1']
 const TABLE = 'accounts'
 const SECRETS = 'account-secrets'
 const PAGE = 500
 
 interface Account {
   readonly created: number
-  readonly keys: Readonly<Record<ScramHash, ScramKeys>>
+  readonly keys: Readonly<Partial<Record<ScramHash, ScramKeys>>>
 }
 
 /** The accounts kept in these records, as a plain object, so that a spread can replace some of its functions. */
@@ -74,6 +82,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
   const cachedMax = options.cachedMax ?? CACHED_MAX_DEFAULT
   const now = options.now ?? Date.now
   const committed = options.committed ?? (() => Promise.resolve())
+  const hashesOf = options.hashesOf ?? (() => SCRAM_HASHES)
   const passwordGone = options.passwordGone ?? (() => undefined)
   /** Names of accounts that exist; their keys are needed at a login alone, and read from storage. */
   const known = new Recent<true>(cachedMax)
@@ -96,9 +105,9 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     if (taken || registering.has(bare)) throw new AccountError('conflict')
     registering.add(bare)
     try {
-      const keys = await makeKeys(secret)
-      write(bare, key, { created: now(), keys })
       const [host] = key as [string]
+      const keys = await makeKeys(secret, hashesOf(host))
+      write(bare, key, { created: now(), keys })
       const count = counts.get(host)
       if (count !== undefined) counts.set(host, count + 1)
     } finally {
@@ -123,7 +132,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     if (key === undefined) throw new AccountError('item-not-found')
     const secret = acceptable(password)
     if ((await find(bare)) === undefined) throw new AccountError('item-not-found')
-    const keys = await makeKeys(secret)
+    const keys = await makeKeys(secret, hashesOf(key[0] as string))
     // The account may have been removed meanwhile.
     const account = await find(bare)
     if (account === undefined) throw new AccountError('item-not-found')
@@ -134,14 +143,29 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
 
   async function checkPassword(bare: string, password: string): Promise<boolean> {
     const account = await find(bare)
-    const keys = account?.keys['SHA-256'] ?? (await decoyKeys(bare, 'SHA-256'))
+    const hash = (account && PREFERRED.find((each) => account.keys[each] !== undefined)) ?? 'SHA-256'
+    const keys = account?.keys[hash] ?? (await decoyKeys(bare, hash))
     const secret = Buffer.byteLength(password) > PASSWORD_BYTES_MAX ? undefined : prepareSecret(password)
-    const given = await makeScramKeys('SHA-256', secret ?? ' ', keys.iterations, keys.salt)
+    const given = await makeScramKeys(hash, secret ?? ' ', keys.iterations, keys.salt)
     return timingSafeEqual(given.storedKey, keys.storedKey) && account !== undefined && secret !== undefined
   }
 
   function scramKeys(bare: string, hash: ScramHash): MaybePromise<ScramKeys | undefined> {
     return then(find(bare), (account) => account?.keys[hash])
+  }
+
+  function hashes(bare: string): MaybePromise<readonly ScramHash[] | undefined> {
+    return then(find(bare), (account) => account && SCRAM_HASHES.filter((hash) => account.keys[hash] !== undefined))
+  }
+
+  async function addKeys(bare: string, hash: ScramHash, keys: ScramKeys): Promise<void> {
+    const key = keyOf(bare)
+    const found = find(bare)
+    // Without a wait where there is none: what is read is what is replaced.
+    const account = found instanceof Promise ? await found : found
+    if (key === undefined || account === undefined || account.keys[hash] !== undefined) return
+    write(bare, key, { created: account.created, keys: { ...account.keys, [hash]: keys } })
+    await committed()
   }
 
   function decoyKeys(bare: string, hash: ScramHash): MaybePromise<ScramKeys> {
@@ -190,9 +214,8 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     known.set(bare, true)
   }
 
-  async function makeKeys(secret: string): Promise<Record<ScramHash, ScramKeys>> {
-    const [sha1, sha256, sha512] = await Promise.all(SCRAM_HASHES.map((hash) => makeScramKeys(hash, secret, iterations)))
-    return { 'SHA-1': sha1 as ScramKeys, 'SHA-256': sha256 as ScramKeys, 'SHA-512': sha512 as ScramKeys }
+  async function makeKeys(secret: string, wanted: readonly ScramHash[]): Promise<Account['keys']> {
+    return Object.fromEntries(await Promise.all(wanted.map(async (hash) => [hash, await makeScramKeys(hash, secret, iterations)] as const)))
   }
 
   function secretOf(host: string): MaybePromise<Buffer> {
@@ -207,7 +230,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     })
   }
 
-  return { exists, register, unregister, setPassword, checkPassword, scramKeys, decoyKeys, list, count }
+  return { exists, register, unregister, setPassword, checkPassword, scramKeys, hashes, addKeys, decoyKeys, list, count }
 }
 
 function then<A, B>(value: MaybePromise<A>, next: (value: A) => B): MaybePromise<B> {
@@ -229,25 +252,18 @@ function acceptable(password: string): string {
 }
 
 function writeAccount(account: Account): Value {
-  const keys = SCRAM_HASHES.map((hash) => {
-    const { salt, iterations, storedKey, serverKey } = account.keys[hash]
-    return [hash, { salt, iterations, storedKey, serverKey }] as const
-  })
+  const keys = Object.entries(account.keys).map(([hash, { salt, iterations, storedKey, serverKey }]) => [hash, { salt, iterations, storedKey, serverKey }] as const)
   return { created: account.created, keys: Object.fromEntries(keys) }
 }
 
 function readAccount(value: Value): Account {
-  const account = value as { created: number; keys: Record<ScramHash, { [key: string]: Value }> }
-  const read = (hash: ScramHash): ScramKeys => {
+  const account = value as { created: number; keys: Partial<Record<ScramHash, { [key: string]: Value }>> }
+  const found: Partial<Record<ScramHash, ScramKeys>> = {}
+  for (const hash of SCRAM_HASHES) {
     const keys = account.keys[hash]
-    return {
-      salt: bytes(keys['salt']),
-      iterations: keys['iterations'] as number,
-      storedKey: bytes(keys['storedKey']),
-      serverKey: bytes(keys['serverKey']),
-    }
+    if (keys !== undefined) found[hash] = { salt: bytes(keys['salt']), iterations: keys['iterations'] as number, storedKey: bytes(keys['storedKey']), serverKey: bytes(keys['serverKey']) }
   }
-  return { created: account.created, keys: { 'SHA-1': read('SHA-1'), 'SHA-256': read('SHA-256'), 'SHA-512': read('SHA-512') } }
+  return { created: account.created, keys: found }
 }
 
 /** A copy: the store may lend its own memory. */

@@ -4,6 +4,7 @@ import tls from 'node:tls'
 import { Jid } from '../../lib/jid.ts'
 import { shareReads } from '../../lib/net/shared-reads.ts'
 import { channelBindingOf } from '../../lib/sasl/channel-binding.ts'
+import { SaslFailure } from '../../lib/sasl/mechanism.ts'
 import { createSaslServer, exchangeOf, mechanismsFor, type SaslContext, type SaslServer } from '../../lib/sasl/server.ts'
 import { randomId } from '../../lib/stanza/ids.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
@@ -14,11 +15,11 @@ import { StreamParser, type StreamHandler, type StreamHeader } from '../../lib/x
 import type { LoginTry } from '../accounts/login-limits.ts'
 import type { Shaper } from '../config/access.ts'
 import type { ListenConfig } from '../config/config.ts'
-import type { Login } from '../extensions/extension.ts'
+import type { Login, Task } from '../extensions/extension.ts'
 import type { Host } from '../host.ts'
 import { type Carrier, createManagement, type Session, type Taken } from '../sessions/session.ts'
 import type { C2s } from './c2s.ts'
-import { BIND2_NS, challengeXml, CLIENT, failureXml, readAgent, readInitialResponse, resourceFor, SASL2_NS, successXml } from './sasl2.ts'
+import { BIND2_NS, challengeXml, CLIENT, continueXml, failureXml, readAgent, readInitialResponse, resourceFor, SASL2_NS, successXml, taskDataXml } from './sasl2.ts'
 
 const NS = {
   streams: 'http://etherx.jabber.org/streams',
@@ -51,6 +52,7 @@ export class ClientStream implements StreamHandler, Carrier {
   #sasl: SaslServer | undefined
   /** The login by SASL2 that goes on, or is done. */
   #login: Login | undefined
+  #tasks: PendingTasks | undefined
   /** The bare JID that the stream header says it is from. */
   #claimed: string | undefined
   #authTries = 0
@@ -204,9 +206,9 @@ export class ClientStream implements StreamHandler, Carrier {
       if (this.#secure || !this.listen.starttlsRequired) {
         const context = this.#saslContext(host)
         const mechanisms = mechanismsFor(context)
+        // XEP-0388 §3: over TLS alone.
+        if (this.#secure) text += sasl2Feature(host, this.#sasl2Context(host))
         if (mechanisms.length > 0) {
-          // XEP-0388 §3: over TLS alone.
-          if (this.#secure) text += sasl2Feature(host, context, mechanisms)
           text += `<mechanisms xmlns='${NS.sasl}'>${mechanisms.map((name) => `<mechanism>${name}</mechanism>`).join('')}</mechanisms>`
           if (context.channelBinding !== undefined && context.channelBinding.types.length > 0) {
             // XEP-0440 §3
@@ -223,6 +225,12 @@ export class ClientStream implements StreamHandler, Carrier {
     return `${text}</stream:features>`
   }
 
+  /** XEP-0388 §2.1: mechanisms for the account that the stream header names. One that does not exist looks like any other. */
+  #sasl2Context(host: Host): SaslContext {
+    const hashes = this.#claimed === undefined ? undefined : this.#c2s.accounts.hashes(this.#claimed)
+    return { ...this.#saslContext(host), disabled: host.config.disabledMechanisms, hashes: hashes === undefined || hashes instanceof Promise ? host.config.passwordHashes : hashes }
+  }
+
   #saslContext(host: Host): SaslContext {
     const socket = this.#socket
     const binding = this.#secure && socket instanceof tls.TLSSocket ? channelBindingOf(socket, this.#c2s.endPointOf(socket)) : undefined
@@ -232,7 +240,8 @@ export class ClientStream implements StreamHandler, Carrier {
       secure: this.#secure,
       channelBinding: binding,
       offeredPlus: binding !== undefined && binding.types.length > 0,
-      disabled: host.config.disabledMechanisms,
+      disabled: [...host.config.disabledMechanisms, ...host.config.disabledInSasl1],
+      hashes: host.config.passwordHashesInSasl1,
       claimed: this.#claimed,
       attempt: (bare) => { this.#try = this.#c2s.tryLogin(bare, this.address) },
     }
@@ -460,11 +469,8 @@ export class ClientStream implements StreamHandler, Carrier {
           if (outcome.kind === 'failure') return this.#saslFailure(outcome.condition, outcome.text)
           const jid = Jid.of(outcome.user, host.name)
           if (!this.#c2s.mayConnect(this.listen, host, jid, this.address)) return this.#saslFailure('not-authorized', undefined, false)
-          this.#user = outcome.user
-          host.logins.succeeded(this.address)
-          this.#c2s.log.info({ what: 'authenticated', user: jid.toString(), address: this.address, secure: this.#secure })
-          this.#parser.limits = { ...this.#parser.limits, stanzaBytes: this.listen.maxStanzaBytes, children: this.listen.maxStanzaElements }
-          if (this.#login !== undefined) return this.#succeed(host, this.#login, jid, outcome.data)
+          if (this.#login !== undefined) return this.#checked(host, this.#login, jid, outcome.data)
+          this.#authenticated(host, jid)
           this.#parser.reset()
           this.#opened = this.#headerSent = false
           return this.#sendText(outcome.data === undefined ? `<success xmlns='${NS.sasl}'/>` : `<success xmlns='${NS.sasl}'>${outcome.data.toString('base64')}</success>`)
@@ -478,6 +484,13 @@ export class ClientStream implements StreamHandler, Carrier {
     )
   }
 
+  #authenticated(host: Host, account: Jid): void {
+    this.#user = account.local
+    host.logins.succeeded(this.address)
+    this.#c2s.log.info({ what: 'authenticated', user: account.toString(), address: this.address, secure: this.#secure })
+    this.#parser.limits = { ...this.#parser.limits, stanzaBytes: this.listen.maxStanzaBytes, children: this.listen.maxStanzaElements }
+  }
+
   #sendChallenge(data: Buffer): void {
     this.#sendText(this.#login === undefined ? `<challenge xmlns='${NS.sasl}'>${data.toString('base64')}</challenge>` : challengeXml(data))
   }
@@ -487,7 +500,7 @@ export class ClientStream implements StreamHandler, Carrier {
     this.#sasl = undefined
     if (this.#login === undefined) this.#sendText(`<failure xmlns='${NS.sasl}'><${condition}/>${text ? `<text xml:lang='en'>${escapeXml(text)}</text>` : ''}</failure>`)
     else this.#sendText(failureXml(condition, text))
-    this.#login = undefined
+    this.#login = this.#tasks = undefined
     this.#c2s.log.info({ what: 'authentication_failed', condition, address: this.address })
     this.#c2s.failedLogin(condition)
     const banned = guess ? (this.#host as Host).logins.failed(this.address) : undefined
@@ -501,7 +514,7 @@ export class ClientStream implements StreamHandler, Carrier {
   #negotiate(host: Host, stanza: Stanza): void {
     if (stanza.name === 'authenticate') {
       if (this.#login !== undefined || this.#sasl !== undefined) throw new StreamError('policy-violation', 'the login goes on')
-      const context = this.#saslContext(host)
+      const context = this.#sasl2Context(host)
       const mechanism = stanza.attrs['mechanism'] ?? ''
       const login: Login = { mechanism, request: stanza, context, client: readAgent(stanza, host.name) }
       this.#login = login
@@ -516,15 +529,52 @@ export class ClientStream implements StreamHandler, Carrier {
       // All our mechanisms begin with the client.
       return initial === undefined ? this.#sendChallenge(EMPTY) : this.#saslStep(initial.trim())
     }
-    if (this.#login === undefined || this.#sasl === undefined) throw new StreamError('policy-violation', 'no login goes on')
+    if (this.#login === undefined) throw new StreamError('policy-violation', 'no login goes on')
     if (stanza.name === 'abort') return this.#saslFailure('aborted')
+    if (this.#tasks !== undefined) return this.#task(host, this.#tasks, stanza)
     if (stanza.name !== 'response') throw new StreamError('policy-violation', 'the login goes on')
     this.#saslStep(stanza.element().getText().trim())
   }
 
+  /** The mechanism is through. */
+  async #checked(host: Host, login: Login, account: Jid, data: Buffer | undefined): Promise<void> {
+    if (this.#claimed !== undefined && this.#claimed !== account.bare) throw new StreamError('invalid-from', 'not the account of the login')
+    const tasks = await host.sasl2.tasksOf(account.bare, login)
+    const [first] = tasks
+    if (first === undefined) return this.#succeed(host, login, account, data)
+    this.#tasks = { account, left: [...tasks], begun: false }
+    this.#sendText(continueXml(data, first.name))
+  }
+
+  /** §2.6.3 */
+  #task(host: Host, tasks: PendingTasks, stanza: Stanza): void {
+    const [task, next] = tasks.left
+    if (task === undefined || this.#login === undefined) throw new StreamError('policy-violation', 'there is no task')
+    if (stanza.name === 'next' && !tasks.begun) {
+      if (stanza.attrs['task'] !== task.name) return this.#saslFailure('malformed-request', 'another task is due', false)
+      tasks.begun = true
+      return this.#sendText(taskDataXml(task.begin(stanza)))
+    }
+    if (stanza.name !== 'task-data' || !tasks.begun) throw new StreamError('policy-violation', 'the login goes on')
+    const login = this.#login
+    this.#wait(task.finish(stanza).then(
+      () => {
+        tasks.left.shift()
+        tasks.begun = false
+        if (next !== undefined) return this.#sendText(continueXml(undefined, next.name))
+        this.#tasks = undefined
+        return this.#succeed(host, login, tasks.account, undefined)
+      },
+      (error: unknown) => {
+        if (!(error instanceof SaslFailure)) throw error
+        this.#saslFailure(error.condition, error.text, false)
+      },
+    ), () => {})
+  }
+
   /** §2.6.1: the client is who it says; now what it asked for beside that. Resolves when it has been answered. */
   async #succeed(host: Host, login: Login, account: Jid, data: Buffer | undefined): Promise<void> {
-    if (this.#claimed !== undefined && this.#claimed !== account.bare) throw new StreamError('invalid-from', 'not the account of the login')
+    this.#authenticated(host, account)
     let more = await host.sasl2.success(account.bare, login)
     const resume = login.request.find('resume', NS.sm)
     if (resume !== undefined) {
@@ -843,12 +893,21 @@ interface Resumed {
   readonly h: number
 }
 
+/** Tasks after the mechanism; the first is due, or has begun. */
+interface PendingTasks {
+  readonly account: Jid
+  readonly left: Task[]
+  begun: boolean
+}
+
 /** XEP-0388 §2.1: how to log in, and what can be had together with that. */
-function sasl2Feature(host: Host, context: SaslContext, mechanisms: readonly string[]): string {
+function sasl2Feature(host: Host, context: SaslContext): string {
+  const mechanisms = mechanismsFor(context)
+  if (mechanisms.length === 0) return ''
   const sm = host.streamManagement !== undefined
   const names = sm ? [...host.bind2.names, NS.sm] : host.bind2.names
   const bind = `<bind xmlns='${BIND2_NS}'><inline>${names.map((name) => `<feature var='${name}'/>`).join('')}</inline></bind>`
-  return `<authentication xmlns='${SASL2_NS}'>${mechanisms.map((name) => `<mechanism>${name}</mechanism>`).join('')}<inline>${bind}${sm ? `<sm xmlns='${NS.sm}'/>` : ''}${host.sasl2.offer(context)}</inline></authentication>`
+  return `<authentication xmlns='${SASL2_NS}'>${mechanisms.map((name) => `<mechanism>${name}</mechanism>`).join('')}<inline>${bind}${sm ? `<sm xmlns='${NS.sm}'/>` : ''}${host.sasl2.offeredInline(context)}</inline>${host.sasl2.offered(context)}</authentication>`
 }
 
 function failed(condition: string, h?: number): string {

@@ -56,6 +56,16 @@ export function successXml(data: Buffer | undefined, jid: string, more: string):
   return `<success xmlns='${SASL2_NS}'>${additional}<authorization-identifier>${escapeXml(jid)}</authorization-identifier>${more}</success>`
 }
 
+/** §2.6.3 */
+export function continueXml(data: Buffer | undefined, task: string): string {
+  const additional = data === undefined ? '' : `<additional-data>${data.toString('base64')}</additional-data>`
+  return `<continue xmlns='${SASL2_NS}'>${additional}<tasks><task>${escapeXml(task)}</task></tasks></continue>`
+}
+
+export function taskDataXml(content: string): string {
+  return `<task-data xmlns='${SASL2_NS}'>${content}</task-data>`
+}
+
 function digest(text: string, digits: number): string {
   return hash('sha256', text, 'base64url').slice(0, digits)
 }

@@ -5,6 +5,7 @@ import { dirname, resolve } from 'node:path'
 import { Jid } from '../../lib/jid.ts'
 import type { TlsChoices } from '../../lib/net/certificates.ts'
 import type { SocketRights } from '../../lib/net/listen.ts'
+import { SCRAM_HASHES, type ScramHash } from '../../lib/sasl/scram-keys.ts'
 import { createAccess, isNetwork, type Access, type AccessLayer, type Shaper } from './access.ts'
 import { globalOptionNames, hostOptionNames, moduleNames, removedModuleNames, removedOptionNames, renamedModules, renamedOptions } from './ejabberd-names.ts'
 import { defaultLimits, limitTable, type Limits } from './limits.ts'
@@ -79,6 +80,12 @@ export interface HostConfig {
   readonly authPasswordFormat: 'plain' | 'scram'
   /** SASL mechanisms never offered, in capital letters. */
   readonly disabledMechanisms: readonly string[]
+  /** Of these besides, in SASL as of RFC 6120. */
+  readonly disabledInSasl1: readonly string[]
+  /** Hashes for which new passwords are kept, and with which SCRAM is offered. */
+  readonly passwordHashes: readonly ScramHash[]
+  /** Of these the ones offered in SASL as of RFC 6120, where the account is not known beforehand. */
+  readonly passwordHashesInSasl1: readonly ScramHash[]
   readonly registrationTimeoutMs: number
   readonly resourceConflict: 'setresource' | 'closeold' | 'closenew' | 'acceptnew'
   /** Any other top-level option of ejabberd as written for this host, as plain data. */
@@ -127,9 +134,21 @@ interface HostOptions extends TlsNames {
   auth_method: readonly string[]
   auth_password_format: 'plain' | 'scram'
   auth_scram_hash: 'sha' | 'sha256' | 'sha512'
+  auth_stored_password_types: readonly PasswordType[]
+  auth_password_types_hidden_in_sasl1: readonly PasswordType[]
   disable_sasl_mechanisms: readonly string[]
   resource_conflict: 'setresource' | 'closeold' | 'closenew' | 'acceptnew'
   max_fsm_queue: number
+}
+
+type PasswordType = 'plain' | 'scram_sha1' | 'scram_sha256' | 'scram_sha512'
+
+const HASHES: Readonly<Record<PasswordType, ScramHash | undefined>> = { plain: undefined, scram_sha1: 'SHA-1', scram_sha256: 'SHA-256', scram_sha512: 'SHA-512' }
+
+/** The hashes of these kinds; all when there is none. */
+function hashesOf(types: readonly PasswordType[]): readonly ScramHash[] {
+  const hashes = types.map((type) => HASHES[type]).filter((hash) => hash !== undefined)
+  return hashes.length === 0 ? SCRAM_HASHES : hashes
 }
 
 const LOG_LEVELS: Readonly<Record<string, string>> = {
@@ -164,6 +183,8 @@ export const hostTable: OptionTable<HostOptions> = {
   auth_method: { type: list(text()), default: ['internal'], help: 'Only internal (mnesia): accounts in the server\'s own store.' },
   auth_password_format: { type: oneOf('plain', 'scram'), default: 'scram', help: 'Passwords are kept as SCRAM keys whatever is set.' },
   auth_scram_hash: { type: oneOf('sha', 'sha256', 'sha512'), default: 'sha', help: 'Keys are kept for every hash.', ignored: 'has no effect: keys are kept for SHA-1, SHA-256 and SHA-512.' },
+  auth_stored_password_types: { type: list(oneOf('plain', 'scram_sha1', 'scram_sha256', 'scram_sha512')), default: [], help: 'Hashes for which new passwords are kept; all three unless set. Nothing is kept in plain.' },
+  auth_password_types_hidden_in_sasl1: { type: list(oneOf('plain', 'scram_sha1', 'scram_sha256', 'scram_sha512')), default: [], help: 'Kinds of passwords whose mechanisms are offered to clients that know SASL2 alone, as long as old accounts lack them.' },
   disable_sasl_mechanisms: { type: list(text()), default: [], help: 'SASL mechanisms that are never offered.' },
   resource_conflict: { type: oneOf('setresource', 'closeold', 'closenew', 'acceptnew'), default: 'acceptnew', help: 'What happens when a resource is already bound.' },
   max_fsm_queue: { type: int({ min: 1 }), default: 0, help: 'Stanzas waiting to be written to one connection, counted as 1 KiB each; beyond them it is closed.' },
@@ -285,6 +306,9 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
       language: values.language,
       authMethods: ['internal'],
       authPasswordFormat: values.auth_password_format,
+      passwordHashes: hashesOf(values.auth_stored_password_types),
+      passwordHashesInSasl1: hashesOf(values.auth_stored_password_types).filter((hash) => !values.auth_password_types_hidden_in_sasl1.some((type) => HASHES[type] === hash)),
+      disabledInSasl1: values.auth_password_types_hidden_in_sasl1.includes('plain') ? ['PLAIN'] : [],
       disabledMechanisms: values.disable_sasl_mechanisms.map((mechanism) => mechanism.toUpperCase()),
       registrationTimeoutMs: globals.registration_timeout,
       resourceConflict: values.resource_conflict,

@@ -132,12 +132,25 @@ export interface ClientAgent {
   readonly device: string | undefined
 }
 
+/** One task (XEP-0388 §2.6.3). Throw a SaslFailure to end the login. */
+export interface Task {
+  readonly name: string
+  /** The client has begun it: what is sent to it in `<task-data/>`, serialised. */
+  begin(next: Stanza): string
+  /** The client's `<task-data/>`: the task is done when this resolves. */
+  finish(data: Stanza): Promise<void>
+}
+
 /** What a client can ask for together with its login (XEP-0388). */
 export interface Sasl2 {
+  /** In the feature, beside the mechanisms; the element serialised, or undefined. */
+  offer(feature: (context: SaslContext) => string | undefined): void
   /** In the `<inline/>` of the feature; the element serialised, or undefined where it is not to be had. */
   inline(feature: (context: SaslContext) => string | undefined): void
   /** Mechanisms beside those of the core: the one of this login, or undefined when it is not the handler's. */
   mechanism(handler: (login: Login) => Mechanism | undefined): void
+  /** What the account (a bare JID) has to do after the mechanism and before it is logged in, in this order (XEP-0388 §2.6.3). */
+  tasks(handler: (owner: string, login: Login) => readonly Task[] | Promise<readonly Task[]>): void
   /** The account (a bare JID) has logged in: what is answered stands in `<success/>`. What the handler writes is on stable storage before that is sent. */
   succeeded(handler: (owner: string, login: Login) => string | undefined | Promise<string | undefined>): void
 }

@@ -20,6 +20,7 @@ import { ping } from './ping.ts'
 import { privateStorage } from './private-storage.ts'
 import { register } from './register.ts'
 import { roster } from './roster.ts'
+import { scramUpgrade } from './scram-upgrade.ts'
 import { stanzaIds } from './stanza-ids.ts'
 import { streamLimits } from './stream-limits.ts'
 import { streamManagement } from './stream-management.ts'
@@ -33,7 +34,7 @@ export const extensions = [
   archive, carbons, offline,
   streamManagement, streamLimits, clientState,
   disco, caps, contactAddresses,
-  loginBans, fast,
+  loginBans, fast, scramUpgrade,
   roster, register, privateStorage, vcard, lastActivity, flexibleOffline,
   ping, version, entityTime, httpUpload, httpUploadQuota,
 ] as unknown as readonly Extension[]
