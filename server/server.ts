@@ -96,8 +96,12 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     onError: (error) => log.error({ what: 'storage_callback_failed', error }),
   }))
   setUploadDefaults(storage, config.tidings.upload)
-  const tokens = createTokens(storage.records, { now })
-  const accounts = createAccounts(storage.records, { cachedMax: limits.accountCache, committed: () => storage.committed(), passwordGone: (bareJid) => tokens.revoke(bareJid), hashesOf: (host) => config.host(host).passwordHashes })
+  const tokens = createTokens(storage.records, { now, clientsMax: limits.clientsPerAccount })
+  const passwordGone = (bareJid: string): void => {
+    tokens.revoke(bareJid)
+    hosts.get(bareJid.slice(bareJid.indexOf('@') + 1))?.hooks.runPasswordChanged(bareJid)
+  }
+  const accounts = createAccounts(storage.records, { cachedMax: limits.accountCache, committed: () => storage.committed(), passwordGone, hashesOf: (host) => config.host(host).passwordHashes })
   let certificates: SecureContexts | undefined
   const http = createHttp({ contexts: () => certificates, log, metrics, trustedProxies: config.trustedProxies, limits: httpLimits(limits) })
   const sessions = new SessionRegistry()

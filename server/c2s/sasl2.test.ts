@@ -362,6 +362,20 @@ describe('SASL2', () => {
       expect(await condition({ agent: PHONE, mechanism, token })).to.equal('not-authorized')
     })
 
+    it('the account sees its clients (XEP-0494)', async () => {
+      await start()
+      const mechanism = 'HT-SHA-256-NONE'
+      const token = tokenIn((await login({ agent: PHONE, inline: ask(mechanism) })).success)
+      const { connection } = await login({ agent: PHONE, mechanism, token, inline: `<bind xmlns='${BIND}'/>` })
+      await connection.nextElement()
+      connection.write("<iq type='get' id='l'><list xmlns='urn:xmpp:cam:0'/></iq>")
+      const clients = (await connection.nextElement()).element().getChild('clients')?.getChildren('client')
+      expect(clients).to.have.length(1)
+      const [client] = clients ?? []
+      expect([client?.attrs['connected'], client?.getChild('auth')?.getChildElements().map((each) => each.name), client?.getChild('user-agent')?.getChildText('software')]).to.deep.equal(['true', ['password', 'fast'], 'AwesomeXMPP'])
+      expect(client?.attrs['id']).to.not.contain(PHONE.id)
+    })
+
     it('§3.4 a count that has been there is a replay', async () => {
       await start()
       const mechanism = 'HT-SHA-256-NONE'

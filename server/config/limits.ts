@@ -35,6 +35,8 @@ export interface Limits {
   readonly rosterCache: number
   readonly pendingSubscriptions: number
   readonly accountCache: number
+  readonly clientsPerAccount: number
+  readonly clientsKeptMs: number
   // Failed logins
   readonly loginFailures: number
   readonly loginFailureEveryMs: number
@@ -94,6 +96,9 @@ export const limitTable: OptionTable<Limits> = {
   rosterCache: { type: count, default: 20_000, help: 'Rosters kept in memory.' },
   pendingSubscriptions: { type: count, default: 500, help: 'Unanswered subscription requests kept for one account.' },
   accountCache: { type: count, default: 20_000, help: 'Accounts of which is kept in memory that they exist.' },
+
+  clientsPerAccount: { type: count, default: 100, help: 'Clients of one account that are kept in its list, and as many that have tokens to log in by.' },
+  clientsKeptMs: { type: duration(), default: 7_776_000_000, help: 'How long a client stays in the list of its account after it was seen last.' },
 
   loginFailures: { type: count, default: 100, help: 'Failed logins to one account from one network at once.' },
   loginFailureEveryMs: { type: time, default: 60_000, help: 'How long until it may be one more.' },

@@ -3,6 +3,7 @@ import { archive } from './archive.ts'
 import { blocking } from './blocking.ts'
 import { caps } from './caps.ts'
 import { carbons } from './carbons.ts'
+import { clientAccess } from './client-access.ts'
 import { clientState } from './client-state.ts'
 import { contactAddresses } from './contact-addresses.ts'
 import { delayedDelivery } from './delayed-delivery.ts'
@@ -34,7 +35,7 @@ export const extensions = [
   archive, carbons, offline,
   streamManagement, streamLimits, clientState,
   disco, caps, contactAddresses,
-  loginBans, fast, scramUpgrade,
+  loginBans, fast, scramUpgrade, clientAccess,
   roster, register, privateStorage, vcard, lastActivity, flexibleOffline,
   ping, version, entityTime, httpUpload, httpUploadQuota,
 ] as unknown as readonly Extension[]

@@ -27,6 +27,7 @@ export class HookRunner implements Hooks {
   readonly #started: (() => void)[] = []
   readonly #missed: ((owner: string, stanza: Stanza) => void)[] = []
   readonly #removed: ((bareJid: string) => void | Promise<void>)[] = []
+  readonly #passwordChanged: ((bareJid: string) => void)[] = []
   readonly #registered: ((bareJid: string) => void | Promise<void>)[] = []
 
   checkOutgoing(handler: Handler): void { this.#checkOutgoing.push(handler) }
@@ -49,6 +50,7 @@ export class HookRunner implements Hooks {
   started(handler: () => void): void { this.#started.push(handler) }
   missed(handler: (owner: string, stanza: Stanza) => void): void { this.#missed.push(handler) }
   accountRemoved(handler: (bareJid: string) => void | Promise<void>): void { this.#removed.push(handler) }
+  passwordChanged(handler: (bareJid: string) => void): void { this.#passwordChanged.push(handler) }
   accountRegistered(handler: (bareJid: string) => void | Promise<void>): void { this.#registered.push(handler) }
 
   runOutgoing(delivery: Delivery): void {
@@ -99,5 +101,6 @@ export class HookRunner implements Hooks {
   get hasMissed(): boolean { return this.#missed.length > 0 }
   runMissed(owner: string, stanza: Stanza): void { for (const handler of this.#missed) handler(owner, stanza) }
   async runAccountRemoved(bareJid: string): Promise<void> { for (const handler of this.#removed) await handler(bareJid) }
+  runPasswordChanged(bareJid: string): void { for (const handler of this.#passwordChanged) handler(bareJid) }
   async runAccountRegistered(bareJid: string): Promise<void> { for (const handler of this.#registered) await handler(bareJid) }
 }

@@ -94,5 +94,7 @@ export interface Hooks {
   missed(handler: (owner: string, stanza: Stanza) => void): void
   /** An account is being removed: erase what belongs to it. */
   accountRemoved(handler: (bareJid: string) => void | Promise<void>): void
+  /** The account's password is another now; called in the turn in which that is written. */
+  passwordChanged(handler: (bareJid: string) => void): void
   accountRegistered(handler: (bareJid: string) => void | Promise<void>): void
 }

@@ -47,7 +47,7 @@ const NAMES: Readonly<Record<string, string>> = {
   'XEP-0386': 'Bind 2', 'XEP-0388': 'Extensible SASL Profile', 'XEP-0390': 'Entity Capabilities 2.0', 'XEP-0397': 'Instant Stream Resumption', 'XEP-0398': 'User Avatar to vCard-Based Avatars Conversion',
   'XEP-0401': 'Ad-Hoc Account Invitation Generation', 'XEP-0402': 'PEP Native Bookmarks', 'XEP-0410': 'MUC Self-Ping', 'XEP-0411': 'Bookmarks Conversion', 'XEP-0421': 'Occupant Identifiers for MUC',
   'XEP-0424': 'Message Retraction', 'XEP-0425': 'Moderated Message Retraction', 'XEP-0430': 'Inbox', 'XEP-0431': 'Full Text Search in MAM', 'XEP-0440': 'SASL Channel-Binding Type Capability',
-  'XEP-0441': 'MAM Preferences', 'XEP-0445': 'Pre-Authenticated In-Band Registration', 'XEP-0474': 'SASL SCRAM Downgrade Protection', 'XEP-0478': 'Stream Limits Advertisement', 'XEP-0484': 'Fast Authentication Streamlining Tokens',
+  'XEP-0441': 'MAM Preferences', 'XEP-0445': 'Pre-Authenticated In-Band Registration', 'XEP-0474': 'SASL SCRAM Downgrade Protection', 'XEP-0478': 'Stream Limits Advertisement', 'XEP-0480': 'SASL Upgrade Tasks', 'XEP-0484': 'Fast Authentication Streamlining Tokens', 'XEP-0494': 'Client Access Management',
   'XEP-0486': 'MUC Avatars', 'XEP-0490': 'Message Displayed Synchronization', 'XEP-0503': 'Server-side Spaces',
 }
 
