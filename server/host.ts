@@ -5,6 +5,7 @@ import type { Element } from '../lib/xml/element.ts'
 import type { Recent } from '../lib/recent.ts'
 import type { StreamError } from '../lib/stream/errors.ts'
 import type { Bind2, FailedLogins, Login, LoginWatcher, Logins, Nonzas, Resumption, Sasl2, StreamFeatures, Task } from './extensions/extension.ts'
+import type { Commands } from './extensions/commands-registry.ts'
 import type { HostDisco } from './extensions/disco-registry.ts'
 import type { HostConfig } from './config/config.ts'
 import type { Presence } from './sessions/presence.ts'
@@ -129,6 +130,7 @@ export interface Host {
   readonly hooks: HookRunner
   readonly iq: IqDispatcher
   readonly disco: HostDisco
+  readonly commands: Commands
   readonly features: HostFeatures
   readonly nonzas: HostNonzas
   readonly logins: HostLogins

@@ -11,6 +11,7 @@ import { createTokens } from './accounts/tokens.ts'
 import { C2s, type ClientListener } from './c2s/c2s.ts'
 import type { Config, ListenConfig } from './config/config.ts'
 import { parseOptions, type OptionTable } from './config/options.ts'
+import { createCommands } from './extensions/commands-registry.ts'
 import { createDiscoRegistry, type HostDisco } from './extensions/disco-registry.ts'
 import type { Extension, FailedLogins, IqRegistry, Parts, DiscoRegistry } from './extensions/extension.ts'
 import { serveDisco } from './extensions/disco-registry.ts'
@@ -174,7 +175,8 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       onAvailable: (session, stanza, first) => hooks.runAvailable(session, stanza, first),
       onUnavailable: (session) => hooks.runUnavailable(session),
     })
-    const host: Host = { name, config: hostConfig, hooks, iq, disco, features: new HostFeatures(), nonzas: new HostNonzas(), logins: new HostLogins(failedLogins), sasl2: new HostSasl2(), bind2: new HostBind2(), presence, streamManagement: undefined, stops: [] }
+    const commands = createCommands({ jid: name, iq, disco, now })
+    const host: Host = { name, config: hostConfig, hooks, iq, disco, commands, features: new HostFeatures(), nonzas: new HostNonzas(), logins: new HostLogins(failedLogins), sasl2: new HostSasl2(), bind2: new HostBind2(), presence, streamManagement: undefined, stops: [] }
     const isOn = (extension: Extension): boolean => extension.ejabberd === undefined || hostConfig.modules.has(extension.ejabberd)
     for (const extension of extensions) {
       if (!isOn(extension)) continue
@@ -189,7 +191,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   function partsOf(host: Host, isOn: (extension: Extension) => boolean): Parts {
     return {
       host: host.name,
-      iq: host.iq, disco: host.disco, features: host.features, nonzas: host.nonzas, logins: host.logins, sasl2: host.sasl2, bind2: host.bind2, tokens, hooks: host.hooks,
+      iq: host.iq, disco: host.disco, commands: host.commands, features: host.features, nonzas: host.nonzas, logins: host.logins, sasl2: host.sasl2, bind2: host.bind2, tokens, hooks: host.hooks,
       sessions, rosters, storage, http, log, metrics, limits, now,
       access: host.config.access, config: host.config,
       accounts: { ...accounts, register, unregister },

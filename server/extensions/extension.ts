@@ -18,6 +18,7 @@ import type { Hooks } from '../router/hooks.ts'
 import type { SendOptions, Session } from '../sessions/session.ts'
 import type { Rosters } from '../sessions/rosters.ts'
 import type { Storage } from '../storage/shapes.ts'
+import type { Commands } from './commands-registry.ts'
 
 export interface Spec {
   readonly xep?: number
@@ -222,6 +223,8 @@ export interface Parts {
   host: string
   iq: IqRegistry
   disco: DiscoRegistry
+  /** Ad-hoc commands of the host (XEP-0050). */
+  commands: Commands
   features: StreamFeatures
   nonzas: Nonzas
   logins: Logins

@@ -19,6 +19,7 @@ import { createRosters } from '../sessions/rosters.ts'
 import type { Session } from '../sessions/session.ts'
 import type { Value } from '../storage/shapes.ts'
 import { openMemory } from '../storage/memory/memory.ts'
+import { createCommands } from './commands-registry.ts'
 import { createDiscoRegistry } from './disco-registry.ts'
 import type { Extension, Parts, Resumption } from './extension.ts'
 
@@ -60,6 +61,7 @@ export function fakeParts(host = 'example.net') {
   const resumptions: Resumption[] = []
   const clock = { now: Date.parse('2026-01-01T00:00:00Z') }
   const allowed = { rules: (rule: string): boolean => rule !== 'none' }
+  const commands = createCommands({ jid: host, iq, disco, now: () => clock.now })
   const features = new HostFeatures()
   const nonzas = new HostNonzas()
   const logins = new HostLogins(new Recent(100))
@@ -68,7 +70,7 @@ export function fakeParts(host = 'example.net') {
   const tokens = createTokens(storage.records, { now: () => clock.now })
   const lasting = new Map<string, unknown>()
   const parts: Parts = {
-    host, iq, disco, hooks, rosters, accounts, storage, log, features, nonzas, logins, sasl2, bind2, tokens,
+    host, iq, disco, commands, hooks, rosters, accounts, storage, log, features, nonzas, logins, sasl2, bind2, tokens,
     access: { allows: (rule) => allowed.rules(rule), value: () => undefined, shaper: () => undefined },
     router: {
       route: (each) => { routed.push(each) },
@@ -98,7 +100,7 @@ export function fakeParts(host = 'example.net') {
   }
 
   return {
-    parts, routed, hooks, disco, rosters, storage, accounts, tasks, resumptions, clock, allowed, features, nonzas, logins, sasl2, bind2, tokens, pending,
+    parts, routed, hooks, disco, commands, rosters, storage, accounts, tasks, resumptions, clock, allowed, features, nonzas, logins, sasl2, bind2, tokens, pending,
 
     /** Starts an extension with the defaults of its options and these, and with `others` in place of these parts. */
     start<Options>(extension: Extension<never, Options> | Extension<keyof Parts, Options> | { start: unknown; options?: unknown; features?: readonly string[] }, options: Record<string, unknown> = {}, others: Partial<Parts> = {}): void {

@@ -1,4 +1,5 @@
 /** All extensions. Their order is the order of their handlers within a phase. */
+import { adhoc } from './adhoc.ts'
 import { archive } from './archive.ts'
 import { blocking } from './blocking.ts'
 import { caps } from './caps.ts'
@@ -34,7 +35,7 @@ export const extensions = [
   // Then what stores and copies it.
   archive, carbons, offline,
   streamManagement, streamLimits, clientState,
-  disco, caps, contactAddresses,
+  disco, caps, contactAddresses, adhoc,
   loginBans, fast, scramUpgrade, clientAccess,
   roster, register, privateStorage, vcard, lastActivity, flexibleOffline,
   ping, version, entityTime, httpUpload, httpUploadQuota,
