@@ -223,13 +223,13 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     }
   }
 
-  function iqService(host: Host, domain: string, name?: string, others?: Service): { iq: IqRegistry; disco: DiscoRegistry } {
+  function iqService(host: Host, domain: string, name?: string, others?: Parameters<Parts['router']['iqService']>[2]): { iq: IqRegistry; disco: DiscoRegistry } {
     const iq = new IqDispatcher(pending, log)
     const disco: HostDisco = createDiscoRegistry()
     serveDisco(iq, disco, 'host')
     host.disco.item('host', name === undefined ? { jid: domain } : { jid: domain, name })
     services.set(domain, (stanza, session) => {
-      if (others !== undefined && (stanza.name !== 'iq' || stanza.to !== domain)) return others(stanza, session)
+      if (others?.(stanza, session) === true) return
       if (stanza.name !== 'iq') {
         if (stanza.name === 'message' && stanza.type !== 'error') router.bounce(stanza, new StanzaError('service-unavailable'), session)
         // RFC 6121 §3.1.4: it has no presence to see, and says so.
@@ -388,6 +388,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     status: () => ({ healthy: storage.healthy, storage: storage.status(), sessions: sessions.size, uptimeMs: now() - startedAt }),
     close() {
       return (closed ??= (async () => {
+        for (const host of hosts.values()) host.hooks.runStopping()
         await c2s[Symbol.asyncDispose]()
         await Promise.all([http.close(1000), health?.close(0)])
         pending.close()

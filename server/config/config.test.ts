@@ -559,7 +559,7 @@ modules:
     assume_mam_usage: true
     defualt: always
     access_preferences: nobodys
-  mod_muc: {}
+  mod_muc_log: {}
   mod_irc: {}
   mod_pingg: {}
   mod_completely_private: {}
@@ -570,7 +570,7 @@ modules:
         /^main\.yml:6: warning: modules\.mod_mam\.assume_mam_usage/m,
         /^main\.yml:7: error: modules\.mod_mam\.defualt: .*Did you mean "default"/m,
         /^main\.yml:8: warning: modules\.mod_mam\.access_preferences: "nobodys" is not defined/m,
-        /^main\.yml:9: warning: modules\.mod_muc: .*off/m,
+        /^main\.yml:9: warning: modules\.mod_muc_log: .*off/m,
         /^main\.yml:10: warning: modules\.mod_irc/m,
         /^main\.yml:11: error: modules\.mod_pingg: .*Did you mean "mod_ping"/m,
         /^main\.yml:12: warning: modules\.mod_completely_private/m,

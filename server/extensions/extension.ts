@@ -173,10 +173,10 @@ export interface Router {
   /** Takes over a local domain, such as `upload.example.org`, that is not a host: stanzas to it come here. */
   service(domain: string, handler: (stanza: Stanza, session: Session | undefined) => void): void
   /**
-   * A service domain with its own IQ handlers and disco answers. `name` is its disco item's name. What is not an IQ request to the
-   * domain itself goes to `others`, which may throw a StanzaError to answer a message or an IQ; without it, nobody is there.
+   * A service domain with its own IQ handlers and disco answers. `name` is its disco item's name. Each stanza goes to `first`, which
+   * says whether it has taken it, and may throw a StanzaError to answer a message or an IQ; the rest is an IQ for the domain, or for nobody.
    */
-  iqService(domain: string, name?: string, others?: (stanza: Stanza, session: Session | undefined) => void): { readonly iq: IqRegistry; readonly disco: DiscoRegistry }
+  iqService(domain: string, name?: string, first?: (stanza: Stanza, session: Session | undefined) => boolean): { readonly iq: IqRegistry; readonly disco: DiscoRegistry }
   /**
    * Sends one stanza of a local service to many; only `to` differs. Who has blocked `from` does not get it (XEP-0191). The service
    * answers for what the stanza says: nothing is removed from it.

@@ -17,6 +17,7 @@ import { hints } from './hints.ts'
 import { httpUpload, httpUploadQuota } from './http-upload.ts'
 import { lastActivity } from './last-activity.ts'
 import { loginBans } from './login-bans.ts'
+import { muc } from './muc/muc.ts'
 import { offline } from './offline.ts'
 import { ping } from './ping.ts'
 import { privateStorage } from './private-storage.ts'
@@ -39,4 +40,5 @@ export const extensions = [
   loginBans, fast, scramUpgrade, clientAccess,
   roster, register, privateStorage, vcard, lastActivity, flexibleOffline,
   ping, version, entityTime, httpUpload, httpUploadQuota,
+  muc,
 ] as unknown as readonly Extension[]

@@ -25,6 +25,7 @@ export class HookRunner implements Hooks {
   readonly #resumed: ((session: Session) => void)[] = []
   readonly #closed: ((session: Session) => void)[] = []
   readonly #started: (() => void)[] = []
+  readonly #stopping: (() => void)[] = []
   readonly #missed: ((owner: string, stanza: Stanza) => void)[] = []
   readonly #removed: ((bareJid: string) => void | Promise<void>)[] = []
   readonly #passwordChanged: ((bareJid: string) => void)[] = []
@@ -48,6 +49,7 @@ export class HookRunner implements Hooks {
   resumed(handler: (session: Session) => void): void { this.#resumed.push(handler) }
   closed(handler: (session: Session) => void): void { this.#closed.push(handler) }
   started(handler: () => void): void { this.#started.push(handler) }
+  stopping(handler: () => void): void { this.#stopping.push(handler) }
   missed(handler: (owner: string, stanza: Stanza) => void): void { this.#missed.push(handler) }
   accountRemoved(handler: (bareJid: string) => void | Promise<void>): void { this.#removed.push(handler) }
   passwordChanged(handler: (bareJid: string) => void): void { this.#passwordChanged.push(handler) }
@@ -98,6 +100,7 @@ export class HookRunner implements Hooks {
   runResumed(session: Session): void { for (const handler of this.#resumed) handler(session) }
   runClosed(session: Session): void { for (const handler of this.#closed) handler(session) }
   runStarted(): void { for (const handler of this.#started) handler() }
+  runStopping(): void { for (const handler of this.#stopping) handler() }
   get hasMissed(): boolean { return this.#missed.length > 0 }
   runMissed(owner: string, stanza: Stanza): void { for (const handler of this.#missed) handler(owner, stanza) }
   async runAccountRemoved(bareJid: string): Promise<void> { for (const handler of this.#removed) await handler(bareJid) }

@@ -90,6 +90,8 @@ export interface Hooks {
   closed(handler: (session: Session) => void): void
   /** The host serves from now on: at a start after the sessions that wait for resumption are back, and after each reload. */
   started(handler: () => void): void
+  /** The server is about to stop: sessions that end from now on end because of it. */
+  stopping(handler: () => void): void
   /** A group message that a local account (a bare JID) takes part in by right, while none of its clients is in the room. */
   missed(handler: (owner: string, stanza: Stanza) => void): void
   /** An account is being removed: erase what belongs to it. */

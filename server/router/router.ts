@@ -79,7 +79,7 @@ export class Router {
       let { session } = recipient
       if (session === undefined || session.ended) recipient.session = session = sessions.get(jid.toString())
       if (session === undefined) {
-        this.route(copyFor(jid.toString()))
+        void this.route(copyFor(jid.toString()))
         continue
       }
       if (host?.name !== session.host) host = hosts.get(session.host)

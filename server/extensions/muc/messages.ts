@@ -1,0 +1,184 @@
+/** Messages to the whole room and to single occupants, history and subject (XEP-0045 §7.2.13 to §7.2.15, §7.4, §7.5, §8.1). */
+import { withoutForged } from '../stanza-ids.ts'
+import { withStanzaId } from '../archive/archive.ts'
+import { isWorthArchiving } from '../archive/worth.ts'
+import { Jid } from '../../../lib/jid.ts'
+import { DELAY_NS, delayXml, formatDateTime, parseDateTime } from '../../../lib/stanza/delay.ts'
+import { StanzaError } from '../../../lib/stanza/errors.ts'
+import { nextMessageId, timeOfLastId, timeOfMessageId } from '../../../lib/stanza/ids.ts'
+import { readStanza } from '../../../lib/stanza/read.ts'
+import { CLIENT_NS, makeStanza, type Stanza } from '../../../lib/stanza/stanza.ts'
+import { type Element, escapeXml } from '../../../lib/xml/element.ts'
+import { type Client, MUC_USER_NS, OCCUPANT_ID_NS, type Room } from './room.ts'
+import { reaches } from './room-config.ts'
+
+export const RETRACT_NS = 'urn:xmpp:message-retract:1'
+export const MODERATE_NS = 'urn:xmpp:message-moderate:1'
+const STANZA_ID_NS = 'urn:xmpp:sid:0'
+
+/** §7.4: to everybody. */
+export function sendToAll(room: Room, client: Client | undefined, stanza: Stanza): void {
+  if (client === undefined) throw new StanzaError('not-acceptable', 'only occupants may send messages to the room')
+  const { occupant } = client
+  const { config, rooms } = room
+  if (config.moderated && occupant.role === 'visitor') throw new StanzaError('forbidden', 'visitors may not speak here')
+  const now = rooms.parts.now()
+  if (now - client.messageAt < rooms.messageIntervalMs) throw new StanzaError('resource-constraint', 'not so many messages in so little time')
+  client.messageAt = now
+  const setsSubject = isSubject(stanza)
+  if (setsSubject && occupant.role !== 'moderator' && !(config.changeSubject && occupant.role === 'participant')) throw new StanzaError('forbidden', 'you may not change the subject')
+  retract(room, occupant.bare, stanza)
+  publish(room, cleaned(room, stanza).withAttrs({ from: occupant.jid.toString(), to: undefined }).append('occupant-id', OCCUPANT_ID_NS, occupant.idXml), occupant.jid, occupant.bare, setsSubject)
+}
+
+/** Archives a message of the room and sends it to everybody; its archive id. */
+export function publish(room: Room, message: Stanza, from: Client['jid'], author: string, setsSubject = false): string {
+  const { rooms } = room
+  const id = nextMessageId()
+  const time = timeOfLastId()
+  const kept = isWorthArchiving(message, true)
+  const durable = kept || setsSubject
+  if (kept) {
+    if (room.archived) rooms.parts.storage.archive.append({ id, bytes: message.bytes(), owners: [{ owner: room.address, with: author }] })
+    else if (!setsSubject) remember(room, id, message, author)
+  }
+  if (setsSubject) {
+    room.subject = message.compact()
+    room.subjectAt = time
+    room.save()
+  }
+  const live = kept || setsSubject ? withStanzaId(message, room.address, id) : message
+  rooms.parts.router.multicast(live, from, room.clients.values(), durable ? { durable: true } : {})
+  if (kept) for (const [jid, { affiliation }] of room.affiliations) if (!room.accounts.has(jid) && reaches(affiliation, 'member')) rooms.parts.router.missed(jid, live)
+  return id
+}
+
+/** A room without an archive keeps as many messages as it shows to who enters. */
+function remember(room: Room, id: string, message: Stanza, author: string): void {
+  const { store } = room.rooms
+  const max = room.config.historyLength
+  if (max === 0) return
+  store.putMessage(room.local, id, { bytes: message.bytes(), author })
+  for (const { id: old } of store.history(room.local, max + 1).slice(0, -max)) store.removeMessage(room.local, old)
+}
+
+/** §8.1: a subject and no body. */
+function isSubject(stanza: Stanza): boolean {
+  return stanza.has('subject', CLIENT_NS) && !stanza.has('body', CLIENT_NS) && !stanza.has('thread', CLIENT_NS)
+}
+
+/** The message without what only the room says: ids, addresses, times, moderation. */
+function cleaned(room: Room, stanza: Stanza): Stanza {
+  let suspicious = false
+  for (const { xmlns } of stanza.children) {
+    if (xmlns === STANZA_ID_NS || xmlns === OCCUPANT_ID_NS || xmlns === MUC_USER_NS || xmlns === DELAY_NS || xmlns === RETRACT_NS || xmlns === MODERATE_NS) suspicious = true
+  }
+  if (!suspicious) return stanza
+  const ours = (from: string | undefined): boolean => from === undefined || from === room.address || from === room.rooms.domain || from.startsWith(`${room.address}/`)
+  return withoutForged(stanza, [room.address]).without((child) => {
+    if (child.xmlns === OCCUPANT_ID_NS || child.xmlns === MUC_USER_NS || child.xmlns === MODERATE_NS) return true
+    if (child.xmlns === RETRACT_NS) return stanza.content.includes(MODERATE_NS)
+    return child.xmlns === DELAY_NS && ours(stanza.childElement(child).attrs['from'])
+  })
+}
+
+/** §7.5: to one occupant. */
+export function sendPrivately(room: Room, client: Client | undefined, stanza: Stanza, nick: string): void {
+  if (client === undefined) throw new StanzaError('not-acceptable', 'only occupants may send messages to occupants')
+  if (stanza.type === 'groupchat') throw new StanzaError('bad-request', 'a message to one occupant is not of type groupchat')
+  const sender = client.occupant
+  const target = room.occupants.get(nick)
+  if (target === undefined) throw new StanzaError('item-not-found', 'nobody of this nickname is in the room')
+  const { allowPm } = room.config
+  const allowed = allowPm === 'anyone' || (allowPm === 'participants' && sender.role !== 'visitor') || sender.role === 'moderator' || (allowPm !== 'none' && target.role === 'moderator')
+  if (!allowed || (allowPm === 'none' && sender.role !== 'moderator')) throw new StanzaError('forbidden', 'private messages are not allowed here')
+  const message = cleaned(room, stanza).withAttrs({ from: sender.jid.toString(), to: undefined })
+    .append('x', MUC_USER_NS, `<x xmlns='${MUC_USER_NS}'/>`).append('occupant-id', OCCUPANT_ID_NS, sender.idXml)
+  room.rooms.parts.router.multicast(message, sender.jid, target.clients)
+}
+
+// ---- What who enters is sent
+
+/** §7.2.13, §7.2.14: discussion history, as much as `history` asks for. */
+export function sendHistory(room: Room, client: Client, history: Element | undefined): void {
+  const { rooms } = room
+  const number = (name: string): number | undefined => {
+    const text = history?.attrs[name]
+    return text === undefined || !/^\d{1,9}$/.test(text) ? undefined : Number(text)
+  }
+  const max = Math.min(number('maxstanzas') ?? Infinity, room.config.historyLength)
+  let chars = number('maxchars') ?? Infinity
+  if (max === 0 || chars === 0) return
+  const seconds = number('seconds')
+  const since = Math.max(seconds === undefined ? 0 : rooms.parts.now() - seconds * 1000, parseDateTime(history?.attrs['since'] ?? '') ?? 0, room.created)
+  const found: Stanza[] = []
+  for (const { id, bytes, author } of lastMessages(room, max, since)) {
+    const message = readStanza(bytes)
+    if (isSubject(message) || message.has('retracted', RETRACT_NS)) continue
+    // §7.2.13: where addresses are known, history has them too.
+    const dated = withStanzaId(message, room.address, id).append('delay', DELAY_NS, delayXml(room.address, timeOfMessageId(id) ?? 0))
+    found.push(room.sees(client.occupant) && author !== room.address ? withAuthor(room, dated, author) : dated)
+  }
+  let first = found.length
+  while (first > 0 && (chars -= (found[first - 1] as Stanza).toString().length) >= 0) first--
+  for (const message of found.slice(first)) room.send(client, message)
+}
+
+/** The last messages since a time, oldest first. */
+function lastMessages(room: Room, max: number, since: number): { id: string; bytes: Buffer; author: string }[] {
+  const { store, parts } = room.rooms
+  if (!room.archived) return store.history(room.local, max).filter(({ id }) => (timeOfMessageId(id) ?? 0) >= since).map(({ id, message }) => ({ id, bytes: Buffer.from(message.bytes), author: message.author }))
+  const page = parts.storage.archive.query(room.address, { max, direction: 'backward', start: since })
+  if (page instanceof Promise) throw new Error('rooms need a storage driver that reads synchronously')
+  return page.items.map((item) => ({ id: item.id, bytes: item.bytes, author: item.with }))
+}
+
+/** A stored message with the address of its author, for those who may know it. */
+export function withAuthor(room: Room, message: Stanza, author: string): Stanza {
+  const jid = Jid.parse(author)
+  const affiliation = room.affiliationOf(jid)
+  return message.append('x', MUC_USER_NS, `<x xmlns='${MUC_USER_NS}'><item affiliation='${affiliation}' role='${affiliation === 'outcast' ? 'none' : room.roleFor(affiliation)}' jid='${escapeXml(author)}'/></x>`)
+}
+
+/** §7.2.15: the subject, also when there is none, ends what who enters is sent. */
+export function sendSubject(room: Room, client: Client): void {
+  const { subject, address } = room
+  if (subject === undefined) return room.send(client, makeStanza('message', { from: address, type: 'groupchat' }, [{ name: 'subject', xmlns: CLIENT_NS, text: '<subject/>' }]))
+  room.send(client, subject.append('delay', DELAY_NS, delayXml(address, room.subjectAt)))
+}
+
+// ---- Retraction (XEP-0424, XEP-0425)
+
+/** XEP-0424 §5: an author takes back a message of their own. */
+function retract(room: Room, author: string, stanza: Stanza): void {
+  const span = stanza.find('retract', RETRACT_NS)
+  const id = span === undefined ? undefined : stanza.childElement(span).attrs['id']
+  const found = id === undefined ? undefined : findMessage(room, id)
+  if (id === undefined || found === undefined) return
+  if (found.author !== author) throw new StanzaError('forbidden', 'the message is somebody else\'s')
+  const by = stanza.id === undefined ? '' : ` id='${escapeXml(stanza.id)}'`
+  bury(room, id, found, `<retracted xmlns='${RETRACT_NS}'${by} stamp='${formatDateTime(room.rooms.parts.now())}'/>`)
+}
+
+/** What the room has under an archive id. */
+export function findMessage(room: Room, id: string): { bytes: Buffer; author: string } | undefined {
+  const { store, parts } = room.rooms
+  const item = parts.storage.archive.get(room.address, id)
+  if (item instanceof Promise) throw new Error('rooms need a storage driver that reads synchronously')
+  if (item !== undefined && (timeOfMessageId(id) ?? 0) >= room.created) return { bytes: item.bytes, author: item.with }
+  const message = store.message(room.local, id)
+  return message && { bytes: Buffer.from(message.bytes), author: message.author }
+}
+
+/** XEP-0424 §5: puts a tombstone in the place of a message. `retracted` is serialised. */
+export function bury(room: Room, id: string, found: { bytes: Buffer; author: string }, retracted: string): void {
+  const { store, parts } = room.rooms
+  const before = readStanza(found.bytes)
+  const occupantId = before.find('occupant-id', OCCUPANT_ID_NS)
+  const bytes = makeStanza('message', before.attrs, [
+    ...(occupantId === undefined ? [] : [{ name: 'occupant-id', xmlns: OCCUPANT_ID_NS, text: before.content.utf8Slice(occupantId.start, occupantId.end) }]),
+    { name: 'retracted', xmlns: RETRACT_NS, text: retracted },
+  ]).bytes()
+  void parts.storage.archive.replace(room.address, id, bytes)
+  if (store.message(room.local, id) !== undefined) store.removeMessage(room.local, id)
+}

@@ -1,0 +1,511 @@
+// XEP-0045: Multi-User Chat, version 1.35.5 (2026-05-03)
+import { randomBytes } from 'node:crypto'
+import { Jid } from '../../../lib/jid.ts'
+import { Recent } from '../../../lib/recent.ts'
+import { buildResultSet, parseResultSet } from '../../../lib/result-set.ts'
+import { StanzaError } from '../../../lib/stanza/errors.ts'
+import { errorReply, iqResult, makeStanza, type Stanza } from '../../../lib/stanza/stanza.ts'
+import { type Element, xml } from '../../../lib/xml/element.ts'
+import { accessRule, anything, bool, duration, host as hostType, int, list, oneOf, type OptionTable, record, shaperRule, text } from '../../config/options.ts'
+import type { Session } from '../../sessions/session.ts'
+import { DISCO_ITEMS_NS } from '../disco-registry.ts'
+import { defineExtension, type Parts } from '../extension.ts'
+import { hostVcard } from '../vcard.ts'
+import { endRoom, setAffiliation } from './administration.ts'
+import { Forwarding } from './forwarding.ts'
+import { mediate } from './mediation.ts'
+import { sendPrivately, sendToAll } from './messages.ts'
+import { exit, expel, join, tellStranger, update } from './presences.ts'
+import { roomHandlers } from './requests.ts'
+import { type Client, MUC_NS, OCCUPANT_ID_NS, Room, type Rooms } from './room.ts'
+import type { Role, RoomConfig, Whom } from './room-config.ts'
+import { RoomStore } from './store.ts'
+
+const IGNORED = 'has no effect'
+/** Rooms without occupants that stay in memory. */
+const IDLE_ROOMS = 200
+const ROOM_NAME_MAX = 1000
+const DESCRIPTION_MAX = 4000
+const PASSWORD_MAX = 1000
+const HISTORY_MAX = 1000
+/** Rooms looked at for one list of rooms. */
+const LIST_SCAN_MAX = 20_000
+/** Errors that say that a client is not to be reached (§17.2 and RFC 6120 §8.3.3); others say something of the message. */
+const GONE = new Set(['gone', 'internal-server-error', 'item-not-found', 'jid-malformed', 'recipient-unavailable', 'redirect', 'remote-server-not-found', 'remote-server-timeout', 'service-unavailable'])
+
+interface RoomDefaults {
+  allow_change_subj: boolean
+  allow_private_messages_from_visitors: string
+  allow_query_users: boolean
+  allow_subscription: boolean
+  allow_user_invites: boolean
+  allow_visitor_nickchange: boolean
+  allow_visitor_status: boolean
+  allow_voice_requests: boolean
+  allowpm: Whom
+  anonymous: boolean
+  captcha_protected: boolean
+  description: string
+  lang: string
+  logging: boolean
+  mam: boolean
+  max_users: number
+  members_by_default: boolean
+  members_only: boolean
+  moderated: boolean
+  password: string
+  password_protected: boolean
+  persistent: boolean
+  presence_broadcast: readonly Role[]
+  public: boolean
+  public_list: boolean
+  title: string
+}
+
+export const ROOM_DEFAULTS: OptionTable<RoomDefaults> = {
+  allow_change_subj: { type: bool(), default: true, help: 'Occupants may change the subject.' },
+  allow_private_messages_from_visitors: { type: text(), default: 'anyone', help: 'To whom visitors may send private messages.', ignored: `${IGNORED}: allowpm says who may send private messages.` },
+  allow_query_users: { type: bool(), default: true, help: 'Occupants may send requests to each other.' },
+  allow_subscription: { type: bool(), default: false, help: 'Subscriptions of ejabberd\'s own.', ignored: `${IGNORED}: members find messages in the archive of the room.` },
+  allow_user_invites: { type: bool(), default: false, help: 'Occupants may invite others.' },
+  allow_visitor_nickchange: { type: bool(), default: true, help: 'Visitors may change their nickname.' },
+  allow_visitor_status: { type: bool(), default: true, help: 'Visitors may change their status.' },
+  allow_voice_requests: { type: bool(), default: true, help: 'Visitors may ask for voice.', ignored: `${IGNORED}: visitors may ask for voice.` },
+  allowpm: { type: oneOf('anyone', 'participants', 'moderators', 'none'), default: 'anyone', help: 'Who may send private messages.' },
+  anonymous: { type: bool(), default: true, help: 'Moderators alone see real addresses.' },
+  captcha_protected: { type: bool(), default: false, help: 'A puzzle has to be solved to enter.', ignored: `${IGNORED}: there are no puzzles.` },
+  description: { type: text(), default: '', help: 'Description.' },
+  lang: { type: text(), default: '', help: 'Language.' },
+  logging: { type: bool(), default: false, help: 'Tell who enters that the room is logged.' },
+  mam: { type: bool(), default: false, help: 'Keep messages in an archive (XEP-0313).' },
+  max_users: { type: int({ min: 1 }), default: 200, help: 'Most occupants.' },
+  members_by_default: { type: bool(), default: true, help: 'Who has no affiliation may speak, in a moderated room too.' },
+  members_only: { type: bool(), default: false, help: 'Only members may enter.' },
+  moderated: { type: bool(), default: true, help: 'Only those with voice may speak.' },
+  password: { type: text(), default: '', help: 'Password.' },
+  password_protected: { type: bool(), default: false, help: 'A password is needed to enter.' },
+  persistent: { type: bool(), default: false, help: 'Keep the room when nobody is in it.' },
+  presence_broadcast: { type: list(oneOf('moderator', 'participant', 'visitor')), default: ['moderator', 'participant', 'visitor'] as readonly Role[], help: 'Roles whose presence is shown.' },
+  public: { type: bool(), default: true, help: 'List the room.' },
+  public_list: { type: bool(), default: true, help: 'Anybody may list the occupants.' },
+  title: { type: text(), default: '', help: 'Name.' },
+}
+
+const ROOM_DEFAULTS_VALUES = Object.fromEntries(Object.entries(ROOM_DEFAULTS).map(([key, spec]) => [key, spec.default])) as unknown as RoomDefaults
+
+interface MucOptions {
+  access: string
+  access_admin: string
+  access_create: string
+  access_persistent: string
+  access_mam: string
+  access_register: string
+  history_size: number
+  host: string
+  hosts: readonly string[]
+  name: string
+  max_room_id: number
+  max_room_name: number
+  max_room_desc: number
+  max_password: number
+  max_captcha_whitelist: number
+  max_rooms_discoitems: number
+  max_user_conferences: number
+  max_users: number
+  max_users_admin_threshold: number
+  max_users_presence: number
+  min_message_interval: number
+  min_presence_interval: number
+  regexp_room_id: string
+  room_shaper: string
+  user_message_shaper: string
+  user_presence_shaper: string
+  preload_rooms: boolean
+  hibernation_timeout: number
+  cleanup_affiliations_on_start: boolean
+  vcard: unknown
+  queue_type: string
+  default_room_options: RoomDefaults
+}
+
+export const muc = defineExtension({
+  name: 'muc',
+  ejabberd: 'mod_muc',
+  specs: [
+    { xep: 45, version: '1.35.5', status: 'complete' },
+    { xep: 249, version: '1.2', status: 'complete', note: 'the room adds it to mediated invitations' },
+    { xep: 410, version: '1.1.0', status: 'complete' },
+    { xep: 421, version: '1.0.1', status: 'complete' },
+    { xep: 424, version: '0.4.2', status: 'complete', note: 'in rooms' },
+    { xep: 425, version: '0.3.0', status: 'complete' },
+    { xep: 486, version: '0.1.0', status: 'complete' },
+  ],
+  needs: ['host', 'router', 'sessions', 'storage', 'access', 'hooks', 'enabled', 'log', 'metrics', 'now'],
+  options: {
+    access: { type: accessRule(), default: 'all', help: 'Who may use the service.' },
+    access_admin: { type: accessRule(), default: 'none', help: 'Who is an owner of every room.' },
+    access_create: { type: accessRule(), default: 'all', help: 'Who may make rooms.' },
+    access_persistent: { type: accessRule(), default: 'all', help: 'Who may make rooms that stay when nobody is in them.' },
+    access_mam: { type: accessRule(), default: 'all', help: 'Who may choose whether a room has an archive.' },
+    access_register: { type: accessRule(), default: 'all', help: 'Who may have a nickname kept.' },
+    history_size: { type: int(), default: 20, help: 'Most messages shown to who enters, unless a room has it otherwise.' },
+    host: { type: hostType(), default: 'conference.@HOST@', help: 'Domain of the service.' },
+    hosts: { type: list(hostType()), default: [] as readonly string[], help: 'Several domains in place of host.' },
+    name: { type: text(), default: 'Chatrooms', help: 'Name of the service in the list of services.' },
+    max_room_id: { type: int({ min: 1, infinity: true }), default: Infinity, help: 'Characters of the name in a room\'s address.' },
+    max_room_name: { type: int({ min: 1, infinity: true }), default: Infinity, help: `Characters of a room's name, ${ROOM_NAME_MAX} at most.` },
+    max_room_desc: { type: int({ min: 1, infinity: true }), default: Infinity, help: `Characters of a room's description, ${DESCRIPTION_MAX} at most.` },
+    max_password: { type: int({ min: 1, infinity: true }), default: Infinity, help: `Characters of a room's password, ${PASSWORD_MAX} at most.` },
+    max_captcha_whitelist: { type: int({ min: 1, infinity: true }), default: Infinity, help: 'Addresses that need not solve a puzzle.', ignored: `${IGNORED}: there are no puzzles.` },
+    max_rooms_discoitems: { type: int(), default: 100, help: 'Rooms in one page of the list of rooms.' },
+    max_user_conferences: { type: int({ min: 1 }), default: 100, help: 'Rooms an account may be in, counting each of its clients.' },
+    max_users: { type: int({ min: 1 }), default: 200, help: 'Most occupants of a room.' },
+    max_users_admin_threshold: { type: int(), default: 5, help: 'How many owners and admins may enter a full room.' },
+    max_users_presence: { type: int({ min: 1 }), default: 1000, help: 'With more occupants than this their presence is not shown.' },
+    min_message_interval: { type: duration({ min: 0 }), default: 0, help: 'The least time between two messages of an occupant.' },
+    min_presence_interval: { type: duration({ min: 0 }), default: 0, help: 'The least time between two presences of an occupant.' },
+    regexp_room_id: { type: text(), default: '', help: 'A regular expression that the name in a room\'s address has to match.' },
+    room_shaper: { type: shaperRule(), default: 'none', help: 'Traffic of a room.', ignored: `${IGNORED}: the traffic of each client is shaped.` },
+    user_message_shaper: { type: shaperRule(), default: 'none', help: 'Messages of an occupant.', ignored: `${IGNORED}: the traffic of each client is shaped.` },
+    user_presence_shaper: { type: shaperRule(), default: 'none', help: 'Presence of an occupant.', ignored: `${IGNORED}: the traffic of each client is shaped.` },
+    preload_rooms: { type: bool(), default: true, help: 'Read all rooms at the start.', ignored: `${IGNORED}: a room is read when it is needed.` },
+    hibernation_timeout: { type: duration(), default: Infinity, help: 'When a room that nobody is in leaves memory.', ignored: `${IGNORED}: rooms that nobody is in leave memory by themselves.` },
+    cleanup_affiliations_on_start: { type: bool(), default: false, help: 'Take affiliations from accounts that are gone.', ignored: `${IGNORED}: they go with the account.` },
+    vcard: { type: anything(), default: undefined as unknown, help: 'The vCard of the service, as a map of its fields.' },
+    queue_type: { type: text(), default: '', help: 'Where queues are.', ignored: `${IGNORED}: rooms have no queues.` },
+    default_room_options: { type: record(ROOM_DEFAULTS), default: ROOM_DEFAULTS_VALUES, help: 'How a new room is configured.' },
+  },
+  start(parts, options: MucOptions) {
+    const domains = (options.hosts.length > 0 ? options.hosts : [options.host]).map((each) => each.replaceAll('@HOST@', parts.host))
+    const messages = parts.metrics.counter('tidings_room_messages_total', 'Messages to rooms')
+    for (const domain of domains) new RoomService(domain, parts, options, () => messages.inc())
+  },
+})
+
+type Needed = Pick<Parts, 'host' | 'router' | 'sessions' | 'storage' | 'access' | 'hooks' | 'enabled' | 'log' | 'now'>
+
+/** One domain with its rooms. */
+class RoomService implements Rooms {
+  readonly domain: string
+  readonly parts: Needed
+  readonly store: RoomStore
+  readonly secret: Uint8Array
+  readonly archives: boolean
+  readonly maxUsers: number
+  readonly maxUsersAdmin: number
+  readonly maxUsersPresence: number
+  readonly messageIntervalMs: number
+  readonly presenceIntervalMs: number
+  readonly #options: MucOptions
+  readonly #counted: () => void
+  /** Rooms with occupants, and others that were asked for lately. */
+  readonly #occupied = new Map<string, Room>()
+  readonly #idle = new Recent<Room>(IDLE_ROOMS)
+  /** How many clients of an account are in rooms. */
+  readonly #counts = new Map<string, number>()
+  readonly #forwarding: Forwarding
+  readonly #roomId: RegExp | undefined
+  #stopping = false
+
+  constructor(domain: string, parts: Needed, options: MucOptions, counted: () => void) {
+    this.domain = domain
+    this.parts = parts
+    this.store = new RoomStore(parts.storage.records, domain)
+    this.secret = this.store.secret ?? (this.store.secret = randomBytes(32))
+    this.archives = parts.enabled('archive')
+    this.maxUsers = options.max_users
+    this.maxUsersAdmin = options.max_users_admin_threshold
+    this.maxUsersPresence = options.max_users_presence
+    this.messageIntervalMs = options.min_message_interval
+    this.presenceIntervalMs = options.min_presence_interval
+    this.#options = options
+    this.#counted = counted
+    this.#forwarding = new Forwarding(parts.router)
+    this.#roomId = options.regexp_room_id === '' ? undefined : new RegExp(options.regexp_room_id, 'u')
+
+    const { iq, disco } = parts.router.iqService(domain, options.name, (stanza, session) => this.#take(stanza, session))
+    disco.identity('host', { category: 'conference', type: 'text', name: options.name })
+    disco.feature('host', MUC_NS, OCCUPANT_ID_NS, 'urn:xmpp:ping', 'http://jabber.org/protocol/rsm', ...(this.archives ? ['urn:xmpp:mam:2'] : []), 'vcard-temp')
+    iq.get('urn:xmpp:ping ping', 'host', () => undefined)
+    iq.get('vcard-temp vCard', 'host', () => hostVcard(options.vcard) ?? xml('vCard', { xmlns: 'vcard-temp' }))
+    iq.set('vcard-temp vCard', 'host', () => { throw new StanzaError('forbidden') })
+    parts.hooks.started(() => { this.#findOccupants() })
+    parts.hooks.stopping(() => { this.#stopping = true })
+    parts.hooks.accountRemoved((bare) => { this.#forgetAccount(bare) })
+  }
+
+  // ---- What rooms ask
+
+  isAdmin(jid: Jid): boolean { return this.parts.access.allows(this.#options.access_admin, { jid }) }
+
+  mayRegister(jid: Jid): boolean { return this.parts.access.allows(this.#options.access_register, { jid }) }
+
+  limitsFor(jid: Jid): ReturnType<Rooms['limitsFor']> {
+    const { access } = this.parts
+    const options = this.#options
+    return {
+      mayPersist: access.allows(options.access_persistent, { jid }),
+      mayArchive: this.archives && access.allows(options.access_mam, { jid }),
+      maxUsers: options.max_users,
+      historyMax: Math.max(options.history_size, HISTORY_MAX),
+      nameMax: Math.min(options.max_room_name, ROOM_NAME_MAX),
+      descriptionMax: Math.min(options.max_room_desc, DESCRIPTION_MAX),
+      passwordMax: Math.min(options.max_password, PASSWORD_MAX),
+    }
+  }
+
+  count(bare: string, change: 1 | -1): void {
+    const count = (this.#counts.get(bare) ?? 0) + change
+    if (count <= 0) this.#counts.delete(bare)
+    else this.#counts.set(bare, count)
+  }
+
+  occupied(room: Room): void {
+    this.#idle.delete(room.local)
+    this.#occupied.set(room.local, room)
+  }
+
+  empty(room: Room): void {
+    this.#occupied.delete(room.local)
+    this.#idle.set(room.local, room)
+  }
+
+  removed(room: Room): void {
+    this.#occupied.delete(room.local)
+    this.#idle.delete(room.local)
+    const purged = this.parts.storage.archive.purge(room.address, this.parts.now() + 1)
+    if (purged instanceof Promise) purged.catch((error: unknown) => { this.parts.log.error({ what: 'room_archive_not_removed', room: room.address, error }) })
+  }
+
+  /** The room of this name, if there is one. */
+  room(local: string): Room | undefined {
+    const known = this.#occupied.get(local) ?? this.#idle.get(local)
+    if (known !== undefined) return known
+    const stored = this.store.room(local)
+    if (stored === undefined) return undefined
+    const room = new Room(this, local, stored)
+    if (room.clients.size === 0) this.#idle.set(local, room)
+    return room
+  }
+
+  /** §10.1: a room that its owner has to accept. */
+  #create(local: string, owner: Jid): Room {
+    const { access } = this.parts
+    const options = this.#options
+    if (!access.allows(options.access_create, { jid: owner })) throw new StanzaError('not-allowed', 'you may not make rooms')
+    if (local.length > options.max_room_id || this.#roomId?.test(local) === false) throw new StanzaError('not-acceptable', 'no room may have this name')
+    const d = options.default_room_options
+    const limits = this.limitsFor(owner)
+    const config: RoomConfig = {
+      name: d.title, description: d.description, lang: d.lang,
+      persistent: d.persistent && limits.mayPersist, public: d.public, membersOnly: d.members_only,
+      moderated: d.moderated && !d.members_by_default,
+      passwordProtected: d.password_protected && d.password !== '', password: d.password,
+      nonAnonymous: !d.anonymous, allowInvites: d.allow_user_invites, changeSubject: d.allow_change_subj, allowPm: d.allowpm,
+      maxUsers: Math.min(d.max_users, options.max_users), logging: d.logging, archive: d.mam, historyLength: options.history_size,
+      presenceBroadcast: d.presence_broadcast, memberList: ['moderator', 'participant'], publicList: d.public_list,
+      visitorNickChange: d.allow_visitor_nickchange, visitorStatus: d.allow_visitor_status, queryUsers: d.allow_query_users,
+    }
+    const room = new Room(this, local, { config, created: this.parts.now(), locked: true, subject: null, subjectAt: 0, avatars: [] })
+    room.save()
+    setAffiliation(room, owner.toBare(), 'owner')
+    return room
+  }
+
+  // ---- What comes
+
+  /** Whether the stanza was taken; the rest is an IQ to the service itself. */
+  #take(stanza: Stanza, session: Session | undefined): boolean {
+    const to = Jid.parse(stanza.to ?? '')
+    const from = Jid.parse(stanza.from ?? '')
+    if (to.local === '') return this.#toService(stanza, to, from, session)
+    switch (stanza.name) {
+      case 'presence':
+        this.#presence(stanza, to, from, session)
+        return true
+      case 'message':
+        this.#message(stanza, to, from)
+        return true
+      default:
+        this.#iq(stanza, to, from, session)
+        return true
+    }
+  }
+
+  #toService(stanza: Stanza, to: Jid, from: Jid, session: Session | undefined): boolean {
+    if (stanza.name !== 'iq' || to.resource !== '' || stanza.type !== 'get') return false
+    const payload = stanza.children[0]
+    if (payload?.xmlns !== DISCO_ITEMS_NS || payload.name !== 'query') return false
+    const query = stanza.childElement(payload)
+    if (!this.#allows(from)) throw new StanzaError('forbidden', 'this service is not for you')
+    this.#answer(iqResult(stanza, this.#list(query)), session)
+    return true
+  }
+
+  #allows(jid: Jid): boolean { return this.parts.access.allows(this.#options.access, { jid }) }
+
+  #answer(answer: Stanza, session: Session | undefined): void {
+    if (session !== undefined) session.send(answer, { durable: this.parts.storage.dirty })
+    else this.parts.router.route(answer)
+  }
+
+  /** §6.3: the rooms that are listed, page by page (XEP-0059). */
+  #list(query: Element): Element {
+    if ((query.attrs['node'] ?? '') !== '') throw new StanzaError('item-not-found')
+    const set = parseResultSet(query)
+    const backward = set.before !== undefined
+    const max = Math.min(set.max ?? Infinity, this.#options.max_rooms_discoitems)
+    const localOf = (id: string | undefined): string | undefined => id === undefined || id === '' ? undefined : Jid.tryParse(id)?.local ?? fail()
+    const found: { local: string; name: string }[] = []
+    let after = localOf(backward ? set.before : set.after)
+    let count = 0
+    // What lies outside the page is counted only.
+    let scanned = 0
+    const page = (start: string | undefined, take: number, reverse: boolean): void => {
+      let at = start
+      while (found.length < take && scanned < LIST_SCAN_MAX) {
+        const rooms = this.store.rooms(at, 100, reverse)
+        for (const { local, room: { config, locked } } of rooms) {
+          scanned++
+          at = local
+          if (config.public && !locked && found.length < take) found.push({ local, name: config.name === '' ? local : config.name })
+        }
+        if (rooms.length < 100) return
+      }
+    }
+    page(after, max, backward)
+    for (let at: string | undefined; ;) {
+      const rooms = this.store.rooms(at, 500)
+      for (const { room: { config, locked } } of rooms) if (config.public && !locked) count++
+      at = rooms.at(-1)?.local
+      if (rooms.length < 500 || count > LIST_SCAN_MAX) break
+    }
+    const items = backward ? found.toReversed() : found
+    after = undefined
+    const address = (each: { local: string } | undefined): string | undefined => each && `${each.local}@${this.domain}`
+    const asked = query.getChild('set', 'http://jabber.org/protocol/rsm') !== undefined
+    return xml('query', { xmlns: DISCO_ITEMS_NS }, items.map((each) => xml('item', { jid: address(each), name: each.name })),
+      (asked || count > items.length) && buildResultSet({ first: address(items[0]), last: address(items.at(-1)), count, index: !backward && (set.after ?? '') === '' && items.length > 0 ? 0 : undefined }))
+  }
+
+  #presence(stanza: Stanza, to: Jid, from: Jid, session: Session | undefined): void {
+    const { type } = stanza
+    const room = this.room(to.local)
+    const client = room?.client(from)
+    try {
+      switch (type) {
+        case undefined:
+          this.#available(stanza, room, client, to, from, session)
+          return
+        case 'unavailable':
+          // Who is not back after a restart leaves then, and is seen to leave by those who are.
+          if (room !== undefined && client !== undefined && !this.#stopping) exit(room, client, stanza)
+          return
+        case 'error':
+          if (room !== undefined && client !== undefined) this.#lost(room, client, stanza)
+          return
+        case 'subscribe':
+          this.parts.router.route(makeStanza('presence', { type: 'unsubscribed', id: stanza.id, from: to.bare, to: from.bare }))
+          return
+        default:
+      }
+    } catch (error) {
+      if (!(error instanceof StanzaError)) throw error
+      this.parts.router.route(errorReply(stanza, error))
+    }
+  }
+
+  #available(stanza: Stanza, room: Room | undefined, client: Client | undefined, to: Jid, from: Jid, session: Session | undefined): void {
+    if (to.resource === '') throw new StanzaError('jid-malformed', 'a nickname is needed', { type: 'modify' }) // §7.2.1
+    if (!this.parts.storage.healthy) throw new StanzaError('resource-constraint', 'the server cannot store anything at the moment')
+    if (room !== undefined && client !== undefined) return update(room, client, stanza, to.resource)
+    if (!stanza.has('x', MUC_NS)) {
+      this.parts.router.route(tellStranger(to.bare, stanza))
+      return
+    }
+    if (!this.#allows(from)) throw new StanzaError('forbidden', 'this service is not for you')
+    if ((this.#counts.get(from.bare) ?? 0) >= this.#options.max_user_conferences) throw new StanzaError('resource-constraint', 'you are in too many rooms')
+    const there = session ?? this.parts.sessions.get(from.toString())
+    if (room !== undefined) return join(room, stanza, from, to.resource, there, false)
+    const made = this.#create(to.local, from)
+    join(made, stanza, from, to.resource, there, true)
+  }
+
+  #message(stanza: Stanza, to: Jid, from: Jid): void {
+    const room = this.room(to.local)
+    const client = room?.client(from)
+    if (stanza.type === 'error') {
+      if (room !== undefined && client !== undefined) this.#lost(room, client, stanza)
+      return
+    }
+    if (room === undefined) throw new StanzaError('item-not-found', 'there is no such room')
+    if (to.resource !== '') return sendPrivately(room, client, stanza, to.resource)
+    if (stanza.type !== 'groupchat') {
+      if (mediate(room, client, stanza, from)) return
+      // A message of another type to the room is for nobody.
+      throw new StanzaError(client === undefined ? 'not-acceptable' : 'bad-request', 'a message to the room is of type groupchat')
+    }
+    this.#counted()
+    sendToAll(room, client, stanza)
+  }
+
+  /** A client that cannot be reached is no occupant. */
+  #lost(room: Room, client: Client, stanza: Stanza): void {
+    const span = stanza.find('error')
+    const condition = span === undefined ? undefined : stanza.childElement(span).getChildElements()[0]?.getName()
+    if (condition === undefined || !GONE.has(condition)) return
+    expel(room, client, { codes: [307, 333], reason: 'the client is not to be reached' })
+    room.tidy()
+  }
+
+  #iq(stanza: Stanza, to: Jid, from: Jid, session: Session | undefined): void {
+    const { type } = stanza
+    if (type !== 'get' && type !== 'set') return this.#forwarding.answer(stanza)
+    const room = this.room(to.local)
+    if (to.resource !== '') return this.#forwarding.request(room, stanza, from, to.resource)
+    const child = stanza.children[0]
+    if (child === undefined) throw new StanzaError('bad-request')
+    if (room === undefined) throw new StanzaError('item-not-found', 'there is no such room')
+    const handler = roomHandlers.get(`${type} ${child.xmlns} ${child.name}`)
+    if (handler === undefined) throw new StanzaError(roomHandlers.has(`${type === 'get' ? 'set' : 'get'} ${child.xmlns} ${child.name}`) ? 'feature-not-implemented' : 'service-unavailable')
+    if (type === 'set' && !this.parts.storage.healthy) throw new StanzaError('resource-constraint', 'the server cannot store anything at the moment')
+    const answer = handler(room, { stanza, payload: stanza.childElement(child), from, to, session })
+    if (!(answer instanceof Promise)) return this.#answer(iqResult(stanza, answer ?? undefined), session)
+    answer.then((element) => { this.#answer(iqResult(stanza, element ?? undefined), session) }, (error: unknown) => {
+      if (!(error instanceof StanzaError)) this.parts.log.error({ what: 'room_request_failed', room: room.address, from: stanza.from, error })
+      this.#answer(errorReply(stanza, error instanceof StanzaError ? error : new StanzaError('internal-server-error')), session)
+    })
+  }
+
+  // ---- A start, and the end of an account
+
+  /** Rooms whose occupants were here before the start: those whose session is still here stay, the others leave. */
+  #findOccupants(): void {
+    for (const local of this.store.occupied()) {
+      const room = this.room(local)
+      if (room === undefined) continue
+      for (const client of room.clients.values()) {
+        client.session = this.parts.sessions.get(client.full)
+        if (client.session?.directed.has(client.occupant.jid.toString()) !== true) room.tellGone(client)
+      }
+      room.tidy()
+    }
+  }
+
+  /** Whoever gets the name next has no part in what its last owner had. */
+  #forgetAccount(bare: string): void {
+    for (const local of this.store.relationsOf(bare)) {
+      const room = this.room(local)
+      if (room === undefined) continue
+      const { affiliation } = room.affiliations.get(bare) ?? {}
+      if (affiliation !== 'outcast') setAffiliation(room, Jid.parse(bare), 'none')
+      // A room that nobody may change and nobody is in is of no use to anybody.
+      if (affiliation === 'owner' && room.clients.size === 0 && room.affiliations.size === 0) endRoom(room, '')
+    }
+  }
+}
+
+function fail(): never {
+  throw new StanzaError('item-not-found')
+}
+
