@@ -3,7 +3,7 @@ import { readFileSync, readdirSync } from 'node:fs'
 import { execFileSync } from 'node:child_process'
 import { cpus, totalmem } from 'node:os'
 
-const TICKS_PER_SECOND = Number(execFileSync('getconf', ['CLK_TCK'], { encoding: 'utf8' }))
+let ticksPerSecond = 0
 
 /** The process and everything it started that still runs. */
 export function processTree(pid: number): number[] {
@@ -23,6 +23,7 @@ export function processTree(pid: number): number[] {
 
 /** User and system CPU time in microseconds of the tree, with that of children which ended and were waited for. */
 export function cpuMicros(pid: number): number {
+  if (ticksPerSecond === 0) ticksPerSecond = Number(execFileSync('getconf', ['CLK_TCK'], { encoding: 'utf8' }))
   let ticks = 0
   for (const each of processTree(pid)) {
     try {
@@ -34,7 +35,7 @@ export function cpuMicros(pid: number): number {
       // It has ended meanwhile.
     }
   }
-  return ticks * 1_000_000 / TICKS_PER_SECOND
+  return ticks * 1_000_000 / ticksPerSecond
 }
 
 /** Proportional set size of the tree in KiB. */

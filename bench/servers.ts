@@ -25,18 +25,24 @@ export interface RunningServer extends AsyncDisposable {
   readonly domain: string
 }
 
-interface Place {
+/** What a server is configured with: a folder of its own, free ports, and a certificate. */
+export interface Place {
   readonly dir: string
   readonly port: number
   readonly tlsPort: number
+  /** As many as were asked for. */
+  readonly morePorts: readonly number[]
   readonly certificate: string
   readonly key: string
   readonly both: string
+}
+
+interface BenchPlace extends Place {
   readonly archive: boolean
   readonly profileDir: string | undefined
 }
 
-interface Command {
+export interface Command {
   readonly file: string
   readonly args: readonly string[]
   readonly env?: NodeJS.ProcessEnv
@@ -49,7 +55,7 @@ export function installedServers(): ServerName[] {
   return (Object.keys(EXECUTABLES) as ServerName[]).filter((name) => EXECUTABLES[name] === undefined || onPath(EXECUTABLES[name]) !== undefined)
 }
 
-function onPath(name: string): string | undefined {
+export function onPath(name: string): string | undefined {
   for (const dir of [...(process.env['PATH'] ?? '').split(':'), '/usr/sbin']) {
     try {
       accessSync(path.join(dir, name), constants.X_OK)
@@ -71,17 +77,22 @@ process.on('exit', () => {
 
 /** Starts a server and waits until both its ports are open. With `profileDir`, Tidings leaves a CPU profile there when it stops. */
 export async function startServer(name: ServerName, variant: Variant, profileDir?: string): Promise<RunningServer> {
-  const dir = mkdtempSync(path.join(tmpdir(), `tidings-bench-${name}-`))
+  return launch(name, (place) => ({ tidings, ejabberd, prosody })[name]({ ...place, archive: variant === 'archive', profileDir }))
+}
+
+/** Starts what `configure` makes for a place, and waits until both its ports for clients are open. */
+export async function launch(name: ServerName, configure: (place: Place) => Command | Promise<Command>, morePorts = 0): Promise<RunningServer> {
+  const dir = mkdtempSync(path.join(tmpdir(), `tidings-other-${name}-`))
   folders.add(dir)
-  const [port, tlsPort] = await freePorts()
+  const [port, tlsPort, ...more] = (await freePorts(2 + morePorts)) as [number, number, ...number[]]
   const made = await generate([{ name: 'commonName', value: 'localhost' }], {
     keyType: 'ec', algorithm: 'sha256', curve: 'P-256', extensions: [{ name: 'subjectAltName', altNames: [{ type: 2, value: 'localhost' }] }],
   })
-  const place: Place = { dir, port, tlsPort, certificate: path.join(dir, 'cert.pem'), key: path.join(dir, 'key.pem'), both: path.join(dir, 'both.pem'), archive: variant === 'archive', profileDir }
+  const place: Place = { dir, port, tlsPort, morePorts: more, certificate: path.join(dir, 'cert.pem'), key: path.join(dir, 'key.pem'), both: path.join(dir, 'both.pem') }
   writeFileSync(place.certificate, made.cert, { mode: 0o600 })
   writeFileSync(place.key, made.private, { mode: 0o600 })
   writeFileSync(place.both, `${made.cert}\n${made.private}`, { mode: 0o600 })
-  const command = { tidings, ejabberd, prosody }[name](place)
+  const command = await configure(place)
   const log = path.join(dir, 'output.log')
   const out = openSync(log, 'a')
   // A group of its own, so that all it starts ends with it.
@@ -131,8 +142,8 @@ function kill(child: ChildProcess, signal: NodeJS.Signals): void {
   }
 }
 
-async function freePorts(): Promise<[number, number]> {
-  const listeners = [createServer(), createServer()]
+async function freePorts(count: number): Promise<number[]> {
+  const listeners = Array.from({ length: count }, () => createServer())
   const ports: number[] = []
   for (const each of listeners) {
     each.listen(0, '127.0.0.1')
@@ -143,7 +154,7 @@ async function freePorts(): Promise<[number, number]> {
     each.close()
     await once(each, 'close')
   }
-  return ports as [number, number]
+  return ports
 }
 
 function answers(port: number): Promise<boolean> {
@@ -154,7 +165,7 @@ function answers(port: number): Promise<boolean> {
   })
 }
 
-function tidings(place: Place): Command {
+function tidings(place: BenchPlace): Command {
   const file = path.join(place.dir, 'tidings.yml')
   writeFileSync(file, `hosts: [localhost]
 loglevel: error
@@ -188,7 +199,7 @@ ${place.archive ? '  mod_mam: {default: always}\n' : ''}  mod_offline: {access_m
 }
 
 /** As Debian sets it up, at its best: no busy-waiting schedulers, no shapers, logging errors alone; the archive in Mnesia, its default. */
-function ejabberd(place: Place): Command {
+function ejabberd(place: BenchPlace): Command {
   const file = path.join(place.dir, 'ejabberd.yml')
   mkdirSync(path.join(place.dir, 'log'))
   writeFileSync(file, `loglevel: error
@@ -231,6 +242,10 @@ ${place.archive ? '  mod_mam: {default: always, assume_mam_usage: true}\n' : ''}
   mod_vcard: {search: false}
   mod_version: {}
 `)
+  return ejabberdCommand(place, file)
+}
+
+export function ejabberdCommand(place: Place, file: string): Command {
   return {
     file: onPath('erl') ?? 'erl',
     args: ['-noinput', '+K', 'true', '+P', '250000', '+sbwt', 'none', '+sbwtdcpu', 'none', '+sbwtdio', 'none', '-mnesia', 'dir', `"${path.join(place.dir, 'db')}"`, '-ejabberd', 'log_rotate_count', '0', '-s', 'ejabberd'],
@@ -242,7 +257,7 @@ ${place.archive ? '  mod_mam: {default: always, assume_mam_usage: true}\n' : ''}
 }
 
 /** As Debian sets it up, at its best: the generational collector, no limits, logging errors alone; the archive in its files, its default. */
-function prosody(place: Place): Command {
+function prosody(place: BenchPlace): Command {
   const file = path.join(place.dir, 'prosody.cfg.lua')
   mkdirSync(path.join(place.dir, 'data'))
   writeFileSync(file, `run_as_root = true
@@ -274,6 +289,10 @@ c2s_direct_tls_ssl = { key = "${place.key}"; certificate = "${place.certificate}
 log = { error = "${place.dir}/prosody.log"; }
 VirtualHost "localhost"
 `)
+  return prosodyCommand(file)
+}
+
+export function prosodyCommand(file: string): Command {
   const root = process.getuid?.() === 0
   return { file: onPath('prosody') ?? 'prosody', args: [...(root ? ['--root'] : []), '--config', file, '-F'] }
 }

@@ -16,6 +16,10 @@ export interface Stage {
   /** Port of direct TLS, if there is one. */
   readonly tlsPort?: number | undefined
   readonly tls: 'none' | 'starttls'
+  /** Base address of the HTTP listener, if there is one. */
+  readonly web?: string | undefined
+  /** Where and as whom an external component may connect, if it may. */
+  readonly component?: { readonly port: number; readonly domain: string; readonly secret: string } | undefined
 }
 
 export interface Role {

@@ -1,31 +1,46 @@
 /**
- * Black-box checks of a server: our own plays, and Smack's integration tests.
+ * Black-box checks of a server: our own plays, Smack's integration tests, and compliance: what clients look for and whether it works.
  *
- *     npm run conformance -- [--only plays|smack] [--tests TEXT] [--install] [--quiet]
- *                            [--host HOST [--port PORT] [--domain DOMAIN] [--tls none] [--tls-port PORT]]
+ *     npm run conformance -- [--only plays|smack|compliance] [--tests TEXT] [--install] [--quiet]
+ *                            [--server HOST[:PORT] [--domain DOMAIN] [--tls none] [--tls-port PORT] [--web URL]
+ *                             [--component PORT:DOMAIN:SECRET] [--account USER@DOMAIN:PASSWORD --account …]]
+ *     npm run conformance -- --save [--servers tidings,ejabberd,prosody]
  *
  * Without an address it starts a server of its own, with the configuration that we ship. A server at an address must let accounts
- * be made in band (XEP-0077). `--tests` takes those whose names contain TEXT. `--quiet` leaves out what passed at the first try.
- * `--install` installs what Smack needs with apt-get. Logs, and Smack's results, are left in `results/conformance`.
+ * be made in band (XEP-0077); for compliance two accounts will do. `--web` is the base address of its HTTP listener.
+ * `--tests` takes those whose names contain TEXT. `--quiet` leaves out what passed at the first try. `--install` installs what Smack
+ * needs with apt-get. `--save` writes RESULTS.md: the same of this server and of those that are installed beside it.
+ * Logs, and Smack's results, are left in `results/conformance`.
  *
  * Exit codes: 0 all passed; 1 some failed; 2 wrong call; 3 none failed, but Smack's tests could not be run.
+ * Rows of compliance fail when they are not green on our own server and compliance/known-red.txt does not say why.
  */
-import { mkdir, rm } from 'node:fs/promises'
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
+import { type Compliance, runCompliance, summary, table } from './compliance/compliance.ts'
+import { readKnownRed } from './compliance/check.ts'
+import type { Account } from './compliance/visit.ts'
+import { FULL_SERVERS, startFullServer } from './full-servers.ts'
 import type { Stage } from './play.ts'
-import { install, NotRun, runSmack } from './smack/smack.ts'
+import { type Results, writeResults } from './results.ts'
+import { install, NotRun, runSmack, type Verdict } from './smack/smack.ts'
 import { loadPlays, ownStage } from './stages.ts'
 
 const RESULTS = path.join(import.meta.dirname, '../results/conformance')
-const USAGE = 'npm run conformance -- [--only plays|smack] [--tests TEXT] [--install] [--quiet] [--host HOST [--port PORT] [--domain DOMAIN] [--tls none] [--tls-port PORT]]'
+const KNOWN_RED = path.join(import.meta.dirname, 'compliance/known-red.txt')
+const PARTS = ['plays', 'smack', 'compliance'] as const
+const USAGE = `npm run conformance -- [--only ${PARTS.join('|')}] [--tests TEXT] [--install] [--quiet] [--server HOST[:PORT] [--domain DOMAIN] [--tls none] [--tls-port PORT] [--web URL] [--component PORT:DOMAIN:SECRET] [--account USER@DOMAIN:PASSWORD --account USER@DOMAIN:PASSWORD]]
+       npm run conformance -- --save [--servers ${FULL_SERVERS.join(',')}]`
 
-const values = options()
+interface PlayResults { passed: number; failed: number; titles: string[] }
+
+const options = readOptions()
 let found = 0
 let failures = 0
 let notRun = 0
 
-function options() {
+function readOptions() {
   try {
     const { values } = parseArgs({
       options: {
@@ -33,84 +48,169 @@ function options() {
         tests: { type: 'string', default: '' },
         install: { type: 'boolean', default: false },
         quiet: { type: 'boolean', default: false },
-        host: { type: 'string' },
-        port: { type: 'string', default: '5222' },
+        save: { type: 'boolean', default: false },
+        servers: { type: 'string', default: FULL_SERVERS.join(',') },
+        server: { type: 'string' },
         domain: { type: 'string', default: 'localhost' },
         tls: { type: 'string', default: 'starttls' },
         'tls-port': { type: 'string' },
+        web: { type: 'string' },
+        component: { type: 'string' },
+        account: { type: 'string', multiple: true, default: [] },
+        help: { type: 'boolean', short: 'h', default: false },
       },
     })
-    if (values.only !== undefined && values.only !== 'plays' && values.only !== 'smack') throw new Error(`--only ${values.only}`)
-    return values
+    if (values.help) {
+      console.log(USAGE)
+      process.exit(0)
+    }
+    const only = PARTS.find((part) => part === values.only)
+    if (values.only !== undefined && only === undefined) throw new Error(`--only ${values.only}`)
+    if (values.save && values.server !== undefined) throw new Error('--save starts the servers itself')
+    const servers = values.servers.split(',').map((name) => FULL_SERVERS.find((each) => each === name) ?? wrong(`--servers ${name}`))
+    const stage = values.server === undefined ? undefined : stageOf(values.server)
+    return { ...values, only, servers, stage, accounts: accountsOf(values.account, values.domain) }
+
+    function stageOf(server: string): Stage {
+      const [, host, port = '5222'] = /^(\[[^\]]+\]|[^:]+)(?::(\d+))?$/.exec(server) ?? wrong(`--server ${server}`)
+      const [, componentPort, domain, secret] = values.component === undefined ? [] : /^(\d+):([^:]+):(.+)$/.exec(values.component) ?? wrong('--component takes PORT:DOMAIN:SECRET')
+      return {
+        host: (host as string).replace(/^\[|\]$/g, ''), port: Number(port), domain: values.domain,
+        tls: values.tls === 'none' ? 'none' : 'starttls',
+        tlsPort: values['tls-port'] === undefined ? undefined : Number(values['tls-port']),
+        web: values.web,
+        component: componentPort === undefined ? undefined : { port: Number(componentPort), domain: domain as string, secret: secret as string },
+      }
+    }
   } catch (error) {
     console.error(`${error instanceof Error ? error.message : String(error)}\nUsage: ${USAGE}`)
     process.exit(2)
   }
 }
 
-function say(ok: boolean, title: string, reason = ''): void {
-  if (!ok) console.log(`FAIL  ${title}\n  ${reason}`)
-  else if (!values.quiet || reason !== '') console.log(`ok    ${title}${reason === '' ? '' : ` (${reason})`}`)
+function wrong(text: string): never {
+  throw new Error(text)
 }
 
-async function givePlays(stage: Stage): Promise<void> {
-  let passed = 0
-  let failed = 0
+function accountsOf(given: readonly string[], domain: string): readonly [Account, Account] | undefined {
+  if (given.length === 0) return undefined
+  const [one, other] = given.map((text) => {
+    const [, user, at, password] = /^([^@:]+)@([^:]+):(.+)$/.exec(text) ?? wrong(`--account takes USER@DOMAIN:PASSWORD`)
+    if (at !== domain) wrong(`--account ${user}@${at} is not of the domain ${domain}`)
+    return { user: user as string, password: password as string }
+  })
+  if (one === undefined || other === undefined || given.length > 2) wrong('--account is given twice or not at all')
+  return [one, other]
+}
+
+function say(ok: boolean, title: string, reason = ''): void {
+  if (!ok) console.log(`FAIL  ${title}\n  ${reason}`)
+  else if (!options.quiet || reason !== '') console.log(`ok    ${title}${reason === '' ? '' : ` (${reason})`}`)
+}
+
+async function givePlays(stage: Stage): Promise<PlayResults> {
+  const results: PlayResults = { passed: 0, failed: 0, titles: [] }
   for (const each of await loadPlays()) {
-    if (!each.title.toLowerCase().includes(values.tests.toLowerCase())) continue
+    if (!each.title.toLowerCase().includes(options.tests.toLowerCase())) continue
     try {
       await each.run(stage)
-      passed++
+      results.passed++
       say(true, each.title)
     } catch (error) {
-      failed++
+      results.failed++
+      results.titles.push(each.title)
       say(false, each.title, error instanceof Error ? error.message : String(error))
     }
   }
-  found += passed + failed
-  failures += failed
-  console.log(`plays: passed ${passed} failed ${failed}`)
+  console.log(`plays: passed ${results.passed} failed ${results.failed}`)
+  return results
 }
 
-async function runSmacksTests(stage: Stage): Promise<void> {
+async function runSmacksTests(stage: Stage, folder: string): Promise<Verdict | undefined> {
   try {
-    if (values.install) install()
-    const { passed, failed, impossible, known } = await runSmack(stage, values.tests, RESULTS)
+    if (options.install) install()
+    const verdict = await runSmack(stage, options.tests, folder)
+    const { passed, failed, impossible, known } = verdict
     for (const each of passed) say(true, `${each.specification} ${each.test}`.trim(), each.reason)
     for (const [reason, tests] of Map.groupBy(impossible, (each) => each.reason)) console.log(`impossible, ${tests.length} of ${[...new Set(tests.map((each) => each.test.replace(/\..*/, '')))].join(', ')}: ${reason}`)
     for (const each of known) console.log(`known to fail: ${each.test} needs ${each.needs}`)
     for (const each of failed) say(false, `${each.specification} ${each.test}`.trim(), each.reason)
-    found += passed.length + failed.length + impossible.length + known.length
-    failures += failed.length
     console.log(`smack: passed ${passed.length} failed ${failed.length} impossible ${impossible.length} known to fail ${known.length}`)
+    return verdict
   } catch (error) {
     if (!(error instanceof NotRun)) throw error
-    notRun++
     console.log(`smack: not run. ${error.message}`)
+    return undefined
   }
 }
 
-async function run(stage: Stage): Promise<void> {
-  if (values.only !== 'smack') await givePlays(stage)
-  if (values.only !== 'plays') await runSmacksTests(stage)
+/** `known` are the rows that may be other than green. */
+async function checkCompliance(stage: Stage, known: ReadonlyMap<string, string> | undefined): Promise<{ compliance: Compliance; failed: number }> {
+  const compliance = await runCompliance(stage, options.accounts, options.tests)
+  const notGreen = compliance.rows.filter((each) => each.colour !== 'green')
+  // What is shown and does not work is never excused.
+  const failed = known === undefined ? [] : notGreen.filter((each) => each.colour === 'broken' || !known.has(each.check.id))
+  if (options.quiet) for (const { check, colour, reason } of notGreen) console.log(`${failed.some((each) => each.check === check) ? 'FAIL ' : 'known'} ${check.id} ${check.title} is ${colour}: ${reason}`)
+  else console.log(table(compliance))
+  for (const { check, colour } of compliance.rows) if (colour === 'green' && known?.has(check.id) === true) console.log(`${check.id} ${check.title} is green now: take it out of compliance/known-red.txt`)
+  console.log(`compliance: ${summary(compliance)}`)
+  if (known !== undefined) console.log(`compliance: passed ${compliance.rows.length - notGreen.length} failed ${failed.length} known to be red ${notGreen.length - failed.length}`)
+  return { compliance, failed: failed.length }
 }
 
-if (values.host === undefined) {
+async function run(stage: Stage, known: ReadonlyMap<string, string> | undefined): Promise<void> {
+  const wanted = (part: (typeof PARTS)[number]): boolean => options.only === undefined || options.only === part
+  if (wanted('plays')) {
+    const { passed, failed } = await givePlays(stage)
+    found += passed + failed
+    failures += failed
+  }
+  if (wanted('smack')) {
+    const verdict = await runSmacksTests(stage, RESULTS)
+    if (verdict === undefined) notRun++
+    else {
+      found += verdict.passed.length + verdict.failed.length + verdict.impossible.length + verdict.known.length
+      failures += verdict.failed.length
+    }
+  }
+  if (wanted('compliance')) {
+    const { compliance, failed } = await checkCompliance(stage, known)
+    found += compliance.rows.length + compliance.more.length
+    failures += failed
+  }
+}
+
+/** Each server in turn, with everything on, and the table of them all. */
+async function save(): Promise<void> {
+  const all: Results[] = []
+  for (const name of options.servers) {
+    console.log(`== ${name}`)
+    await using server = await startFullServer(name)
+    if (server === undefined) {
+      console.log(`${name} is not installed`)
+      continue
+    }
+    const plays = await givePlays(server.stage)
+    const smack = await runSmacksTests(server.stage, RESULTS)
+    const { compliance } = await checkCompliance(server.stage, undefined)
+    all.push({ name, version: server.version, plays, smack, compliance })
+  }
+  found = all.length
+  await writeFile(path.join(import.meta.dirname, 'RESULTS.md'), writeResults(all, `npm run conformance -- ${process.argv.slice(2).join(' ')}`))
+}
+
+if (options.save) await save()
+else if (options.stage !== undefined) await run(options.stage, undefined)
+else {
   const log = path.join(RESULTS, 'server.log')
   await mkdir(RESULTS, { recursive: true })
   await rm(log, { force: true })
   await using own = await ownStage(log)
-  await run(own.stage)
+  await run(own.stage, readKnownRed(await readFile(KNOWN_RED, 'utf8')))
   if (own.server.ended) {
     failures++
     console.log(`FAIL  the server has ended, see ${log}`)
   }
-} else {
-  await run({
-    host: values.host, port: Number(values.port), domain: values.domain,
-    tls: values.tls === 'none' ? 'none' : 'starttls',
-    tlsPort: values['tls-port'] === undefined ? undefined : Number(values['tls-port']),
-  })
 }
-if (found === 0 && notRun === 0) console.error(`No test has ${values.tests} in its name`)
+if (found === 0 && notRun === 0) console.error(`No test has ${options.tests} in its name`)
 process.exitCode = failures > 0 ? 1 : notRun > 0 ? 3 : found === 0 ? 2 : 0

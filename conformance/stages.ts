@@ -22,13 +22,13 @@ export async function ownStage(log?: string): Promise<OwnStage> {
   const shipped = await readFile(path.join(import.meta.dirname, '../config/ejabberd-compat.yml'), 'utf8')
   const server = await ServerProcess.start({ config: (ports) => staged(shipped, ports), ...(log === undefined ? {} : { log }) })
   return {
-    stage: { host: '127.0.0.1', port: server.ports.client, domain: 'localhost', tlsPort: server.ports.clientTls, tls: 'starttls' },
+    stage: { host: '127.0.0.1', port: server.ports.client, domain: 'localhost', tlsPort: server.ports.clientTls, tls: 'starttls', web: `https://localhost:${server.ports.https}` },
     server,
     [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
   }
 }
 
-/** The configuration on ports of its own; accounts are made, and stanzas sent, as fast as plays need them. */
+/** The configuration on ports of its own; accounts are made, and stanzas sent, as fast as plays need them. What only the operator of a domain can know is made up. */
 function staged(shipped: string, ports: Ports): string {
   const document = parseDocument(shipped)
   for (const [at, port] of [ports.client, ports.clientTls, ports.https].entries()) {
@@ -40,5 +40,6 @@ function staged(shipped: string, ports: Ports): string {
   document.set('registration_timeout', 'infinity')
   document.deleteIn(['modules', 'mod_http_upload', 'put_url'])
   document.delete('tidings')
+  document.setIn(['modules', 'mod_disco'], document.createNode({ server_info: [{ modules: 'all', name: 'abuse-addresses', urls: ['mailto:abuse@localhost'] }] }))
   return document.toString()
 }
