@@ -134,6 +134,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       storage, gate, now,
       limits: { outboundBytes: limits.outboundBytes, unacknowledgedBytes: limits.resumeQueueBytes, held: limits.heldStanzas, heldBytes: limits.heldBytes },
       whileInactive: (session, stanza) => hosts.get(session.host)?.hooks.runWhileInactive(session, stanza) ?? 'send',
+      waits: (session, stanza, id) => hosts.get(session.host)?.hooks.runWaiting(session.owner, stanza, id, session),
       detached: (session) => hosts.get(session.host)?.hooks.runDetached(session),
       ended(session, undelivered) {
         c2s.ended(session)
@@ -219,6 +220,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
         if (!lasting.has(name)) lasting.set(name, make())
         return lasting.get(name) as Value
       },
+      waiting: (owner, stanza, id) => host.hooks.runWaiting(owner, stanza, id, undefined),
       enabled: (name) => extensions.some((extension) => extension.name === name && isOn(extension)),
     }
   }

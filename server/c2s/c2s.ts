@@ -319,7 +319,7 @@ export class C2s implements AsyncDisposable {
     const now = this.now()
     const { idlePingMs, idleCloseMs } = this.limits
     for (const session of this.#resumable.values()) {
-      if (!session.connected && now - session.detachedAt > (session.management?.resumeMs ?? 0)) {
+      if (!session.connected && now - session.detachedAt > (session.waitMs ?? session.management?.resumeMs ?? 0)) {
         this.log.info({ what: 'session_expired', jid: session.jid.toString() })
         session.close()
       }

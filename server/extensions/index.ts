@@ -21,6 +21,7 @@ import { muc } from './muc/muc.ts'
 import { offline } from './offline.ts'
 import { ping } from './ping.ts'
 import { privateStorage } from './private-storage.ts'
+import { push, pushKeepalive } from './push.ts'
 import { register } from './register.ts'
 import { roster } from './roster.ts'
 import { scramUpgrade } from './scram-upgrade.ts'
@@ -36,6 +37,7 @@ export const extensions = [
   // Then what stores and copies it.
   archive, carbons, offline,
   streamManagement, streamLimits, clientState,
+  push, pushKeepalive,
   disco, caps, contactAddresses, adhoc,
   loginBans, fast, scramUpgrade, clientAccess,
   roster, register, privateStorage, vcard, lastActivity, flexibleOffline,

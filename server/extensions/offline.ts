@@ -31,7 +31,7 @@ export const offline = defineExtension({
   ejabberd: 'mod_offline',
   specs: [{ xep: 160, version: '1.0.1', status: 'complete' }],
   features: ['msgoffline'],
-  needs: ['host', 'hooks', 'bind2', 'sessions', 'storage', 'access', 'metrics', 'log', 'lasting'],
+  needs: ['host', 'hooks', 'bind2', 'waiting', 'sessions', 'storage', 'access', 'metrics', 'log', 'lasting'],
   options: {
     access_max_user_messages: { type: shaperRule(), default: 'max_user_offline_messages', help: 'How many messages are kept for an account: the name of a shaper rule, or a number. What comes back from a session that ended is kept beyond it.' },
     store_empty_body: { type: oneOf('true', 'false', 'unless_chat_state'), default: 'unless_chat_state', help: 'Whether messages without a body are kept.' },
@@ -39,7 +39,7 @@ export const offline = defineExtension({
     bounce_groupchat: { type: bool(), default: false, help: 'Answer messages of type groupchat that are not kept with an error.' },
     use_mam_for_storage: { type: bool(), default: false, help: 'Take offline messages from the archive.', ignored: 'has no effect: offline messages have a list of their own, whether the archive has them too or not.' },
   },
-  start({ host, hooks, bind2, sessions, storage, access, metrics, log, lasting }, options: OfflineOptions) {
+  start({ host, hooks, bind2, waiting, sessions, storage, access, metrics, log, lasting }, options: OfflineOptions) {
     const { offline: queue } = storage
     const stored = metrics.counter('tidings_offline_stored_total', 'Messages kept for accounts that were away')
     const refused = metrics.counter('tidings_offline_refused_total', 'Messages refused because the list of an account was full')
@@ -91,6 +91,7 @@ export const offline = defineExtension({
       keep(delivery)
       delivery.durable = true
       stored.inc()
+      waiting(delivery.to.bare, delivery.stanza, delivery.id)
       return true
     })
 

@@ -18,6 +18,7 @@ export class HookRunner implements Hooks {
   readonly #copied: ((delivery: Delivery, session: Session) => boolean)[] = []
   readonly #undeliverable: ((delivery: Delivery) => boolean)[] = []
   readonly #whileInactive: ((session: Session, stanza: Stanza) => WhileInactive | undefined)[] = []
+  readonly #waiting: ((owner: string, stanza: Stanza, id: string | undefined, session: Session | undefined) => void)[] = []
   readonly #bound: ((session: Session) => void)[] = []
   readonly #available: ((session: Session, presence: Stanza, first: boolean) => void)[] = []
   readonly #unavailable: ((session: Session) => void)[] = []
@@ -42,6 +43,7 @@ export class HookRunner implements Hooks {
   copied(handler: (delivery: Delivery, session: Session) => boolean): void { this.#copied.push(handler) }
   undeliverable(handler: (delivery: Delivery) => boolean): void { this.#undeliverable.push(handler) }
   whileInactive(handler: (session: Session, stanza: Stanza) => WhileInactive | undefined): void { this.#whileInactive.push(handler) }
+  waiting(handler: (owner: string, stanza: Stanza, id: string | undefined, session: Session | undefined) => void): void { this.#waiting.push(handler) }
   bound(handler: (session: Session) => void): void { this.#bound.push(handler) }
   available(handler: (session: Session, presence: Stanza, first: boolean) => void): void { this.#available.push(handler) }
   unavailable(handler: (session: Session) => void): void { this.#unavailable.push(handler) }
@@ -92,6 +94,9 @@ export class HookRunner implements Hooks {
       if (verdict !== undefined) return verdict
     }
     return 'send'
+  }
+  runWaiting(owner: string, stanza: Stanza, id: string | undefined, session: Session | undefined): void {
+    for (const handler of this.#waiting) handler(owner, stanza, id, session)
   }
   runBound(session: Session): void { for (const handler of this.#bound) handler(session) }
   runAvailable(session: Session, presence: Stanza, first: boolean): void { for (const handler of this.#available) handler(session, presence, first) }

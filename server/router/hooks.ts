@@ -78,6 +78,13 @@ export interface Hooks {
    */
   whileInactive(handler: (session: Session, stanza: Stanza) => WhileInactive | undefined): void
 
+  /**
+   * A stanza waits for a client that is away: in the queue of this session, which waits for resumption or whose client is inactive
+   * (XEP-0352), or without a session in the offline queue of its account. `id` is that of its delivery, unless the stanza carries it as
+   * its stanza-id. What waits is not on stable storage yet.
+   */
+  waiting(handler: (owner: string, stanza: Stanza, id: string | undefined, session: Session | undefined) => void): void
+
   /** Resource binding is done. */
   bound(handler: (session: Session) => void): void
   /** First presence, or a presence with another priority: offline messages go out here when the priority is not negative. */

@@ -357,7 +357,7 @@ function byOneOf(count: number, taken: Taken): Taken {
 }
 
 /** The id under which this account's archive has the message (XEP-0359). */
-function stanzaIdOf(stanza: Stanza, owner: string): string | undefined {
+export function stanzaIdOf(stanza: Stanza, owner: string): string | undefined {
   for (const child of stanza.children) {
     if (child.name !== 'stanza-id' || child.xmlns !== 'urn:xmpp:sid:0') continue
     const { attrs } = stanza.childElement(child)

@@ -36,6 +36,8 @@ export interface SessionContext {
   whileInactive(session: Session, stanza: Stanza): WhileInactive
   /** The session is over: these stanzas never arrived. */
   ended(session: Session, undelivered: readonly Undelivered[]): void
+  /** A stanza was queued for a client that is not connected, or is inactive (XEP-0352) and may not answer. */
+  waits?(session: Session, stanza: Stanza, id: string | undefined): void
   detached(session: Session): void
   readonly limits: { readonly outboundBytes: number; readonly held: number; readonly unacknowledgedBytes?: number; readonly heldBytes?: number }
   now(): number
@@ -146,6 +148,8 @@ export class Session implements GateWaiter {
   #ended = false
   /** When the stream was lost, ms. */
   detachedAt = 0
+  /** How long it waits for resumption since then, ms, where that is not what its client was told. */
+  waitMs: number | undefined
   /** How often it has gone on on another stream. */
   resumptions = 0
   readonly #context: SessionContext
@@ -341,6 +345,7 @@ export class Session implements GateWaiter {
         return
       }
     }
+    if ((this.#carrier === undefined || !this.active) && management !== undefined) this.#context.waits?.(this, stanza, id)
     // What comes while the stream is being resumed waits behind what is sent again.
     if (gated || this.#resuming || this.#gated !== undefined) {
       const last = this.#gated?.at(-1)?.ticket ?? 0
@@ -576,6 +581,7 @@ export class Session implements GateWaiter {
     } else this.acknowledged(h)
     this.#carrier = carrier
     this.detachedAt = 0
+    this.waitMs = undefined
     management.requestedAt = 0
     management.unrequested = 0
     this.#gated = undefined
