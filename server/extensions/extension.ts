@@ -184,6 +184,8 @@ export interface Router {
   multicast(stanza: Stanza, from: Jid, recipients: Iterable<Recipient>, options?: SendOptions): void
   /** Runs the hook `missed` for a local account. */
   missed(owner: string, stanza: Stanza): void
+  /** Runs the hook `moderated`; nothing happens unless the author (a bare JID) is of this server. */
+  moderated(author: string, message: Stanza): void
 }
 
 /** One of many that a stanza goes to. The router remembers its session here. */

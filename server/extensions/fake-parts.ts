@@ -78,6 +78,7 @@ export function fakeParts(host = 'example.net') {
       iqService: () => ({ iq, disco }),
       multicast: (stanza, _from, recipients) => { for (const { jid } of recipients) routed.push(stanza.withAttrs({ to: jid.toString() })) },
       missed: (owner, stanza) => { hooks.runMissed(owner, stanza) },
+      moderated: (author, message) => { void hooks.runModerated(author, message) },
     },
     sessions: {
       get: (full) => online.find((each) => each.jid.toString() === full) as Session | undefined,

@@ -1,7 +1,7 @@
 import { expect } from 'chai'
 import { Jid } from '../../lib/jid.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
-import { makeStanza } from '../../lib/stanza/stanza.ts'
+import { makeStanza, type Stanza, stanzaOf } from '../../lib/stanza/stanza.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { defaultLimits } from '../config/limits.ts'
 import { type Http, createHttp } from '../http/http.ts'
@@ -23,6 +23,7 @@ describe('XEP-0363: HTTP File Upload', () => {
   let forms: (Element | undefined)[]
   let job: () => void | Promise<void>
   let removeAccount: (jid: string) => void | Promise<void>
+  let moderate: (author: string, message: Stanza) => void | Promise<void>
   let stop: (() => void | Promise<void>) | void
 
   async function start(changes: object = {}): Promise<void> {
@@ -42,7 +43,10 @@ describe('XEP-0363: HTTP File Upload', () => {
       lasting: <Value>(_name: string, make: () => Value): Value => make(),
       access: { allows: (_rule: string, { jid }: { jid?: Jid }) => jid?.domain === 'montague.tld', value: (rule: string) => (rule === 'hard' ? 0.001 : rule === 'soft' ? 0.0005 : undefined), shaper: () => undefined },
       every: (_ms: number, run: () => void | Promise<void>) => { job = run },
-      hooks: { accountRemoved: (run: (jid: string) => void | Promise<void>) => { removeAccount = run } },
+      hooks: {
+        accountRemoved: (run: (jid: string) => void | Promise<void>) => { removeAccount = run },
+        moderated: (run: typeof moderate) => { moderate = run },
+      },
       router: {
         iqService: (domain: string) => {
           expect(domain).to.equal('upload.localhost')
@@ -245,6 +249,28 @@ describe('XEP-0363: HTTP File Upload', () => {
     await removeAccount('romeo@montague.tld')
     expect((await fetch(get)).status).to.equal(404)
     for (const table of ['uploads', 'upload-secrets', 'upload-times', 'upload-ends']) expect(await storage.records.range(table, []), table).to.deep.equal([])
+  })
+
+  it('XEP-0425: removes what the author of a moderated message had uploaded for it, and nothing else', async () => {
+    await start()
+    const put = async (from: string, ...children: Element[]): Promise<string> => {
+      const { put: address, get } = await slot({ filename: "what's up & why.png", size: 3 }, from, ...children)
+      expect((await fetch(address, { method: 'PUT', body: 'abc' })).status).to.equal(201)
+      return get
+    }
+    const status = async (url: string): Promise<number> => (await fetch(url)).status
+    const shown = await put(ROMEO)
+    const quoted = await put(ROMEO)
+    const picture = await put(ROMEO, xml('profile', { xmlns: 'urn:xmpp:http:upload:purpose:0' }))
+    const unrelated = await put(ROMEO)
+    const foreign = await put('mercutio@montague.tld/street')
+    const message = stanzaOf('message', { type: 'groupchat', from: 'balcony@rooms.localhost/romeo' },
+      xml('body', null, `Look: ${quoted}#part, ${foreign} and ${picture}`), xml('x', { xmlns: 'jabber:x:oob' }, xml('url', null, shown)))
+    await moderate('romeo@montague.tld', message)
+    expect(await Promise.all([shown, quoted, picture, unrelated, foreign].map(status))).to.deep.equal([404, 404, 200, 200, 200])
+    await moderate('romeo@montague.tld', message)
+    await moderate('tybalt@capulet.tld', message)
+    expect(await status(foreign)).to.equal(200)
   })
 
   it('answers preflights of web clients', async () => {

@@ -33,6 +33,9 @@ const FILES_MAX = 20_000
 const FILENAME_BYTES_MAX = 255
 /** Profile pictures are kept for good, so an account may have few. */
 const PROFILE_BYTES_MAX = 20 * 1024 * 1024
+/** How many addresses of one message are looked at, and characters of each. */
+const FILES_IN_MESSAGE = 100
+const ADDRESS_MAX = 2000
 const JOB_MS = 600_000
 const DAY = 86_400_000
 
@@ -287,7 +290,7 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
   }
 
   /** The slot that an address names; undefined when there is none, or it has ended. */
-  async function find(path: HttpPath): Promise<{ owner: string; secret: string; slot: Slot } | undefined> {
+  async function find(path: Pick<HttpPath, 'path'>): Promise<{ owner: string; secret: string; slot: Slot } | undefined> {
     const [, , dir, secret, file, ...more] = path.path.split('/')
     if (dir === undefined || secret === undefined || file === undefined || more.length > 0 || !/^[A-Za-z0-9]{1,128}$/.test(secret)) return undefined
     const owner = await records.get(SECRETS, [ALL, secret])
@@ -444,6 +447,22 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
   hooks.accountRemoved(async (bareJid) => {
     if (!options.rm_on_unregister) return
     for (const { key, value } of await records.range(SLOTS, [bareJid])) await remove(bareJid, key[1] as string, value as Slot)
+  })
+
+  // XEP-0425: of a message that a moderator took back goes what its author had uploaded for it, and nothing that is somebody else's.
+  hooks.moderated(async (author, message) => {
+    const get = base(options.get_url === '' ? options.put_url : options.get_url)
+    if (get === undefined) return
+    const text = message.toString().replaceAll('&amp;', '&')
+    const names = new Set<string>()
+    for (let at = text.indexOf(`${get}/`); at >= 0 && names.size < FILES_IN_MESSAGE; at = text.indexOf(`${get}/`, at + 1)) {
+      names.add(/^[^\s<>"'#?]*/.exec(text.slice(at + get.length, at + get.length + ADDRESS_MAX))?.[0] ?? '')
+    }
+    for (const name of names) {
+      const found = await find({ path: ROUTE + name })
+      if (found === undefined || found.owner !== author || !found.slot.done) continue
+      if (found.slot.purpose === 'message' || found.slot.purpose === 'ephemeral') await remove(found.owner, found.secret, found.slot)
+    }
   })
 
   return () => { for (const removeRoute of routes) removeRoute() }

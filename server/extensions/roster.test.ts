@@ -48,6 +48,7 @@ function stage({ versioning = true, allowed = true } = {}) {
       iqService: () => { throw new Error('not here') },
       multicast: () => undefined,
       missed: () => undefined,
+      moderated: () => undefined,
     },
     sessions: { of: (owner: string) => clients.filter((each) => each.owner === owner) } as unknown as Sessions,
   }, { ...options, versioning } as Parameters<typeof roster.start>[1])

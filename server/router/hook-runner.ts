@@ -28,6 +28,7 @@ export class HookRunner implements Hooks {
   readonly #started: (() => void)[] = []
   readonly #stopping: (() => void)[] = []
   readonly #missed: ((owner: string, stanza: Stanza) => void)[] = []
+  readonly #moderated: ((author: string, message: Stanza) => void | Promise<void>)[] = []
   readonly #removed: ((bareJid: string) => void | Promise<void>)[] = []
   readonly #passwordChanged: ((bareJid: string) => void)[] = []
   readonly #registered: ((bareJid: string) => void | Promise<void>)[] = []
@@ -53,6 +54,7 @@ export class HookRunner implements Hooks {
   started(handler: () => void): void { this.#started.push(handler) }
   stopping(handler: () => void): void { this.#stopping.push(handler) }
   missed(handler: (owner: string, stanza: Stanza) => void): void { this.#missed.push(handler) }
+  moderated(handler: (author: string, message: Stanza) => void | Promise<void>): void { this.#moderated.push(handler) }
   accountRemoved(handler: (bareJid: string) => void | Promise<void>): void { this.#removed.push(handler) }
   passwordChanged(handler: (bareJid: string) => void): void { this.#passwordChanged.push(handler) }
   accountRegistered(handler: (bareJid: string) => void | Promise<void>): void { this.#registered.push(handler) }
@@ -108,6 +110,7 @@ export class HookRunner implements Hooks {
   runStopping(): void { for (const handler of this.#stopping) handler() }
   get hasMissed(): boolean { return this.#missed.length > 0 }
   runMissed(owner: string, stanza: Stanza): void { for (const handler of this.#missed) handler(owner, stanza) }
+  async runModerated(author: string, message: Stanza): Promise<void> { for (const handler of this.#moderated) await handler(author, message) }
   async runAccountRemoved(bareJid: string): Promise<void> { for (const handler of this.#removed) await handler(bareJid) }
   runPasswordChanged(bareJid: string): void { for (const handler of this.#passwordChanged) handler(bareJid) }
   async runAccountRegistered(bareJid: string): Promise<void> { for (const handler of this.#registered) await handler(bareJid) }

@@ -101,6 +101,8 @@ export interface Hooks {
   stopping(handler: () => void): void
   /** A group message that a local account (a bare JID) takes part in by right, while none of its clients is in the room. */
   missed(handler: (owner: string, stanza: Stanza) => void): void
+  /** A moderator took back what a local account (a bare JID) had said in a room: the files that it had uploaded for that go too (XEP-0425). */
+  moderated(handler: (author: string, message: Stanza) => void | Promise<void>): void
   /** An account is being removed: erase what belongs to it. */
   accountRemoved(handler: (bareJid: string) => void | Promise<void>): void
   /** The account's password is another now; called in the turn in which that is written. */
