@@ -38,7 +38,7 @@ export function answerList(room: Room, { payload, from }: IqRequest): Element {
     if (!maySeeList(room, actor, wanted)) throw new StanzaError('forbidden')
     return xml('query', { xmlns: MUC_ADMIN_NS }, [...room.having(wanted)].map(([jid, { reason, nick }]) => {
       const occupant = room.accounts.get(jid)?.[0]?.occupant
-      return xml('item', { affiliation: wanted, jid, nick: occupant?.nick ?? nick, role: occupant?.role }, reason !== undefined && xml('reason', null, reason))
+      return xml('item', { affiliation: wanted, jid, nick: occupant?.nick ?? nick }, reason !== undefined && xml('reason', null, reason))
     }))
   }
   const wanted = ROLES.find((each) => each === role)
@@ -134,16 +134,14 @@ function checkRole(room: Room, actor: Actor, { occupant, role }: Edit): void {
   const isAdmin = reaches(actor.affiliation, 'admin')
   if (actor.occupant?.role !== 'moderator' && !isAdmin) throw new StanzaError('forbidden', 'only moderators may do this')
   if (target.role === role) return
+  // §8.4, §9.7: who is a moderator by affiliation stays one.
+  if (reaches(affiliation, 'admin') && role !== 'none' && role !== 'moderator') throw new StanzaError('not-allowed', 'admins and owners are moderators')
   if (role === 'moderator' || (target.role === 'moderator' && role !== 'none')) {
     if (!isAdmin) throw new StanzaError('forbidden', 'only admins and owners may do this')
-    // §9.7: who is a moderator by affiliation stays one.
-    if (reaches(affiliation, 'admin') && role !== 'moderator') throw new StanzaError('not-allowed', 'admins and owners are moderators')
     return
   }
-  // §8.2, §8.4: not of those who stand higher.
-  if (reaches(affiliation, 'admin') && (!reaches(actor.affiliation, affiliation) || role !== 'none' || affiliation === actor.affiliation)) throw new StanzaError('not-allowed', 'an admin or owner')
-  if (role === 'none' && AFFILIATIONS.indexOf(affiliation) > AFFILIATIONS.indexOf(actor.affiliation)) throw new StanzaError('not-allowed', 'stands higher than you')
-  if (role === 'none' && target.role === 'moderator' && !isAdmin) throw new StanzaError('not-allowed', 'a moderator')
+  // §8.2: a kick is not for those who stand higher; §8.4: nor is the loss of voice, nor for those who stand as high.
+  if (!reaches(actor.affiliation, affiliation) || (role === 'visitor' && affiliation === 'member' && actor.affiliation === 'member')) throw new StanzaError('not-allowed', 'stands as high as you')
 }
 
 interface Why { readonly reason?: string | undefined; readonly actor?: string | undefined; readonly nick?: string | undefined }

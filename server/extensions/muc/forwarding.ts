@@ -10,6 +10,8 @@ import type { Room } from './room.ts'
 /** Requests that wait for their answer. */
 const PENDING_MAX = 10_000
 
+const DISCO = /^http:\/\/jabber\.org\/protocol\/disco#(?:info|items)$/
+
 interface Pending {
   /** Full JID of who asked, under which address, and their id. */
   readonly to: string
@@ -30,6 +32,8 @@ export class Forwarding {
     const client = room?.client(from)
     const target = room?.occupants.get(nick)
     const payload = stanza.children[0]
+    // §6.6
+    if (client === undefined && DISCO.test(payload?.xmlns ?? '')) throw new StanzaError('bad-request', 'who is in the room is for its occupants to ask')
     // XEP-0410 §3.3
     if (room === undefined || client === undefined) throw new StanzaError('not-acceptable', 'you are not in the room')
     if (payload?.xmlns === 'urn:xmpp:ping' && payload.name === 'ping' && target === client.occupant) return this.#router.route(iqResult(stanza))

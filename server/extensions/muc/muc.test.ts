@@ -275,8 +275,9 @@ describe('rooms (XEP-0045)', () => {
       expect(await wicca.news()).to.deep.equal([`presence:second none/visitor ${wicca.full} by first 110`])
       expect(await crone.admin("<item nick='second' role='moderator'/>")).to.equal('done')
       expect(await wicca.news()).to.deep.equal([`presence:second none/moderator ${wicca.full} by first 110`])
-      expect(await wicca.admin("<item nick='first' role='participant'/>")).to.equal('forbidden')
-      expect(await wicca.admin("<item nick='first' role='visitor'/>")).to.equal('forbidden')
+      expect(await wicca.admin("<item nick='first' role='participant'/>")).to.equal('not-allowed')
+      expect(await wicca.admin("<item nick='first' role='visitor'/>")).to.equal('not-allowed')
+      expect(await wicca.admin("<item nick='third' role='moderator'/>")).to.equal('forbidden')
       expect(await crone.admin("<item nick='first' role='participant'/>")).to.equal('not-allowed')
       const list = await crone.ask('get', `<query xmlns='${MUC}#admin'><item role='moderator'/></query>`)
       expect(list?.getChildren('item').map((item) => item.attrs['nick'])).to.have.members(['first', 'second'])
@@ -416,6 +417,7 @@ describe('rooms (XEP-0045)', () => {
       expect(await hag.tries('get', ping, `${ROOM}/third`)).to.equal('not-acceptable')
       expect(await hag.tries('get', ping, 'nowhere@conference.localhost/third')).to.equal('not-acceptable')
       expect(await wicca.tries('get', ping, `${ROOM}/nobody`)).to.equal('item-not-found')
+      expect(await hag.tries('get', "<query xmlns='http://jabber.org/protocol/disco#info'/>", `${ROOM}/first`), 'XEP-0045 §6.6').to.equal('bad-request')
     })
 
     it('§17.4: go to other occupants, and their addresses stay hidden', async () => {

@@ -206,7 +206,8 @@ export class Room {
   /** After clients have left: a room that nobody is in is forgotten, and removed when it is temporary. */
   tidy(): void {
     if (this.clients.size > 0 || this.destroyed) return
-    if (this.config.persistent) this.rooms.empty(this)
+    // §10.1.3: a room that was never accepted ends when its owner is gone.
+    if (this.config.persistent && !this.locked) this.rooms.empty(this)
     else this.remove()
   }
 
