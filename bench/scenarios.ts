@@ -278,6 +278,72 @@ const presence: Scenario = {
   },
 }
 
+const OCCUPANTS = 100
+/** Who speaks, each with one message in flight. */
+const SPEAKERS = 10
+
+function muc(name: string, help: string, enhanced: boolean, messages: number): Scenario {
+  return {
+    name, help, variant: 'archive', fresh: false,
+    prepare: (server) => makeUsers(server, OCCUPANTS),
+    async measure(server) {
+      const room = `${name}${Math.random().toString(36).slice(2)}@conference.${server.domain}`
+      const users: RawUser[] = []
+      try {
+        for (let index = 0; index < OCCUPANTS; index++) {
+          const user = users[index] = await RawUser.logIn(server, userName(index), PASSWORD, enhanced)
+          user.send(`<presence to='${room}/${userName(index)}'><x xmlns='http://jabber.org/protocol/muc'><history maxstanzas='0'/></x></presence>`)
+          // The first makes the room, and opens it.
+          if (index > 0) continue
+          user.send(`<iq type='set' id='open' to='${room}'><query xmlns='http://jabber.org/protocol/muc#owner'><x xmlns='jabber:x:data' type='submit'/></query></iq>`)
+          await sleep(500)
+        }
+        await sleep(1500)
+        await discuss(server, users, room, messages >> 1, enhanced)
+        return await discuss(server, users, room, messages, enhanced)
+      } finally {
+        for (const user of users) user?.destroy()
+      }
+    },
+  }
+}
+
+/** Speakers send the next message when their last one has come back. */
+async function discuss(server: RunningServer, users: readonly RawUser[], room: string, messages: number, acks: boolean): Promise<Figures> {
+  const tally = new Tally()
+  const sequences = new Uint32Array(SPEAKERS)
+  const startedAt = performance.now()
+  let sent = 0
+  let lastAt = startedAt
+  const send = (index: number): void => {
+    if (sent >= messages || lastAt - startedAt > MEASURE_MS) return
+    const sequence = sequences[index] as number
+    sequences[index] = sequence + 1
+    sent++
+    tally.sent += users.length
+    const message = chatMessage(room, `b${index}-${sequence}`).replace("type='chat'", "type='groupchat'")
+    users[index]?.send(acks && sequence % 10 === 9 ? `${message}<r xmlns='urn:xmpp:sm:3'/>` : message)
+  }
+  for (const [receiver, user] of users.entries()) {
+    user.onMessage = (text) => {
+      const id = parseId(text)
+      if (id === undefined) return
+      tally.took(receiver * SPEAKERS + id[0], id[1])
+      lastAt = performance.now()
+      if (receiver === id[0]) send(receiver)
+    }
+  }
+  const before = cpuMicros(server.pid)
+  for (let index = 0; index < SPEAKERS; index++) send(index)
+  while (tally.received < tally.sent && performance.now() - lastAt < MISSING_MS) await sleep(20)
+  const used = cpuMicros(server.pid) - before
+  for (const user of users) user.onMessage = undefined
+  return {
+    values: { 'CPU us/delivery': used / tally.sent, 'deliveries/s': tally.received / (lastAt - startedAt) * 1000 },
+    errors: tally.toString(),
+  }
+}
+
 const MAM_MESSAGES = 1000
 const MAM_PAGE = 50
 const MAM_READS = 10
@@ -351,4 +417,6 @@ export const SCENARIOS: readonly Scenario[] = [
   offline,
   presence,
   mam,
+  muc('muc', `a room of ${OCCUPANTS} with an archive, ${SPEAKERS} of them speaking`, false, 2000),
+  muc('muc-sm', 'the same with stream management', true, 2000),
 ]

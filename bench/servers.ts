@@ -184,7 +184,7 @@ modules:
   mod_client_state: {}
   mod_disco: {}
   mod_last: {}
-${place.archive ? '  mod_mam: {default: always}\n' : ''}  mod_offline: {access_max_user_messages: max_user_offline_messages}
+${place.archive ? '  mod_mam: {default: always}\n  mod_muc: {default_room_options: {mam: true}}\n' : ''}  mod_offline: {access_max_user_messages: max_user_offline_messages}
   mod_ping: {}
   mod_private: {}
   mod_register: {ip_access: all}
@@ -232,7 +232,7 @@ modules:
   mod_client_state: {}
   mod_disco: {}
   mod_last: {}
-${place.archive ? '  mod_mam: {default: always, assume_mam_usage: true}\n' : ''}  mod_offline: {access_max_user_messages: max_user_offline_messages}
+${place.archive ? '  mod_mam: {default: always, assume_mam_usage: true}\n  mod_muc: {default_room_options: {mam: true}}\n' : ''}  mod_offline: {access_max_user_messages: max_user_offline_messages}
   mod_ping: {}
   mod_privacy: {}
   mod_private: {}
@@ -288,7 +288,7 @@ ssl = { key = "${place.key}"; certificate = "${place.certificate}"; }
 c2s_direct_tls_ssl = { key = "${place.key}"; certificate = "${place.certificate}"; }
 log = { error = "${place.dir}/prosody.log"; }
 VirtualHost "localhost"
-`)
+${place.archive ? 'Component "conference.localhost" "muc"\n  modules_enabled = { "muc_mam" }\n  muc_log_by_default = true\n' : ''}`)
   return prosodyCommand(file)
 }
 
