@@ -13,7 +13,7 @@ import type { Config, ListenConfig } from './config/config.ts'
 import { parseOptions, type OptionTable } from './config/options.ts'
 import { createCommands } from './extensions/commands-registry.ts'
 import { createDiscoRegistry, type HostDisco } from './extensions/disco-registry.ts'
-import type { Extension, FailedLogins, IqRegistry, Parts, DiscoRegistry } from './extensions/extension.ts'
+import type { Extension, FailedLogins, IqRegistry, Parts, DiscoRegistry, PersonalEvents, PersonalNodes } from './extensions/extension.ts'
 import { serveDisco } from './extensions/disco-registry.ts'
 import { setUploadDefaults } from './extensions/http-upload.ts'
 import { extensions } from './extensions/index.ts'
@@ -24,6 +24,7 @@ import { createMetrics, type Metrics } from './metrics.ts'
 import { HookRunner } from './router/hook-runner.ts'
 import { IqDispatcher, PendingIqs } from './router/iq.ts'
 import { Router, type Service } from './router/router.ts'
+import { createCapabilities } from './sessions/capabilities.ts'
 import { Gate } from './sessions/gate.ts'
 import { createPresence } from './sessions/presence.ts'
 import { createRosters } from './sessions/rosters.ts'
@@ -126,6 +127,15 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   })
   const pending = new PendingIqs((stanza) => void router.route(stanza))
   router.pending = pending
+  const capabilities = createCapabilities((request, timeoutMs) => pending.request(request, timeoutMs))
+  const personalNodes = new Map<string, PersonalNodes>()
+  const pep: PersonalEvents = {
+    of: (host) => personalNodes.get(host),
+    provide(host, nodes) {
+      personalNodes.set(host, nodes)
+      return () => void personalNodes.delete(host)
+    },
+  }
 
   const c2s: C2s = new C2s({
     hosts, router, sessions, accounts, storage, limits, log, metrics, now,
@@ -193,11 +203,11 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     return {
       host: host.name,
       iq: host.iq, disco: host.disco, commands: host.commands, features: host.features, nonzas: host.nonzas, logins: host.logins, sasl2: host.sasl2, bind2: host.bind2, tokens, hooks: host.hooks,
-      sessions, rosters, storage, http, log, metrics, limits, now,
+      sessions, rosters, capabilities, pep, tell: host.hooks, storage, http, log, metrics, limits, now,
       access: host.config.access, config: host.config,
       accounts: { ...accounts, register, unregister },
       router: {
-        route: (stanza) => void router.route(stanza),
+        route: (stanza, options) => void router.route(stanza, undefined, options?.durable),
         service(domain, handler) {
           services.set(domain, handler)
           host.stops.push(() => void services.delete(domain))
@@ -208,6 +218,9 @@ export async function createServer(options: ServerOptions): Promise<Server> {
         moderated(author, message) {
           void hosts.get(Jid.parse(author).domain)?.hooks.runModerated(author, message).catch((error: unknown) => log.error({ what: 'moderation_failed', error }))
         },
+      },
+      announce(session) {
+        if (session.presence !== undefined) void router.route(session.presence, session)
       },
       resumption(resumption) {
         host.streamManagement = resumption
@@ -246,7 +259,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       // It is the domain; nobody lives there.
       if (to.local !== '' || to.resource !== '') return router.bounce(stanza, new StanzaError('service-unavailable'), session)
       const from = Jid.parse(stanza.from ?? '')
-      const reply = (answer: Stanza): void => (session !== undefined ? session.send(answer) : void router.route(answer))
+      const reply = (answer: Stanza): void => (session !== undefined ? session.send(answer, { durable: stanza.type === 'set' && storage.dirty }) : void router.route(answer))
       const answer = iq.dispatch(stanza, from, to, 'host', session)
       if (answer instanceof Promise) void answer.then(reply)
       else reply(answer)

@@ -14,7 +14,8 @@ import type { OptionTable } from '../config/options.ts'
 import type { HttpRoutes } from '../http/routes.ts'
 import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
-import type { Hooks } from '../router/hooks.ts'
+import type { Hooks, HookCalls } from '../router/hooks.ts'
+import type { Capabilities } from '../sessions/capabilities.ts'
 import type { SendOptions, Session } from '../sessions/session.ts'
 import type { Rosters } from '../sessions/rosters.ts'
 import type { Storage } from '../storage/shapes.ts'
@@ -168,8 +169,11 @@ export interface Bind2 {
 }
 
 export interface Router {
-  /** Routes a stanza whose `from` and `to` are set, as if its sender (a local host, account or service) had just sent it. */
-  route(stanza: Stanza): void
+  /**
+   * Routes a stanza whose `from` and `to` are set, as if its sender (a local host, account or service) had just sent it.
+   * `durable`: it tells of what was written in this turn, and is shown after its commit.
+   */
+  route(stanza: Stanza, options?: { readonly durable?: boolean }): void
   /** Takes over a local domain, such as `upload.example.org`, that is not a host: stanzas to it come here. */
   service(domain: string, handler: (stanza: Stanza, session: Session | undefined) => void): void
   /**
@@ -201,6 +205,30 @@ export interface Sessions {
   /** Of these the available ones (RFC 6121 §4.2) whose priority is not negative, highest first. */
   available(bareJid: string): readonly Session[]
   all(): Iterable<Session>
+}
+
+/** Nodes of one account (XEP-0163), as its owner: for extensions that keep something there. Writes belong to the present turn. */
+export interface PersonalNodes {
+  /** Payloads by item id, oldest first. */
+  items(owner: string, node: string): ReadonlyMap<string, Element>
+  item(owner: string, node: string, id: string): Element | undefined
+  has(owner: string, node: string): boolean
+  /** One field of a node's configuration, such as `access_model`. */
+  setting(owner: string, node: string, field: string): unknown
+  /** Whether somebody may read the items of a node that is there. */
+  mayRead(owner: string, node: string, asker: Jid): boolean
+  /** Publishes and notifies. A node that is missing is created with `config`; one that is there is made so where it differs. */
+  publish(owner: string, node: string, id: string, payload: Element, config?: Readonly<Record<string, unknown>>): void
+  /** Removes an item and notifies. */
+  retract(owner: string, node: string, id: string): void
+  /** Called after each change of a node's items; `byServer`: an extension made it. */
+  watch(node: string, watcher: (change: { readonly owner: string; readonly byServer: boolean }) => void): void
+}
+
+/** The personal nodes of this server's hosts. */
+export interface PersonalEvents {
+  of(host: string): PersonalNodes | undefined
+  provide(host: string, nodes: PersonalNodes): () => void
 }
 
 /** How a host manages streams (XEP-0198). */
@@ -238,6 +266,13 @@ export interface Parts {
   router: Router
   sessions: Sessions
   rosters: Rosters
+  /** What clients, here and elsewhere, want to be notified of (XEP-0115). */
+  capabilities: Capabilities
+  pep: PersonalEvents
+  /** Tells the other extensions what was read or written. */
+  tell: HookCalls
+  /** Broadcasts the presence of a session of this host again. */
+  announce(session: Session): void
   accounts: Accounts
   access: Access
   storage: Storage

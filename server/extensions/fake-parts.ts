@@ -16,12 +16,13 @@ import { HookRunner } from '../router/hook-runner.ts'
 import { IqDispatcher, PendingIqs } from '../router/iq.ts'
 import { HostBind2, HostFeatures, HostLogins, HostNonzas, HostSasl2 } from '../host.ts'
 import { createRosters } from '../sessions/rosters.ts'
+import { createCapabilities } from '../sessions/capabilities.ts'
 import type { Session } from '../sessions/session.ts'
 import type { Value } from '../storage/shapes.ts'
 import { openMemory } from '../storage/memory/memory.ts'
 import { createCommands } from './commands-registry.ts'
 import { createDiscoRegistry } from './disco-registry.ts'
-import type { Extension, Parts, Resumption } from './extension.ts'
+import type { Extension, Parts, PersonalNodes, Resumption } from './extension.ts'
 
 export interface FakeSession {
   readonly jid: Jid
@@ -69,7 +70,12 @@ export function fakeParts(host = 'example.net') {
   const bind2 = new HostBind2()
   const tokens = createTokens(storage.records, { now: () => clock.now })
   const lasting = new Map<string, unknown>()
+  const personal = new Map<string, PersonalNodes>()
   const parts: Parts = {
+    tell: hooks,
+    capabilities: createCapabilities((request, timeoutMs) => pending.request(request, timeoutMs)),
+    pep: { of: (of) => personal.get(of), provide: (of, nodes) => { personal.set(of, nodes); return () => void personal.delete(of) } },
+    announce: () => undefined,
     host, iq, disco, commands, hooks, rosters, accounts, storage, log, features, nonzas, logins, sasl2, bind2, tokens,
     access: { allows: (rule) => allowed.rules(rule), value: () => undefined, shaper: () => undefined },
     router: {

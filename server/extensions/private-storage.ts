@@ -18,8 +18,8 @@ export const privateStorage = defineExtension({
   ejabberd: 'mod_private',
   specs: [{ xep: 49, version: '1.2', status: 'complete' }],
   features: [NS],
-  needs: ['iq', 'disco', 'hooks', 'storage'],
-  start({ iq, disco, hooks, storage }) {
+  needs: ['iq', 'disco', 'hooks', 'storage', 'tell'],
+  start({ iq, disco, hooks, storage, tell }) {
     const { records } = storage
     disco.feature('account', NS)
 
@@ -50,10 +50,13 @@ export const privateStorage = defineExtension({
         const text = standalone(element).toString()
         if (Buffer.byteLength(text) > ELEMENT_BYTES_MAX) throw new StanzaError('policy-violation', `more than ${ELEMENT_BYTES_MAX} bytes`)
         names.add(`${namespace} ${element.getName()}`)
-        return { key: [owner, namespace, element.getName()], text }
+        return { key: [owner, namespace, element.getName()], text, element }
       })
       if (names.size > ELEMENTS_MAX) throw new StanzaError('resource-constraint', `more than ${ELEMENTS_MAX} elements`)
-      for (const { key, text } of writes) records.put(TABLE, key, text)
+      for (const { key, text, element } of writes) {
+        records.put(TABLE, key, text)
+        tell.runPrivateWritten(owner, element)
+      }
       await storage.committed() // the result says that it is safe
     })
 

@@ -18,7 +18,7 @@ export const vcard = defineExtension({
   ejabberd: 'mod_vcard',
   specs: [{ xep: 54, version: '1.3.0', status: 'complete' }],
   features: [NS],
-  needs: ['iq', 'disco', 'hooks', 'storage'],
+  needs: ['iq', 'disco', 'hooks', 'storage', 'tell'],
   options: {
     vcard: { type: anything(), default: undefined as unknown, help: 'The vCard of the host, as a map of its fields.' },
     search: { type: bool(), default: false, help: 'A directory of users.', ignored: SEARCH_TEXT },
@@ -28,7 +28,7 @@ export const vcard = defineExtension({
     hosts: { type: list(host()), default: [] as readonly string[], help: 'The domains of the directory.', ignored: SEARCH_TEXT },
     name: { type: text(), default: 'vCard User Search', help: 'The name of the directory.', ignored: SEARCH_TEXT },
   },
-  start({ iq, disco, hooks, storage }, options) {
+  start({ iq, disco, hooks, storage, tell }, options) {
     const { records } = storage
     disco.feature('account', NS)
 
@@ -41,17 +41,23 @@ export const vcard = defineExtension({
 
     iq.get(`${NS} vCard`, 'account', async ({ from, to }) => {
       const stored = await records.get(TABLE, [to.bare])
-      if (typeof stored === 'string') return buildElement(Buffer.from(stored))
+      const kept = typeof stored === 'string' ? buildElement(Buffer.from(stored)) : undefined
+      const shown = kept ?? xml('vCard', { xmlns: NS })
+      tell.runVcardRead(to.bare, from, shown)
+      if (kept !== undefined || shown.children.length > 0) return shown
       // §3.1: one's own missing vCard is an empty one; that of another looks the same as an account that does not exist.
-      if (from.bare === to.bare) return xml('vCard', { xmlns: NS })
+      if (from.bare === to.bare) return shown
       throw new StanzaError('service-unavailable')
     })
 
     iq.set(`${NS} vCard`, 'account', async ({ payload, from, to }) => {
       if (from.bare !== to.bare) throw new StanzaError('forbidden') // §3.2
-      const text = standalone(payload).toString()
+      const card = standalone(payload)
+      const text = card.toString()
       if (Buffer.byteLength(text) > VCARD_BYTES_MAX) throw new StanzaError('policy-violation', `a vCard has at most ${VCARD_BYTES_MAX} bytes`)
+      const before = await records.get(TABLE, [from.bare])
       records.put(TABLE, [from.bare], text)
+      tell.runVcardWritten(from.bare, card, typeof before === 'string' ? buildElement(Buffer.from(before)) : undefined)
       await storage.committed()
     })
 

@@ -1,5 +1,6 @@
 /** Keeps the handlers of one host's hooks and runs them, in the order in which they were added. */
 import type { Jid } from '../../lib/jid.ts'
+import type { Element } from '../../lib/xml/element.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
 import type { Session, Taken } from '../sessions/session.ts'
 import type { Delivery, Hooks, WhileInactive } from './hooks.ts'
@@ -29,6 +30,9 @@ export class HookRunner implements Hooks {
   readonly #stopping: (() => void)[] = []
   readonly #missed: ((owner: string, stanza: Stanza) => void)[] = []
   readonly #moderated: ((author: string, message: Stanza) => void | Promise<void>)[] = []
+  readonly #vcardRead: ((owner: string, asker: Jid, vcard: Element) => void)[] = []
+  readonly #vcardWritten: ((owner: string, vcard: Element, before: Element | undefined) => void)[] = []
+  readonly #privateWritten: ((owner: string, element: Element) => void)[] = []
   readonly #removed: ((bareJid: string) => void | Promise<void>)[] = []
   readonly #passwordChanged: ((bareJid: string) => void)[] = []
   readonly #registered: ((bareJid: string) => void | Promise<void>)[] = []
@@ -55,6 +59,9 @@ export class HookRunner implements Hooks {
   stopping(handler: () => void): void { this.#stopping.push(handler) }
   missed(handler: (owner: string, stanza: Stanza) => void): void { this.#missed.push(handler) }
   moderated(handler: (author: string, message: Stanza) => void | Promise<void>): void { this.#moderated.push(handler) }
+  vcardRead(handler: (owner: string, asker: Jid, vcard: Element) => void): void { this.#vcardRead.push(handler) }
+  vcardWritten(handler: (owner: string, vcard: Element, before: Element | undefined) => void): void { this.#vcardWritten.push(handler) }
+  privateWritten(handler: (owner: string, element: Element) => void): void { this.#privateWritten.push(handler) }
   accountRemoved(handler: (bareJid: string) => void | Promise<void>): void { this.#removed.push(handler) }
   passwordChanged(handler: (bareJid: string) => void): void { this.#passwordChanged.push(handler) }
   accountRegistered(handler: (bareJid: string) => void | Promise<void>): void { this.#registered.push(handler) }
@@ -111,6 +118,9 @@ export class HookRunner implements Hooks {
   get hasMissed(): boolean { return this.#missed.length > 0 }
   runMissed(owner: string, stanza: Stanza): void { for (const handler of this.#missed) handler(owner, stanza) }
   async runModerated(author: string, message: Stanza): Promise<void> { for (const handler of this.#moderated) await handler(author, message) }
+  runVcardRead(owner: string, asker: Jid, vcard: Element): void { for (const handler of this.#vcardRead) handler(owner, asker, vcard) }
+  runVcardWritten(owner: string, vcard: Element, before: Element | undefined): void { for (const handler of this.#vcardWritten) handler(owner, vcard, before) }
+  runPrivateWritten(owner: string, element: Element): void { for (const handler of this.#privateWritten) handler(owner, element) }
   async runAccountRemoved(bareJid: string): Promise<void> { for (const handler of this.#removed) await handler(bareJid) }
   runPasswordChanged(bareJid: string): void { for (const handler of this.#passwordChanged) handler(bareJid) }
   async runAccountRegistered(bareJid: string): Promise<void> { for (const handler of this.#registered) await handler(bareJid) }

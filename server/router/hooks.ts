@@ -8,6 +8,7 @@
  * once, and `checkBroadcast` for each who would get it. All of these are synchronous: whatever one stanza writes is committed together.
  */
 import type { Jid } from '../../lib/jid.ts'
+import type { Element } from '../../lib/xml/element.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
 import type { Session, Taken } from '../sessions/session.ts'
 
@@ -103,9 +104,21 @@ export interface Hooks {
   missed(handler: (owner: string, stanza: Stanza) => void): void
   /** A moderator took back what a local account (a bare JID) had said in a room: the files that it had uploaded for that go too (XEP-0425). */
   moderated(handler: (author: string, message: Stanza) => void | Promise<void>): void
+  /** Somebody asks for an account's vCard (XEP-0054); it may be changed for them. */
+  vcardRead(handler: (owner: string, asker: Jid, vcard: Element) => void): void
+  /** An account's vCard, or an element of its private storage (XEP-0049), was written, in this turn and by its owner. */
+  vcardWritten(handler: (owner: string, vcard: Element, before: Element | undefined) => void): void
+  privateWritten(handler: (owner: string, element: Element) => void): void
   /** An account is being removed: erase what belongs to it. */
   accountRemoved(handler: (bareJid: string) => void | Promise<void>): void
   /** The account's password is another now; called in the turn in which that is written. */
   passwordChanged(handler: (bareJid: string) => void): void
   accountRegistered(handler: (bareJid: string) => void | Promise<void>): void
+}
+
+/** Hooks that extensions run. */
+export interface HookCalls {
+  runVcardRead(owner: string, asker: Jid, vcard: Element): void
+  runVcardWritten(owner: string, vcard: Element, before: Element | undefined): void
+  runPrivateWritten(owner: string, element: Element): void
 }

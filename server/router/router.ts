@@ -46,7 +46,7 @@ export class Router {
    * Routes a stanza whose `from` is set. Without `to` it is for the sender's own account (RFC 6120 §10.3). The result is a
    * promise only for an IQ whose handler takes time.
    */
-  route(stanza: Stanza, session?: Session): void | Promise<void> {
+  route(stanza: Stanza, session?: Session, durable = false): void | Promise<void> {
     try {
       const from = session !== undefined && stanza.from === session.jid.toString() ? session.jid : Jid.parse(stanza.from ?? '')
       let to: Jid
@@ -58,7 +58,7 @@ export class Router {
       }
       switch (stanza.name) {
         case 'message':
-          return this.#message(stanza, from, to, session)
+          return this.#message(stanza, from, to, session, durable)
         case 'presence':
           return this.#presence(stanza, from, to, session)
         case 'iq':
@@ -79,7 +79,7 @@ export class Router {
       let { session } = recipient
       if (session === undefined || session.ended) recipient.session = session = sessions.get(jid.toString())
       if (session === undefined) {
-        void this.route(copyFor(jid.toString()))
+        void this.route(copyFor(jid.toString()), undefined, options.durable)
         continue
       }
       if (host?.name !== session.host) host = hosts.get(session.host)
@@ -120,12 +120,13 @@ export class Router {
     this.#parts.sessions.get(to.toString())?.send(reply)
   }
 
-  #message(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined): void {
+  #message(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined, durable: boolean): void {
     const type = stanza.type
     // RFC 6121 §5.2.2: an unknown type is a normal message.
     if (type !== undefined && !MESSAGE_TYPES.has(type)) stanza = stanza.withAttrs({ type: undefined })
     if (stanza.to === undefined) stanza = stanza.withAttrs({ to: to.toString() })
     const delivery = this.#delivery(stanza, from, to, session)
+    delivery.durable = durable
     const { hosts } = this.#parts
     const fromHost = delivery.fromLocal ? hosts.get(from.domain) : undefined
     if (!this.#parts.healthy() && type !== 'error') throw new StanzaError('resource-constraint', 'the server cannot store messages at the moment')
