@@ -64,6 +64,7 @@ async function play(scenario: Scenario, deadline: number): Promise<Map<ServerNam
     for (let round = 0; round < rounds && (round === 0 || performance.now() + roundMs < deadline); round++) {
       const roundAt = performance.now()
       for (const name of servers) {
+        if (scenario.only?.includes(name) === false) continue
         let server = running.get(name)
         if (server === undefined) {
           server = await startServer(name, scenario.variant, values.profile === undefined ? undefined : path.resolve(values.profile))

@@ -1,10 +1,11 @@
 /** What is measured. Every scenario is bounded in count and in time. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Client } from '../lib/client/client.ts'
+import { loginBySasl2, type Sasl2Options } from '../lib/client/sasl2.ts'
 import { PASSWORD, Tally, type Tls, chatMessage, each, jidOf, logIn, makeUsers, parseId, userName } from './load.ts'
 import { cpuMicros, pssKib } from './process.ts'
 import { RawUser } from './raw-user.ts'
-import type { RunningServer, Variant } from './servers.ts'
+import type { RunningServer, ServerName, Variant } from './servers.ts'
 
 /** How long a measurement, or what warms the server up for it, may go on: a slow server gets fewer messages. */
 const MEASURE_MS = 8_000
@@ -25,6 +26,8 @@ export interface Scenario {
   readonly variant: Variant
   /** Whether each round needs a server that has done nothing before. */
   readonly fresh: boolean
+  /** The servers that can play it; all when left out. */
+  readonly only?: readonly ServerName[]
   prepare(server: RunningServer): Promise<void>
   measure(server: RunningServer): Promise<Figures>
 }
@@ -99,27 +102,63 @@ const loginScenario: Scenario = {
   name: 'login', help: `up to ${LOGINS} times TLS from the first byte, SCRAM-SHA-1, bind and logout, 8 at a time`, variant: 'plain', fresh: false,
   prepare: (server) => makeUsers(server, LOGIN_USERS),
   async measure(server) {
-    const round = async (): Promise<{ done: number; failed: number; wallMs: number; used: number }> => {
-      const before = cpuMicros(server.pid)
-      const startedAt = performance.now()
-      let done = 0
-      let failed = 0
-      await each(LOGINS, async (index) => {
-        if (performance.now() - startedAt > MEASURE_MS) return
-        try {
-          const client = await logIn(server, index % LOGIN_USERS, { tls: 'direct', presence: false, resource: `r${index % 8}-${Math.floor(index / LOGIN_USERS)}` })
-          await client.disconnect()
-          done++
-        } catch {
-          failed++
-        }
+    return measureLogins(server, async (index) => {
+      const client = await logIn(server, index % LOGIN_USERS, { tls: 'direct', presence: false, resource: `r${index % 8}-${Math.floor(index / LOGIN_USERS)}` })
+      await client.disconnect()
+    })
+  },
+}
+
+/** Logs in so often, twice: the first round warms up. */
+async function measureLogins(server: RunningServer, login: (index: number) => Promise<void>): Promise<Figures> {
+  const round = async (): Promise<{ done: number; failed: number; wallMs: number; used: number }> => {
+    const before = cpuMicros(server.pid)
+    const startedAt = performance.now()
+    let done = 0
+    let failed = 0
+    await each(LOGINS, async (index) => {
+      if (performance.now() - startedAt > MEASURE_MS) return
+      try {
+        await login(index)
+        done++
+      } catch {
+        failed++
+      }
+    })
+    return { done, failed, wallMs: performance.now() - startedAt, used: cpuMicros(server.pid) - before }
+  }
+  await round()
+  const { done, failed, wallMs, used } = await round()
+  return { values: { 'CPU ms/login': used / done / 1000, 'logins/s': done / wallMs * 1000 }, errors: failed === 0 ? '0' : `${failed} failed` }
+}
+
+const FAST_MECHANISM = 'HT-SHA-256-EXPR'
+
+const fastLogin: Scenario = {
+  name: 'login-fast', help: `up to ${LOGINS} times TLS from the first byte, then one round trip: login by token, bind, stream management and carbons; and logout, 8 at a time`, variant: 'archive', fresh: false,
+  only: ['tidings'],
+  prepare: (server) => makeUsers(server, LOGIN_USERS),
+  async measure(server) {
+    const { host, tlsPort: port, domain } = server
+    const agentOf = (client: number): { id: string } => ({ id: `d4565fa7-4d72-4749-b3d3-${String(client).padStart(12, '0')}` })
+    const options = (client: number): Sasl2Options => ({ host, port, domain, tls: 'direct', user: userName(client % LOGIN_USERS), password: PASSWORD, agent: agentOf(client) })
+    const tokens: string[] = []
+    // As many clients as log in at the same time have an account each.
+    await each(LOGIN_USERS, async (client) => {
+      const { connection, success } = await loginBySasl2({ ...options(client), inline: `<request-token xmlns='urn:xmpp:fast:0' mechanism='${FAST_MECHANISM}'/>` })
+      tokens[client] = success.getChild('token', 'urn:xmpp:fast:0')?.attrs['token'] ?? ''
+      connection.destroy()
+    })
+    return measureLogins(server, async (index) => {
+      const client = index % LOGIN_USERS
+      const { connection, success } = await loginBySasl2({
+        ...options(client), mechanism: FAST_MECHANISM, token: tokens[client] as string, pipelined: true,
+        inline: "<bind xmlns='urn:xmpp:bind:0'><tag>bench</tag><enable xmlns='urn:xmpp:carbons:2'/><enable xmlns='urn:xmpp:sm:3' resume='true'/></bind>",
       })
-      return { done, failed, wallMs: performance.now() - startedAt, used: cpuMicros(server.pid) - before }
-    }
-    // Warm, so that what is compiled on the way is compiled.
-    await round()
-    const { done, failed, wallMs, used } = await round()
-    return { values: { 'CPU ms/login': used / done / 1000, 'logins/s': done / wallMs * 1000 }, errors: failed === 0 ? '0' : `${failed} failed` }
+      if (success.getChild('bound', 'urn:xmpp:bind:0')?.getChild('enabled', 'urn:xmpp:sm:3') === undefined) throw new Error('no stream management')
+      connection.write('</stream:stream>')
+      while ((await connection.next()).kind !== 'close');
+    })
   },
 }
 
@@ -412,6 +451,7 @@ export const SCENARIOS: readonly Scenario[] = [
   chat('chat', `${CHAT_USERS} users with one message in flight each, no archive`, 'plain', 40_000),
   chat('chat-archive', 'the same with stream management, carbons and the archive', 'archive', 15_000),
   loginScenario,
+  fastLogin,
   idle('idle', 'none'),
   idle('idle-tls', 'direct'),
   offline,

@@ -178,6 +178,7 @@ shaper_rules:
   max_user_sessions: 20
   max_user_offline_messages: infinity
 modules:
+  mod_auth_fast: {}
   mod_blocking: {}
   mod_caps: {}
   mod_carboncopy: {}
