@@ -63,6 +63,8 @@ export class HostLogins implements Logins {
 }
 
 export class HostSasl2 implements Sasl2 {
+  /** What was made of the features before, by what it depends on. */
+  readonly features = new Map<string, string>()
   readonly #offer: ((context: SaslContext) => string | undefined)[] = []
   readonly #inline: ((context: SaslContext) => string | undefined)[] = []
   readonly #tasks: Parameters<Sasl2['tasks']>[0][] = []

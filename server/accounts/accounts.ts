@@ -84,8 +84,8 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
   const committed = options.committed ?? (() => Promise.resolve())
   const hashesOf = options.hashesOf ?? (() => SCRAM_HASHES)
   const passwordGone = options.passwordGone ?? (() => undefined)
-  /** Names of accounts that exist; their keys are needed at a login alone, and read from storage. */
-  const known = new Recent<true>(cachedMax)
+  /** Accounts that exist, with the hashes they have; the keys are needed at a login alone, and read from storage. */
+  const known = new Recent<readonly ScramHash[]>(cachedMax)
   /** Moves with every change, so that a read begun before it is not remembered after it. */
   let changes = 0
   /** Accounts being made, whose keys are being derived. */
@@ -94,7 +94,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
   const secrets = new Map<string, Buffer>()
 
   function exists(bare: string): MaybePromise<boolean> {
-    return known.get(bare) ?? then(find(bare), (account) => account !== undefined)
+    return known.get(bare) !== undefined || then(find(bare), (account) => account !== undefined)
   }
 
   async function register(bare: string, password: string): Promise<void> {
@@ -155,7 +155,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
   }
 
   function hashes(bare: string): MaybePromise<readonly ScramHash[] | undefined> {
-    return then(find(bare), (account) => account && SCRAM_HASHES.filter((hash) => account.keys[hash] !== undefined))
+    return known.get(bare) ?? then(find(bare), (account) => account && hashesIn(account))
   }
 
   async function addKeys(bare: string, hash: ScramHash, keys: ScramKeys): Promise<void> {
@@ -203,15 +203,16 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     const before = changes
     return then(records.get(TABLE, key), (value) => {
       if (value === undefined) return undefined
-      if (before === changes) known.set(bare, true)
-      return readAccount(value)
+      const account = readAccount(value)
+      if (before === changes) known.set(bare, hashesIn(account))
+      return account
     })
   }
 
   function write(bare: string, key: Key, account: Account): void {
     changes++
     records.put(TABLE, key, writeAccount(account))
-    known.set(bare, true)
+    known.set(bare, hashesIn(account))
   }
 
   async function makeKeys(secret: string, wanted: readonly ScramHash[]): Promise<Account['keys']> {
@@ -249,6 +250,10 @@ function acceptable(password: string): string {
   const secret = Buffer.byteLength(password) > PASSWORD_BYTES_MAX ? undefined : prepareSecret(password)
   if (secret === undefined) throw new AccountError('not-acceptable', 'This password cannot be used')
   return secret
+}
+
+function hashesIn({ keys }: Account): readonly ScramHash[] {
+  return keys['SHA-1'] && keys['SHA-256'] && keys['SHA-512'] ? SCRAM_HASHES : SCRAM_HASHES.filter((hash) => keys[hash] !== undefined)
 }
 
 function writeAccount(account: Account): Value {

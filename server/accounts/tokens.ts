@@ -3,7 +3,7 @@
  * and to a mechanism. What is stored is what a token is made of; without the host's secret no token can be had from that.
  * Table `tokens`, key [bare JID, client].
  */
-import { createHmac, randomBytes } from 'node:crypto'
+import { createHmac, createSecretKey, type KeyObject, randomBytes } from 'node:crypto'
 import type { MaybePromise, Records, Value } from '../storage/shapes.ts'
 
 export interface Tokens {
@@ -51,9 +51,9 @@ const CLIENTS_MAX = 100
 export function createTokens(records: Records, options: TokensOptions = {}): Tokens {
   const now = options.now ?? Date.now
   const clientsMax = options.clientsMax ?? CLIENTS_MAX
-  const secrets = new Map<string, Buffer>()
+  const secrets = new Map<string, KeyObject>()
 
-  async function secretOf(bare: string): Promise<Buffer> {
+  async function secretOf(bare: string): Promise<KeyObject> {
     const host = bare.slice(bare.indexOf('@') + 1)
     const known = secrets.get(host)
     if (known !== undefined) return known
@@ -61,14 +61,17 @@ export function createTokens(records: Records, options: TokensOptions = {}): Tok
     const stored = records.get(SECRETS, key)
     const value = stored instanceof Promise ? await stored : stored
     // Another look-up may have been faster.
-    const secret = secrets.get(host) ?? (value instanceof Uint8Array ? Buffer.from(value) : randomBytes(32))
-    if (value === undefined && !secrets.has(host)) records.put(SECRETS, key, secret)
+    const other = secrets.get(host)
+    if (other !== undefined) return other
+    const bytes = value instanceof Uint8Array ? value : randomBytes(32)
+    if (value === undefined) records.put(SECRETS, key, bytes)
+    const secret = createSecretKey(bytes)
     secrets.set(host, secret)
     return secret
   }
 
   /** The token itself, in the form in which the client gets it. */
-  function tokenOf(secret: Buffer, bare: string, client: string, { nonce, mechanism }: Pick<Token, 'nonce' | 'mechanism'>): string {
+  function tokenOf(secret: KeyObject, bare: string, client: string, { nonce, mechanism }: Pick<Token, 'nonce' | 'mechanism'>): string {
     return createHmac('sha256', secret).update([bare, client, mechanism, nonce].join('\n')).digest('base64url')
   }
 

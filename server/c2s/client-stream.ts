@@ -53,6 +53,8 @@ export class ClientStream implements StreamHandler, Carrier {
   /** The login by SASL2 that goes on, or is done. */
   #login: Login | undefined
   #tasks: PendingTasks | undefined
+  /** What is to be written waits for the answer to the login. */
+  #answering = false
   /** The bare JID that the stream header says it is from. */
   #claimed: string | undefined
   #authTries = 0
@@ -518,6 +520,8 @@ export class ClientStream implements StreamHandler, Carrier {
       const mechanism = stanza.attrs['mechanism'] ?? ''
       const login: Login = { mechanism, request: stanza, context, client: readAgent(stanza, host.name) }
       this.#login = login
+      // Features that have not left yet go out with the answer.
+      this.#answering = this.#out !== undefined
       if (!this.#secure) return this.#saslFailure('encryption-required')
       this.#sasl = createSaslServer(mechanism, context)
       if (this.#sasl === undefined) {
@@ -803,6 +807,7 @@ export class ClientStream implements StreamHandler, Carrier {
   }
 
   #sendText(text: string): void {
+    this.#answering = false
     this.write(Buffer.from(text))
   }
 
@@ -810,7 +815,7 @@ export class ClientStream implements StreamHandler, Carrier {
   flush(): void {
     this.#scheduled = false
     const out = this.#out
-    if (out === undefined) return
+    if (out === undefined || this.#answering) return
     this.#out = undefined
     const taken = this.#taken
     this.#taken = undefined
@@ -849,6 +854,7 @@ export class ClientStream implements StreamHandler, Carrier {
   }
 
   #endConnection(): void {
+    this.#answering = false
     this.flush()
     this.#closed = true
     const socket = this.#socket
@@ -902,12 +908,21 @@ interface PendingTasks {
 
 /** XEP-0388 §2.1: how to log in, and what can be had together with that. */
 function sasl2Feature(host: Host, context: SaslContext): string {
+  // Of these there are few combinations.
+  const key = `${context.hashes?.join(' ')}|${context.channelBinding?.types.join(' ')}`
+  let text = host.sasl2.features.get(key)
+  if (text === undefined) host.sasl2.features.set(key, text = sasl2FeatureFor(host, context))
+  return text === '' ? '' : `${text}${host.sasl2.offered(context)}</authentication>`
+}
+
+/** Without the end, before which stands what depends on the account. */
+function sasl2FeatureFor(host: Host, context: SaslContext): string {
   const mechanisms = mechanismsFor(context)
   if (mechanisms.length === 0) return ''
   const sm = host.streamManagement !== undefined
   const names = sm ? [...host.bind2.names, NS.sm] : host.bind2.names
   const bind = `<bind xmlns='${BIND2_NS}'><inline>${names.map((name) => `<feature var='${name}'/>`).join('')}</inline></bind>`
-  return `<authentication xmlns='${SASL2_NS}'>${mechanisms.map((name) => `<mechanism>${name}</mechanism>`).join('')}<inline>${bind}${sm ? `<sm xmlns='${NS.sm}'/>` : ''}${host.sasl2.offeredInline(context)}</inline>${host.sasl2.offered(context)}</authentication>`
+  return `<authentication xmlns='${SASL2_NS}'>${mechanisms.map((name) => `<mechanism>${name}</mechanism>`).join('')}<inline>${bind}${sm ? `<sm xmlns='${NS.sm}'/>` : ''}${host.sasl2.offeredInline(context)}</inline>`
 }
 
 function failed(condition: string, h?: number): string {

@@ -17,6 +17,8 @@ const DAY_MS = 86_400_000
 /** Accounts whose clients are looked through without a pause. */
 const TIDY_AT_ONCE = 16
 const ID_DIGITS = 16
+/** How exactly it is kept when a client was seen. */
+const SEEN_EVERY_MS = 60_000
 
 interface Client {
   readonly [key: string]: Value | undefined
@@ -64,7 +66,9 @@ export const clientAccess = defineExtension({
       const auth = new Set(known?.auth)
       const way = authOf(login)
       if (way !== undefined) auth.add(way)
-      records.put(TABLE, [owner, agent.id], { software: agent.software ?? known?.software, device: agent.device ?? known?.device, first: known?.first ?? at, last: at, auth: [...auth] } satisfies Client)
+      const { software = known?.software, device = known?.device } = agent
+      if (known !== undefined && at - known.last < SEEN_EVERY_MS && software === known.software && device === known.device && auth.size === known.auth.length) return undefined
+      records.put(TABLE, [owner, agent.id], { software, device, first: known?.first ?? at, last: at, auth: [...auth] } satisfies Client)
       return undefined
     })
     hooks.closed((session) => {
@@ -72,7 +76,8 @@ export const clientAccess = defineExtension({
       if (typeof id !== 'string') return
       const stored = records.get(TABLE, [session.owner, id])
       // One that was revoked is not brought back.
-      if (stored !== undefined && !(stored instanceof Promise)) records.put(TABLE, [session.owner, id], { ...(stored as Client), last: now() })
+      if (stored === undefined || stored instanceof Promise || now() - (stored as Client).last < SEEN_EVERY_MS) return
+      records.put(TABLE, [session.owner, id], { ...(stored as Client), last: now() })
     })
     // Whoever had the password has it no longer.
     hooks.passwordChanged((owner) => {

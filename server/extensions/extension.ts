@@ -147,7 +147,7 @@ export interface Task {
 export interface Sasl2 {
   /** In the feature, beside the mechanisms; the element serialised, or undefined. */
   offer(feature: (context: SaslContext) => string | undefined): void
-  /** In the `<inline/>` of the feature; the element serialised, or undefined where it is not to be had. */
+  /** In the `<inline/>` of the feature; the element serialised, or undefined where it is not to be had. It may depend on the connection's channel binding alone. */
   inline(feature: (context: SaslContext) => string | undefined): void
   /** Mechanisms beside those of the core: the one of this login, or undefined when it is not the handler's. */
   mechanism(handler: (login: Login) => Mechanism | undefined): void
