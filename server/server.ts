@@ -236,6 +236,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
         if (!lasting.has(name)) lasting.set(name, make())
         return lasting.get(name) as Value
       },
+      blocked: (owner, jid, item) => host.hooks.runBlocked(owner, jid, item),
       waiting: (owner, stanza, id) => host.hooks.runWaiting(owner, stanza, id, undefined),
       enabled: (name) => extensions.some((extension) => extension.name === name && isOn(extension)),
     }

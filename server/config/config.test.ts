@@ -1,7 +1,7 @@
 import { expect } from 'chai'
 import { readFileSync } from 'node:fs'
 import { Jid } from '../../lib/jid.ts'
-import { checkModules, formatProblem, globalTable, hostTable, loadConfig, metricsTable, snakeCase, tidingsTable, uploadTable, type Config, type LoadOptions } from './config.ts'
+import { checkModules, formatProblem, globalTable, hostTable, loadConfig, metricsTable, reportsTable, serviceStatusTable, snakeCase, tidingsTable, uploadTable, type Config, type LoadOptions } from './config.ts'
 import { limitTable } from './limits.ts'
 import { listenTables } from './listen.ts'
 import { accessRule, bool, duration, oneOf, type OptionTable } from './options.ts'
@@ -603,6 +603,7 @@ modules:
       expect(config.tidings).to.deep.equal({
         data: './d', metrics: { port: 0, ip: '127.0.0.1' }, archiveRetentionMs: 30 * 86_400_000,
         upload: { quotaBytes: 1024 ** 3, expiryMs: Infinity }, selfSigned: true,
+        reports: { sendTo: [] }, serviceStatus: { addresses: [], outage: undefined },
       })
       expect(good('hosts: [a.example]\nnegotiation_timeout: 10\n').limits).to.include({ preAuthTimeoutMs: 10_000 })
       // A timer would take infinity for nothing.
@@ -626,7 +627,7 @@ modules:
 
   it('is described whole in the manual', () => {
     const manual = readFileSync(new URL('../../docs/configuration.md', import.meta.url), 'utf8')
-    const names = [globalTable, hostTable, tidingsTable, metricsTable, uploadTable, listenTables.ejabberd_c2s, listenTables.ejabberd_http].flatMap((table) => Object.keys(table))
+    const names = [globalTable, hostTable, tidingsTable, metricsTable, uploadTable, reportsTable, serviceStatusTable, listenTables.ejabberd_c2s, listenTables.ejabberd_http].flatMap((table) => Object.keys(table))
     for (const name of [...names, ...Object.keys(limitTable).map(snakeCase)]) expect(manual.match(new RegExp(`\\b${name}\\b`)), name).to.not.equal(null)
   })
 

@@ -5,13 +5,14 @@ import { dirname, resolve } from 'node:path'
 import { Jid } from '../../lib/jid.ts'
 import type { TlsChoices } from '../../lib/net/certificates.ts'
 import type { SocketRights } from '../../lib/net/listen.ts'
+import { parseDateTime } from '../../lib/stanza/delay.ts'
 import { SCRAM_HASHES, type ScramHash } from '../../lib/sasl/scram-keys.ts'
 import { createAccess, isNetwork, type Access, type AccessLayer, type Shaper } from './access.ts'
 import { globalOptionNames, hostOptionNames, moduleNames, removedModuleNames, removedOptionNames, renamedModules, renamedOptions } from './ejabberd-names.ts'
 import { defaultLimits, limitTable, type Limits } from './limits.ts'
 import { queueBytes, readListeners } from './listen.ts'
 import { entryOf, show, textOf, toNode, toValue, type ConfigNode, type MapEntry, type MapNode, type Where } from './node.ts'
-import { anything, bool, duration, either, int, list, oneOf, OptionError, parseOptions, size, text, type OptionSpec, type OptionTable, type OptionType } from './options.ts'
+import { anything, bool, duration, either, int, list, map, oneOf, OptionError, parseOptions, record, size, text, type OptionSpec, type OptionTable, type OptionType } from './options.ts'
 import { didYouMean, type Problem } from './problems.ts'
 import { readTls, tlsTable, type TlsNames } from './tls.ts'
 import { joinValues, readConfigTree, withHost } from './yaml.ts'
@@ -68,6 +69,24 @@ export interface TidingsOptions {
   }
   /** Whether hosts without a certificate get one that the server signs itself. */
   readonly selfSigned: boolean
+  /** Who gets the reports of abuse (XEP-0377). */
+  readonly reports: { readonly sendTo: readonly string[] }
+  readonly serviceStatus: ServiceStatus
+}
+
+/** What users can learn of the state of the service when they cannot reach it (XEP-0455). */
+export interface ServiceStatus {
+  /** Where it is kept; `@HOST@` stands for the domain. */
+  readonly addresses: readonly string[]
+  readonly outage: Outage | undefined
+}
+
+/** An outage in the words of XEP-0455 §2.2. */
+export interface Outage {
+  readonly planned: boolean
+  readonly beginning: string
+  readonly expected_end: string
+  readonly message: ReadonlyMap<string, string>
 }
 
 export interface HostConfig {
@@ -88,6 +107,7 @@ export interface HostConfig {
   readonly passwordHashesInSasl1: readonly ScramHash[]
   readonly registrationTimeoutMs: number
   readonly resourceConflict: 'setresource' | 'closeold' | 'closenew' | 'acceptnew'
+  readonly tidings: TidingsOptions
   /** Any other top-level option of ejabberd as written for this host, as plain data. */
   get(option: string): unknown
 }
@@ -191,7 +211,7 @@ export const hostTable: OptionTable<HostOptions> = {
   ...sharedTls,
 }
 
-interface TidingsNames { data: string; metrics: unknown; archive_retention: number; upload: unknown; self_signed: boolean; limits: unknown }
+interface TidingsNames { data: string; metrics: unknown; archive_retention: number; upload: unknown; self_signed: boolean; reports: unknown; service_status: unknown; limits: unknown }
 
 /** The key `tidings`. */
 export const tidingsTable: OptionTable<TidingsNames> = {
@@ -200,7 +220,54 @@ export const tidingsTable: OptionTable<TidingsNames> = {
   archive_retention: { type: duration({ unit: 'days' }), default: Infinity, help: 'How long history is kept; a bare number counts days.' },
   upload: { type: anything(), default: undefined, help: 'Uploads: quota (bytes of one account) and expiry.' },
   self_signed: { type: bool(), default: true, help: 'Whether hosts without a certificate in certfiles get one that the server signs itself.' },
+  reports: { type: anything(), default: undefined, help: 'Reports of abuse: send_to.' },
+  service_status: { type: anything(), default: undefined, help: 'What users learn of outages: addresses and outage.' },
   limits: { type: anything(), default: undefined, help: 'Limits by their names in snake_case.' },
+}
+
+export const reportsTable: OptionTable<{ send_to: readonly string[] }> = {
+  send_to: { type: list(jid()), default: [], help: 'JIDs that get the reports of abuse; all of them are logged.' },
+}
+
+export const serviceStatusTable: OptionTable<{ addresses: readonly string[]; outage: Outage | undefined }> = {
+  addresses: { type: list(httpAddress()), default: [], help: 'Where the state of the service can be read, on another machine if possible; @HOST@ is replaced. Unless set, what this server serves as tidings_status.' },
+  outage: { type: outage(), default: undefined, help: 'What tidings_status serves: planned, beginning, expected_end, and message by language with one for default.' },
+}
+
+function jid(): OptionType<string> {
+  const expects = 'a JID'
+  return { expects, parse: (node) => Jid.tryParse(textOf(node) ?? '')?.toString() ?? refuseValue(node, expects) }
+}
+
+function httpAddress(): OptionType<string> {
+  const expects = 'an address such as https://status.example.org/@HOST@.json'
+  return { expects, parse: (node) => (/^https?:\/\//.test(textOf(node) ?? '') && URL.canParse((textOf(node) ?? '').replaceAll('@HOST@', 'h.example')) ? textOf(node) as string : refuseValue(node, expects)) }
+}
+
+function dateTime(): OptionType<string> {
+  const expects = 'a date and time such as "2026-01-31T18:00:00Z"'
+  return { expects, parse: (node) => (parseDateTime(textOf(node) ?? '') === undefined ? refuseValue(node, expects) : textOf(node) as string) }
+}
+
+function outage(): OptionType<Outage | undefined> {
+  const given = record<Outage>({
+    planned: { type: bool(), default: false, help: '' },
+    beginning: { type: dateTime(), default: '', help: '' },
+    expected_end: { type: dateTime(), default: '', help: '' },
+    message: { type: map(text()), default: new Map(), help: '' },
+  })
+  const expects = 'a map with planned, beginning (a date and time), expected_end and message, which has a text for default'
+  return {
+    expects,
+    parse(node) {
+      const read = given.parse(node)
+      return read.beginning === '' || (read.message.size > 0 && !read.message.has('default')) ? refuseValue(node, expects) : read
+    },
+  }
+}
+
+function refuseValue(node: ConfigNode, expects: string): never {
+  throw new OptionError(node, `${show(node)} is not allowed here; expected ${expects}.`)
 }
 
 export const metricsTable: OptionTable<{ port: number; ip: string }> = {
@@ -312,6 +379,7 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
       disabledMechanisms: values.disable_sasl_mechanisms.map((mechanism) => mechanism.toUpperCase()),
       registrationTimeoutMs: globals.registration_timeout,
       resourceConflict: values.resource_conflict,
+      tidings: tidings.options,
       get(option) {
         const node = entryOf(hostNode, option)?.value ?? own(option)
         return node === undefined ? undefined : toValue(withHost(node, name))
@@ -646,6 +714,7 @@ function readTidings(entry: MapEntry | undefined, problems: Problem[]): { tiding
   const limitsNode = entry && entryOf(entry.value, 'limits')?.value
   const limitsSet = [...byName].filter(([snake]) => limitsNode && entryOf(limitsNode, snake)).map(([, name]) => name)
   const upload = part('upload', uploadTable)
+  const status = part('service_status', serviceStatusTable)
   return {
     limits,
     tidings: {
@@ -656,6 +725,8 @@ function readTidings(entry: MapEntry | undefined, problems: Problem[]): { tiding
         archiveRetentionMs: read.options.archive_retention,
         upload: { quotaBytes: upload?.quota ?? Infinity, expiryMs: upload?.expiry ?? Infinity },
         selfSigned: read.options.self_signed,
+        reports: { sendTo: part('reports', reportsTable)?.send_to ?? [] },
+        serviceStatus: { addresses: status?.addresses ?? [], outage: status?.outage },
       },
     },
   }

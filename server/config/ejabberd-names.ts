@@ -143,8 +143,8 @@ export const moduleNames: ReadonlyMap<string, ReadonlySet<string>> = lists(`
   mod_version: show_os
 `)
 
-/** Names of request handlers that are not modules. */
-export const handlerNames: ReadonlySet<string> = words('ejabberd_http_ws ejabberd_web_admin ejabberd_captcha ejabberd_oauth ejabberd_acme ejabberd_xmlrpc mod_matrix_gw_s2s')
+/** Names of request handlers that are not modules, with the server's own. */
+export const handlerNames: ReadonlySet<string> = words('ejabberd_http_ws ejabberd_web_admin ejabberd_captcha ejabberd_oauth ejabberd_acme ejabberd_xmlrpc mod_matrix_gw_s2s tidings_status')
 
 /** Top-level options of older versions that have lost their meaning. */
 export const removedOptionNames: ReadonlySet<string> = words(`

@@ -23,8 +23,8 @@ export const blocking = defineExtension({
   ejabberd: 'mod_blocking',
   specs: [{ xep: 191, version: '1.3', status: 'complete' }],
   features: [NS],
-  needs: ['host', 'iq', 'disco', 'hooks', 'router', 'sessions', 'rosters', 'storage'],
-  start({ host, iq, disco, hooks, router, sessions, rosters, storage }) {
+  needs: ['host', 'iq', 'disco', 'hooks', 'blocked', 'router', 'sessions', 'rosters', 'storage'],
+  start({ host, iq, disco, hooks, blocked, router, sessions, rosters, storage }) {
     const { records } = storage
     const cache = new Map<string, ReadonlySet<string>>()
     disco.feature('account', NS)
@@ -82,6 +82,7 @@ export const blocking = defineExtension({
     iq.set(`${NS} block`, 'account', async (request) => {
       requireOwner(request)
       const owner = request.from.bare
+      const items = request.payload.getChildren('item')
       const added = jidsOf(request.payload)
       if (added.length === 0) throw new StanzaError('bad-request') // §3.3
       const before = await load(owner)
@@ -92,6 +93,7 @@ export const blocking = defineExtension({
       tell(owner, added, (contact) => matches(news, contact) && !matches(before, contact), 'unavailable')
       save(owner, list)
       push(owner, 'block', added)
+      for (const [index, jid] of added.entries()) blocked(owner, jid, items[index] as Element)
       await storage.committed()
     })
 

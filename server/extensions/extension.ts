@@ -293,6 +293,8 @@ export interface Parts {
    * What outlives a reload of the configuration, though not the process: made by the first who asks for the name, and the same for all hosts.
    */
   readonly lasting: <Value>(name: string, make: () => Value) => Value
+  /** Tells that a user has blocked an address: runs the hook `blocked`. */
+  blocked(owner: string, jid: string, item: Element): void
   /** Tells that a stanza was put where an account that is away finds it later: runs the hook `waiting`. */
   waiting(owner: string, stanza: Stanza, id: string | undefined): void
   /** Whether another extension of this host is on, by its name. */

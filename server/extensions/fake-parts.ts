@@ -102,6 +102,7 @@ export function fakeParts(host = 'example.net') {
       if (!lasting.has(name)) lasting.set(name, make())
       return lasting.get(name) as Value
     },
+    blocked: (owner, jid, item) => hooks.runBlocked(owner, jid, item),
     waiting: (owner, each, id) => hooks.runWaiting(owner, each, id, undefined),
     enabled: () => true,
     resumption: (resumption) => { resumptions.push(resumption) },

@@ -1,4 +1,5 @@
 /** All extensions. Their order is the order of their handlers within a phase. */
+import { abuseReports } from './abuse-reports.ts'
 import { adhoc } from './adhoc.ts'
 import { archive } from './archive.ts'
 import { blocking } from './blocking.ts'
@@ -11,6 +12,7 @@ import { delayedDelivery } from './delayed-delivery.ts'
 import { disco } from './disco.ts'
 import { entityTime } from './entity-time.ts'
 import type { Extension } from './extension.ts'
+import { externalServices } from './external-services.ts'
 import { fast } from './fast.ts'
 import { flexibleOffline } from './flexible-offline.ts'
 import { hints } from './hints.ts'
@@ -25,6 +27,7 @@ import { push, pushKeepalive } from './push.ts'
 import { register } from './register.ts'
 import { roster } from './roster.ts'
 import { scramUpgrade } from './scram-upgrade.ts'
+import { serviceStatus } from './service-status.ts'
 import { stanzaIds } from './stanza-ids.ts'
 import { streamLimits } from './stream-limits.ts'
 import { streamManagement } from './stream-management.ts'
@@ -38,6 +41,7 @@ export const extensions = [
   archive, carbons, offline,
   streamManagement, streamLimits, clientState,
   push, pushKeepalive,
+  abuseReports, externalServices, serviceStatus,
   disco, caps, contactAddresses, adhoc,
   loginBans, fast, scramUpgrade, clientAccess,
   roster, register, privateStorage, vcard, lastActivity, flexibleOffline,

@@ -22,6 +22,7 @@ export type UpgradeHandler = (request: IncomingMessage, socket: Duplex, head: Bu
 /** What a handler is known by in `request_handlers` of a listener, and the path its routes are added under. */
 export const HANDLER_PATHS: Readonly<Record<string, string>> = {
   mod_http_upload: '/upload',
+  tidings_status: '/status',
   ejabberd_http_ws: '/ws',
   mod_bosh: '/bosh',
   mod_host_meta: '/.well-known/host-meta',

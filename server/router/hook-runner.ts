@@ -2,6 +2,7 @@
 import type { Jid } from '../../lib/jid.ts'
 import type { Element } from '../../lib/xml/element.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
+import type { Element } from '../../lib/xml/element.ts'
 import type { Session, Taken } from '../sessions/session.ts'
 import type { Delivery, Hooks, WhileInactive } from './hooks.ts'
 
@@ -33,6 +34,7 @@ export class HookRunner implements Hooks {
   readonly #vcardRead: ((owner: string, asker: Jid, vcard: Element) => void)[] = []
   readonly #vcardWritten: ((owner: string, vcard: Element, before: Element | undefined) => void)[] = []
   readonly #privateWritten: ((owner: string, element: Element) => void)[] = []
+  readonly #blocked: ((owner: string, jid: string, item: Element) => void)[] = []
   readonly #removed: ((bareJid: string) => void | Promise<void>)[] = []
   readonly #passwordChanged: ((bareJid: string) => void)[] = []
   readonly #registered: ((bareJid: string) => void | Promise<void>)[] = []
@@ -62,6 +64,7 @@ export class HookRunner implements Hooks {
   vcardRead(handler: (owner: string, asker: Jid, vcard: Element) => void): void { this.#vcardRead.push(handler) }
   vcardWritten(handler: (owner: string, vcard: Element, before: Element | undefined) => void): void { this.#vcardWritten.push(handler) }
   privateWritten(handler: (owner: string, element: Element) => void): void { this.#privateWritten.push(handler) }
+  blocked(handler: (owner: string, jid: string, item: Element) => void): void { this.#blocked.push(handler) }
   accountRemoved(handler: (bareJid: string) => void | Promise<void>): void { this.#removed.push(handler) }
   passwordChanged(handler: (bareJid: string) => void): void { this.#passwordChanged.push(handler) }
   accountRegistered(handler: (bareJid: string) => void | Promise<void>): void { this.#registered.push(handler) }
@@ -121,6 +124,7 @@ export class HookRunner implements Hooks {
   runVcardRead(owner: string, asker: Jid, vcard: Element): void { for (const handler of this.#vcardRead) handler(owner, asker, vcard) }
   runVcardWritten(owner: string, vcard: Element, before: Element | undefined): void { for (const handler of this.#vcardWritten) handler(owner, vcard, before) }
   runPrivateWritten(owner: string, element: Element): void { for (const handler of this.#privateWritten) handler(owner, element) }
+  runBlocked(owner: string, jid: string, item: Element): void { for (const handler of this.#blocked) handler(owner, jid, item) }
   async runAccountRemoved(bareJid: string): Promise<void> { for (const handler of this.#removed) await handler(bareJid) }
   runPasswordChanged(bareJid: string): void { for (const handler of this.#passwordChanged) handler(bareJid) }
   async runAccountRegistered(bareJid: string): Promise<void> { for (const handler of this.#registered) await handler(bareJid) }

@@ -10,6 +10,7 @@
 import type { Jid } from '../../lib/jid.ts'
 import type { Element } from '../../lib/xml/element.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
+import type { Element } from '../../lib/xml/element.ts'
 import type { Session, Taken } from '../sessions/session.ts'
 
 /** A stanza with its route and what was learnt on the way. */
@@ -109,6 +110,8 @@ export interface Hooks {
   /** An account's vCard, or an element of its private storage (XEP-0049), was written, in this turn and by its owner. */
   vcardWritten(handler: (owner: string, vcard: Element, before: Element | undefined) => void): void
   privateWritten(handler: (owner: string, element: Element) => void): void
+  /** A user (a bare JID) blocks an address; `item` is what the client said of it (XEP-0191). */
+  blocked(handler: (owner: string, jid: string, item: Element) => void): void
   /** An account is being removed: erase what belongs to it. */
   accountRemoved(handler: (bareJid: string) => void | Promise<void>): void
   /** The account's password is another now; called in the turn in which that is written. */
