@@ -2,7 +2,6 @@
 import type { Jid } from '../../lib/jid.ts'
 import type { Element } from '../../lib/xml/element.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
-import type { Element } from '../../lib/xml/element.ts'
 import type { Session, Taken } from '../sessions/session.ts'
 import type { Delivery, Hooks, WhileInactive } from './hooks.ts'
 

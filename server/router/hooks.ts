@@ -10,7 +10,6 @@
 import type { Jid } from '../../lib/jid.ts'
 import type { Element } from '../../lib/xml/element.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
-import type { Element } from '../../lib/xml/element.ts'
 import type { Session, Taken } from '../sessions/session.ts'
 
 /** A stanza with its route and what was learnt on the way. */
