@@ -31,6 +31,8 @@ export interface TlsChoices {
   readonly ciphers?: string | undefined
   readonly honorCipherOrder?: boolean | undefined
   readonly dhFile?: string | undefined
+  /** Authorities whose certificates of clients are believed, in PEM; clients are asked for theirs, and need have none. */
+  readonly caFile?: string | undefined
 }
 
 export interface SecureContexts {
@@ -100,11 +102,12 @@ export async function createSecureContexts(options: SecureContextsOptions): Prom
   let anyDomain = new WeakMap<TlsChoices, TLSSocketOptions>()
 
   const optionsForAny = (choices: TlsChoices): TLSSocketOptions => {
+    const asked = certificateRequest(choices)
     const secureContext = loaded.fallback.context(choices)
     // Without a choice nobody need be asked.
-    if (loaded.identities.length + loaded.made.size === 1) return { secureContext }
+    if (loaded.identities.length + loaded.made.size === 1) return { secureContext, ...asked }
     return {
-      secureContext,
+      secureContext, ...asked,
       SNICallback(this: unknown, servername, callback) {
         const identity = identityFor(servername)
         let context: SecureContext
@@ -122,7 +125,7 @@ export async function createSecureContexts(options: SecureContextsOptions): Prom
 
   return {
     optionsFor(choices = NO_CHOICES, domain) {
-      if (domain !== undefined) return { secureContext: identityFor(domain).context(choices) }
+      if (domain !== undefined) return { secureContext: identityFor(domain).context(choices), ...certificateRequest(choices) }
       let options = anyDomain.get(choices)
       if (options === undefined) anyDomain.set(choices, (options = optionsForAny(choices)))
       return options
@@ -254,7 +257,7 @@ function identityOf(certificate: X509Certificate, chain: string, key: string): I
   return identity
 }
 
-/** What the choices are for `createSecureContext`. Throws when the file of DH parameters cannot be read or holds none. */
+/** What the choices are for `createSecureContext`. Throws when the file of DH parameters or that of authorities cannot be read or holds none. */
 export function contextOptions(choices: TlsChoices): SecureContextOptions {
   return {
     dhparam: choices.dhFile === undefined ? 'auto' : readParameters(choices.dhFile),
@@ -263,7 +266,20 @@ export function contextOptions(choices: TlsChoices): SecureContextOptions {
     honorCipherOrder: choices.honorCipherOrder ?? true,
     ...(choices.maxVersion === undefined ? {} : { maxVersion: choices.maxVersion }),
     ...(choices.ciphers === undefined ? {} : { ciphers: choices.ciphers }),
+    // OpenSSL resumes no session with a certificate of the client's whose context has no name.
+    ...(choices.caFile === undefined ? {} : { ca: readAuthorities(choices.caFile), sessionIdContext: 'tidings' }),
   }
+}
+
+/** Whether a client is asked for a certificate; what it is worth is for others to say. */
+function certificateRequest({ caFile }: TlsChoices): Pick<TLSSocketOptions, 'requestCert' | 'rejectUnauthorized'> {
+  return caFile === undefined ? {} : { requestCert: true, rejectUnauthorized: false }
+}
+
+function readAuthorities(file: string): string[] {
+  const certificates = pemBlocks(readFileSync(file, 'utf8')).filter(({ label }) => label.endsWith('CERTIFICATE')).map(({ pem }) => new X509Certificate(pem).toString())
+  if (certificates.length === 0) throw new Error(`no certificate in ${file}`)
+  return certificates
 }
 
 function readParameters(file: string): string {

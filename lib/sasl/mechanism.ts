@@ -4,6 +4,7 @@ import { prepareSecret, type ScramHash, type ScramKeys } from './scram-keys.ts'
 
 /** What SASL asks of the accounts. */
 export interface Credentials {
+  exists(bare: string): boolean | Promise<boolean>
   checkPassword(bare: string, password: string): Promise<boolean>
   scramKeys(bare: string, hash: ScramHash): ScramKeys | undefined | Promise<ScramKeys | undefined>
   /** Keys to show for an account that does not exist, so that its absence is not seen. */
@@ -27,6 +28,8 @@ export interface SaslContext {
   readonly offeredPlus: boolean
   /** The mechanisms offered on this stream, for downgrade protection (XEP-0474); what stands here is not said when left out. */
   readonly offered?: readonly string[]
+  /** Addresses in the certificate that the client has, when one of our authorities stands behind it. */
+  readonly certified?: readonly string[] | undefined
   /** Hashes that SCRAM can be done with here; all when left out. */
   readonly hashes?: readonly ScramHash[] | undefined
   /** Mechanisms turned off by the operator, in any case of letters. */
@@ -58,6 +61,8 @@ export class SaslFailure extends Error {
 
 /** One mechanism's part of an exchange; server.ts keeps the order. */
 export interface Mechanism {
+  /** Whether the client's first message may be empty. */
+  readonly takesNothing?: boolean
   /** Throws a SaslFailure. */
   step(input: Buffer): Promise<Exclude<SaslResult, { kind: 'failure' }>>
 }

@@ -12,6 +12,7 @@ function fakeAccounts(users: Record<string, string>): Credentials {
     for (const hash of SCRAM_HASHES) keys.set(`${hash} ${bare}`, makeScramKeys(hash, prepareSecret(password) ?? '', ITERATIONS))
   }
   return {
+    exists: (bare) => Object.hasOwn(users, bare),
     checkPassword: (bare, password) => Promise.resolve(Object.hasOwn(users, bare) && users[bare] === password),
     scramKeys: (bare, hash) => keys.get(`${hash} ${bare}`),
   }

@@ -1,4 +1,5 @@
 /** SASL for a server (RFC 6120 §6): the mechanisms there are, and the exchange of one login. */
+import { certifiedAccounts, ExternalServer } from './external.ts'
 import { SaslFailure, type Mechanism, type SaslContext, type SaslResult } from './mechanism.ts'
 import { PlainServer } from './plain.ts'
 import { type ScramHash } from './scram-keys.ts'
@@ -7,6 +8,8 @@ import { ScramServer } from './scram.ts'
 export type { ChannelBinding, Credentials, Mechanism, SaslCondition, SaslContext, SaslResult } from './mechanism.ts'
 
 export interface SaslServer {
+  /** Whether an empty first message is one, and the client is not asked for another. */
+  readonly takesNothing: boolean
   /**
    * Takes what the client sent and answers the next challenge or the outcome. The first input is the initial response, or
    * empty when the client sent none.
@@ -28,6 +31,7 @@ function scram(hash: ScramHash, plus: boolean): MechanismSpec {
 
 /** In order of preference: RFC 5802 §6 wants channel binding first. */
 const MECHANISMS: readonly MechanismSpec[] = [
+  { name: 'EXTERNAL', plus: false, start: (context) => new ExternalServer(context) },
   scram('SHA-512', true),
   scram('SHA-256', true),
   scram('SHA-1', true),
@@ -47,6 +51,8 @@ function isPossible({ name, plus, hash }: MechanismSpec, context: SaslContext): 
   if (context.disabled.some((disabled) => disabled.toUpperCase() === name)) return false
   // RFC 6120 §13.8.3: a password in the clear goes over encrypted connections only.
   if (name === 'PLAIN') return context.secure
+  // RFC 6120 §6.3.4: where it is likely to succeed.
+  if (name === 'EXTERNAL') return certifiedAccounts(context).length > 0
   return !plus || (context.channelBinding?.types.length ?? 0) > 0
 }
 
@@ -76,13 +82,15 @@ class ExchangeServer implements SaslServer {
     this.mechanism = mechanism
   }
 
+  get takesNothing(): boolean { return this.mechanism.takesNothing === true }
+
   async step(input: Buffer): Promise<SaslResult> {
     const { state } = this
     if (state === 'busy' || state === 'over') {
       this.state = 'over'
       return { kind: 'failure', condition: 'malformed-request', text: 'The exchange is over' }
     }
-    if (state === 'fresh' && input.length === 0) {
+    if (state === 'fresh' && input.length === 0 && !this.takesNothing) {
       // RFC 4422 §5: all mechanisms here begin with the client, which is asked to when it did not.
       this.state = 'asked'
       return { kind: 'challenge', data: Buffer.alloc(0) }

@@ -2,8 +2,10 @@
 import type { Socket } from 'node:net'
 import tls from 'node:tls'
 import { Jid } from '../../lib/jid.ts'
+import { certifiedAddresses } from '../../lib/net/client-certificate.ts'
 import { shareReads } from '../../lib/net/shared-reads.ts'
 import { channelBindingOf } from '../../lib/sasl/channel-binding.ts'
+import { certifiedAccounts } from '../../lib/sasl/external.ts'
 import { SaslFailure } from '../../lib/sasl/mechanism.ts'
 import { createSaslServer, exchangeOf, mechanismsFor, type SaslContext, type SaslServer } from '../../lib/sasl/server.ts'
 import { randomId } from '../../lib/stanza/ids.ts'
@@ -53,6 +55,7 @@ export class ClientStream implements StreamHandler, Carrier {
   /** The login by SASL2 that goes on, or is done. */
   #login: Login | undefined
   #tasks: PendingTasks | undefined
+  #certified: readonly string[] | undefined
   /** What is to be written waits for the answer to the login. */
   #answering = false
   /** The bare JID that the stream header says it is from. */
@@ -245,8 +248,15 @@ export class ClientStream implements StreamHandler, Carrier {
       disabled: [...host.config.disabledMechanisms, ...host.config.disabledInSasl1],
       hashes: host.config.passwordHashesInSasl1,
       claimed: this.#claimed,
+      certified: this.#certifiedAddresses(),
       attempt: (bare) => { this.#try = this.#c2s.tryLogin(bare, this.address) },
     }
+  }
+
+  #certifiedAddresses(): readonly string[] | undefined {
+    if (this.listen.tlsOptions.caFile === undefined || !this.#secure || !(this.#socket instanceof tls.TLSSocket)) return undefined
+    this.#certified ??= certifiedAddresses(this.#socket) ?? []
+    return this.#certified
   }
 
   streamClosed(): void {
@@ -909,7 +919,7 @@ interface PendingTasks {
 /** XEP-0388 §2.1: how to log in, and what can be had together with that. */
 function sasl2Feature(host: Host, context: SaslContext): string {
   // Of these there are few combinations.
-  const key = `${context.hashes?.join(' ')}|${context.channelBinding?.types.join(' ')}`
+  const key = `${context.hashes?.join(' ')}|${context.channelBinding?.types.join(' ')}|${context.certified !== undefined && certifiedAccounts(context).length > 0}`
   let text = host.sasl2.features.get(key)
   if (text === undefined) host.sasl2.features.set(key, text = sasl2FeatureFor(host, context))
   return text === '' ? '' : `${text}${host.sasl2.offered(context)}</authentication>`

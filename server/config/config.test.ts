@@ -1,5 +1,8 @@
 import { expect } from 'chai'
-import { readFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { generate } from 'selfsigned'
 import { Jid } from '../../lib/jid.ts'
 import { checkModules, formatProblem, globalTable, hostTable, loadConfig, metricsTable, reportsTable, serviceStatusTable, snakeCase, tidingsTable, uploadTable, type Config, type LoadOptions } from './config.ts'
 import { limitTable } from './limits.ts'
@@ -426,11 +429,20 @@ listen:
       ])
     })
 
-    it('keeps saying that client certificates are not asked for', () => {
-      expect(load('hosts: [a.example]\nc2s_cafile: /ca.pem\nlisten:\n  - {port: 1, module: ejabberd_c2s, cafile: /ca.pem}\n').problems).to.deep.equal([
-        "main.yml:2: warning: c2s_cafile: has no effect: client certificates are not asked for, since SASL EXTERNAL is not available.",
-        "main.yml:4: warning: listen.cafile: has no effect: client certificates are not asked for, since SASL EXTERNAL is not available.",
-      ])
+    it('asks clients for certificates where there are authorities for them', async () => {
+      const authority = (await generate([{ name: 'commonName', value: 'Authority' }], { keyType: 'ec', algorithm: 'sha256' })).cert
+      const dir = mkdtempSync(join(tmpdir(), 'tidings-'))
+      writeFileSync(join(dir, 'ca.pem'), authority)
+      writeFileSync(join(dir, 'none.pem'), 'nothing')
+      const ca = join(dir, 'ca.pem')
+      const { config, problems } = load(`hosts: [a.example]\nc2s_cafile: ${ca}\nlisten:\n  - {port: 1, module: ejabberd_c2s, tls_verify: true}\n  - {port: 2, module: ejabberd_c2s, tls_verify: false}\n  - {port: 3, module: ejabberd_http, cafile: ${ca}}\n`)
+      expect(config.listen.map(({ tlsOptions }) => tlsOptions.caFile)).to.deep.equal([ca, undefined, undefined])
+      expect(problems).to.have.length(1)
+      expect(problems[0]).to.match(/^main\.yml:6: warning: listen\.cafile: has no effect/)
+      expect(load('hosts: [a.example]\nlisten:\n  - {port: 1, module: ejabberd_c2s, tls_verify: true}\n').problems[0]).to.match(/^main\.yml:3: warning: listen\.tls_verify: has no effect without cafile/)
+      expect(load(`hosts: [a.example]\nc2s_cafile: ${join(dir, 'none.pem')}\n`).problems[0]).to.match(/error: c2s_cafile: ".*" is not allowed here; expected a file of certificates in PEM/)
+      expect(load(`hosts: [a.example]\nc2s_cafile: ${join(dir, 'gone.pem')}\n`).problems[0]).to.match(/error: c2s_cafile: ".*" does not exist/)
+      rmSync(dir, { recursive: true })
     })
 
     it('reads Unix sockets with their rights, and the PROXY protocol', () => {

@@ -111,7 +111,7 @@ const clientTable: OptionTable<Omit<Listener, 'request_handlers' | 'custom_heade
   starttls: { type: bool(), default: false, help: 'Whether STARTTLS is offered.' },
   starttls_required: { type: bool(), default: false, help: 'Whether nothing but STARTTLS is allowed on a plain connection.' },
   zlib: { type: bool(), default: false, help: 'Stream compression is not offered (XEP-0138 is unsafe under TLS).' },
-  tls_verify: { type: bool(), default: false, help: 'Client certificates are not asked for.' },
+  tls_verify: { type: bool(), default: false, help: 'Set to false, clients are not asked for certificates here although there is a cafile.' },
   allow_unencrypted_sasl2: { type: bool(), default: false, help: 'Unused.' },
   max_stanza_size: { type: size({ min: 1 }), default: 0, help: 'Bytes of one stanza after login.' },
   max_stanza_elements: { type: elements, default: 0, help: 'Elements of one stanza after login.' },
@@ -193,10 +193,8 @@ function readListener(node: MapNode, context: ListenContext, certfiles: { path: 
   })
   const { options } = read
   problems.push(...read.problems)
-  for (const name of ['zlib', 'tls_verify'] as const) {
-    const item = entryOf(current, name)
-    if (item && options[name]) report(item, `listen.${name}`, 'warning', name === 'zlib' ? 'has no effect: streams are not compressed.' : 'has no effect: client certificates are not asked for.')
-  }
+  const zlib = entryOf(current, 'zlib')
+  if (zlib && options.zlib) report(zlib, 'listen.zlib', 'warning', 'has no effect: streams are not compressed.')
   const bounded = { max_stanza_size: 'stanza_bytes', pre_auth_max_stanza_size: 'pre_auth_stanza_bytes', max_stanza_elements: 'children', pre_auth_max_stanza_elements: 'children' } as const
   for (const [name, limit] of Object.entries(bounded) as [keyof typeof bounded, string][]) {
     const item = entryOf(current, name)
@@ -221,10 +219,16 @@ function readListener(node: MapNode, context: ListenContext, certfiles: { path: 
   const unixPath = typeof options.port === 'string' ? resolve(context.folder, options.port) : undefined
   const rights = entryOf(current, 'unix_socket')
   if (rights && unixPath === undefined) report(rights, 'listen.unix_socket', 'warning', 'has no effect: port is not "unix:/path".')
-  const tlsOptions = readTls({
+  const tlsRead = readTls({
     c2s_ciphers: options.ciphers ?? '', c2s_dhfile: options.dhfile ?? '', c2s_cafile: options.cafile ?? '',
     c2s_protocol_options: options.protocol_options ?? [], c2s_tls_compression: options.tls_compression ?? false,
   }, '', context.folder, current, problems, module === 'ejabberd_c2s' ? context.c2sTls : undefined)
+  const verify = entryOf(current, 'tls_verify')
+  if (verify && options.tls_verify && tlsRead.caFile === undefined) report(verify, 'listen.tls_verify', 'warning', 'has no effect without cafile or c2s_cafile, which say whose certificates are believed.')
+  const cafile = entryOf(current, 'cafile')
+  if (cafile && module !== 'ejabberd_c2s') report(cafile, 'listen.cafile', 'warning', 'has no effect: certificates are asked of clients of ejabberd_c2s alone.')
+  const asksNobody = module !== 'ejabberd_c2s' || (verify !== undefined && options.tls_verify === false)
+  const tlsOptions = asksNobody ? { ...tlsRead, caFile: undefined } : tlsRead
   return {
     port: typeof options.port === 'number' ? options.port : 0,
     unixPath,

@@ -34,7 +34,7 @@ export function tlsTable(_prefix: 'c2s_'): OptionTable<TlsNames> {
   return {
     c2s_ciphers: { type: ciphers(), default: '', help: 'TLS ciphers in OpenSSL\'s notation.' },
     c2s_dhfile: { type: text(), default: '', help: 'File of Diffie-Hellman parameters.' },
-    c2s_cafile: { type: text(), default: '', help: 'Unused.', ignored: 'has no effect: client certificates are not asked for, since SASL EXTERNAL is not available.' },
+    c2s_cafile: { type: text(), default: '', help: 'File of the authorities whose certificates clients log in with (SASL EXTERNAL); clients are asked for theirs where it is set.' },
     c2s_protocol_options: { type: list(protocolOption), default: [], help: 'TLS versions that are off. TLS below 1.2 is always off (RFC 8996).' },
     c2s_tls_compression: { type: bool(), default: false, help: 'TLS compression is always off.' },
   }
@@ -93,5 +93,11 @@ export function readTls(options: TlsNames, prefix: string, folder: string, node:
     problems.push({ ...at('dhfile'), level: 'error', text: `"${options.c2s_dhfile}" is not allowed here; expected a file of Diffie-Hellman parameters (${badFile}).` })
     dhFile = undefined
   }
-  return { ...versions, ciphers, dhFile: dhFile ?? base?.dhFile }
+  let caFile = fileOf('cafile', options.c2s_cafile)
+  const badAuthorities = caFile === undefined ? undefined : refusal({ caFile })
+  if (badAuthorities !== undefined) {
+    problems.push({ ...at('cafile'), level: 'error', text: `"${options.c2s_cafile}" is not allowed here; expected a file of certificates in PEM (${badAuthorities}).` })
+    caFile = undefined
+  }
+  return { ...versions, ciphers, dhFile: dhFile ?? base?.dhFile, caFile: caFile ?? base?.caFile }
 }
