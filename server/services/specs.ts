@@ -17,6 +17,7 @@ const CORE: readonly Spec[] = [
   { rfc: 7677, status: 'complete' },
   { rfc: 5929, status: 'partial', note: 'tls-server-end-point' },
   { rfc: 9266, status: 'complete' },
+  { xep: 178, version: '1.2', status: 'partial', note: 'clients; no server-to-server streams yet' },
   { xep: 388, version: '1.0.4', status: 'complete' },
   { xep: 386, version: '1.1.0', status: 'complete' },
   { xep: 440, version: '1.0.0', status: 'complete' },
