@@ -6,6 +6,7 @@ import type { Recent } from '../lib/recent.ts'
 import type { StreamError } from '../lib/stream/errors.ts'
 import type { Bind2, FailedLogins, Login, LoginWatcher, Logins, Nonzas, Resumption, Sasl2, StreamFeatures, Task } from './extensions/extension.ts'
 import type { Commands } from './extensions/commands-registry.ts'
+import type { HostAccountData } from './accounts/account-data.ts'
 import type { HostDisco } from './extensions/disco-registry.ts'
 import type { HostConfig } from './config/config.ts'
 import type { Presence } from './sessions/presence.ts'
@@ -138,6 +139,7 @@ export interface Host {
   readonly logins: HostLogins
   readonly sasl2: HostSasl2
   readonly bind2: HostBind2
+  readonly accountData: HostAccountData
   readonly presence: Presence
   /** XEP-0198, when it is on. */
   streamManagement: Resumption | undefined

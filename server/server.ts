@@ -6,7 +6,8 @@ import { Recent } from '../lib/recent.ts'
 import { StanzaError } from '../lib/stanza/errors.ts'
 import { makeStanza, type Stanza } from '../lib/stanza/stanza.ts'
 import { StreamError } from '../lib/stream/errors.ts'
-import { AccountError, createAccounts, type Accounts } from './accounts/accounts.ts'
+import { HostAccountData } from './accounts/account-data.ts'
+import { AccountError, createAccounts, type Accounts, type ScramKeySet } from './accounts/accounts.ts'
 import { createTokens } from './accounts/tokens.ts'
 import { C2s, type ClientListener } from './c2s/c2s.ts'
 import type { Config, ListenConfig } from './config/config.ts'
@@ -65,7 +66,7 @@ export interface Server extends AsyncDisposable {
   /** What is listened on. */
   readonly ports: readonly ServerPort[]
   /** Adds an account and tells the extensions. */
-  register(bareJid: string, password: string): Promise<void>
+  register(bareJid: string, password: string | ScramKeySet): Promise<void>
   /** Removes an account with all that belongs to it, and ends its sessions. */
   unregister(bareJid: string): Promise<void>
   /**
@@ -187,7 +188,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       onUnavailable: (session) => hooks.runUnavailable(session),
     })
     const commands = createCommands({ jid: name, iq, disco, now })
-    const host: Host = { name, config: hostConfig, hooks, iq, disco, commands, features: new HostFeatures(), nonzas: new HostNonzas(), logins: new HostLogins(failedLogins), sasl2: new HostSasl2(), bind2: new HostBind2(), presence, streamManagement: undefined, stops: [] }
+    const host: Host = { name, config: hostConfig, hooks, iq, disco, commands, features: new HostFeatures(), nonzas: new HostNonzas(), logins: new HostLogins(failedLogins), sasl2: new HostSasl2(), bind2: new HostBind2(), accountData: new HostAccountData(), presence, streamManagement: undefined, stops: [] }
     const isOn = (extension: Extension): boolean => extension.ejabberd === undefined || hostConfig.modules.has(extension.ejabberd)
     for (const extension of extensions) {
       if (!isOn(extension)) continue
@@ -206,6 +207,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       sessions, rosters, capabilities, pep, tell: host.hooks, storage, http, log, metrics, limits, now,
       access: host.config.access, config: host.config,
       accounts: { ...accounts, register, unregister },
+      accountData: host.accountData,
       router: {
         route: (stanza, options) => void router.route(stanza, undefined, options?.durable),
         service(domain, handler) {
@@ -321,7 +323,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   /** Accounts that are being removed. */
   const removing = new Set<string>()
 
-  async function register(bareJid: string, password: string): Promise<void> {
+  async function register(bareJid: string, password: string | ScramKeySet): Promise<void> {
     // What the last owner of this name left is still being removed.
     if (removing.has(bareJid)) throw new AccountError('conflict')
     await accounts.register(bareJid, password)

@@ -61,6 +61,14 @@ export function nextMessageId(nowMs: number = Date.now()): string {
   return lastId.latin1Slice(0, ID_DIGITS)
 }
 
+/** An id for a message of the past, from elsewhere: those of a millisecond sort by `sequence`. */
+export function pastMessageId(ms: number, sequence: number): string {
+  let text = digits(Math.max(0, Math.floor(ms)), TIME_DIGITS) + digits(sequence % SEQUENCE_MAX, SEQUENCE_DIGITS) + '00'
+  const from = nextRandom(RANDOM_DIGITS)
+  for (let i = 0; i < RANDOM_DIGITS; i++) text += DIGITS[(random[from + i] as number) % 32]
+  return text
+}
+
 /** Milliseconds of the id made last. */
 export function timeOfLastId(): number {
   return lastMs

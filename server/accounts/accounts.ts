@@ -9,6 +9,7 @@ import { makeDecoyKeys, makeScramKeys, prepareSecret, SCRAM_HASHES, type ScramHa
 import { type Key, type MaybePromise, type Records, type Value } from '../storage/shapes.ts'
 
 export type { ScramHash, ScramKeys }
+export type ScramKeySet = Readonly<Partial<Record<ScramHash, ScramKeys>>>
 
 export type AccountProblem = 'conflict' | 'not-acceptable' | 'item-not-found'
 
@@ -25,8 +26,11 @@ export class AccountError extends Error {
 /** What changes an account resolves when the change is on stable storage. */
 export interface Accounts {
   exists(bare: string): MaybePromise<boolean>
-  /** Throws an AccountError: `conflict` when the account exists, `not-acceptable` for a name or password that cannot be. */
-  register(bare: string, password: string): Promise<void>
+  /**
+   * Throws an AccountError: `conflict` when the account exists, `not-acceptable` for a name or password that cannot be. What is kept of
+   * a password will do in its place, for accounts that come from another server.
+   */
+  register(bare: string, password: string | ScramKeySet): Promise<void>
   /** Removes the account itself; nothing happens when there is none. What belongs to it is removed by the caller's hooks. */
   unregister(bare: string): Promise<void>
   /** Throws an AccountError: `item-not-found` without an account, `not-acceptable` for a password that cannot be. */
@@ -97,16 +101,16 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     return known.get(bare) !== undefined || then(find(bare), (account) => account !== undefined)
   }
 
-  async function register(bare: string, password: string): Promise<void> {
+  async function register(bare: string, password: string | ScramKeySet): Promise<void> {
     const key = keyOf(bare)
     if (key === undefined) throw new AccountError('not-acceptable', 'This name cannot be an account')
-    const secret = acceptable(password)
+    const secret = typeof password === 'string' ? acceptable(password) : password
     const taken = (await find(bare)) !== undefined
     if (taken || registering.has(bare)) throw new AccountError('conflict')
     registering.add(bare)
     try {
       const [host] = key as [string]
-      const keys = await makeKeys(secret, hashesOf(host))
+      const keys = typeof secret === 'string' ? await makeKeys(secret, hashesOf(host)) : secret
       write(bare, key, { created: now(), keys })
       const count = counts.get(host)
       if (count !== undefined) counts.set(host, count + 1)

@@ -4,6 +4,7 @@ import { Jid, JidError } from '../../lib/jid.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
 import { AccountError, type Accounts } from '../accounts/accounts.ts'
 import type { Session } from '../sessions/session.ts'
+import { exportHosts, exportUserTo, importFile, type MovingParts } from './piefxis.ts'
 
 export interface AdminResult {
   /** 0 done (or yes), 1 failed (or no), 2 called the wrong way. */
@@ -18,6 +19,8 @@ export interface AdminParts {
   register(bareJid: string, password: string): Promise<void>
   /** Removes the account and all that belongs to it. */
   unregister(bareJid: string): Promise<void>
+  /** What accounts have, where the extensions are that know it. */
+  readonly moving?: MovingParts
   readonly running?: {
     readonly sessions: { all(): Iterable<Session>; of(bareJid: string): readonly Session[] }
     status(): { readonly healthy: boolean; readonly sessions: number; readonly uptimeMs: number; readonly storage: { readonly driver: string; readonly problem?: string } }
@@ -42,6 +45,9 @@ export interface Admin {
   run(name: string, args: readonly string[]): Promise<AdminResult>
 }
 
+/** Problems of an import that are told. */
+const PROBLEMS_MAX = 1000
+
 class Refused extends Error {}
 
 /** The name, arguments and one line of help of each operation, for usage texts. */
@@ -51,6 +57,10 @@ export const OPERATIONS: readonly { readonly name: string; readonly args: readon
   { name: 'change_password', args: ['user', 'host', 'password'], help: 'Give an account another password.' },
   { name: 'check_account', args: ['user', 'host'], help: 'Succeed when the account exists.' },
   { name: 'check_password', args: ['user', 'host', 'password'], help: 'Succeed when the password is right.' },
+  { name: 'export_piefxis', args: ['dir'], help: 'Write all accounts with what they have into files (XEP-0227).' },
+  { name: 'export_piefxis_host', args: ['dir', 'host'], help: 'The same of one host.' },
+  { name: 'export_piefxis_user', args: ['file', 'user', 'host'], help: 'The same of one account, into one file.' },
+  { name: 'import_piefxis', args: ['file'], help: 'Take in the accounts of such a file, and of those that it includes.' },
   { name: 'registered_users', args: ['host'], help: 'List the accounts of a host.' },
   { name: 'registered_vhosts', args: [], help: 'List the hosts.' },
   { name: 'stats', args: ['name'], help: 'One of registeredusers, onlineusers, uptimeseconds.' },
@@ -92,6 +102,14 @@ export function createAdmin(parts: AdminParts): Admin {
     const status = parts.running?.status()
     if (status?.healthy === false) throw new Refused(`The server cannot store anything at the moment: ${status.storage.problem ?? 'its storage fails'}`)
   }
+  const moving = (): MovingParts => {
+    if (parts.moving === undefined) throw new Refused('The server is not running')
+    return parts.moving
+  }
+  const exportInto = async (dir: string, hosts: readonly string[]): Promise<AdminResult> => {
+    const { file, accounts } = await exportHosts(moving(), dir, hosts)
+    return done(`${accounts} accounts exported to ${file}`)
+  }
   const sessions = (): Session[] => [...running().sessions.all()]
   const names = (list: Iterable<Session>): AdminResult => done(...[...list].map((session) => session.jid.toString()).sort())
   const kick = (list: readonly Session[], reason: string): void => { for (const session of list) session.close(new StreamError('policy-violation', reason)) }
@@ -114,6 +132,17 @@ export function createAdmin(parts: AdminParts): Admin {
       writable()
       await parts.accounts.setPassword(bare, password)
       return done()
+    },
+    export_piefxis: ([dir = '']) => exportInto(dir, parts.hosts()),
+    export_piefxis_host: ([dir = '', host = '']) => exportInto(dir, [onHost(host)]),
+    async export_piefxis_user([file = '', user = '', host = '']) {
+      await exportUserTo(moving(), file, await existing(user, host))
+      return done()
+    },
+    async import_piefxis([file = '']) {
+      writable()
+      const { accounts, problems } = await importFile(moving(), file)
+      return done(...problems.slice(0, PROBLEMS_MAX), ...(problems.length > PROBLEMS_MAX ? [`and ${problems.length - PROBLEMS_MAX} more problems`] : []), `${accounts} accounts imported`)
     },
     async check_account([user = '', host = '']) {
       return { code: (await parts.accounts.exists(account(user, host))) ? 0 : 1, lines: [] }

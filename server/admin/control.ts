@@ -61,7 +61,10 @@ function serve(socket: Socket, admin: Admin, log: Log): void {
       const line = received.slice(0, end)
       received = received.slice(end + 1)
       work = work.then(async () => {
+        // An export takes as long as it takes.
+        socket.setTimeout(0)
         const result = await answerTo(line, admin, log)
+        socket.setTimeout(IDLE_MS)
         if (socket.writable) socket.write(`${JSON.stringify(result)}\n`)
       })
     }

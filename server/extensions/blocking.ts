@@ -8,6 +8,8 @@ import type { Session } from '../sessions/session.ts'
 import { defineExtension, type IqRequest } from './extension.ts'
 
 const NS = 'urn:xmpp:blocking'
+/** XEP-0016 */
+const PRIVACY_NS = 'jabber:iq:privacy'
 const BLOCKED_XML = "<blocked xmlns='urn:xmpp:blocking:errors'/>"
 /** Key [owner]; value: the blocked JIDs. */
 const TABLE = 'blocked'
@@ -23,8 +25,8 @@ export const blocking = defineExtension({
   ejabberd: 'mod_blocking',
   specs: [{ xep: 191, version: '1.3', status: 'complete' }],
   features: [NS],
-  needs: ['host', 'iq', 'disco', 'hooks', 'blocked', 'router', 'sessions', 'rosters', 'storage'],
-  start({ host, iq, disco, hooks, blocked, router, sessions, rosters, storage }) {
+  needs: ['host', 'iq', 'disco', 'hooks', 'blocked', 'router', 'sessions', 'rosters', 'storage', 'accountData'],
+  start({ host, iq, disco, hooks, blocked, router, sessions, rosters, storage, accountData }) {
     const { records } = storage
     const cache = new Map<string, ReadonlySet<string>>()
     disco.feature('account', NS)
@@ -113,6 +115,25 @@ export const blocking = defineExtension({
     hooks.accountRemoved((owner) => {
       cache.delete(owner)
       records.delete(TABLE, [owner])
+    })
+
+    // XEP-0227 knows privacy lists alone; what is blocked is one of them, and readers of ours take the list of XEP-0191 too.
+    accountData.exports(async function* (owner) {
+      const list = [...await load(owner)]
+      if (list.length === 0) return
+      const items = list.map((jid, at) => xml('item', { type: 'jid', value: jid, action: 'deny', order: at + 1 }))
+      yield xml('query', { xmlns: PRIVACY_NS }, xml('default', { name: 'blocked' }), xml('list', { name: 'blocked' }, items, xml('item', { action: 'allow', order: list.length + 1 }))).toString()
+    })
+    const take = async (owner: string, jids: readonly (string | undefined)[]): Promise<void> => {
+      const known = jids.map((jid) => Jid.tryParse(jid ?? '')?.toString()).filter((jid) => jid !== undefined)
+      save(owner, new Set([...await load(owner), ...known].slice(0, BLOCKED_MAX)))
+    }
+    accountData.imports(`${NS} blocklist`, (owner, list) => take(owner, list.getChildren('item').map((item) => item.attrs['jid'])))
+    accountData.imports(`${PRIVACY_NS} query`, (owner, query) => {
+      const name = query.getChild('default')?.attrs['name']
+      const items = query.getChildren('list').find((list) => list.attrs['name'] === name)?.getChildren('item') ?? []
+      // Rules for all that an address sends; of others there is no equal here.
+      return take(owner, items.filter(({ attrs, children }) => attrs['type'] === 'jid' && attrs['action'] === 'deny' && children.length === 0).map((item) => item.attrs['value']))
     })
 
     function save(owner: string, list: ReadonlySet<string>): void {

@@ -5,6 +5,7 @@ import type { Jid } from '../../lib/jid.ts'
 import type { Recent } from '../../lib/recent.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
 import type { StreamError } from '../../lib/stream/errors.ts'
+import type { AccountData } from '../accounts/account-data.ts'
 import type { Accounts } from '../accounts/accounts.ts'
 import type { Tokens } from '../accounts/tokens.ts'
 import type { Access } from '../config/access.ts'
@@ -274,6 +275,8 @@ export interface Parts {
   /** Broadcasts the presence of a session of this host again. */
   announce(session: Session): void
   accounts: Accounts
+  /** What accounts take along when they move (XEP-0227). */
+  accountData: AccountData
   access: Access
   storage: Storage
   http: HttpRoutes

@@ -5,6 +5,7 @@ import { makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
 import { parseElement } from '../../lib/xml/build.ts'
 import type { Element } from '../../lib/xml/element.ts'
 import { stanzaOf } from '../../lib/stanza/stanza.ts'
+import { HostAccountData } from '../accounts/account-data.ts'
 import { createAccounts } from '../accounts/accounts.ts'
 import { createTokens } from '../accounts/tokens.ts'
 import { defaultLimits } from '../config/limits.ts'
@@ -69,6 +70,7 @@ export function fakeParts(host = 'example.net') {
   const sasl2 = new HostSasl2()
   const bind2 = new HostBind2()
   const tokens = createTokens(storage.records, { now: () => clock.now })
+  const accountData = new HostAccountData()
   const lasting = new Map<string, unknown>()
   const personal = new Map<string, PersonalNodes>()
   const parts: Parts = {
@@ -76,7 +78,7 @@ export function fakeParts(host = 'example.net') {
     capabilities: createCapabilities((request, timeoutMs) => pending.request(request, timeoutMs)),
     pep: { of: (of) => personal.get(of), provide: (of, nodes) => { personal.set(of, nodes); return () => void personal.delete(of) } },
     announce: () => undefined,
-    host, iq, disco, commands, hooks, rosters, accounts, storage, log, features, nonzas, logins, sasl2, bind2, tokens,
+    host, iq, disco, commands, hooks, rosters, accounts, accountData, storage, log, features, nonzas, logins, sasl2, bind2, tokens,
     access: { allows: (rule) => allowed.rules(rule), value: () => undefined, shaper: () => undefined },
     router: {
       route: (each) => { routed.push(each) },
@@ -109,7 +111,7 @@ export function fakeParts(host = 'example.net') {
   }
 
   return {
-    parts, routed, hooks, disco, commands, rosters, storage, accounts, tasks, resumptions, clock, allowed, features, nonzas, logins, sasl2, bind2, tokens, pending,
+    parts, routed, hooks, disco, commands, rosters, storage, accounts, accountData, tasks, resumptions, clock, allowed, features, nonzas, logins, sasl2, bind2, tokens, pending,
 
     /** Starts an extension with the defaults of its options and these, and with `others` in place of these parts. */
     start<Options>(extension: Extension<never, Options> | Extension<keyof Parts, Options> | { start: unknown; options?: unknown; features?: readonly string[] }, options: Record<string, unknown> = {}, others: Partial<Parts> = {}): void {

@@ -3,6 +3,7 @@ import { Jid } from '../../lib/jid.ts'
 import { nextMessageId, timeOfMessageId } from '../../lib/stanza/ids.ts'
 import { readStanza } from '../../lib/stanza/read.ts'
 import { makeStanza } from '../../lib/stanza/stanza.ts'
+import { HostAccountData } from '../accounts/account-data.ts'
 import { HostBind2 } from '../host.ts'
 import { HookRunner } from '../router/hook-runner.ts'
 import type { Delivery } from '../router/hooks.ts'
@@ -21,7 +22,7 @@ function setUp(options: Partial<OfflineOptions> = {}, max: number | undefined = 
   const online: Session[] = []
   const hooks = new HookRunner()
   const bind2 = new HostBind2()
-  offline.start({ host: 'capulet.example', hooks, bind2, storage, sessions: { of: () => online, available: () => online.filter((session) => session.takesMessages) }, access: { value: () => max, allows: () => true, shaper: () => undefined }, metrics: { counter: () => ({ inc() {} }) }, log: QUIET, waiting() {}, lasting: <Value>(_name: string, make: () => Value): Value => make() } as unknown as Parts, { ...OPTIONS, ...options })
+  offline.start({ host: 'capulet.example', hooks, bind2, storage, accountData: new HostAccountData(), sessions: { of: () => online, available: () => online.filter((session) => session.takesMessages) }, access: { value: () => max, allows: () => true, shaper: () => undefined }, metrics: { counter: () => ({ inc() {} }) }, log: QUIET, waiting() {}, lasting: <Value>(_name: string, make: () => Value): Value => make() } as unknown as Parts, { ...OPTIONS, ...options })
   const delivery = (content: string, type = 'chat', changes: Partial<Delivery> = {}): Delivery => {
     const id = nextMessageId()
     return {

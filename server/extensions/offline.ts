@@ -1,13 +1,16 @@
 // XEP-0160: Best Practices for Handling Offline Messages, version 1.0.1 (2016-10-07)
 import { withDelay } from '../../lib/stanza/delay.ts'
 import { readStanza } from '../../lib/stanza/read.ts'
-import { CLIENT_NS, type Stanza } from '../../lib/stanza/stanza.ts'
+import { nextMessageId } from '../../lib/stanza/ids.ts'
+import { CLIENT_NS, type Stanza, stanzaOf } from '../../lib/stanza/stanza.ts'
 import { bool, oneOf, shaperRule } from '../config/options.ts'
 import type { Delivery } from '../router/hooks.ts'
 import type { Session, Taken } from '../sessions/session.ts'
 import type { QueuedStanza } from '../storage/shapes.ts'
 import { defineExtension } from './extension.ts'
 
+/** XEP-0227 */
+const PIE_NS = 'urn:xmpp:pie:0'
 const HINTS_NS = 'urn:xmpp:hints'
 const CHAT_STATES_NS = 'http://jabber.org/protocol/chatstates'
 const STANZA_ID_NS = 'urn:xmpp:sid:0'
@@ -31,7 +34,7 @@ export const offline = defineExtension({
   ejabberd: 'mod_offline',
   specs: [{ xep: 160, version: '1.0.1', status: 'complete' }],
   features: ['msgoffline'],
-  needs: ['host', 'hooks', 'bind2', 'waiting', 'sessions', 'storage', 'access', 'metrics', 'log', 'lasting'],
+  needs: ['host', 'hooks', 'bind2', 'waiting', 'sessions', 'storage', 'access', 'metrics', 'log', 'lasting', 'accountData'],
   options: {
     access_max_user_messages: { type: shaperRule(), default: 'max_user_offline_messages', help: 'How many messages are kept for an account: the name of a shaper rule, or a number. What comes back from a session that ended is kept beyond it.' },
     store_empty_body: { type: oneOf('true', 'false', 'unless_chat_state'), default: 'unless_chat_state', help: 'Whether messages without a body are kept.' },
@@ -39,7 +42,7 @@ export const offline = defineExtension({
     bounce_groupchat: { type: bool(), default: false, help: 'Answer messages of type groupchat that are not kept with an error.' },
     use_mam_for_storage: { type: bool(), default: false, help: 'Take offline messages from the archive.', ignored: 'has no effect: offline messages have a list of their own, whether the archive has them too or not.' },
   },
-  start({ host, hooks, bind2, waiting, sessions, storage, access, metrics, log, lasting }, options: OfflineOptions) {
+  start({ host, hooks, bind2, waiting, sessions, storage, access, metrics, log, lasting, accountData }, options: OfflineOptions) {
     const { offline: queue } = storage
     const stored = metrics.counter('tidings_offline_stored_total', 'Messages kept for accounts that were away')
     const refused = metrics.counter('tidings_offline_refused_total', 'Messages refused because the list of an account was full')
@@ -172,6 +175,23 @@ export const offline = defineExtension({
         const last = page.at(-1)
         if (page.length < PAGE || last === undefined) return undefined
         page = await queue.list(owner, PAGE, last.id)
+      }
+    })
+    accountData.exports(async function* (owner) {
+      let after: string | undefined
+      for (;;) {
+        const page = await queue.list(owner, PAGE, after)
+        if (page.length > 0 && after === undefined) yield `<offline-messages xmlns='${PIE_NS}'>`
+        for (const { bytes } of page) yield bytes.toString().replace(/^<message(?! xmlns=)/, `<message xmlns='${CLIENT_NS}'`)
+        after = page.at(-1)?.id ?? after
+        if (page.length < PAGE) break
+      }
+      if (after !== undefined) yield '</offline-messages>'
+    })
+    accountData.imports(`${PIE_NS} offline-messages`, (owner, list) => {
+      for (const message of list.getChildren('message', CLIENT_NS)) {
+        const { xmlns: _xmlns, ...attrs } = message.attrs
+        queue.push(owner, { id: nextMessageId(), bytes: stanzaOf('message', { ...attrs, to: owner }, ...message.getChildElements()).bytes() })
       }
     })
     hooks.accountRemoved(async (owner) => {

@@ -18,8 +18,8 @@ export const privateStorage = defineExtension({
   ejabberd: 'mod_private',
   specs: [{ xep: 49, version: '1.2', status: 'complete' }],
   features: [NS],
-  needs: ['iq', 'disco', 'hooks', 'storage', 'tell'],
-  start({ iq, disco, hooks, storage, tell }) {
+  needs: ['iq', 'disco', 'hooks', 'storage', 'tell', 'accountData'],
+  start({ iq, disco, hooks, storage, tell, accountData }) {
     const { records } = storage
     disco.feature('account', NS)
 
@@ -58,6 +58,17 @@ export const privateStorage = defineExtension({
         tell.runPrivateWritten(owner, element)
       }
       await storage.committed() // the result says that it is safe
+    })
+
+    accountData.exports(async function* (owner) {
+      const kept = (await records.range(TABLE, [owner])).map(({ value }) => value as string)
+      if (kept.length > 0) yield `<query xmlns='${NS}'>${kept.join('')}</query>`
+    })
+    accountData.imports(`${NS} query`, (owner, query) => {
+      for (const element of query.getChildElements().slice(0, ELEMENTS_MAX)) {
+        const text = standalone(element).toString()
+        if (Buffer.byteLength(text) <= ELEMENT_BYTES_MAX) records.put(TABLE, [owner, namespaceOf(element.getNS()), element.getName()], text)
+      }
     })
 
     hooks.accountRemoved(async (owner) => { await records.deleteRange(TABLE, [owner]) })

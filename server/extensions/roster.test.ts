@@ -1,6 +1,7 @@
 import { expect } from 'chai'
 import { Jid } from '../../lib/jid.ts'
 import { makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
+import { HostAccountData } from '../accounts/account-data.ts'
 import { type Access } from '../config/access.ts'
 import { createLog } from '../log.ts'
 import { HookRunner } from '../router/hook-runner.ts'
@@ -42,6 +43,7 @@ function stage({ versioning = true, allowed = true } = {}) {
     rosters,
     access,
     features: { beforeLogin: () => undefined, afterLogin: (feature) => { offered.push(feature()) } },
+    accountData: new HostAccountData(),
     router: {
       route: (stanza) => { routed.push(`${stanza.type} ${stanza.from} > ${stanza.to}`) },
       service: () => undefined,

@@ -2,7 +2,7 @@
 import { Jid } from '../../lib/jid.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { randomId } from '../../lib/stanza/ids.ts'
-import { makeStanza } from '../../lib/stanza/stanza.ts'
+import { makeStanza, stanzaOf } from '../../lib/stanza/stanza.ts'
 import { escapeXml, xml, type Element } from '../../lib/xml/element.ts'
 import { accessRule, bool } from '../config/options.ts'
 import { seen, sees, type Roster, type RosterChange, type RosterItem } from '../sessions/rosters.ts'
@@ -13,19 +13,20 @@ export const ROSTER_NS = 'jabber:iq:roster'
 /** Characters of a name or group (RFC 6121 §2.3.3: the server's own limit). */
 const NAME_MAX = 1023
 const GROUPS_MAX = 50
+const SUBSCRIPTIONS = ['none', 'to', 'from', 'both'] as const
 
 export const roster = defineExtension({
   name: 'roster',
   ejabberd: 'mod_roster',
   specs: [{ rfc: 6121, status: 'complete', note: '§2' }, { xep: 237, version: '1.3', status: 'complete' }],
   features: [ROSTER_NS],
-  needs: ['host', 'iq', 'features', 'hooks', 'router', 'sessions', 'rosters', 'access'],
+  needs: ['host', 'iq', 'features', 'hooks', 'router', 'sessions', 'rosters', 'access', 'accountData'],
   options: {
     versioning: { type: bool(), default: false, help: 'Sends only the changes to clients that have an earlier roster (XEP-0237).' },
     access: { type: accessRule(), default: 'all', help: 'Who may change their roster.' },
     store_current_id: { type: bool(), default: false, help: 'Versions are always stored.', ignored: 'has no effect: versions are always stored.' },
   },
-  start({ host, iq, features, hooks, router, sessions, rosters, access }, options) {
+  start({ host, iq, features, hooks, router, sessions, rosters, access, accountData }, options) {
     if (options.versioning) features.afterLogin(() => "<ver xmlns='urn:xmpp:features:rosterver'/>") // RFC 6121 §2.6.1
     features.afterLogin(() => "<sub xmlns='urn:xmpp:features:pre-approval'/>") // RFC 6121 §3.4.1
 
@@ -102,6 +103,28 @@ export const roster = defineExtension({
       for (const item of items) endSubscriptions(owner, item)
     })
 
+    accountData.exports(function* (owner) {
+      const current = rosters.get(owner)
+      if (current.items.size > 0) yield queryOf(current, false).toString()
+      for (const request of rosters.pendingRequests(owner)) yield standaloneRequest(request)
+    })
+    accountData.imports(`${ROSTER_NS} query`, (owner, query) => {
+      for (const element of query.getChildren('item')) {
+        const contact = Jid.tryParse(element.attrs['jid'] ?? '')?.bare
+        if (contact === undefined || contact === owner) continue
+        const subscription = SUBSCRIPTIONS.find((each) => each === element.attrs['subscription']) ?? 'none'
+        const { hidden: _hidden, ...item } = edited(rosters.item(owner, contact), contact, element)
+        rosters.set(owner, { ...item, subscription, ask: element.attrs['ask'] === 'subscribe', approved: element.attrs['approved'] === 'true' })
+      }
+    })
+    accountData.imports('jabber:client presence', (owner, presence) => {
+      const contact = Jid.tryParse(presence.attrs['from'] ?? '')?.bare
+      if (contact === undefined || presence.attrs['type'] !== 'subscribe') throw new Error('the presence is no request of a contact')
+      const known = rosters.item(owner, contact)
+      const request = stanzaOf('presence', { ...presence.attrs, xmlns: undefined, from: contact, to: owner }, ...presence.getChildElements()).toString()
+      rosters.set(owner, { ...known ?? { jid: contact, subscription: 'none', ask: false, approved: false, groups: [], hidden: true }, pendingIn: request })
+    })
+
     // RFC 6121 §2.1.6: a push to each resource that has asked for the roster. All hosts share the rosters; we push for ours.
     return rosters.onChange((owner, change) => {
       if (!ownedBy(owner, host)) return
@@ -118,6 +141,11 @@ function queryOf(current: Roster, versioning: boolean): Element {
   const query = xml('query', { xmlns: ROSTER_NS, ver: versioning ? current.version : undefined })
   for (const item of current.items.values()) if (!item.hidden) query.append(itemElement(item))
   return query
+}
+
+/** A stored request, as it stands outside a stream. */
+function standaloneRequest(text: string): string {
+  return text.startsWith('<presence xmlns=') ? text : text.replace('<presence', "<presence xmlns='jabber:client'")
 }
 
 function itemElement(item: RosterItem): Element {

@@ -18,7 +18,7 @@ export const vcard = defineExtension({
   ejabberd: 'mod_vcard',
   specs: [{ xep: 54, version: '1.3.0', status: 'complete' }],
   features: [NS],
-  needs: ['iq', 'disco', 'hooks', 'storage', 'tell'],
+  needs: ['iq', 'disco', 'hooks', 'storage', 'tell', 'accountData'],
   options: {
     vcard: { type: anything(), default: undefined as unknown, help: 'The vCard of the host, as a map of its fields.' },
     search: { type: bool(), default: false, help: 'A directory of users.', ignored: SEARCH_TEXT },
@@ -28,7 +28,7 @@ export const vcard = defineExtension({
     hosts: { type: list(host()), default: [] as readonly string[], help: 'The domains of the directory.', ignored: SEARCH_TEXT },
     name: { type: text(), default: 'vCard User Search', help: 'The name of the directory.', ignored: SEARCH_TEXT },
   },
-  start({ iq, disco, hooks, storage, tell }, options) {
+  start({ iq, disco, hooks, storage, tell, accountData }, options) {
     const { records } = storage
     disco.feature('account', NS)
 
@@ -62,6 +62,15 @@ export const vcard = defineExtension({
     })
 
     hooks.accountRemoved((owner) => records.delete(TABLE, [owner]))
+    accountData.exports(async function* (owner) {
+      const stored = await records.get(TABLE, [owner])
+      if (typeof stored === 'string') yield stored
+    })
+    accountData.imports(`${NS} vCard`, (owner, element) => {
+      const text = element.toString()
+      if (Buffer.byteLength(text) > VCARD_BYTES_MAX) throw new Error(`the vCard has more than ${VCARD_BYTES_MAX} bytes`)
+      records.put(TABLE, [owner], text)
+    })
   },
 })
 

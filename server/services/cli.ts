@@ -62,6 +62,8 @@ async function run(argv: readonly string[]): Promise<number> {
   if (args.length !== operation.args.length) throw new UsageError(`Usage: tidings ${usage(operation)}`)
   const password = operation.args.indexOf('password')
   if (password !== -1 && args[password] === '-') args[password] = await readPassword()
+  // The server's working directory is another one.
+  for (const [at, arg] of operation.args.entries()) if (arg === 'file' || arg === 'dir') args[at] = path.resolve(args[at] as string)
   return show(await administer(operation.name, args, options))
 }
 
@@ -187,7 +189,7 @@ async function administer(name: string, args: readonly string[], options: Option
 }
 
 async function offline(name: string, args: readonly string[], config: Config, dataDir: string): Promise<AdminResult> {
-  if (name === 'unregister') {
+  if (name === 'unregister' || name.includes('piefxis')) {
     // What belongs to an account is known to the extensions: the whole server is built, without a listener.
     const { createServer } = await import('../server.ts')
     const { createLog } = await import('../log.ts')
@@ -214,6 +216,12 @@ function adminOf(server: Server, hosts: () => readonly string[], control?: { sto
     accounts: server.accounts,
     register: (jid, password) => server.register(jid, password),
     unregister: (jid) => server.unregister(jid),
+    moving: {
+      accounts: server.accounts,
+      register: (jid, password) => server.register(jid, password),
+      accountData: (host) => server.hosts.get(host)?.accountData,
+      committed: () => server.storage.committed(),
+    },
     ...(control === undefined ? {} : { running: { sessions: server.sessions, status: () => server.status(), unban: (address: string) => server.unban(address), ...control } }),
   })
 }

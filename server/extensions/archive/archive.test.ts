@@ -6,6 +6,7 @@ import { readStanza } from '../../../lib/stanza/read.ts'
 import { makeStanza, type Stanza } from '../../../lib/stanza/stanza.ts'
 import { parseElement } from '../../../lib/xml/build.ts'
 import type { Element } from '../../../lib/xml/element.ts'
+import { HostAccountData } from '../../accounts/account-data.ts'
 import { HostBind2 } from '../../host.ts'
 import { HookRunner } from '../../router/hook-runner.ts'
 import type { Delivery } from '../../router/hooks.ts'
@@ -32,7 +33,7 @@ function setUp(options: Partial<ArchiveOptions> = {}, friends: readonly string[]
   const timers: (() => unknown)[] = []
   let clock = START
   archive.start({
-    host: 'montague.example', hooks, storage, bind2: new HostBind2(),
+    host: 'montague.example', hooks, storage, bind2: new HostBind2(), accountData: new HostAccountData(),
     iq: { get: (name: string, _to: unknown, run: IqHandler) => handlers.set(`get ${name}`, run), set: (name: string, _to: unknown, run: IqHandler) => handlers.set(`set ${name}`, run) },
     disco: { feature: (target: string, ...vars: string[]) => (target === 'host' ? hostFeatures : features).push(...vars) },
     rosters: { item: (_owner: string, contact: string) => (friends.includes(contact) ? { jid: contact, subscription: 'both' } : undefined) },

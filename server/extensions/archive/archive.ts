@@ -8,6 +8,7 @@ import { accessRule, bool, duration, int, oneOf } from '../../config/options.ts'
 import { defineExtension, type IqRequest } from '../extension.ts'
 import { type ArchiveDefault, createPreferences, preferencesXml, readPreferences } from './preferences.ts'
 import { MAM_NS, queryForm, readMetadata, readQuery, resultMessages, runQuery } from './query.ts'
+import { exportArchive, importArchive, PIE_MAM_NS } from './moving.ts'
 import { isWorthArchiving } from './worth.ts'
 
 export const STANZA_ID_NS = 'urn:xmpp:sid:0'
@@ -35,7 +36,7 @@ export const archive = defineExtension({
     { xep: 441, version: '0.2.0', status: 'complete' },
     { xep: 59, version: '1.0', status: 'partial', note: 'no pages by index' },
   ],
-  needs: ['host', 'iq', 'disco', 'hooks', 'bind2', 'storage', 'rosters', 'accounts', 'access', 'metrics', 'every', 'now'],
+  needs: ['host', 'iq', 'disco', 'hooks', 'bind2', 'storage', 'rosters', 'accounts', 'access', 'metrics', 'every', 'now', 'accountData'],
   options: {
     default: { type: oneOf('always', 'never', 'roster'), default: 'never', help: 'What is archived for accounts that have not chosen for themselves.' },
     request_activates_archiving: { type: bool(), default: false, help: 'Archive nothing for an account before its client first asks for the archive.' },
@@ -47,7 +48,7 @@ export const archive = defineExtension({
     use_cache: { type: bool(), default: true, help: 'Keep preferences in memory.', ignored: 'has no effect: preferences are always kept in memory, as many as cache_size says.' },
     cache_life_time: { type: duration(), default: Infinity, help: 'How long preferences are kept in memory.', ignored: 'has no effect: what is kept in memory is never out of date.' },
   },
-  start({ host, iq, disco, hooks, bind2, storage, rosters, accounts, access, metrics, every, now }, options: ArchiveOptions) {
+  start({ host, iq, disco, hooks, bind2, storage, rosters, accounts, access, metrics, every, now, accountData }, options: ArchiveOptions) {
     // With request_activates_archiving an account is off until its first query writes its preferences.
     const untilChosen = options.request_activates_archiving ? 'never' : options.default
     const preferences = createPreferences(storage.records, rosters, untilChosen, options.cache_size)
@@ -137,6 +138,13 @@ export const archive = defineExtension({
     // A message that comes back from a session that is over, and that the archive has.
     if (options.assume_mam_usage) hooks.undeliverable((delivery) => delivery.accepted === true && delivery.archivedTo)
     hooks.bound((session) => preferences.preload(session.owner))
+    accountData.exports(async function* (owner) {
+      if (await preferences.chosen(owner)) yield preferencesXml(await preferences.get(owner)).toString()
+      yield* exportArchive(history, owner)
+    })
+    accountData.imports(`${PIE_MAM_NS} archive`, (owner, element) => importArchive(history, owner, element))
+    accountData.imports(`${MAM_NS} prefs`, (owner, element) => { preferences.set(owner, readPreferences(element)) })
+
     hooks.accountRemoved(async (owner) => {
       preferences.remove(owner)
       await history.purge(owner)

@@ -1,0 +1,116 @@
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { expect } from 'chai'
+import { fillAccount, PASSWORD, readAccount } from '../full-account.fixture.ts'
+import { startTestServer, type TestServer } from '../test-server.ts'
+import { exportHosts, exportUser, importFile, type MovingParts } from './piefxis.ts'
+
+const ACCOUNTS = { juliet: PASSWORD, romeo: PASSWORD, stranger: PASSWORD }
+
+function parts({ server }: TestServer): MovingParts {
+  return { accounts: server.accounts, register: (jid, password) => server.register(jid, password), accountData: (host) => server.hosts.get(host)?.accountData, committed: () => server.storage.committed() }
+}
+
+describe('XEP-0227: accounts that move', () => {
+  let dir: string
+  beforeEach(async () => { dir = await mkdtemp(path.join(tmpdir(), 'tidings-moving-')) })
+  afterEach(() => rm(dir, { recursive: true, force: true }))
+
+  async function imported(site: TestServer, text: string): Promise<{ accounts: number; problems: readonly string[] }> {
+    const file = path.join(dir, 'import.xml')
+    await writeFile(file, text)
+    return importFile(parts(site), file)
+  }
+
+  const user = (name: string, content: string, attrs = ''): string => `<server-data xmlns='urn:xmpp:pie:0'><host jid='localhost'><user name='${name}'${attrs}>${content}</user></host></server-data>`
+
+  it('§4: everything of an account is found on the other server, with its password', async () => {
+    await using first = await startTestServer({ accounts: ACCOUNTS })
+    await fillAccount(first)
+    const { file, accounts } = await exportHosts(parts(first), dir, ['localhost'])
+    expect(accounts).to.equal(3)
+    await using second = await startTestServer()
+    expect(await importFile(parts(second), file)).to.deep.include({ accounts: 3, problems: [] })
+    const before = await readAccount(first)
+    const after = await readAccount(second)
+    for (const [what, found] of Object.entries(before)) expect(found, what).to.not.deep.equal([])
+    expect(after).to.deep.equal(before)
+  })
+
+  it('§5: there is a file for each host and user, which nobody else may read', async () => {
+    await using site = await startTestServer({ accounts: { juliet: PASSWORD } })
+    const long = 'x'.repeat(300)
+    await site.server.register(`${long}@localhost`, PASSWORD)
+    const { file } = await exportHosts(parts(site), dir, ['localhost'])
+    expect((await readdir(dir)).sort()).to.deep.equal([path.basename(file), 'localhost', 'localhost.xml'].sort())
+    const names = await readdir(path.join(dir, 'localhost'))
+    expect(names).to.include('juliet.xml').and.to.have.length(2)
+    expect(await readFile(path.join(dir, 'localhost.xml'), 'utf8')).to.contain("<xi:include href='localhost/juliet.xml'/>")
+    expect((await stat(path.join(dir, 'localhost/juliet.xml'))).mode & 0o777).to.equal(0o600)
+    await using other = await startTestServer()
+    expect((await importFile(parts(other), file)).accounts).to.equal(2)
+    expect(await other.server.accounts.checkPassword(`${long}@localhost`, PASSWORD)).to.equal(true)
+  })
+
+  it('what users take along themselves has no credentials', async () => {
+    await using site = await startTestServer({ accounts: { juliet: PASSWORD } })
+    const text = async (credentials: boolean): Promise<string> => {
+      let all = ''
+      for await (const piece of exportUser(parts(site), 'juliet@localhost', credentials)) all += piece
+      return all
+    }
+    expect(await text(false)).to.contain("<user xmlns='urn:xmpp:pie:0' name='juliet'>").and.not.to.contain('scram')
+    expect(await text(true)).to.contain('SCRAM-SHA-256')
+  })
+
+  it('§4.2: an account comes with a password in the clear, with credentials, or needs one', async () => {
+    await using site = await startTestServer()
+    expect(await imported(site, user('juliet', '', " password='clear'"))).to.deep.include({ accounts: 1, problems: [] })
+    expect(await site.server.accounts.checkPassword('juliet@localhost', 'clear')).to.equal(true)
+    expect((await imported(site, user('romeo', ''))).problems).to.deep.equal(['romeo@localhost: has no password; give it one with change_password'])
+    expect(await site.server.accounts.exists('romeo@localhost')).to.equal(true)
+    expect((await imported(site, user('juliet', '', " password='other'"))).problems).to.deep.equal(['juliet@localhost: exists already; its password stays as it is'])
+    expect(await site.server.accounts.checkPassword('juliet@localhost', 'clear')).to.equal(true)
+  })
+
+  it('§4: what is not known, or of another host, is left out and named', async () => {
+    await using site = await startTestServer()
+    const { accounts, problems } = await imported(site, `<server-data xmlns='urn:xmpp:pie:0' xmlns:v='vcard-temp'>
+      <!-- a comment --><host jid='elsewhere.example'><user name='mercutio' password='x'/></host>
+      <host jid='localhost'><user name='juliet' password='x'><v:vCard><v:FN>J</v:FN></v:vCard><roses xmlns='urn:example:roses'/><query xmlns='jabber:iq:roster'><item jid='@@'/><item jid='romeo@localhost' subscription='both'/></query></user></host></server-data>`)
+    expect([accounts, problems]).to.deep.equal([1, ['elsewhere.example is not a host of this server', 'juliet@localhost: roses (urn:example:roses) is not known']])
+    const found = await readAccount(site, 'x')
+    expect(found['roster']).to.deep.equal(['<item jid="romeo@localhost" subscription="both"/>'])
+    expect(String(found['vcard'])).to.contain('J')
+  })
+
+  it('§4.10: long archives come in parts, in order, and foreign ids are replaced', async () => {
+    await using site = await startTestServer()
+    const count = 230
+    const results = Array.from({ length: count }, (_, at) => `<result xmlns='urn:xmpp:mam:2' id='${at % 2 === 0 ? `foreign-${at}` : '0'}'><forwarded xmlns='urn:xmpp:forward:0'><delay xmlns='urn:xmpp:delay' stamp='2020-01-02T03:04:05Z'/><message xmlns='jabber:client' from='romeo@localhost/orchard' to='juliet@localhost' type='chat'><body>${at}</body></message></forwarded></result>`).join('\n')
+    expect((await imported(site, user('juliet', `<archive xmlns='urn:xmpp:pie:0#mam'>${results}</archive>`, " password='x'"))).problems).to.deep.equal([])
+    const { items } = await site.server.storage.archive.query('juliet@localhost', { max: 1000, direction: 'forward', with: 'romeo@localhost' })
+    expect(items.map((each) => Number(/<body>(\d+)/.exec(each.bytes.toString())?.[1]))).to.deep.equal(Array.from({ length: count }, (_, at) => at))
+  })
+
+  it('§4.6 §4.7: reads privacy lists as what is blocked, and requests of contacts', async () => {
+    await using site = await startTestServer()
+    await imported(site, user('juliet', `<query xmlns='jabber:iq:privacy'><default name='public'/><list name='public'><item type='jid' value='tybalt@example.com' action='deny' order='1'/><item type='jid' value='nurse@example.com' action='deny' order='2'><message/></item><item action='allow' order='3'/></list><list name='private'><item type='jid' value='romeo@localhost' action='deny' order='1'/></list></query>
+      <presence xmlns='jabber:client' type='subscribe' id='xk3h1v69' from='romeo@montague.net'><nick xmlns='http://jabber.org/protocol/nick'>Romeo</nick></presence>`, " password='x'"))
+    const found = await readAccount(site, 'x')
+    expect([found['blocked'], found['requests']]).to.deep.equal([['<item jid="tybalt@example.com"/>'], ['romeo@montague.net']])
+  })
+
+  it('§5: includes lead nowhere else, and not in circles', async () => {
+    await using site = await startTestServer()
+    const including = (href: string): string => `<server-data xmlns='urn:xmpp:pie:0' xmlns:xi='http://www.w3.org/2001/XInclude'><xi:include href='${href}'/></server-data>`
+    const failure = async (text: string): Promise<string> => imported(site, text).then(() => 'none', (error: Error) => error.message)
+    for (const href of ['../secret.xml', '/etc/passwd', 'file:///etc/passwd', '%2e%2e/secret.xml']) expect(await failure(including(href)), href).to.match(/outside|not supported/)
+    expect(await failure(including('import.xml'))).to.match(/does not belong there/)
+    expect(await failure("<server-data xmlns='urn:xmpp:pie:0'><host jid='localhost'>")).to.contain('ends in the middle')
+    expect(await failure("<server-data xmlns='urn:xmpp:pie:0'></host>")).to.contain('not well-formed')
+    expect(await failure('<html/>')).to.contain('no file of XEP-0227')
+    expect(await failure('<!DOCTYPE server-data><server-data xmlns="urn:xmpp:pie:0"/>')).to.contain('ends in the middle')
+  })
+})
