@@ -1,10 +1,11 @@
 /** One virtual host: its configuration, its hooks, and the extensions that are on. Built anew when the configuration is reloaded. */
 import type { Mechanism, SaslContext } from '../lib/sasl/mechanism.ts'
+import { StanzaError } from '../lib/stanza/errors.ts'
 import type { Stanza } from '../lib/stanza/stanza.ts'
 import type { Element } from '../lib/xml/element.ts'
 import type { Recent } from '../lib/recent.ts'
 import type { StreamError } from '../lib/stream/errors.ts'
-import type { Bind2, FailedLogins, Login, LoginWatcher, Logins, Nonzas, Resumption, Sasl2, StreamFeatures, Task } from './extensions/extension.ts'
+import type { Bind2, FailedLogins, Login, LoginWatcher, Logins, Nonzas, Operations, RegistrationPass, RegistrationRequest, Registrations, Resumption, Sasl2, Stranger, StreamFeatures, Task } from './extensions/extension.ts'
 import type { Commands } from './extensions/commands-registry.ts'
 import type { HostAccountData } from './accounts/account-data.ts'
 import type { HostDisco } from './extensions/disco-registry.ts'
@@ -61,6 +62,41 @@ export class HostLogins implements Logins {
     }
     return undefined
   }
+}
+
+export class HostRegistrations implements Registrations {
+  #registrar: Parameters<Registrations['serve']>[0] | undefined
+  readonly #admit: ((stream: Stranger) => RegistrationPass | undefined)[] = []
+  readonly #reserve: ((bareJid: string) => boolean | Promise<boolean>)[] = []
+
+  serve(registrar: Parameters<Registrations['serve']>[0]): void { this.#registrar = registrar }
+  open(module: string): boolean { return this.#registrar?.open(module) ?? false }
+  async register(request: RegistrationRequest): Promise<string> {
+    if (this.#registrar === undefined) throw new StanzaError('not-allowed', 'Accounts cannot be registered here')
+    return this.#registrar.register(request)
+  }
+  admit(handler: (stream: Stranger) => RegistrationPass | undefined): void { this.#admit.push(handler) }
+  pass(stream: Stranger): RegistrationPass | undefined {
+    for (const handler of this.#admit) {
+      const pass = handler(stream)
+      if (pass !== undefined) return pass
+    }
+    return undefined
+  }
+  get byPass(): boolean { return this.#admit.length > 0 }
+  reserve(handler: (bareJid: string) => boolean | Promise<boolean>): void { this.#reserve.push(handler) }
+  async reserved(bareJid: string): Promise<boolean> {
+    for (const handler of this.#reserve) if (await handler(bareJid)) return true
+    return false
+  }
+}
+
+export class HostOperations implements Operations {
+  readonly #operations = new Map<string, (args: readonly string[]) => Promise<readonly string[]>>()
+
+  add(name: string, run: (args: readonly string[]) => Promise<readonly string[]>): void { this.#operations.set(name, run) }
+  /** Lines; undefined when no extension of the host knows it. */
+  async run(name: string, args: readonly string[]): Promise<readonly string[] | undefined> { return this.#operations.get(name)?.(args) }
 }
 
 export class HostSasl2 implements Sasl2 {
@@ -137,6 +173,8 @@ export interface Host {
   readonly features: HostFeatures
   readonly nonzas: HostNonzas
   readonly logins: HostLogins
+  readonly registrations: HostRegistrations
+  readonly operations: HostOperations
   readonly sasl2: HostSasl2
   readonly bind2: HostBind2
   readonly accountData: HostAccountData

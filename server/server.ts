@@ -18,7 +18,7 @@ import type { Extension, FailedLogins, IqRegistry, Parts, DiscoRegistry, Persona
 import { serveDisco } from './extensions/disco-registry.ts'
 import { setUploadDefaults } from './extensions/http-upload.ts'
 import { extensions } from './extensions/index.ts'
-import { HostBind2, HostFeatures, HostLogins, HostNonzas, HostSasl2, type Host } from './host.ts'
+import { HostBind2, HostFeatures, HostLogins, HostNonzas, HostOperations, HostRegistrations, HostSasl2, type Host } from './host.ts'
 import { createHttp, httpLimits, listenHealth, type HttpListener } from './http/http.ts'
 import { createLog, type Log } from './log.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
@@ -65,8 +65,8 @@ export interface Server extends AsyncDisposable {
   readonly dataDir: string
   /** What is listened on. */
   readonly ports: readonly ServerPort[]
-  /** Adds an account and tells the extensions. */
-  register(bareJid: string, password: string | ScramKeySet): Promise<void>
+  /** Adds an account and tells the extensions. `alongside`: see Accounts. */
+  register(bareJid: string, password: string | ScramKeySet, alongside?: () => void): Promise<void>
   /** Removes an account with all that belongs to it, and ends its sessions. */
   unregister(bareJid: string): Promise<void>
   /**
@@ -188,7 +188,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       onUnavailable: (session) => hooks.runUnavailable(session),
     })
     const commands = createCommands({ jid: name, iq, disco, now })
-    const host: Host = { name, config: hostConfig, hooks, iq, disco, commands, features: new HostFeatures(), nonzas: new HostNonzas(), logins: new HostLogins(failedLogins), sasl2: new HostSasl2(), bind2: new HostBind2(), accountData: new HostAccountData(), presence, streamManagement: undefined, stops: [] }
+    const host: Host = { name, config: hostConfig, hooks, iq, disco, commands, features: new HostFeatures(), nonzas: new HostNonzas(), logins: new HostLogins(failedLogins), registrations: new HostRegistrations(), operations: new HostOperations(), sasl2: new HostSasl2(), bind2: new HostBind2(), accountData: new HostAccountData(), presence, streamManagement: undefined, stops: [] }
     const isOn = (extension: Extension): boolean => extension.ejabberd === undefined || hostConfig.modules.has(extension.ejabberd)
     for (const extension of extensions) {
       if (!isOn(extension)) continue
@@ -203,7 +203,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   function partsOf(host: Host, isOn: (extension: Extension) => boolean): Parts {
     return {
       host: host.name,
-      iq: host.iq, disco: host.disco, commands: host.commands, features: host.features, nonzas: host.nonzas, logins: host.logins, sasl2: host.sasl2, bind2: host.bind2, tokens, hooks: host.hooks,
+      iq: host.iq, disco: host.disco, commands: host.commands, features: host.features, nonzas: host.nonzas, logins: host.logins, registrations: host.registrations, operations: host.operations, sasl2: host.sasl2, bind2: host.bind2, tokens, hooks: host.hooks,
       sessions, rosters, capabilities, pep, tell: host.hooks, storage, http, log, metrics, limits, now,
       access: host.config.access, config: host.config,
       accounts: { ...accounts, register, unregister },
@@ -323,10 +323,10 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   /** Accounts that are being removed. */
   const removing = new Set<string>()
 
-  async function register(bareJid: string, password: string | ScramKeySet): Promise<void> {
+  async function register(bareJid: string, password: string | ScramKeySet, alongside?: () => void): Promise<void> {
     // What the last owner of this name left is still being removed.
     if (removing.has(bareJid)) throw new AccountError('conflict')
-    await accounts.register(bareJid, password)
+    await accounts.register(bareJid, password, alongside)
     await hosts.get(Jid.parse(bareJid).domain)?.hooks.runAccountRegistered(bareJid)
   }
 

@@ -14,7 +14,7 @@ loglevel: none
 listen:
   - { port: 0, ip: 127.0.0.1, module: ejabberd_c2s, starttls: true }
   - { port: 0, ip: 127.0.0.1, module: ejabberd_c2s, tls: true }
-  - { port: 0, ip: 127.0.0.1, module: ejabberd_http, tls: true, request_handlers: { /upload: mod_http_upload } }
+  - { port: 0, ip: 127.0.0.1, module: ejabberd_http, tls: true, request_handlers: { /upload: mod_http_upload, /invites: mod_invites } }
 access_rules:
   local: { allow: all }
 shaper_rules:
@@ -29,6 +29,7 @@ modules:
   mod_client_state: {}
   mod_disco: {}
   mod_http_upload: { put_url: "https://@HOST@:5443/upload" }
+  mod_invites: { access_create_account: local, landing_page: auto }
   mod_last: {}
   mod_mam: { default: always }
   mod_offline: {}

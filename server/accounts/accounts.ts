@@ -28,9 +28,10 @@ export interface Accounts {
   exists(bare: string): MaybePromise<boolean>
   /**
    * Throws an AccountError: `conflict` when the account exists, `not-acceptable` for a name or password that cannot be. What is kept of
-   * a password will do in its place, for accounts that come from another server.
+   * a password will do in its place, for accounts that come from another server. `alongside` is called in the turn in which the account
+   * is written; when it throws, there is none.
    */
-  register(bare: string, password: string | ScramKeySet): Promise<void>
+  register(bare: string, password: string | ScramKeySet, alongside?: () => void): Promise<void>
   /** Removes the account itself; nothing happens when there is none. What belongs to it is removed by the caller's hooks. */
   unregister(bare: string): Promise<void>
   /** Throws an AccountError: `item-not-found` without an account, `not-acceptable` for a password that cannot be. */
@@ -101,7 +102,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     return known.get(bare) !== undefined || then(find(bare), (account) => account !== undefined)
   }
 
-  async function register(bare: string, password: string | ScramKeySet): Promise<void> {
+  async function register(bare: string, password: string | ScramKeySet, alongside?: () => void): Promise<void> {
     const key = keyOf(bare)
     if (key === undefined) throw new AccountError('not-acceptable', 'This name cannot be an account')
     const secret = typeof password === 'string' ? acceptable(password) : password
@@ -111,6 +112,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     try {
       const [host] = key as [string]
       const keys = typeof secret === 'string' ? await makeKeys(secret, hashesOf(host)) : secret
+      alongside?.()
       write(bare, key, { created: now(), keys })
       const count = counts.get(host)
       if (count !== undefined) counts.set(host, count + 1)

@@ -39,7 +39,7 @@ describe('administration', () => {
 
   it('lifts the ban of one address', async () => {
     const lifted: string[] = []
-    const running = { sessions: { all: () => [], of: () => [] }, status: () => { throw new Error('not asked') }, stop: () => undefined, reload: () => Promise.resolve([]), unban: (address: string) => lifted.push(address) === 1 }
+    const running = { sessions: { all: () => [], of: () => [] }, status: () => { throw new Error('not asked') }, stop: () => undefined, reload: () => Promise.resolve([]), unban: (address: string) => lifted.push(address) === 1, operation: () => Promise.resolve(undefined) }
     const accounts = createAccounts(openMemory().records, { iterations: 1 })
     const able = createAdmin({ hosts: () => ['localhost'], accounts, register: () => Promise.resolve(), unregister: () => Promise.resolve(), running })
     expect((await able.run('unban_ip', ['::FFFF:192.0.2.7/128'])).lines).to.deep.equal(['1'])
@@ -47,6 +47,18 @@ describe('administration', () => {
     for (const wrong of ['192.0.2.0/24', 'example.org', '']) expect((await able.run('unban_ip', [wrong])).lines[0]).to.contain('is not one IP address')
     expect(lifted).to.deep.equal(['::FFFF:192.0.2.7', '192.0.2.8'])
     expect((await admin.run('unban_ip', ['192.0.2.7'])).lines).to.deep.equal(['Error: The server is not running'])
+  })
+
+  it('hands invitations to the host\'s extensions', async () => {
+    const asked: unknown[] = []
+    const running = { sessions: { all: () => [], of: () => [] }, status: () => ({ healthy: true, sessions: 0, uptimeMs: 0, storage: { driver: 'memory' } }), stop: () => undefined, reload: () => Promise.resolve([]), unban: () => false,
+      operation: (...call: unknown[]) => { asked.push(call); return Promise.resolve(call[1] === 'generate_invite' ? ['xmpp:localhost?register;preauth=T'] : undefined) } }
+    const accounts = createAccounts(openMemory().records, { iterations: 1 })
+    const able = createAdmin({ hosts: () => ['localhost'], accounts, register: () => Promise.resolve(), unregister: () => Promise.resolve(), running })
+    expect(await able.run('generate_invite', ['localhost'])).to.deep.equal({ code: 0, lines: ['xmpp:localhost?register;preauth=T'] })
+    expect((await able.run('generate_invite_with_username', ['juliet', 'localhost'])).lines).to.deep.equal(['Error: mod_invites is off on localhost'])
+    expect(asked).to.deep.equal([['localhost', 'generate_invite', []], ['localhost', 'generate_invite_with_username', ['juliet']]])
+    expect((await admin.run('generate_invite', ['localhost'])).lines).to.deep.equal(['Error: The server is not running'])
   })
 
   it('says what is wrong', async () => {

@@ -30,6 +30,8 @@ export interface AdminParts {
     reload(): Promise<readonly string[]>
     /** Lifts the ban of an address, or the network it counts as; whether there was one. */
     unban(address: string): boolean
+    /** An operation of a host's extensions; undefined when none of them knows it. */
+    operation(host: string, name: string, args: readonly string[]): Promise<readonly string[] | undefined>
   }
 }
 
@@ -71,6 +73,8 @@ export const OPERATIONS: readonly { readonly name: string; readonly args: readon
   { name: 'kick_user', args: ['user', 'host'], help: 'End all sessions of an account; answers how many.' },
   { name: 'kick_session', args: ['user', 'host', 'resource', 'reason'], help: 'End one session.' },
   { name: 'unban_ip', args: ['address'], help: 'Forget failed logins from an address; answers how many addresses had any.' },
+  { name: 'generate_invite', args: ['host'], help: 'Invite somebody to make an account; answers the invitation and its page.' },
+  { name: 'generate_invite_with_username', args: ['user', 'host'], help: 'Invite somebody to make this account.' },
   { name: 'status', args: [], help: 'Say whether the server runs, and how it is.' },
   { name: 'reload_config', args: [], help: 'Read the configuration again.' },
   { name: 'stop', args: [], help: 'Stop the server.' },
@@ -109,6 +113,15 @@ export function createAdmin(parts: AdminParts): Admin {
   const exportInto = async (dir: string, hosts: readonly string[]): Promise<AdminResult> => {
     const { file, accounts } = await exportHosts(moving(), dir, hosts)
     return done(`${accounts} accounts exported to ${file}`)
+  }
+  /** An operation of the extension behind one of ejabberd's modules. */
+  const extended = async (host: string, module: string, name: string, args: readonly string[]): Promise<AdminResult> => {
+    const domain = onHost(host)
+    const able = running()
+    writable()
+    const lines = await able.operation(domain, name, args)
+    if (lines === undefined) throw new Refused(`${module} is off on ${domain}`)
+    return done(...lines)
   }
   const sessions = (): Session[] => [...running().sessions.all()]
   const names = (list: Iterable<Session>): AdminResult => done(...[...list].map((session) => session.jid.toString()).sort())
@@ -188,6 +201,8 @@ export function createAdmin(parts: AdminParts): Admin {
       if (family === 0 || (bits !== undefined && Number(bits) !== (family === 4 ? 32 : 128))) throw new Refused(`${written} is not one IP address`)
       return done(running().unban(address) ? '1' : '0')
     },
+    generate_invite: ([host = '']) => extended(host, 'mod_invites', 'generate_invite', []),
+    generate_invite_with_username: ([user = '', host = '']) => extended(host, 'mod_invites', 'generate_invite_with_username', [user]),
     status() {
       const status = running().status()
       const lines = [

@@ -17,7 +17,7 @@ import { StreamParser, type StreamHandler, type StreamHeader } from '../../lib/x
 import type { LoginTry } from '../accounts/login-limits.ts'
 import type { Shaper } from '../config/access.ts'
 import type { ListenConfig } from '../config/config.ts'
-import type { Login, Task } from '../extensions/extension.ts'
+import type { Login, Stranger, Task } from '../extensions/extension.ts'
 import type { Host } from '../host.ts'
 import { type Carrier, createManagement, type Session, type Taken } from '../sessions/session.ts'
 import type { C2s } from './c2s.ts'
@@ -54,6 +54,8 @@ export class ClientStream implements StreamHandler, Carrier {
   #sasl: SaslServer | undefined
   /** The login by SASL2 that goes on, or is done. */
   #login: Login | undefined
+  /** The stream as extensions see it before its login. */
+  #stranger: Stranger | undefined
   #tasks: PendingTasks | undefined
   #certified: readonly string[] | undefined
   /** What is to be written waits for the answer to the login. */
@@ -363,9 +365,9 @@ export class ClientStream implements StreamHandler, Carrier {
       if (stanza.id === undefined || (stanza.type !== 'get' && stanza.type !== 'set') || stanza.children.length !== 1) throw new StreamError('not-authorized')
       const handler = child === undefined ? undefined : host.nonzas.before(`${child.xmlns} ${child.name}`)
       if (handler !== undefined) {
-        const stream = { address: this.address, secure: this.#secure, host: host.name, close: () => this.close() }
+        if (this.#stranger?.host !== host.name || this.#stranger.secure !== this.#secure) this.#stranger = { address: this.address, secure: this.#secure, host: host.name, close: () => this.close() }
         return this.#wait(
-          handler(stream, stanza).catch((error: unknown) => {
+          handler(this.#stranger, stanza).catch((error: unknown) => {
             if (error instanceof StanzaError) return errorReply(stanza, error)
             this.#c2s.log.error({ what: 'iq_failed', error })
             return errorReply(stanza, new StanzaError('internal-server-error'))

@@ -58,7 +58,7 @@ export function createAccess(hosts: readonly string[], layers: readonly AccessLa
   const localHosts = new Set(hosts)
   const acls = new Map<string, Matcher>([['all', EVERYBODY], ['none', NOBODY], ['local', ({ jid }) => jid !== undefined && localHosts.has(jid.domain)]])
   acls.set('loopback', networks(LOOPBACK))
-  const accessRules = new Map<string, Rule>([['all', allowing('all')], ['none', []], ['local', allowing('local')], ['allow', allowing('all')], ['deny', []]])
+  const accessRules = new Map<string, Rule>([['all', allowing('all')], ['none', []], ['local', allowing('local')], ['allow', allowing('all')], ['deny', []], ['configure', allowing('admin')]])
   const shaperRules = new Map<string, Rule>()
   for (const [name, result] of Object.entries(DEFAULT_SHAPER_RULES)) shaperRules.set(name, [{ result, matches: EVERYBODY }])
   const defined = new Set(BUILT_IN_ACLS)

@@ -91,11 +91,59 @@ export interface StreamFeatures {
 /** Nonzas of bound sessions, such as `urn:xmpp:csi:0 active`. */
 export interface Nonzas {
   handle(payload: string, handler: (session: Session, element: Stanza) => void): void
+  /** IQs of clients that have not logged in (XEP-0077). The answer goes to the same stream. */
+  beforeLogin(payload: string, handler: (stream: Stranger, iq: Stanza) => Promise<Stanza>): void
+}
+
+/** A stream that has not logged in: the same object for all its IQs, so that a WeakMap can keep what is known of it. */
+export interface Stranger {
+  /** The peer's IP address. */
+  readonly address: string
+  readonly secure: boolean
+  readonly host: string
+  close(): void
+}
+
+/** What lets somebody register an account whom no rule admits (XEP-0445). */
+export interface RegistrationPass {
+  /** The only name it is for. */
+  readonly username: string | undefined
   /**
-   * IQs of clients that have not logged in (XEP-0077). The answer goes to the same stream.
-   * `stream.address` is the peer's IP address.
+   * The account (a bare JID) is written in this turn, and so is what this writes. Throws a StanzaError when the pass is good no more:
+   * then there is no account.
    */
-  beforeLogin(payload: string, handler: (stream: { readonly address: string; readonly secure: boolean; readonly host: string; close(): void }, iq: Stanza) => Promise<Stanza>): void
+  use(owner: string): void
+}
+
+export interface RegistrationRequest {
+  readonly username: string
+  readonly password: string
+  readonly address: string
+  readonly pass?: RegistrationPass | undefined
+}
+
+/** Accounts that people make themselves. */
+export interface Registrations {
+  /** Where accounts are made; `module` is ejabberd's name of the way (`mod_invites`) that the operator may close. */
+  serve(registrar: { open(module: string): boolean; register(request: RegistrationRequest): Promise<string> }): void
+  /** Whether accounts can be made by this way. */
+  open(module: string): boolean
+  /** Makes one and answers its bare JID. Throws a StanzaError when it cannot be. */
+  register(request: RegistrationRequest): Promise<string>
+  /** Streams that have a pass; the first answer counts. */
+  admit(handler: (stream: Stranger) => RegistrationPass | undefined): void
+  pass(stream: Stranger): RegistrationPass | undefined
+  /** Whether a stream can have one at all. */
+  readonly byPass: boolean
+  /** Names (bare JIDs) that are kept for somebody with a pass. */
+  reserve(handler: (bareJid: string) => boolean | Promise<boolean>): void
+  reserved(bareJid: string): Promise<boolean>
+}
+
+/** Commands of the operator that an extension carries out for its host. */
+export interface Operations {
+  /** `run` answers lines; an Error that it throws is shown to the operator. */
+  add(name: string, run: (args: readonly string[]) => Promise<readonly string[]>): void
 }
 
 /** What becomes of an address's failed logins; server-wide, and kept when the configuration is read again. */
@@ -259,6 +307,8 @@ export interface Parts {
   features: StreamFeatures
   nonzas: Nonzas
   logins: Logins
+  registrations: Registrations
+  operations: Operations
   sasl2: Sasl2
   bind2: Bind2
   /** Tokens to log in by (XEP-0484). */

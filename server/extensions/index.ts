@@ -17,6 +17,7 @@ import { fast } from './fast.ts'
 import { flexibleOffline } from './flexible-offline.ts'
 import { hints } from './hints.ts'
 import { httpUpload, httpUploadQuota } from './http-upload.ts'
+import { invites } from './invites.ts'
 import { lastActivity } from './last-activity.ts'
 import { loginBans } from './login-bans.ts'
 import { muc } from './muc/muc.ts'
@@ -44,7 +45,7 @@ export const extensions = [
   abuseReports, externalServices, serviceStatus,
   disco, caps, contactAddresses, adhoc,
   loginBans, fast, scramUpgrade, clientAccess,
-  roster, register, privateStorage, vcard, lastActivity, flexibleOffline,
+  roster, register, invites, privateStorage, vcard, lastActivity, flexibleOffline,
   ping, version, entityTime, httpUpload, httpUploadQuota,
   muc,
 ] as unknown as readonly Extension[]

@@ -7,7 +7,7 @@ import { errorReply, iqResult, type Stanza, stanzaOf } from '../../lib/stanza/st
 import { type Element, xml } from '../../lib/xml/element.ts'
 import { AccountError } from '../accounts/accounts.ts'
 import { accessRule, bool, int, list, record, text } from '../config/options.ts'
-import { defineExtension, type IqRequest } from './extension.ts'
+import { defineExtension, type IqRequest, type RegistrationPass, type Stranger } from './extension.ts'
 
 const NS = 'jabber:iq:register'
 const FEATURE_NS = 'http://jabber.org/features/iq-register'
@@ -27,7 +27,7 @@ export const register = defineExtension({
   ejabberd: 'mod_register',
   specs: [{ xep: 77, version: '2.4', status: 'complete' }],
   features: [NS],
-  needs: ['host', 'iq', 'disco', 'features', 'nonzas', 'router', 'accounts', 'access', 'config', 'storage', 'log', 'now'],
+  needs: ['host', 'iq', 'disco', 'features', 'nonzas', 'registrations', 'router', 'accounts', 'access', 'config', 'storage', 'log', 'now'],
   options: {
     access: { type: accessRule(), default: 'all', help: 'Which accounts may be registered.' },
     access_from: { type: accessRule(), default: 'none', help: 'Which accounts may register others.' },
@@ -45,9 +45,9 @@ export const register = defineExtension({
     },
     registration_watchers: { type: list(text()), default: [] as readonly string[], help: 'JIDs that are told of every new account.' },
     captcha_protected: { type: bool(), default: false, help: 'Registration needs a CAPTCHA. There is none yet, so true means no registration before login.' },
-    allow_modules: { type: list(text()), default: ['all'] as readonly string[], help: 'Which modules may register accounts.', ignored: 'has no effect: no other module registers accounts.' },
+    allow_modules: { type: list(text()), default: ['all'] as readonly string[], help: 'Which modules may register accounts: all, mod_register for anybody, mod_invites for the invited.' },
   },
-  start({ host, iq, disco, features, nonzas, router, accounts, access, config, storage, log, now }, options) {
+  start({ host, iq, disco, features, nonzas, registrations, router, accounts, access, config, storage, log, now }, options) {
     disco.feature('account', NS)
     const recent = new Map<string, number>()
 
@@ -65,59 +65,77 @@ export const register = defineExtension({
       return () => recent.delete(network)
     }
 
-    async function createAccount(query: Element, address: string, by?: Jid): Promise<void> {
-      const username = query.getChildText('username')
-      const password = query.getChildText('password')
+    interface NewAccount {
+      readonly username: string | null
+      readonly password: string | null
+      readonly address: string
+      readonly pass?: RegistrationPass | undefined
+      readonly by?: Jid
+    }
+
+    /** Who has a pass was let in by somebody who may: the rules for everybody do not count. */
+    async function createAccount({ username, password, address, pass, by }: NewAccount): Promise<string> {
       if (username === null || username === '' || password === null || password === '') throw new StanzaError('not-acceptable') // §3.1.1
       const jid = accountJid(username, host)
-      if (!access.allows(options.access, { jid, address })) throw new StanzaError('forbidden', 'This account may not be registered')
+      if (pass === undefined && !access.allows(options.access, { jid, address })) throw new StanzaError('forbidden', 'This account may not be registered')
+      if (pass?.username !== undefined && pass.username !== jid.local) throw new StanzaError('not-acceptable', `The invitation is for the username ${pass.username}`)
       requireStrength(password, options.password_strength)
-      const giveBack = takeTurn(address)
+      // XEP-0445 §5
+      if (pass?.username === undefined && await registrations.reserved(jid.bare)) throw new StanzaError('conflict')
+      const giveBack = pass === undefined ? takeTurn(address) : () => undefined
       try {
-        await withStanzaErrors(accounts.register(jid.bare, password))
+        await withStanzaErrors(accounts.register(jid.bare, password, pass && (() => pass.use(jid.bare))))
       } catch (error) {
         giveBack()
         throw error
       }
-      log.info({ what: 'account_registered', jid: jid.bare, address, by: by?.bare })
+      log.info({ what: 'account_registered', jid: jid.bare, address, by: by?.bare, invited: pass !== undefined })
       const { subject, body } = options.welcome_message
       if (subject !== '' || body !== '') sendMessage(jid.bare, body, subject)
       for (const watcher of options.registration_watchers) sendMessage(watcher, `The account ${jid.bare} was registered from ${address}`)
+      return jid.bare
     }
+
+    const isOpen = (module: string): boolean => options.allow_modules.includes('all') || options.allow_modules.includes(module)
+    registrations.serve({ open: isOpen, register: createAccount })
 
     function sendMessage(to: string, body: string, subject = ''): void {
       router.route(stanzaOf('message', { id: nextMessageId(now()), from: host, to, type: 'normal' },
         ...(subject === '' ? [] : [xml('subject', null, subject)]), xml('body', null, body)))
     }
 
-    function form(): Element {
-      if (options.redirect_url !== '') { // §6
+    function form(pass: RegistrationPass | undefined): Element {
+      if (options.redirect_url !== '' && pass === undefined) { // §6
         return xml('query', { xmlns: NS },
           xml('instructions', null, `To register, visit ${options.redirect_url}`),
           xml('x', { xmlns: OOB_NS }, xml('url', null, options.redirect_url)))
       }
-      return xml('query', { xmlns: NS }, xml('instructions', null, INSTRUCTIONS), xml('username'), xml('password'))
+      return xml('query', { xmlns: NS }, xml('instructions', null, INSTRUCTIONS), xml('username', null, pass?.username ?? null), xml('password'))
     }
 
     const mayRegister = (address: string): boolean =>
-      !options.captcha_protected && access.allows(options.ip_access, { address })
+      !options.captcha_protected && isOpen('mod_register') && access.allows(options.ip_access, { address })
+    const byInvitation = (): boolean => registrations.byPass && isOpen('mod_invites')
 
-    features.beforeLogin(({ address }) => mayRegister(address) ? `<register xmlns='${FEATURE_NS}'/>` : undefined)
+    // XEP-0445 §3: who was invited looks for this one too.
+    features.beforeLogin(({ address }) => mayRegister(address) || byInvitation() ? `<register xmlns='${FEATURE_NS}'/>` : undefined)
 
     // ---- Before login (§3.1)
 
-    async function answerStranger(address: string, request: Stanza): Promise<Stanza> {
+    async function answerStranger(stream: Stranger, request: Stanza): Promise<Stanza> {
+      const { address } = stream
       try {
         if (request.to !== undefined && Jid.tryParse(request.to)?.toString() !== host) throw new StanzaError('not-allowed')
         const child = request.find('query', NS)
         if (child === undefined || (request.type !== 'get' && request.type !== 'set')) throw new StanzaError('bad-request')
-        if (!mayRegister(address)) throw new StanzaError('forbidden', 'Accounts cannot be registered from this address')
-        if (request.type === 'get') return iqResult(request, form())
+        const pass = byInvitation() ? registrations.pass(stream) : undefined
+        if (pass === undefined && !mayRegister(address)) throw new StanzaError('forbidden', byInvitation() ? 'Accounts are registered by invitation' : 'Accounts cannot be registered from this address')
+        if (request.type === 'get') return iqResult(request, form(pass))
         const query = request.childElement(child)
         if (query.getChild('remove') !== undefined) throw new StanzaError('unexpected-request') // §3.2: no account speaks here
-        if (options.redirect_url !== '') throw new StanzaError('not-allowed', `To register, visit ${options.redirect_url}`)
+        if (options.redirect_url !== '' && pass === undefined) throw new StanzaError('not-allowed', `To register, visit ${options.redirect_url}`)
         if (!storage.healthy) throw new StanzaError('resource-constraint', 'the server cannot store anything at the moment')
-        await createAccount(query, address)
+        await createAccount({ username: query.getChildText('username'), password: query.getChildText('password'), address, pass })
         return iqResult(request)
       } catch (error) {
         if (error instanceof StanzaError) return errorReply(request, error)
@@ -125,7 +143,7 @@ export const register = defineExtension({
         return errorReply(request, new StanzaError('internal-server-error'))
       }
     }
-    nonzas.beforeLogin(`${NS} query`, (stream, request) => answerStranger(stream.address, request))
+    nonzas.beforeLogin(`${NS} query`, answerStranger)
 
     // ---- Of those who have logged in
 
@@ -149,7 +167,7 @@ export const register = defineExtension({
         return
       }
       if (!access.allows(options.access_from, { jid: from, address: session?.address })) throw new StanzaError('forbidden')
-      await createAccount(payload, session?.address ?? '', from)
+      await createAccount({ username, password, address: session?.address ?? '', by: from })
     })
 
     /** §3.2 */

@@ -27,6 +27,7 @@ export const HANDLER_PATHS: Readonly<Record<string, string>> = {
   mod_bosh: '/bosh',
   mod_host_meta: '/.well-known/host-meta',
   mod_http_api: '/api',
+  mod_invites: '/invites',
   mod_register_web: '/register',
   mod_conversejs: '/conversejs',
 }
