@@ -95,20 +95,26 @@ export class Stanza {
     return new Stanza(this.name, this.xmlns, attrs, this.content, this.children)
   }
 
-  /** Makes copies for many recipients, which differ in `to` alone and are serialised together. */
-  copies(): (to: string) => Stanza {
+  /**
+   * Makes copies for many recipients, which differ in `to` alone and are serialised together. Who keeps an address may give it
+   * as it stands in the stanza too, in UTF-8 and escaped.
+   */
+  copies(): (to: string, escaped?: Buffer) => Stanza {
     const bytes = this.withAttrs({ to: '\0' }).encode()
     const at = bytes.indexOf(0)
     const before = bytes.subarray(0, at)
     const after = bytes.subarray(at + 1)
-    return (to) => {
-      const address = escapeXml(to)
-      const end = at + Buffer.byteLength(address)
+    const names = Object.keys(this.attrs).filter((name) => name !== 'to')
+    return (to, escaped = Buffer.from(escapeXml(to))) => {
+      const end = at + escaped.length
       const written = Buffer.allocUnsafe(end + after.length)
       written.set(before)
-      written.write(address, at)
+      written.set(escaped, at)
       written.set(after, end)
-      const copy = this.withAttrs({ to })
+      const attrs = new AttributeMap()
+      for (const name of names) attrs[name] = this.attrs[name] as string
+      attrs['to'] = to
+      const copy = new Stanza(this.name, this.xmlns, attrs, this.content, this.children)
       copy.#bytes = written
       return copy
     }

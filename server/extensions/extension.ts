@@ -241,10 +241,11 @@ export interface Router {
   moderated(author: string, message: Stanza): void
 }
 
-/** One of many that a stanza goes to. The router remembers its session here. */
+/** One of many that a stanza goes to. The router remembers its session here, and how its address is written. */
 export interface Recipient {
   readonly jid: Jid
   session: Session | undefined
+  escaped: Buffer | undefined
 }
 
 export interface Sessions {

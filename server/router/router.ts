@@ -7,6 +7,7 @@ import { withDelay } from '../../lib/stanza/delay.ts'
 import { nextMessageId, timeOfLastId, timeOfMessageId } from '../../lib/stanza/ids.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { errorReply, type Stanza } from '../../lib/stanza/stanza.ts'
+import { escapeXml } from '../../lib/xml/element.ts'
 import type { Host } from '../host.ts'
 import type { Log } from '../log.ts'
 import type { Recipient } from '../extensions/extension.ts'
@@ -78,12 +79,14 @@ export class Router {
       const { jid } = recipient
       let { session } = recipient
       if (session === undefined || session.ended) recipient.session = session = sessions.get(jid.toString())
+      const to = jid.toString()
+      const escaped = (recipient.escaped ??= Buffer.from(escapeXml(to)))
       if (session === undefined) {
-        void this.route(copyFor(jid.toString()), undefined, options.durable)
+        void this.route(copyFor(to, escaped), undefined, options.durable)
         continue
       }
       if (host?.name !== session.host) host = hosts.get(session.host)
-      if (host?.hooks.runCheckBroadcast(from, jid) !== false) session.send(copyFor(jid.toString()), options)
+      if (host?.hooks.runCheckBroadcast(from, jid) !== false) session.send(copyFor(to, escaped), options)
     }
   }
 

@@ -174,7 +174,7 @@ export class Room {
       occupant = { nick, jid: this.jid.withResource(nick), bare: jid.bare, role, id, idXml: `<occupant-id xmlns='${OCCUPANT_ID_NS}' id='${id}'/>`, clients: [] }
       this.occupants.set(nick, occupant)
     }
-    const client: Client = { jid, full: jid.toString(), session: undefined, occupant, presence: presence.compact(), messageAt: 0, presenceAt: 0 }
+    const client: Client = { jid, full: jid.toString(), session: undefined, escaped: undefined, occupant, presence: presence.compact(), messageAt: 0, presenceAt: 0 }
     occupant.clients.push(client)
     this.clients.set(client.full, client)
     const others = this.accounts.get(jid.bare)
