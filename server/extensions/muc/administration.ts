@@ -144,7 +144,12 @@ function checkRole(room: Room, actor: Actor, { occupant, role }: Edit): void {
   if (!reaches(actor.affiliation, affiliation) || (role === 'visitor' && affiliation === 'member' && actor.affiliation === 'member')) throw new StanzaError('not-allowed', 'stands as high as you')
 }
 
-interface Why { readonly reason?: string | undefined; readonly actor?: string | undefined; readonly nick?: string | undefined }
+interface Why {
+  readonly reason?: string | undefined
+  readonly actor?: string | undefined
+  /** The nickname to keep; an empty one is kept no longer. */
+  readonly nick?: string | undefined
+}
 
 /** §8.2: out; §8.3, §8.4, §9.6, §9.7: another role. */
 export function setRole(room: Room, occupant: Occupant, role: Role, { reason, actor }: Why): void {
@@ -170,12 +175,13 @@ function expelAll(room: Room, clients: readonly Client[], change: Parameters<typ
 export function setAffiliation(room: Room, jid: Jid, affiliation: Affiliation, why: Why = {}): void {
   const { bare } = jid
   const before = room.affiliations.get(bare)
-  const nick = affiliation === 'none' || affiliation === 'outcast' ? undefined : why.nick ?? before?.nick
+  const nick = affiliation === 'none' || affiliation === 'outcast' || why.nick === '' ? undefined : why.nick ?? before?.nick
   const unchanged = (before?.affiliation ?? 'none') === affiliation && before?.nick === nick
   const value: StoredAffiliation | undefined = affiliation === 'none' ? undefined : { affiliation, ...(why.reason !== undefined && why.reason !== '' && { reason: why.reason.slice(0, 1000) }), ...(nick !== undefined && { nick }) }
   if (value === undefined) room.affiliations.delete(bare)
   else room.affiliations.set(bare, value)
   room.rooms.store.putAffiliation(room.local, bare, value)
+  room.relate(bare)
   if (unchanged) return
   const { reason, actor } = why
   // A ban of a whole server (§9.1) is one of all of its accounts.

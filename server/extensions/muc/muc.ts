@@ -8,17 +8,20 @@ import { errorReply, iqResult, makeStanza, type Stanza } from '../../../lib/stan
 import { type Element, xml } from '../../../lib/xml/element.ts'
 import { accessRule, anything, bool, duration, host as hostType, int, list, oneOf, type OptionTable, record, shaperRule, text } from '../../config/options.ts'
 import type { Session } from '../../sessions/session.ts'
-import { DISCO_ITEMS_NS } from '../disco-registry.ts'
-import { defineExtension, type Parts } from '../extension.ts'
+import { createCommands } from '../commands-registry.ts'
+import { createDiscoRegistry, DISCO_ITEMS_NS } from '../disco-registry.ts'
+import { defineExtension, type IqHandler, type IqRequest, type Parts } from '../extension.ts'
 import { hostVcard } from '../vcard.ts'
 import { endRoom, setAffiliation } from './administration.ts'
 import { Forwarding } from './forwarding.ts'
+import { serveHats } from './hats.ts'
 import { mediate } from './mediation.ts'
 import { sendPrivately, sendToAll } from './messages.ts'
 import { exit, expel, join, tellStranger, update } from './presences.ts'
 import { roomHandlers } from './requests.ts'
 import { type Client, MUC_NS, OCCUPANT_ID_NS, Room, type Rooms } from './room.ts'
 import type { Role, RoomConfig, Whom } from './room-config.ts'
+import { type Listed, search, SEARCH_NS } from './search.ts'
 import { RoomStore } from './store.ts'
 
 const IGNORED = 'has no effect'
@@ -134,10 +137,12 @@ export const muc = defineExtension({
   specs: [
     { xep: 45, version: '1.35.5', status: 'complete' },
     { xep: 249, version: '1.2', status: 'complete', note: 'the room adds it to mediated invitations' },
+    { xep: 317, version: '0.3.1', status: 'complete' },
     { xep: 410, version: '1.1.0', status: 'complete' },
     { xep: 421, version: '1.0.1', status: 'complete' },
     { xep: 424, version: '0.4.2', status: 'complete', note: 'in rooms' },
     { xep: 425, version: '0.3.0', status: 'complete' },
+    { xep: 433, version: '0.1.0', status: 'complete' },
     { xep: 486, version: '0.1.0', status: 'complete' },
   ],
   needs: ['host', 'router', 'sessions', 'storage', 'access', 'hooks', 'enabled', 'log', 'metrics', 'now'],
@@ -206,6 +211,8 @@ class RoomService implements Rooms {
   readonly #forwarding: Forwarding
   readonly #roomId: RegExp | undefined
   #stopping = false
+  readonly disco = createDiscoRegistry()
+  #command: IqHandler = () => { throw new StanzaError('item-not-found') }
 
   constructor(domain: string, parts: Needed, options: MucOptions, counted: () => void) {
     this.domain = domain
@@ -229,12 +236,26 @@ class RoomService implements Rooms {
     iq.get('urn:xmpp:ping ping', 'host', () => undefined)
     iq.get('vcard-temp vCard', 'host', () => hostVcard(options.vcard) ?? xml('vCard', { xmlns: 'vcard-temp' }))
     iq.set('vcard-temp vCard', 'host', () => { throw new StanzaError('forbidden') })
+    iq.get(`${SEARCH_NS} search`, 'host', (request) => {
+      if (!this.#allows(request.from)) throw new StanzaError('forbidden', 'this service is not for you')
+      return search(request, () => this.#listed())
+    })
+    disco.feature('host', SEARCH_NS)
+    const commands = createCommands({
+      jid: domain, disco: this.disco, now: () => parts.now(),
+      iq: { get: () => undefined, set: (_payload, _target, handler) => { this.#command = handler }, request: () => Promise.resolve(undefined) },
+    })
+    serveHats(commands, (jid) => this.room(jid.local))
     parts.hooks.started(() => { this.#findOccupants() })
     parts.hooks.stopping(() => { this.#stopping = true })
     parts.hooks.accountRemoved((bare) => { this.#forgetAccount(bare) })
   }
 
   // ---- What rooms ask
+
+  async command(request: IqRequest): Promise<Element> {
+    return await this.#command(request) as Element
+  }
 
   isAdmin(jid: Jid): boolean { return this.parts.access.allows(this.#options.access_admin, { jid }) }
 
@@ -388,6 +409,26 @@ class RoomService implements Rooms {
       (asked || count > items.length) && buildResultSet({ first: address(items[0]), last: address(items.at(-1)), count, index: !backward && (set.after ?? '') === '' && items.length > 0 ? 0 : undefined }))
   }
 
+  /** The rooms that are listed, for a search (XEP-0433). */
+  #listed(): Listed[] {
+    const found: Listed[] = []
+    let after: string | undefined
+    for (let scanned = 0; scanned < LIST_SCAN_MAX;) {
+      const rooms = this.store.rooms(after, 500)
+      for (const { local, room: { config, locked } } of rooms) {
+        if (!config.public || locked) continue
+        found.push({
+          address: `${local}@${this.domain}`, name: config.name === '' ? local : config.name, description: config.description, language: config.lang,
+          users: this.#occupied.get(local)?.occupants.size ?? 0, open: !config.membersOnly && !config.passwordProtected, anonymous: !config.nonAnonymous,
+        })
+      }
+      scanned += rooms.length
+      after = rooms.at(-1)?.local
+      if (rooms.length < 500) break
+    }
+    return found
+  }
+
   #presence(stanza: Stanza, to: Jid, from: Jid, session: Session | undefined): void {
     const { type } = stanza
     const room = this.room(to.local)
@@ -498,6 +539,7 @@ class RoomService implements Rooms {
       const room = this.room(local)
       if (room === undefined) continue
       const { affiliation } = room.affiliations.get(bare) ?? {}
+      if (room.wearers.delete(bare)) room.save()
       if (affiliation !== 'outcast') setAffiliation(room, Jid.parse(bare), 'none')
       // A room that nobody may change and nobody is in is of no use to anybody.
       if (affiliation === 'owner' && room.clients.size === 0 && room.affiliations.size === 0) endRoom(room, '')

@@ -9,13 +9,14 @@ import { makeStanza } from '../../../lib/stanza/stanza.ts'
 import { parseElement } from '../../../lib/xml/build.ts'
 import { type Element, escapeXml, xml } from '../../../lib/xml/element.ts'
 import { MAM_NS, queryForm, readMetadata, readQuery, resultMessages, runQuery } from '../archive/query.ts'
+import { COMMANDS_NS } from '../commands-registry.ts'
 import { DISCO_INFO_NS, DISCO_ITEMS_NS } from '../disco-registry.ts'
 import type { IqRequest } from '../extension.ts'
 import { standalone } from '../standalone-element.ts'
 import { answerConfig, answerList, applyConfig, applyEdits, setAffiliation } from './administration.ts'
 import { bury, findMessage, MODERATE_NS, publish, RETRACT_NS, withAuthor } from './messages.ts'
 import { reservedByOther } from './presences.ts'
-import { MUC_ADMIN_NS, MUC_NS, MUC_OWNER_NS, OCCUPANT_ID_NS, type Room } from './room.ts'
+import { HATS_NS, MUC_ADMIN_NS, MUC_NS, MUC_OWNER_NS, OCCUPANT_ID_NS, type Room } from './room.ts'
 import { featuresOf, reaches } from './room-config.ts'
 
 const REGISTER_NS = 'jabber:iq:register'
@@ -47,23 +48,26 @@ export const roomHandlers: ReadonlyMap<string, Handler> = new Map<string, Handle
   }],
   [`set ${VCARD_NS} vCard`, setVcard],
   [`set ${MODERATE_NS} moderate`, moderate],
+  [`set ${COMMANDS_NS} command`, (room, request) => room.rooms.command(request)],
 ])
 
 // ---- Discovery
 
 /** §6.4 and §15.3 to §15.5 */
-function answerInfo(room: Room, { payload, from }: IqRequest): Element {
+function answerInfo(room: Room, request: IqRequest): Element | Promise<Element> {
+  const { payload, from } = request
   const node = payload.attrs['node']
   // §7.12: the nickname that the room keeps for who asks.
   if (node === 'x-roomuser-item') {
     const nick = room.affiliations.get(from.bare)?.nick
     return xml('query', { xmlns: DISCO_INFO_NS, node }, nick !== undefined && xml('identity', { category: 'conference', type: 'text', name: nick }))
   }
-  if (node !== undefined && node !== '') throw new StanzaError('item-not-found')
+  if (node === `${MUC_NS}#traffic`) throw new StanzaError('service-unavailable') // §17.2: nothing is discarded
+  if (node !== undefined && node !== '') return room.rooms.disco.info('host', request)
   const { config } = room
   const features = [
     MUC_NS, DISCO_INFO_NS, DISCO_ITEMS_NS, `${MUC_NS}#stable_id`, `${MUC_NS}#request`, SELF_PING, ...featuresOf(config), OCCUPANT_ID_NS, REGISTER_NS, VCARD_NS, 'urn:xmpp:ping',
-    RETRACT_NS, MODERATE_NS, 'urn:xmpp:sid:0',
+    RETRACT_NS, MODERATE_NS, 'urn:xmpp:sid:0', HATS_NS, COMMANDS_NS,
     ...(room.archived ? [MAM_NS, `${MAM_NS}#extended`, 'http://jabber.org/protocol/rsm', `${RETRACT_NS}#tombstone`] : []),
   ]
   return xml('query', { xmlns: DISCO_INFO_NS },
@@ -93,14 +97,16 @@ function roomInfo(room: Room): Element {
     { var: 'muc#roomconfig_maxusers', type: 'text-single', label: 'Most occupants', value: config.maxUsers === 0 ? room.rooms.maxUsers : Math.min(config.maxUsers, room.rooms.maxUsers) },
     config.nonAnonymous && { var: 'muc#roominfo_contactjid', type: 'jid-multi', label: 'Owners', value: owners },
     // XEP-0486: left out when there is no picture.
+    room.hats.size > 0 && { var: 'hats#hash', type: 'text-single', label: 'Hats hash', value: createHash('sha1').update(JSON.stringify([...room.hats])).digest('hex') },
     avatars.length > 0 && { var: 'muc#roominfo_avatarhash', type: 'text-multi', label: 'Avatar hash', value: avatars },
   ]
   return buildForm('result', { formType: `${MUC_NS}#roominfo`, fields: fields.filter((field) => field !== false) })
 }
 
 /** §6.5: the occupants, for those who may list them. */
-function answerItems(room: Room, { payload, from }: IqRequest): Element {
-  if ((payload.attrs['node'] ?? '') !== '') throw new StanzaError('item-not-found')
+function answerItems(room: Room, request: IqRequest): Element | Promise<Element> {
+  const { payload, from } = request
+  if ((payload.attrs['node'] ?? '') !== '') return room.rooms.disco.itemList('host', request)
   const may = room.client(from) !== undefined || (room.config.publicList && room.config.public)
   return xml('query', { xmlns: DISCO_ITEMS_NS }, may && [...room.occupants.values()].filter((each) => room.shows(each.role)).map((each) => xml('item', { jid: each.jid.toString(), name: each.nick })))
 }
@@ -163,8 +169,7 @@ function register(room: Room, { payload, from }: IqRequest): void {
   const jid = from.toBare()
   if (payload.getChild('remove', REGISTER_NS) !== undefined) {
     if (known?.nick === undefined) throw new StanzaError('registration-required', 'you are not registered here')
-    room.affiliations.delete(jid.bare)
-    setAffiliation(room, jid, affiliation === 'member' ? 'none' : affiliation)
+    setAffiliation(room, jid, affiliation === 'member' ? 'none' : affiliation, { nick: '' })
     return
   }
   const x = payload.getChild('x', FORMS_NS)

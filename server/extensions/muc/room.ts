@@ -3,9 +3,10 @@ import { createHmac } from 'node:crypto'
 import { Jid } from '../../../lib/jid.ts'
 import { readStanza } from '../../../lib/stanza/read.ts'
 import { CLIENT_NS, makeStanza, type Stanza } from '../../../lib/stanza/stanza.ts'
-import { escapeXml } from '../../../lib/xml/element.ts'
+import { type Element, escapeXml } from '../../../lib/xml/element.ts'
 import type { Session } from '../../sessions/session.ts'
-import type { Parts, Recipient } from '../extension.ts'
+import type { HostDisco } from '../disco-registry.ts'
+import type { IqRequest, Parts, Recipient } from '../extension.ts'
 import { type Affiliation, type ConfigLimits, reaches, type Role, type RoomConfig } from './room-config.ts'
 import type { RoomStore, StoredAffiliation, StoredRoom } from './store.ts'
 
@@ -29,6 +30,9 @@ export interface Rooms {
   readonly maxUsersPresence: number
   readonly messageIntervalMs: number
   readonly presenceIntervalMs: number
+  /** What rooms say of the nodes below them, and their commands (XEP-0050). */
+  readonly disco: HostDisco
+  command(request: IqRequest): Promise<Element>
   /** Of services' admins, who are owners everywhere. */
   isAdmin(jid: Jid): boolean
   limitsFor(jid: Jid): ConfigLimits
@@ -98,6 +102,9 @@ export class Room {
   subject: Stanza | undefined
   subjectAt: number
   avatars: readonly string[]
+  /** XEP-0317: by URI, and the URIs that an account wears. */
+  readonly hats: Map<string, { readonly title: string; readonly hue: string }>
+  readonly wearers: Map<string, readonly string[]>
   readonly affiliations: Map<string, StoredAffiliation>
   readonly occupants = new Map<string, Occupant>()
   readonly clients = new Map<string, Client>()
@@ -116,13 +123,22 @@ export class Room {
     this.subject = stored.subject === null ? undefined : readStanza(Buffer.from(stored.subject))
     this.subjectAt = stored.subjectAt
     this.avatars = stored.avatars
+    this.hats = new Map((stored.hats ?? []).map(([uri, title, hue]) => [uri, { title, hue }]))
+    this.wearers = new Map(stored.wearers)
     this.affiliations = rooms.store.affiliations(local)
     for (const [full, { nick, role, presence }] of rooms.store.occupants(local)) this.#enter(Jid.parse(full), nick, role, readStanza(Buffer.from(presence)))
   }
 
   save(): void {
-    const { config, created, locked, subject, subjectAt, avatars } = this
-    this.rooms.store.putRoom(this.local, { config, created, locked, subject: subject?.encode() ?? null, subjectAt, avatars })
+    const { config, created, locked, subject, subjectAt, avatars, hats, wearers } = this
+    this.rooms.store.putRoom(this.local, {
+      config, created, locked, subject: subject?.encode() ?? null, subjectAt, avatars, hats: Array.from(hats, ([uri, { title, hue }]) => [uri, title, hue] as const), wearers: [...wearers],
+    })
+  }
+
+  /** Notes whether the room still knows an account. */
+  relate(bare: string): void {
+    this.rooms.store.relate(this.local, bare, this.affiliations.has(bare) || this.wearers.has(bare))
   }
 
   /** Whether messages go to the archive (XEP-0313). */
@@ -218,7 +234,7 @@ export class Room {
     this.clients.clear()
     this.occupants.clear()
     this.accounts.clear()
-    this.rooms.store.removeRoom(this.local)
+    this.rooms.store.removeRoom(this.local, [...this.affiliations.keys(), ...this.wearers.keys()])
     this.rooms.removed(this)
   }
 
@@ -245,7 +261,18 @@ export class Room {
         { name: 'x', xmlns: MUC_USER_NS, text: x }, { name: 'occupant-id', xmlns: OCCUPANT_ID_NS, text: occupant.idXml },
       ])
     }
-    return client.presence.withAttrs({ from }).append('x', MUC_USER_NS, x).append('occupant-id', OCCUPANT_ID_NS, occupant.idXml)
+    const shown = client.presence.withAttrs({ from }).append('x', MUC_USER_NS, x).append('occupant-id', OCCUPANT_ID_NS, occupant.idXml)
+    const hats = this.#hatsOf(occupant.bare)
+    return hats === '' ? shown : shown.append('hats', HATS_NS, hats)
+  }
+
+  /** `<hats/>` of an account, serialised; empty when it has none (XEP-0317 §4). */
+  #hatsOf(bare: string): string {
+    const hats = (this.wearers.get(bare) ?? []).map((uri) => {
+      const hat = this.hats.get(uri)
+      return hat === undefined ? '' : `<hat title='${escapeXml(hat.title)}' uri='${escapeXml(uri)}'${hat.hue === '' ? '' : ` hue='${escapeXml(hat.hue)}'`}/>`
+    }).join('')
+    return hats === '' ? '' : `<hats xmlns='${HATS_NS}'>${hats}</hats>`
   }
 
   /** Tells everybody of an occupant: `client` is the one whose presence it is. `hidden`: nobody but its own clients. */

@@ -8,7 +8,7 @@ const ROOMS = 'muc-rooms'
 const AFFILIATIONS = 'muc-affiliations'
 /** [service, room, full JID] */
 const OCCUPANTS = 'muc-occupants'
-/** [bare JID, service, room]: where an account has an affiliation. */
+/** [bare JID, service, room]: where an account has an affiliation or wears a hat. */
 const RELATIONS = 'muc-relations'
 /** [service, room, id]: the last messages of a room without an archive. */
 const HISTORY = 'muc-history'
@@ -29,6 +29,9 @@ export interface StoredRoom {
   readonly subjectAt: number
   /** SHA-1 of the pictures in the vCard (XEP-0486). */
   readonly avatars: readonly string[]
+  /** XEP-0317: URI, title and hue of each hat; and the URIs of those that an account wears. */
+  readonly hats?: readonly (readonly [string, string, string])[]
+  readonly wearers?: readonly (readonly [string, readonly string[]])[]
 }
 
 export interface StoredAffiliation {
@@ -90,8 +93,9 @@ export class RoomStore {
     return found.map(({ key, value }) => ({ local: key[1] as string, room: value as StoredRoom }))
   }
 
-  removeRoom(local: string): void {
-    for (const { key } of now(this.#records.range(AFFILIATIONS, this.#key(local)))) this.#records.delete(RELATIONS, [key[2] as string, this.#service, local])
+  /** `related`: everybody who is. */
+  removeRoom(local: string, related: Iterable<string>): void {
+    for (const jid of related) this.relate(local, jid, false)
     for (const table of [ROOMS, VCARDS, AFFILIATIONS, OCCUPANTS, HISTORY]) void now(this.#records.deleteRange(table, this.#key(local)) ?? null)
   }
 
@@ -100,16 +104,17 @@ export class RoomStore {
   }
 
   putAffiliation(local: string, jid: string, value: StoredAffiliation | undefined): void {
-    if (value === undefined) {
-      this.#records.delete(AFFILIATIONS, this.#key(local, jid))
-      this.#records.delete(RELATIONS, [jid, this.#service, local])
-      return
-    }
-    this.#records.put(AFFILIATIONS, this.#key(local, jid), value)
-    this.#records.put(RELATIONS, [jid, this.#service, local], true)
+    if (value === undefined) this.#records.delete(AFFILIATIONS, this.#key(local, jid))
+    else this.#records.put(AFFILIATIONS, this.#key(local, jid), value)
   }
 
-  /** The rooms in which an account has an affiliation. */
+  /** Notes that the room knows an account, or does not any more. */
+  relate(local: string, jid: string, related: boolean): void {
+    if (related) this.#records.put(RELATIONS, [jid, this.#service, local], true)
+    else this.#records.delete(RELATIONS, [jid, this.#service, local])
+  }
+
+  /** The rooms that know an account. */
   relationsOf(jid: string): string[] {
     return now(this.#records.range(RELATIONS, [jid, this.#service])).map(({ key }) => key[2] as string)
   }
