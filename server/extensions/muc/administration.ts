@@ -5,7 +5,7 @@ import { StanzaError } from '../../../lib/stanza/errors.ts'
 import { makeStanza } from '../../../lib/stanza/stanza.ts'
 import { type Element, escapeXml, xml } from '../../../lib/xml/element.ts'
 import type { IqRequest } from '../extension.ts'
-import { expel } from './presences.ts'
+import { expel, reservedByOther } from './presences.ts'
 import { type Client, MUC_ADMIN_NS, MUC_OWNER_NS, MUC_USER_NS, type Occupant, type Room } from './room.ts'
 import { type Affiliation, AFFILIATIONS, changeCodes, configForm, reaches, readConfig, type Role, ROLES } from './room-config.ts'
 import type { StoredAffiliation } from './store.ts'
@@ -107,10 +107,24 @@ function readEdit(room: Room, item: Element): Edit {
   if (affiliation !== undefined) {
     const jid = given ?? (occupant === undefined ? undefined : Jid.parse(occupant.bare))
     if (jid === undefined) throw new StanzaError(nick === undefined ? 'bad-request' : 'item-not-found', 'nobody of this nickname is in the room')
-    return { jid, occupant, affiliation, role, nick: address === undefined ? undefined : nick, reason }
+    return { jid, occupant, affiliation, role, nick: address === undefined || nick === undefined ? undefined : reservable(room, jid, nick), reason }
   }
   if (occupant === undefined) throw new StanzaError(nick === undefined && address === undefined ? 'bad-request' : 'item-not-found', 'nobody of this nickname is in the room')
   return { jid: given, occupant, affiliation, role, nick, reason }
+}
+
+/** A nickname to keep for an account. */
+export function reservable(room: Room, jid: Jid, nick: string): string {
+  let prepared = ''
+  try {
+    prepared = room.jid.withResource(nick).resource
+  } catch {
+    // As if there was none.
+  }
+  if (prepared === '') throw new StanzaError('not-acceptable', 'a nickname is needed')
+  const there = room.occupants.get(prepared)
+  if (reservedByOther(room, prepared, jid.bare) || (there !== undefined && there.bare !== jid.bare)) throw new StanzaError('conflict', 'the nickname is taken')
+  return prepared
 }
 
 /** §9.1 to §9.8, §10.3 to §10.8 */

@@ -13,9 +13,8 @@ import { COMMANDS_NS } from '../commands-registry.ts'
 import { DISCO_INFO_NS, DISCO_ITEMS_NS } from '../disco-registry.ts'
 import type { IqRequest } from '../extension.ts'
 import { standalone } from '../standalone-element.ts'
-import { answerConfig, answerList, applyConfig, applyEdits, setAffiliation } from './administration.ts'
+import { answerConfig, answerList, applyConfig, applyEdits, reservable, setAffiliation } from './administration.ts'
 import { bury, findMessage, MODERATE_NS, publish, RETRACT_NS, withAuthor } from './messages.ts'
-import { reservedByOther } from './presences.ts'
 import { HATS_NS, MUC_ADMIN_NS, MUC_NS, MUC_OWNER_NS, OCCUPANT_ID_NS, type Room } from './room.ts'
 import { featuresOf, reaches } from './room-config.ts'
 
@@ -175,16 +174,7 @@ function register(room: Room, { payload, from }: IqRequest): void {
   const x = payload.getChild('x', FORMS_NS)
   const form = x && parseForm(x, { kinds: ['submit'], formType: REGISTER_FORM })
   const nick = form === undefined ? payload.getChildText('username') ?? payload.getChildText('nick') ?? '' : form.value('muc#register_roomnick') ?? ''
-  let prepared: string
-  try {
-    prepared = room.jid.withResource(nick).resource
-  } catch {
-    throw new StanzaError('not-acceptable', 'a nickname is needed')
-  }
-  if (prepared === '') throw new StanzaError('not-acceptable', 'a nickname is needed')
-  const there = room.occupants.get(prepared)
-  if (reservedByOther(room, prepared, jid.bare) || (there !== undefined && there.bare !== jid.bare)) throw new StanzaError('conflict', 'the nickname is taken')
-  setAffiliation(room, jid, affiliation === 'none' ? 'member' : affiliation, { nick: prepared })
+  setAffiliation(room, jid, affiliation === 'none' ? 'member' : affiliation, { nick: reservable(room, jid, nick) })
 }
 
 // ---- Pictures (XEP-0054, XEP-0486)
