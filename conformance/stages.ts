@@ -29,7 +29,7 @@ export async function ownStage(log?: string): Promise<OwnStage> {
 }
 
 /** The configuration on ports of its own; accounts are made, and stanzas sent, as fast as plays need them. What only the operator of a domain can know is made up. */
-function staged(shipped: string, ports: Ports): string {
+export function staged(shipped: string, ports: Ports): string {
   const document = parseDocument(shipped)
   for (const [at, port] of [ports.client, ports.clientTls, ports.https].entries()) {
     document.setIn(['listen', at, 'port'], port)
@@ -40,6 +40,8 @@ function staged(shipped: string, ports: Ports): string {
   document.set('registration_timeout', 'infinity')
   document.deleteIn(['modules', 'mod_http_upload', 'put_url'])
   document.delete('tidings')
+  const turn = { host: '127.0.0.1', port: 3478, transport: 'udp' }
+  document.setIn(['modules', 'mod_stun_disco'], document.createNode({ secret: 'sesame', services: [{ ...turn, type: 'stun' }, { ...turn, type: 'turn' }] }))
   document.setIn(['modules', 'mod_disco'], document.createNode({ server_info: [{ modules: 'all', name: 'abuse-addresses', urls: ['mailto:abuse@localhost'] }] }))
   return document.toString()
 }
