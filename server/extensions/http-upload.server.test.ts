@@ -3,12 +3,12 @@ import { readFile, readdir } from 'node:fs/promises'
 import { request } from 'node:https'
 import path from 'node:path'
 import { expect } from 'chai'
-import { connect } from '../../lib/client/client.ts'
+import { type Client, connect } from '../../lib/client/client.ts'
 import { loadConfig } from '../config/config.ts'
 import { TEST_CONFIG, type TestServer, startTestServer } from '../test-server.ts'
 
 const NS = 'urn:xmpp:http:upload:0'
-const CONFIG = TEST_CONFIG.replace(/mod_http_upload: \{ put_url.*/, 'mod_http_upload: {}')
+const CONFIG = `${TEST_CONFIG.replace(/mod_http_upload: \{ put_url.*/, 'mod_http_upload: {}')}  mod_muc: {}\n`
 
 describe('XEP-0363: HTTP File Upload, on a whole server', () => {
   let site: TestServer
@@ -88,6 +88,26 @@ describe('XEP-0363: HTTP File Upload, on a whole server', () => {
     first.end('56789')
     expect((await answered)[0].statusCode).to.equal(201)
     expect((await http('GET', get)).body.toString()).to.equal('0123456789')
+  })
+
+  it('XEP-0425: removes the file of a message that a room\'s moderator takes back', async () => {
+    const { put, get } = await slot(3)
+    expect((await http('PUT', put, { 'Content-Length': 3 }, Buffer.from('abc'))).status).to.equal(201)
+    await site.server.register('owner@localhost', 'secret')
+    const [owner, romeo] = await Promise.all(['owner', 'romeo'].map((user) => connect({ host: site.host, port: site.port, domain: 'localhost', user, password: 'secret' }))) as [Client, Client]
+    const room = 'balcony@conference.localhost'
+    for (const client of [owner, romeo]) {
+      client.send(`<presence to='${room}/${client.bare.split('@')[0]}'><x xmlns='http://jabber.org/protocol/muc'/></presence>`)
+      await client.receive((each) => each.attrs['from'] === `${room}/${client.bare.split('@')[0]}`)
+      if (client === owner) await owner.sendIq(`<iq type='set' to='${room}'><query xmlns='http://jabber.org/protocol/muc#owner'><x xmlns='jabber:x:data' type='submit'/></query></iq>`)
+    }
+    romeo.send(`<message to='${room}' type='groupchat'><body>${get.href}</body><x xmlns='jabber:x:oob'><url>${get.href}</url></x></message>`)
+    const message = await owner.receive((each) => each.getChildText('body') === get.href)
+    expect((await http('GET', get)).status).to.equal(200)
+    const id = message.getChild('stanza-id', 'urn:xmpp:sid:0')?.attrs['id'] ?? ''
+    await owner.sendIq(`<iq type='set' to='${room}'><moderate xmlns='urn:xmpp:message-moderate:1' id='${id}'><retract xmlns='urn:xmpp:message-retract:1'/></moderate></iq>`)
+    await until(async () => (await http('GET', get)).status === 404)
+    await Promise.all([owner.disconnect(), romeo.disconnect()])
   })
 
   it('answers at its domain alone', async () => {

@@ -207,5 +207,6 @@ function moderate(room: Room, { payload, from }: IqRequest): void {
   const moderated = `<moderated xmlns='${MODERATE_NS}'${occupant === undefined ? '' : ` by='${escapeXml(occupant.jid.toString())}'`}>${occupant?.idXml ?? `<occupant-id xmlns='${OCCUPANT_ID_NS}' id='${room.occupantId(from.bare)}'/>`}</moderated>`
   const inside = `${moderated}${reason === null ? '' : `<reason>${escapeXml(reason)}</reason>`}`
   bury(room, id, found, `<retracted xmlns='${RETRACT_NS}' stamp='${formatDateTime(room.rooms.parts.now())}'>${inside}</retracted>`)
+  room.rooms.parts.router.moderated(found.author, readStanza(found.bytes))
   publish(room, makeStanza('message', { from: room.address, type: 'groupchat', id: randomUUID() }, [{ name: 'retract', xmlns: RETRACT_NS, text: `<retract xmlns='${RETRACT_NS}' id='${escapeXml(id)}'>${inside}</retract>` }]), room.jid, room.address)
 }
