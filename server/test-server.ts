@@ -35,6 +35,7 @@ modules:
   mod_offline: {}
   mod_ping: {}
   mod_private: {}
+  mod_pubsub: { plugins: [flat, pep], ignore_pep_from_offline: false }
   mod_register: { ip_access: all }
   mod_roster: { versioning: true }
   mod_scram_upgrade: {}

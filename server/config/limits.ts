@@ -37,6 +37,8 @@ export interface Limits {
   readonly accountCache: number
   readonly clientsPerAccount: number
   readonly clientsKeptMs: number
+  readonly pubsubNodes: number
+  readonly pubsubSubscriptions: number
   // Failed logins
   readonly loginFailures: number
   readonly loginFailureEveryMs: number
@@ -98,6 +100,8 @@ export const limitTable: OptionTable<Limits> = {
   accountCache: { type: count, default: 20_000, help: 'Accounts of which is kept in memory that they exist.' },
 
   clientsPerAccount: { type: count, default: 100, help: 'Clients of one account that are kept in its list, and as many that have tokens to log in by.' },
+  pubsubNodes: { type: count, default: 1000, help: 'Nodes of one account (XEP-0163), and nodes that one account has at a publish-subscribe service.' },
+  pubsubSubscriptions: { type: count, default: 100_000, help: 'Subscriptions of one node.' },
   clientsKeptMs: { type: duration(), default: 7_776_000_000, help: 'How long a client stays in the list of its account after it was seen last.' },
 
   loginFailures: { type: count, default: 100, help: 'Failed logins to one account from one network at once.' },

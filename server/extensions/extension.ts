@@ -16,7 +16,7 @@ import type { HttpRoutes } from '../http/routes.ts'
 import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Hooks, HookCalls } from '../router/hooks.ts'
-import type { Capabilities } from '../sessions/capabilities.ts'
+import type { Capabilities, Interests } from '../sessions/capabilities.ts'
 import type { SendOptions, Session } from '../sessions/session.ts'
 import type { Rosters } from '../sessions/rosters.ts'
 import type { Storage } from '../storage/shapes.ts'
@@ -257,7 +257,7 @@ export interface Sessions {
   all(): Iterable<Session>
 }
 
-/** Nodes of one account (XEP-0163), as its owner: for extensions that keep something there. Writes belong to the present turn. */
+/** Nodes of a host's accounts (XEP-0163), as their owners see them: for extensions that keep something there. Writes belong to the present turn. */
 export interface PersonalNodes {
   /** Payloads by item id, oldest first. */
   items(owner: string, node: string): ReadonlyMap<string, Element>
@@ -273,6 +273,8 @@ export interface PersonalNodes {
   retract(owner: string, node: string, id: string): void
   /** Called after each change of a node's items; `byServer`: an extension made it. */
   watch(node: string, watcher: (change: { readonly owner: string; readonly byServer: boolean }) => void): void
+  /** Sends the last items of the account's nodes in which a client, which has become available, is interested. */
+  greet(owner: string, client: Jid, interests: Interests, session?: Session): void
 }
 
 /** The personal nodes of this server's hosts. */

@@ -24,6 +24,7 @@ import { muc } from './muc/muc.ts'
 import { offline } from './offline.ts'
 import { ping } from './ping.ts'
 import { privateStorage } from './private-storage.ts'
+import { pubsub } from './pubsub.ts'
 import { push, pushKeepalive } from './push.ts'
 import { register } from './register.ts'
 import { roster } from './roster.ts'
@@ -48,4 +49,5 @@ export const extensions = [
   roster, register, invites, privateStorage, vcard, lastActivity, flexibleOffline,
   ping, version, entityTime, httpUpload, httpUploadQuota,
   muc,
+  pubsub,
 ] as unknown as readonly Extension[]

@@ -1,0 +1,251 @@
+/**
+ * What can be done with nodes, whoever asks for it: each operation writes, trims and notifies in one turn. The protocol on top is in
+ * requests.ts (XEP-0060 §5 to §7) and owner-requests.ts (§8).
+ */
+import { Jid } from '../../../lib/jid.ts'
+import { StanzaError } from '../../../lib/stanza/errors.ts'
+import { randomId } from '../../../lib/stanza/ids.ts'
+import type { Parts } from '../extension.ts'
+import { createNodeAccess, type NodeAccess } from './access.ts'
+import { createRemoteContacts, type RemoteContacts } from './contacts.ts'
+import { pubsubError } from './errors.ts'
+import { createEvents, hasExpired, itemsEvent, retractEvent, type Events } from './events.ts'
+import { configForm, PERSONAL_DEFAULTS, SERVICE_DEFAULTS, type NodeConfig } from './node-config.ts'
+import { escapeXml } from '../../../lib/xml/element.ts'
+import { isAccount, type Item, type Node, type NodeStore, type Subscription } from './node-store.ts'
+
+export interface EngineOptions {
+  /** Items of one node (`max` stands for it). */
+  readonly maxItems: number
+  /** The longest time that items are kept, seconds; Infinity: for ever. */
+  readonly maxExpireSeconds: number
+  /** Subscriptions of one node. */
+  readonly maxSubscriptions: number
+  /** Whether somebody may create a node at a service. */
+  mayCreate(service: string, creator: Jid): boolean
+  /** The operator's defaults of a new node, and what a node must be. */
+  readonly defaults: Partial<NodeConfig>
+  forced(node: string): Partial<NodeConfig>
+}
+
+export type EngineParts = Pick<Parts, 'host' | 'router' | 'rosters' | 'sessions' | 'capabilities' | 'storage' | 'limits' | 'now'>
+
+/** An item as it is to be published. */
+export interface NewItem {
+  readonly id: string | undefined
+  /** The payload serialised, with its namespaces; empty: none. */
+  readonly payload: string
+}
+
+/** A change of a node's items; `publisher` is undefined when an extension made it. */
+export interface Change { readonly service: string; readonly node: string; readonly publisher: Jid | undefined }
+
+export interface Engine {
+  readonly store: NodeStore
+  readonly access: NodeAccess
+  readonly events: Events
+  readonly remote: RemoteContacts
+  readonly options: EngineOptions
+  now(): number
+  /** The node; throws `item-not-found` when there is none. */
+  require(service: string, name: string): Node
+  defaults(service: string, name: string): NodeConfig
+  mayCreate(service: string, creator: Jid): boolean
+  /** Creates a node, its creator being the owner. Throws `conflict` when it exists, `resource-constraint` when there are too many. */
+  create(service: string, name: string, creator: Jid, config: Partial<NodeConfig>): Node
+  configure(node: Node, changes: Partial<NodeConfig>): Node
+  delete(node: Node, redirect?: string): void
+  /** Publishes items; answers their ids. */
+  publish(node: Node, items: readonly NewItem[], publisher: Jid | undefined): readonly string[]
+  /** Removes items that are there. */
+  retract(node: Node, ids: readonly string[], notify: boolean, publisher: Jid | undefined): void
+  purge(node: Node): void
+  /** The items' ids that have not expired, oldest first. */
+  order(node: Node): readonly { readonly id: string; readonly seq: string }[]
+  item(node: Node, id: string): Item | undefined
+  subscribe(node: Node, jid: Jid): Subscription
+  unsubscribe(node: Node, jid: string): void
+  watch(watcher: (change: Change) => void): void
+  /** Removes what has expired. */
+  expire(): void
+}
+
+/** The largest payload that a node can be configured for, bytes. */
+export const PAYLOAD_BYTES_MAX = 262_144
+/** A name is part of keys of the store. */
+const NAME_BYTES_MAX = 512
+const EXPIRING_PER_STEP = 200
+
+export function createEngine(parts: EngineParts, store: NodeStore, options: EngineOptions): Engine {
+  const { rosters, limits, now } = parts
+  const access = createNodeAccess(store, rosters)
+  const remote = createRemoteContacts()
+  const events = createEvents(parts, store, access, remote)
+  const watchers: ((change: Change) => void)[] = []
+  let expireAfter: { readonly service: string; readonly node: string } | undefined
+
+  function defaults(service: string, name: string): NodeConfig {
+    return { ...(isAccount(service) ? PERSONAL_DEFAULTS : SERVICE_DEFAULTS), ...options.defaults, ...options.forced(name) }
+  }
+
+  function checked(name: string, config: NodeConfig): NodeConfig {
+    const forced = { ...config, ...options.forced(name) }
+    if (forced.max_items !== 'max' && Number(forced.max_items) > options.maxItems) throw new StanzaError('not-acceptable', `a node has at most ${options.maxItems} items`)
+    if (forced.max_payload_size !== 'max' && Number(forced.max_payload_size) > PAYLOAD_BYTES_MAX) throw new StanzaError('not-acceptable', `a payload has at most ${PAYLOAD_BYTES_MAX} bytes`)
+    const { maxExpireSeconds } = options
+    const tooLong = forced.item_expire === 'max' ? maxExpireSeconds !== Infinity : Number(forced.item_expire) > maxExpireSeconds
+    return tooLong ? { ...forced, item_expire: String(maxExpireSeconds) } : forced
+  }
+
+  function itemsMax({ config }: Node): number {
+    return config.max_items === 'max' ? options.maxItems : Math.min(Number(config.max_items), options.maxItems)
+  }
+
+  /** §7.1.2: the oldest go when there are too many. */
+  function trim(node: Node): void {
+    const max = itemsMax(node)
+    if (max === Infinity) return
+    const order = store.order(node.service, node.name)
+    for (const item of order.slice(0, Math.max(0, order.length - max))) store.deleteItem(node.service, node.name, item)
+  }
+
+  function changed(node: Node, publisher: Jid | undefined): void {
+    const change = { service: node.service, node: node.name, publisher }
+    for (const watcher of watchers) watcher(change)
+  }
+
+  function requirePayload(node: Node, { payload }: NewItem): void {
+    const { config } = node
+    const wanted = config.persist_items || config.deliver_payloads
+    // §7.1.3.6
+    if (!wanted && payload !== '') throw pubsubError('bad-request', 'item-forbidden')
+    if (wanted && payload === '') throw pubsubError('bad-request', 'payload-required')
+    const max = config.max_payload_size === 'max' ? PAYLOAD_BYTES_MAX : Number(config.max_payload_size)
+    if (Buffer.byteLength(payload) > max) throw pubsubError('not-acceptable', 'payload-too-big') // §7.1.3.4
+  }
+
+  const engine: Engine = {
+    store, access, events, remote, options, now, defaults,
+    require(service, name) {
+      const node = store.node(service, name)
+      if (node === undefined) throw new StanzaError('item-not-found')
+      return node
+    },
+    mayCreate: (service, creator) => (isAccount(service) ? service === creator.bare : options.mayCreate(service, creator)),
+    create(service, name, creator, config) {
+      if (store.node(service, name) !== undefined) throw new StanzaError('conflict') // §8.1.1
+      if (Buffer.byteLength(name) > NAME_BYTES_MAX) throw new StanzaError('not-acceptable', 'the name of the node is too long')
+      const owned = isAccount(service) ? store.nodesOf(service).size : store.placesOf(creator.bare, service).length
+      if (owned >= limits.pubsubNodes) throw new StanzaError('resource-constraint', `more than ${limits.pubsubNodes} nodes`)
+      const node: Node = { service, name, creator: creator.bare, created: now(), config: checked(name, { ...defaults(service, name), ...config }) }
+      store.putNode(node)
+      if (!isAccount(service)) store.setAffiliation(service, name, creator.bare, 'owner')
+      return node
+    },
+    configure(before, changes) {
+      const node: Node = { ...before, config: checked(before.name, { ...before.config, ...changes }) }
+      store.putNode(node)
+      if (!node.config.persist_items) store.purge(node.service, node.name)
+      else trim(node)
+      // Who may not read any more is not subscribed any more.
+      if (node.config.access_model !== before.config.access_model || node.config.roster_groups_allowed !== before.config.roster_groups_allowed) dropRefused(engine, node)
+      if (node.config.notify_config) {
+        const form = node.config.deliver_payloads ? configForm('result', node.config).toString() : ''
+        events.send(node, `<configuration node='${escapeXml(node.name)}'>${form}</configuration>`)
+      }
+      return node
+    },
+    delete(node, redirect) {
+      if (node.config.notify_delete) {
+        const inner = redirect === undefined ? '' : `<redirect uri='${escapeXml(redirect)}'/>`
+        events.send(node, `<delete node='${escapeXml(node.name)}'>${inner}</delete>`)
+      }
+      store.deleteNode(node.service, node.name)
+      changed(node, undefined)
+    },
+    publish(node, items, publisher) {
+      for (const item of items) requirePayload(node, item)
+      if (node.config.persist_items && items.length > itemsMax(node)) throw pubsubError('not-allowed', 'max-items-exceeded')
+      const written = items.map(({ id, payload }) => ({ id: id ?? randomId(), payload }))
+      if (node.config.persist_items) {
+        for (const item of written) store.putItem(node.service, node.name, { ...item, publisher: publisher?.bare ?? '' })
+        trim(node)
+      }
+      events.send(node, itemsEvent(node, written), { publisher: publisher?.toString() })
+      changed(node, publisher)
+      return written.map(({ id }) => id)
+    },
+    retract(node, ids, notify, publisher) {
+      const items = ids.map((id) => {
+        const item = store.item(node.service, node.name, id)
+        if (item === undefined) throw new StanzaError('item-not-found')
+        return item
+      })
+      for (const item of items) store.deleteItem(node.service, node.name, item)
+      if (notify || node.config.notify_retract) events.send(node, retractEvent(node, ids), { publisher: publisher?.toString() })
+      changed(node, publisher)
+    },
+    purge(node) {
+      store.purge(node.service, node.name)
+      if (node.config.notify_retract) events.send(node, `<purge node='${escapeXml(node.name)}'/>`)
+      changed(node, undefined)
+    },
+    order(node) {
+      const all = store.order(node.service, node.name)
+      return node.config.item_expire === 'max' ? all : all.filter(({ seq }) => !hasExpired(node, seq, now()))
+    },
+    item(node, id) {
+      const item = store.item(node.service, node.name, id)
+      return item === undefined || hasExpired(node, item.seq, now()) ? undefined : item
+    },
+    subscribe(node, jid) {
+      const address = jid.toString()
+      const before = store.subscription(node.service, node.name, address)
+      if (before !== undefined) {
+        if (before.state === 'pending') throw pubsubError('not-authorized', 'pending-subscription') // §6.1.3.7
+        return before
+      }
+      if (store.subscriptions(node.service, node.name).length >= options.maxSubscriptions) throw pubsubError('policy-violation', 'too-many-subscriptions')
+      const pending = node.config.access_model === 'authorize' && !access.mayRead(node, jid)
+      const subscription: Subscription = { jid: address, subid: randomId(), state: pending ? 'pending' : 'subscribed' }
+      store.subscribe(node.service, node.name, subscription)
+      if (!pending && node.config.notify_sub) events.send(node, subscriptionXml(node, subscription), { owners: true })
+      if (!pending && node.config.send_last_published_item !== 'never') events.last(node, jid)
+      return subscription
+    },
+    unsubscribe(node, jid) {
+      const subscription = store.subscription(node.service, node.name, jid)
+      store.unsubscribe(node.service, node.name, jid)
+      if (subscription !== undefined && node.config.notify_sub) events.send(node, subscriptionXml(node, { ...subscription, state: 'none' }), { owners: true })
+    },
+    watch(watcher) { watchers.push(watcher) },
+    expire() {
+      const places = store.expiring(expireAfter, EXPIRING_PER_STEP)
+      for (const { service, node: name } of places) {
+        const node = store.node(service, name)
+        if (node === undefined) continue
+        for (const item of store.order(service, name)) {
+          if (!hasExpired(node, item.seq, now())) break
+          store.deleteItem(service, name, item)
+        }
+      }
+      expireAfter = places.length < EXPIRING_PER_STEP ? undefined : places.at(-1)
+    },
+  }
+  return engine
+}
+
+export function subscriptionXml(node: Pick<Node, 'name'>, { jid, subid, state }: { readonly jid: string; readonly subid: string; readonly state: string }): string {
+  return `<subscription node='${escapeXml(node.name)}' jid='${escapeXml(jid)}' subscription='${state}'${subid === '' ? '' : ` subid='${escapeXml(subid)}'`}/>`
+}
+
+/** XEP-0163 §8.1, XEP-0060 §8.2: ends the subscriptions of those who may not read the node any more; `contact`: only of this one. */
+export function dropRefused({ store, access, events }: Pick<Engine, 'store' | 'access' | 'events'>, node: Node, contact?: string): void {
+  if (node.config.access_model === 'authorize') return
+  for (const subscription of store.subscriptions(node.service, node.name)) {
+    const jid = Jid.tryParse(subscription.jid)
+    if (jid === undefined || (contact !== undefined && jid.bare !== contact) || access.mayRead(node, jid)) continue
+    store.unsubscribe(node.service, node.name, subscription.jid)
+    events.tell(node.service, subscription.jid, subscriptionXml(node, { ...subscription, subid: '', state: 'none' }))
+  }
+}

@@ -1,0 +1,163 @@
+/** XEP-0060 §7.1.2 and XEP-0163 §4.3: who hears of what happens at a node, and how it is told. */
+import { Jid } from '../../../lib/jid.ts'
+import { delayXml, DELAY_NS } from '../../../lib/stanza/delay.ts'
+import { randomId, timeOfMessageId } from '../../../lib/stanza/ids.ts'
+import { makeStanza, type Stanza } from '../../../lib/stanza/stanza.ts'
+import { escapeXml } from '../../../lib/xml/element.ts'
+import type { Parts, Recipient } from '../extension.ts'
+import type { Session } from '../../sessions/session.ts'
+import type { Interests } from '../../sessions/capabilities.ts'
+import type { NodeAccess } from './access.ts'
+import type { RemoteContacts } from './contacts.ts'
+import { bareOf, isAccount, type Item, type Node, type NodeStore } from './node-store.ts'
+
+const EVENT_NS = 'http://jabber.org/protocol/pubsub#event'
+const ADDRESS_NS = 'http://jabber.org/protocol/address'
+
+export interface EventOptions {
+  /** The full JID of the client that published, for contacts (XEP-0163 §4.3.1). */
+  readonly publisher?: string | undefined
+  /** Only owners of the node hear of it. */
+  readonly owners?: boolean
+}
+
+export interface Events {
+  /** Tells everybody who hears of the node; `content` is what stands in `<event/>`. */
+  send(node: Node, content: string, options?: EventOptions): void
+  /** Sends the last item of a node to one address. */
+  last(node: Node, to: Jid, session?: Session): void
+  /** A client has become available, or has got other interests: the last items of the nodes of one account that it wants. */
+  greet(owner: string, client: Jid, interests: Interests, session?: Session): void
+  /** One message about a node to one address. */
+  tell(service: string, to: string, content: string): void
+  /** A message of a service that tells of what was just written. */
+  write(message: Stanza): void
+}
+
+export function itemXml(item: { readonly id: string; readonly payload: string }): string {
+  const id = escapeXml(item.id)
+  return item.payload === '' ? `<item id='${id}'/>` : `<item id='${id}'>${item.payload}</item>`
+}
+
+/** `<items/>` of an event (§7.1.2): with payloads only when the node delivers them. */
+export function itemsEvent(node: Node, items: readonly { readonly id: string; readonly payload: string }[]): string {
+  const shown = node.config.deliver_payloads ? items : items.map(({ id }) => ({ id, payload: '' }))
+  return `<items node='${escapeXml(node.name)}'>${shown.map(itemXml).join('')}</items>`
+}
+
+export function retractEvent(node: Node, ids: readonly string[]): string {
+  return `<items node='${escapeXml(node.name)}'>${ids.map((id) => `<retract id='${escapeXml(id)}'/>`).join('')}</items>`
+}
+
+type Needed = Pick<Parts, 'host' | 'router' | 'rosters' | 'sessions' | 'capabilities' | 'storage'>
+
+export function createEvents(parts: Needed, store: NodeStore, access: NodeAccess, remote: RemoteContacts): Events {
+  const { host, router, rosters, sessions, capabilities, storage } = parts
+
+  function message(service: string, type: string, content: string): Stanza {
+    return makeStanza('message', { from: service, type: type === 'normal' ? undefined : type, id: randomId(9) },
+      [{ name: 'event', xmlns: EVENT_NS, text: `<event xmlns='${EVENT_NS}'>${content}</event>` }])
+  }
+
+  /** What tells of a write is shown after its commit; an inactive client may have it held back, and forgotten with the session. */
+  function multicast(stanza: Stanza, from: Jid, recipients: readonly Recipient[]): void {
+    if (recipients.length === 0) return
+    const idle = recipients.filter(({ session }) => session?.active === false)
+    const others = idle.length === 0 ? recipients : recipients.filter(({ session }) => session?.active !== false)
+    router.multicast(stanza, from, others, { durable: storage.dirty })
+    if (idle.length > 0) router.multicast(stanza, from, idle)
+  }
+
+  /** Calls back with each available client of the account's contacts and of itself that wants events of the node; late for those not known yet. */
+  function interested(node: Node, wanted: (client: Recipient, late: boolean) => void): Set<string> {
+    const present = new Set<string>()
+    const ask = (bare: string, presence: Stanza, client: Recipient): void => {
+      present.add(bare)
+      const interests = capabilities.interests(presence)
+      if (interests?.has(node.name) === true) wanted(client, false)
+      else if (interests === undefined) capabilities.whenKnown(presence, host, (found) => { if (found.has(node.name)) wanted(client, true) })
+    }
+    for (const bare of [node.service, ...rosters.subscribers(node.service)]) {
+      const here = sessions.of(bare)
+      const elsewhere = remote.clients(node.service, bare)
+      if ((here.length === 0 && elsewhere.size === 0) || !access.mayRead(node, jidOf(bare))) continue
+      for (const session of here) if (session.presence !== undefined) ask(bare, session.presence, recipient(session.jid, session))
+      for (const [full, presence] of elsewhere) ask(bare, presence, recipient(Jid.parse(full)))
+    }
+    return present
+  }
+
+  function sendPersonal(node: Node, content: string, publisher: string | undefined): void {
+    const from = Jid.parse(node.service)
+    const plain = message(node.service, node.config.notification_type, content)
+    // XEP-0163 §4.3.1: only who has a presence subscription may learn of the resource.
+    const shown = publisher === undefined ? plain : plain.append('addresses', ADDRESS_NS, `<addresses xmlns='${ADDRESS_NS}'><address type='replyto' jid='${escapeXml(publisher)}'/></addresses>`)
+    const reached: Recipient[] = []
+    const present = interested(node, (client, late) => {
+      if (late) multicast(shown, from, [client])
+      else reached.push(client)
+    })
+    multicast(shown, from, reached)
+    // §4.3.2: who has subscribed without sharing presence gets one message.
+    const full = new Set(reached.map(({ jid }) => jid.toString()))
+    const others = subscribers(node).filter(({ jid }) => (jid.resource === '' ? !present.has(jid.bare) : !full.has(jid.toString())))
+    multicast(plain, from, others)
+  }
+
+  function subscribers(node: Node): Recipient[] {
+    return store.subscriptions(node.service, node.name).flatMap(({ jid, state }) => {
+      const to = state === 'subscribed' ? Jid.tryParse(jid) : undefined
+      return to === undefined || !access.mayRead(node, to) ? [] : [recipient(to, sessions.get(jid))]
+    })
+  }
+
+  return {
+    send(node, content, { publisher, owners = false } = {}) {
+      if (owners) {
+        const from = Jid.parse(node.service)
+        const list = isAccount(node.service) ? [node.service] : store.affiliations(node.service, node.name).filter(({ affiliation }) => affiliation === 'owner').map(({ jid }) => jid)
+        return multicast(message(node.service, 'headline', content), from, list.map((jid) => recipient(Jid.parse(jid))))
+      }
+      if (!node.config.deliver_notifications) return
+      if (isAccount(node.service)) return sendPersonal(node, content, publisher)
+      multicast(message(node.service, node.config.notification_type, content), Jid.parse(node.service), subscribers(node))
+    },
+    last(node, to, session) {
+      const item = lastItem(store, node)
+      if (item === undefined) return
+      const told = message(node.service, node.config.notification_type, itemsEvent(node, [item]))
+        .append('delay', DELAY_NS, delayXml(node.service, timeOfMessageId(item.seq) ?? 0))
+      multicast(told, Jid.parse(node.service), [recipient(to, session ?? sessions.get(to.toString()))])
+    },
+    greet(owner, client, interests, session) {
+      if (interests.size === 0) return
+      for (const [name, node] of store.nodesOf(owner)) {
+        if (node.config.send_last_published_item !== 'on_sub_and_presence' || !node.config.deliver_notifications) continue
+        if (interests.has(name) && access.mayRead(node, client)) this.last(node, client, session)
+      }
+    },
+    tell(service, to, content) {
+      multicast(message(service, 'headline', content), Jid.parse(service), [recipient(Jid.parse(to), sessions.get(to))])
+    },
+    write(stanza) { router.route(stanza, { durable: storage.dirty }) },
+  }
+}
+
+function recipient(jid: Jid, session?: Session): Recipient {
+  return { jid, session, escaped: undefined }
+}
+
+/** The newest item that has not expired. */
+export function lastItem(store: NodeStore, node: Node, nowMs: number = Date.now()): Item | undefined {
+  const item = store.items(node.service, node.name, 1)[0]
+  return item === undefined || hasExpired(node, item.seq, nowMs) ? undefined : item
+}
+
+export function hasExpired(node: Node, seq: string, nowMs: number): boolean {
+  const { item_expire: seconds } = node.config
+  return seconds !== 'max' && (timeOfMessageId(seq) ?? 0) + Number(seconds) * 1000 <= nowMs
+}
+
+function jidOf(bare: string): Jid {
+  return Jid.parse(bareOf(bare))
+}

@@ -1,0 +1,47 @@
+import { expect } from 'chai'
+import { openMemory } from '../../storage/memory/memory.ts'
+import { SERVICE_DEFAULTS } from './node-config.ts'
+import { createNodeStore } from './node-store.ts'
+
+const service = 'pubsub.example.net'
+
+describe('the store of nodes', () => {
+  function start() {
+    const store = createNodeStore(openMemory().records)
+    store.putNode({ service, name: 'news', config: SERVICE_DEFAULTS, creator: 'romeo@example.net', created: 1 })
+    return store
+  }
+
+  it('keeps items in the order of their last publication', () => {
+    const store = start()
+    for (const id of ['a', 'b', 'c', 'a']) store.putItem(service, 'news', { id, payload: `<${id}/>`, publisher: '' })
+    expect(store.items(service, 'news').map(({ id }) => id)).to.deep.equal(['b', 'c', 'a'])
+    expect(store.items(service, 'news', 2).map(({ id }) => id)).to.deep.equal(['c', 'a'])
+    expect(store.count(service, 'news')).to.equal(3)
+  })
+
+  it('deletes a node with all that belongs to it, and no other', () => {
+    const store = start()
+    store.putNode({ service, name: 'news2', config: SERVICE_DEFAULTS, creator: 'romeo@example.net', created: 1 })
+    for (const node of ['news', 'news2']) {
+      store.putItem(service, node, { id: 'a', payload: '', publisher: '' })
+      store.setAffiliation(service, node, 'romeo@example.net', 'owner')
+      store.subscribe(service, node, { jid: 'juliet@example.net', subid: '1', state: 'subscribed' })
+    }
+    store.deleteNode(service, 'news')
+    expect([store.node(service, 'news'), store.count(service, 'news'), store.subscriptions(service, 'news').length]).to.deep.equal([undefined, 0, 0])
+    expect(store.placesOf('juliet@example.net').map(({ node }) => node)).to.deep.equal(['news2'])
+    expect(store.count(service, 'news2')).to.equal(1)
+  })
+
+  it('erases an account: its nodes, and its part in those of others', () => {
+    const store = start()
+    store.putNode({ service: 'juliet@example.net', name: 'tune', config: SERVICE_DEFAULTS, creator: 'juliet@example.net', created: 1 })
+    store.putItem('juliet@example.net', 'tune', { id: 'a', payload: '', publisher: '' })
+    store.subscribe(service, 'news', { jid: 'juliet@example.net/balcony', subid: '1', state: 'subscribed' })
+    store.setAffiliation(service, 'news', 'juliet@example.net', 'publisher')
+    store.erase('juliet@example.net')
+    expect([store.nodes('juliet@example.net'), store.subscriptions(service, 'news'), store.affiliations(service, 'news'), store.placesOf('juliet@example.net')]).to.deep.equal([[], [], [], []])
+    expect(store.node(service, 'news')).not.to.equal(undefined)
+  })
+})

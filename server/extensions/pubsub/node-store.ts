@@ -1,0 +1,220 @@
+/** Nodes, items, affiliations and subscriptions of all services, over records. A service is a domain or the bare JID of an account. */
+import { Recent } from '../../../lib/recent.ts'
+import { nextMessageId } from '../../../lib/stanza/ids.ts'
+import type { Key, MaybePromise, Records, Value } from '../../storage/shapes.ts'
+import { PERSONAL_DEFAULTS, SERVICE_DEFAULTS, type NodeConfig } from './node-config.ts'
+
+/** Key [service, node] */
+const NODES = 'pubsub_nodes'
+/** Key [service, node, item id] */
+const ITEMS = 'pubsub_items'
+/** Key [service, node, time id]; value: the item's id. In the order in which items were published. */
+const ORDER = 'pubsub_order'
+/** Key [service, node, bare JID]; value: the affiliation. */
+const AFFILIATIONS = 'pubsub_affiliations'
+/** Key [service, node, JID] */
+const SUBSCRIPTIONS = 'pubsub_subscriptions'
+/** Key [bare JID, service, node, JID, kind]: where an entity has a subscription or an affiliation. */
+const ENTITIES = 'pubsub_entities'
+/** Key [service, node]: nodes whose items expire. */
+const EXPIRING = 'pubsub_expiring'
+/** Accounts whose nodes are kept in memory; nodes of services kept there. */
+const CACHED_MAX = 20_000
+
+export type Affiliation = 'owner' | 'publisher' | 'publish-only' | 'member' | 'outcast' | 'none'
+
+export interface Node {
+  readonly service: string
+  readonly name: string
+  readonly config: NodeConfig
+  readonly creator: string
+  /** Milliseconds since 1970. */
+  readonly created: number
+}
+
+export interface Item {
+  readonly id: string
+  /** Sorts by time (lib/stanza/ids.ts). */
+  readonly seq: string
+  /** The payload serialised; empty when there is none. */
+  readonly payload: string
+  /** The bare JID of whoever published it. */
+  readonly publisher: string
+}
+
+export interface Subscription {
+  readonly jid: string
+  readonly subid: string
+  readonly state: 'subscribed' | 'pending'
+}
+
+export interface Place { readonly service: string; readonly node: string }
+
+export type NodeStore = ReturnType<typeof createNodeStore>
+
+/** Reads are synchronous, so that what one request writes is one group; a store that answers later is not supported. */
+export function createNodeStore(records: Records) {
+  const personal = new Recent<ReadonlyMap<string, Node>>(CACHED_MAX)
+  const single = new Recent<Node>(CACHED_MAX)
+  const listed = (table: string, prefix: Key, options?: Parameters<Records['range']>[2]) => now(records.range(table, prefix, options))
+
+  function nodeOf(service: string, name: string, value: Value): Node {
+    const { config, creator, created } = value as unknown as Pick<Node, 'config' | 'creator' | 'created'>
+    // What a later version of this program added to the configuration has its default.
+    return { service, name, config: { ...(isAccount(service) ? PERSONAL_DEFAULTS : SERVICE_DEFAULTS), ...config }, creator, created }
+  }
+
+  function forget(service: string, name: string): void {
+    personal.delete(service)
+    single.delete(`${service} ${name}`)
+  }
+
+  function entity(service: string, node: string, jid: string, kind: 'a' | 's', there: boolean): void {
+    const key = [bareOf(jid), service, node, jid, kind]
+    if (there) records.put(ENTITIES, key, true)
+    else records.delete(ENTITIES, key)
+  }
+
+  const store = {
+    node(service: string, name: string): Node | undefined {
+      if (isAccount(service)) return store.nodesOf(service).get(name)
+      const key = `${service} ${name}`
+      const known = single.get(key)
+      if (known !== undefined) return known
+      const value = now(records.get(NODES, [service, name]))
+      if (value === undefined) return undefined
+      const node = nodeOf(service, name, value)
+      single.set(key, node)
+      return node
+    },
+    /** The nodes of an account by name; kept in memory, for each login asks for those of all contacts. */
+    nodesOf(account: string): ReadonlyMap<string, Node> {
+      const known = personal.get(account)
+      if (known !== undefined) return known
+      const rows = listed(NODES, [account])
+      const nodes: ReadonlyMap<string, Node> = rows.length === 0 ? NO_NODES : new Map(rows.map(({ key, value }) => [key[1] as string, nodeOf(account, key[1] as string, value)]))
+      personal.set(account, nodes)
+      return nodes
+    },
+    /** Nodes of a service in order of their names, after one of them. */
+    nodes(service: string, options: { readonly after?: string | undefined; readonly limit?: number } = {}): readonly Node[] {
+      const { after, limit } = options
+      return listed(NODES, [service], { ...(after === undefined ? {} : { after: [service, after] }), ...(limit === undefined ? {} : { limit }) })
+        .map(({ key, value }) => nodeOf(service, key[1] as string, value))
+    },
+    putNode({ service, name, config, creator, created }: Node): void {
+      records.put(NODES, [service, name], { config, creator, created } as unknown as Value)
+      forget(service, name)
+      if (Number.isFinite(Number(config.item_expire))) records.put(EXPIRING, [service, name], true)
+      else records.delete(EXPIRING, [service, name])
+    },
+    /** Nodes whose items expire, after one of them. */
+    expiring(after: Place | undefined, limit: number): readonly Place[] {
+      return listed(EXPIRING, [], { limit, ...(after === undefined ? {} : { after: [after.service, after.node] }) }).map(({ key }) => ({ service: key[0] as string, node: key[1] as string }))
+    },
+    deleteNode(service: string, name: string): void {
+      for (const { jid } of store.affiliations(service, name)) store.setAffiliation(service, name, jid, 'none')
+      for (const { jid } of store.subscriptions(service, name)) store.unsubscribe(service, name, jid)
+      store.purge(service, name)
+      records.delete(NODES, [service, name])
+      records.delete(EXPIRING, [service, name])
+      forget(service, name)
+    },
+
+    item(service: string, node: string, id: string): Item | undefined {
+      const value = now(records.get(ITEMS, [service, node, id]))
+      return value === undefined ? undefined : { id, ...(value as unknown as Omit<Item, 'id'>) }
+    },
+    /** The ids of all items with their times, oldest first. */
+    order(service: string, node: string): readonly { readonly id: string; readonly seq: string }[] {
+      return listed(ORDER, [service, node]).map(({ key, value }) => ({ id: value as string, seq: key[2] as string }))
+    },
+    /** Oldest first, or with `last` so many of the newest. */
+    items(service: string, node: string, last?: number): readonly Item[] {
+      const rows = listed(ORDER, [service, node], last === undefined ? {} : { limit: last, reverse: true })
+      const items = rows.flatMap(({ value }) => store.item(service, node, value as string) ?? [])
+      return last === undefined ? items : items.reverse()
+    },
+    count(service: string, node: string): number {
+      return listed(ORDER, [service, node]).length
+    },
+    /** Adds an item, or replaces the one of the same id. */
+    putItem(service: string, node: string, item: Omit<Item, 'seq'>): Item {
+      const before = store.item(service, node, item.id)
+      if (before !== undefined) records.delete(ORDER, [service, node, before.seq])
+      const seq = nextMessageId()
+      records.put(ORDER, [service, node, seq], item.id)
+      records.put(ITEMS, [service, node, item.id], { seq, payload: item.payload, publisher: item.publisher })
+      return { ...item, seq }
+    },
+    deleteItem(service: string, node: string, { id, seq }: Pick<Item, 'id' | 'seq'>): void {
+      records.delete(ORDER, [service, node, seq])
+      records.delete(ITEMS, [service, node, id])
+    },
+    purge(service: string, node: string): void {
+      now(records.deleteRange(ORDER, [service, node]))
+      now(records.deleteRange(ITEMS, [service, node]))
+    },
+
+    affiliation(service: string, node: string, bare: string): Affiliation {
+      if (service === bare) return 'owner'
+      return (now(records.get(AFFILIATIONS, [service, node, bare])) ?? 'none') as Affiliation
+    },
+    affiliations(service: string, node: string): readonly { jid: string; affiliation: Affiliation }[] {
+      return listed(AFFILIATIONS, [service, node]).map(({ key, value }) => ({ jid: key[2] as string, affiliation: value as Affiliation }))
+    },
+    setAffiliation(service: string, node: string, bare: string, affiliation: Affiliation): void {
+      if (affiliation === 'none') records.delete(AFFILIATIONS, [service, node, bare])
+      else records.put(AFFILIATIONS, [service, node, bare], affiliation)
+      entity(service, node, bare, 'a', affiliation !== 'none')
+    },
+
+    subscription(service: string, node: string, jid: string): Subscription | undefined {
+      const value = now(records.get(SUBSCRIPTIONS, [service, node, jid]))
+      return value === undefined ? undefined : { jid, ...(value as unknown as Omit<Subscription, 'jid'>) }
+    },
+    subscriptions(service: string, node: string): readonly Subscription[] {
+      return listed(SUBSCRIPTIONS, [service, node]).map(({ key, value }) => ({ jid: key[2] as string, ...(value as unknown as Omit<Subscription, 'jid'>) }))
+    },
+    subscribe(service: string, node: string, { jid, subid, state }: Subscription): void {
+      records.put(SUBSCRIPTIONS, [service, node, jid], { subid, state })
+      entity(service, node, jid, 's', true)
+    },
+    unsubscribe(service: string, node: string, jid: string): void {
+      records.delete(SUBSCRIPTIONS, [service, node, jid])
+      entity(service, node, jid, 's', false)
+    },
+
+    /** Nodes of a service at which an entity is subscribed or affiliated. */
+    placesOf(bare: string, service?: string): readonly (Place & { readonly jid: string; readonly kind: string })[] {
+      return listed(ENTITIES, service === undefined ? [bare] : [bare, service])
+        .map(({ key }) => ({ service: key[1] as string, node: key[2] as string, jid: key[3] as string, kind: key[4] as string }))
+    },
+    /** Everything that an entity has: its own nodes, and its part in those of others. */
+    erase(bare: string): void {
+      for (const { name } of store.nodes(bare)) store.deleteNode(bare, name)
+      for (const { service, node, jid, kind } of store.placesOf(bare)) {
+        if (kind === 's') store.unsubscribe(service, node, jid)
+        else store.setAffiliation(service, node, jid, 'none')
+      }
+    },
+  }
+  return store
+}
+
+/** A service is an account or a domain. */
+export function isAccount(service: string): boolean {
+  return service.includes('@')
+}
+
+const NO_NODES: ReadonlyMap<string, Node> = new Map()
+
+function now<T>(value: MaybePromise<T>): T {
+  if (value instanceof Promise) throw new Error('the records of this driver are not synchronous')
+  return value
+}
+
+export function bareOf(jid: string): string {
+  const slash = jid.indexOf('/')
+  return slash === -1 ? jid : jid.slice(0, slash)
+}
