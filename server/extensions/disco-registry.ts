@@ -166,8 +166,8 @@ export function capsHash(registry: DiscoRegistry): CapsHash {
 /** XEP-0115 §5.1: the verification string of a disco#info answer. */
 export function capsVer(info: Element): string {
   const identities = info.getChildren('identity').map((identity) =>
-    `${attribute(identity, 'category')}/${attribute(identity, 'type')}/${attribute(identity, 'xml:lang')}/${attribute(identity, 'name')}<`)
-  const features = info.getChildren('feature').map((feature) => `${attribute(feature, 'var')}<`)
+    `${attribute(identity, 'category')}/${attribute(identity, 'type')}/${attribute(identity, 'xml:lang')}/${attribute(identity, 'name')}`)
+  const features = info.getChildren('feature').map((feature) => attribute(feature, 'var'))
   const forms = info.getChildren('x', FORM_NS).flatMap((form) => {
     const fields = form.getChildren('field')
     const type = fields.find((field) => field.attrs['var'] === 'FORM_TYPE')?.getChildText('value')
@@ -177,7 +177,7 @@ export function capsVer(info: Element): string {
       .sort((a, b) => compareBytes(a.name, b.name))
     return [{ type, text: `${type}<${rest.map((field) => field.text).join('')}` }]
   }).sort((a, b) => compareBytes(a.type, b.type))
-  return createHash('sha1').update(sortBytes(identities).join('') + sortBytes(features).join('') + forms.map((form) => form.text).join('')).digest('base64')
+  return createHash('sha1').update([...sortBytes(identities), ...sortBytes(features)].map((part) => `${part}<`).join('') + forms.map((form) => form.text).join('')).digest('base64')
 }
 
 /** XEP-0390 §4.1 and §4.2: one hash of a disco#info answer. */

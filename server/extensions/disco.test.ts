@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { expect } from 'chai'
 import { parseElement } from '../../lib/xml/build.ts'
 import { xml } from '../../lib/xml/element.ts'
@@ -91,6 +92,11 @@ describe('XEP-0030 service discovery', () => {
       <x xmlns='jabber:x:data' type='result'><field var='FORM_TYPE' type='hidden'><value>urn:xmpp:dataforms:softwareinfo</value></field><field var='ip_version'><value>ipv4</value><value>ipv6</value></field>
       <field var='os'><value>Mac</value></field><field var='os_version'><value>10.5.1</value></field><field var='software'><value>Psi</value></field><field var='software_version'><value>0.11</value></field></x></query>`
     expect(capsVer(parseElement(complex))).to.equal('q07IKJEyjvHSyhy//CH0CxmKi8w=')
+  })
+
+  it('XEP-0115 §5.1: features are sorted before `<` stands behind each', () => {
+    const info = parseElement("<query xmlns='http://jabber.org/protocol/disco#info'><feature var='urn:a'/><feature var='urn:a#b'/></query>")
+    expect(capsVer(info)).to.equal(createHash('sha1').update('urn:a<urn:a#b<').digest('base64'))
   })
 
   it('XEP-0390 §4.4.1: the simple example', () => {
