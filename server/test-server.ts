@@ -22,11 +22,13 @@ shaper_rules:
   max_user_offline_messages: 1000
 modules:
   mod_adhoc: {}
+  mod_announce: { access: configure }
   mod_auth_fast: {}
   mod_blocking: {}
   mod_caps: {}
   mod_carboncopy: {}
   mod_client_state: {}
+  mod_configure: {}
   mod_disco: {}
   mod_http_upload: { put_url: "https://@HOST@:5443/upload" }
   mod_invites: { access_create_account: local, landing_page: auto }

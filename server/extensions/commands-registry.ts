@@ -41,7 +41,8 @@ export interface CommandStage {
 
 /** The end of a command (§3.6: a note of type `error` says that it failed). */
 export interface CommandResult {
-  readonly result?: FormSpec
+  /** A form of type `result`, or the element itself. */
+  readonly result?: FormSpec | Element
   readonly notes?: readonly { readonly type: 'info' | 'warn' | 'error'; readonly text: string }[]
 }
 
@@ -186,7 +187,7 @@ export function createCommands({ jid, iq, disco, now }: { readonly jid: string; 
 
   function completed(command: Command, id: string | undefined, { result, notes = [] }: CommandResult): Element {
     return xml('command', { xmlns: COMMANDS_NS, node: command.node, sessionid: id ?? randomId(12), status: 'completed', 'xml:lang': 'en' },
-      result !== undefined && buildForm('result', result),
+      result !== undefined && ('is' in result ? result : buildForm('result', result)),
       notes.map(({ type, text }) => xml('note', { type }, text)))
   }
 

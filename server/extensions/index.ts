@@ -1,6 +1,7 @@
 /** All extensions. Their order is the order of their handlers within a phase. */
 import { abuseReports } from './abuse-reports.ts'
 import { adhoc } from './adhoc.ts'
+import { announcements } from './announcements.ts'
 import { archive } from './archive.ts'
 import { blocking } from './blocking.ts'
 import { caps } from './caps.ts'
@@ -30,6 +31,7 @@ import { register } from './register.ts'
 import { roster } from './roster.ts'
 import { scramUpgrade } from './scram-upgrade.ts'
 import { serviceStatus } from './service-status.ts'
+import { serviceAdministration } from './service-administration.ts'
 import { stanzaIds } from './stanza-ids.ts'
 import { streamLimits } from './stream-limits.ts'
 import { streamManagement } from './stream-management.ts'
@@ -44,7 +46,7 @@ export const extensions = [
   streamManagement, streamLimits, clientState,
   push, pushKeepalive,
   abuseReports, externalServices, serviceStatus,
-  disco, caps, contactAddresses, adhoc,
+  disco, caps, contactAddresses, adhoc, serviceAdministration, announcements,
   loginBans, fast, scramUpgrade, clientAccess,
   roster, register, invites, privateStorage, vcard, lastActivity, flexibleOffline,
   ping, version, entityTime, httpUpload, httpUploadQuota,

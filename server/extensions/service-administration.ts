@@ -1,0 +1,181 @@
+// XEP-0133: Service Administration, version 1.3.1 (2024-09-01)
+import { type Form, type FormSpec, buildForm } from '../../lib/forms.ts'
+import { Jid } from '../../lib/jid.ts'
+import { StanzaError } from '../../lib/stanza/errors.ts'
+import { StreamError } from '../../lib/stream/errors.ts'
+import { type Element, xml } from '../../lib/xml/element.ts'
+import { AccountError } from '../accounts/accounts.ts'
+import { accessRule } from '../config/options.ts'
+import type { Session } from '../sessions/session.ts'
+import type { CommandOutcome, CommandResult } from './commands-registry.ts'
+import { defineExtension, type IqRequest } from './extension.ts'
+
+const ADMIN_NS = 'http://jabber.org/protocol/admin'
+const PAGES = ['25', '50', '75', '100', '150', '200', 'none']
+/** Addresses in one list, whatever was asked for: an answer fits a stanza. */
+const LIST_MAX = 2000
+const JIDS_MAX = 200
+
+const ACCOUNT = { var: 'accountjid', type: 'jid-single', label: 'Address of the account', required: true } as const
+const ACCOUNTS = { var: 'accountjids', type: 'jid-multi', label: 'Addresses of the accounts', required: true } as const
+const PASSWORD = { var: 'password', type: 'text-private', label: 'Password', required: true } as const
+
+export const serviceAdministration = defineExtension({
+  name: 'service-administration',
+  ejabberd: 'mod_configure',
+  specs: [{ xep: 133, version: '1.3.1', status: 'partial', note: 'accounts, sessions, figures and announcements; no disabling of accounts, no lists of blocked servers, no restart' }],
+  needs: ['host', 'commands', 'accounts', 'sessions', 'rosters', 'access', 'log'],
+  options: {
+    access: { type: accessRule(), default: 'configure', help: 'Who may administer the host.' },
+  },
+  start({ host, commands, accounts, sessions, rosters, access, log }, options) {
+    const mayRun = ({ from, session }: IqRequest): boolean => access.allows(options.access, { jid: from, address: session?.address })
+
+    /** A command with one form. */
+    function add(node: string, name: string, form: FormSpec, submit: (form: Form, request: IqRequest) => CommandResult | Promise<CommandResult>): void {
+      commands.add({ node: `${ADMIN_NS}#${node}`, name, mayRun, run: () => ({ form: { formType: ADMIN_NS, title: name, ...form }, submit }) })
+    }
+    /** A command that answers at once. */
+    function tell(node: string, name: string, field: string, count: () => number | Promise<number>): void {
+      commands.add({
+        node: `${ADMIN_NS}#${node}`, name, mayRun,
+        run: async (): Promise<CommandOutcome> => ({ result: { formType: ADMIN_NS, fields: [{ var: field, type: 'text-single', label: name, value: await count() }] } }),
+      })
+    }
+    function list(node: string, name: string, field: string, addresses: () => readonly string[] | Promise<readonly string[]>): void {
+      add(node, name, { fields: [{ var: 'max_items', type: 'list-single', label: 'How many to show', options: PAGES, value: '25' }] }, async (form) => {
+        const asked = form.value('max_items') ?? 'none'
+        if (asked !== 'none' && !/^[1-9]\d{0,8}$/.test(asked)) throw new StanzaError('bad-request', 'max_items must be a number or none')
+        const all = await addresses()
+        const shown = all.slice(0, asked === 'none' ? LIST_MAX : Math.min(LIST_MAX, Number(asked)))
+        return {
+          result: { formType: ADMIN_NS, fields: [{ var: field, type: 'jid-multi', label: name, value: shown }] },
+          ...(shown.length < all.length && { notes: [{ type: 'info' as const, text: `${shown.length} of ${all.length}` }] }),
+        }
+      })
+    }
+
+    // ---- Whom it is about
+
+    function accountOf(written: string): string {
+      const jid = Jid.tryParse(written)
+      if (jid === undefined || jid.local === '' || jid.resource !== '') throw new StanzaError('not-acceptable', `${written} is not the address of an account`)
+      if (jid.domain !== host) throw new StanzaError('not-allowed', `${jid.bare} is not an account of ${host}`)
+      return jid.bare
+    }
+    async function existing(written: string): Promise<string> {
+      const bare = accountOf(written)
+      if (!await accounts.exists(bare)) throw new StanzaError('item-not-found', `There is no account ${bare}`)
+      return bare
+    }
+    /** All of them, before anything is done to one. */
+    async function allExisting(form: Form): Promise<readonly string[]> {
+      const written = form.values('accountjids').filter((each) => each !== '')
+      if (written.length > JIDS_MAX) throw new StanzaError('not-acceptable', `At most ${JIDS_MAX} at a time`)
+      return [...new Set(await Promise.all(written.map(existing)))]
+    }
+    /** By account; those waiting for resumption are online, too. */
+    function online(wanted: (own: readonly Session[]) => boolean = () => true): string[] {
+      const owners = new Set<string>()
+      for (const session of sessions.all()) if (session.host === host) owners.add(session.owner)
+      return [...owners].filter((owner) => wanted(sessions.of(owner))).sort()
+    }
+    /** XEP-0352: who has a client that somebody looks at. */
+    const isActive = (own: readonly Session[]): boolean => own.some((session) => session.connected && session.active)
+
+    // ---- §4.1 to §4.7: accounts and their sessions
+
+    add('add-user', 'Add a user', {
+      fields: [ACCOUNT, PASSWORD, { var: 'password-verify', type: 'text-private', label: 'Password, again', required: true }],
+    }, async (form, { from }) => {
+      const bare = accountOf(form.value('accountjid') ?? '')
+      if (form.value('password') !== form.value('password-verify')) throw new StanzaError('bad-request', 'The passwords are not the same')
+      await withStanzaErrors(accounts.register(bare, form.value('password') ?? ''))
+      log.info({ what: 'account_added', jid: bare, by: from.bare })
+      return {}
+    })
+
+    add('delete-user', 'Delete users', { fields: [ACCOUNTS] }, async (form, { from }) => {
+      const bares = await allExisting(form)
+      // An administrator who deletes himself is last: his session ends with it.
+      for (const bare of bares.toSorted((a, b) => Number(a === from.bare) - Number(b === from.bare))) {
+        await accounts.unregister(bare)
+        log.info({ what: 'account_removed', jid: bare, by: from.bare })
+      }
+      return {}
+    })
+
+    add('end-user-session', 'End sessions', {
+      instructions: 'An address with a resource ends that session, one without all of the account.', fields: [ACCOUNTS],
+    }, async (form, { from }) => {
+      const ended: Session[] = []
+      for (const written of form.values('accountjids').filter((each) => each !== '')) {
+        const jid = Jid.tryParse(written)
+        if (jid === undefined) throw new StanzaError('not-acceptable', `${written} is no address`)
+        const own = sessions.of(await existing(jid.bare)).filter((session) => jid.resource === '' || session.jid.resource === jid.resource)
+        if (own.length === 0 && jid.resource !== '') throw new StanzaError('item-not-found', `There is no session ${jid.toString()}`)
+        ended.push(...own)
+      }
+      for (const session of ended) session.close(new StreamError('policy-violation', 'ended by the administrator'))
+      log.info({ what: 'sessions_ended', count: ended.length, by: from.bare })
+      return { notes: [{ type: 'info', text: `${ended.length} sessions ended` }] }
+    })
+
+    add('change-user-password', 'Change a password', { fields: [ACCOUNT, PASSWORD] }, async (form, { from }) => {
+      const bare = await existing(form.value('accountjid') ?? '')
+      await withStanzaErrors(accounts.setPassword(bare, form.value('password') ?? ''))
+      log.info({ what: 'password_changed', jid: bare, by: from.bare })
+      return {}
+    })
+
+    // ---- §4.8 and §4.10
+
+    add('get-user-roster', 'Show rosters', { fields: [ACCOUNTS] }, async (form) => {
+      const bares = await allExisting(form)
+      const result = buildForm('result', { formType: ADMIN_NS, fields: [{ var: 'accountjids', type: 'jid-multi', value: bares }] })
+      for (const bare of bares) result.append(rosterOf(bare))
+      return { result }
+    })
+
+    function rosterOf(bare: string): Element {
+      const items = [...rosters.get(bare).items.values()].filter(({ hidden }) => hidden !== true).slice(0, LIST_MAX)
+      return xml('query', { xmlns: 'jabber:iq:roster' }, items.map((item) =>
+        xml('item', { jid: item.jid, name: item.name, subscription: item.subscription, ask: item.ask ? 'subscribe' : undefined }, item.groups.map((group) => xml('group', null, group)))))
+    }
+
+    add('user-stats', 'Show a user', { fields: [ACCOUNT] }, async (form) => {
+      const bare = await existing(form.value('accountjid') ?? '')
+      const own = sessions.of(bare)
+      return {
+        result: {
+          formType: ADMIN_NS,
+          fields: [
+            { var: 'ipaddresses', type: 'text-multi', label: 'Addresses of its clients', value: [...new Set(own.map(({ address }) => address).filter((address) => address !== ''))] },
+            { var: 'rostersize', type: 'text-single', label: 'Contacts', value: [...rosters.get(bare).items.values()].filter(({ hidden }) => hidden !== true).length },
+            { var: 'onlineresources', type: 'text-multi', label: 'Resources', value: own.map(({ jid }) => jid.resource).sort() },
+          ],
+        },
+      }
+    })
+
+    // ---- §4.13 to §4.22: figures and lists
+
+    tell('get-registered-users-num', 'Number of registered users', 'registeredusersnum', () => accounts.count(host))
+    tell('get-online-users-num', 'Number of online users', 'onlineusersnum', () => online().length)
+    tell('get-active-users-num', 'Number of active users', 'activeusersnum', () => online(isActive).length)
+    tell('get-idle-users-num', 'Number of idle users', 'idleusersnum', () => online((own) => !isActive(own)).length)
+    list('get-registered-users-list', 'Registered users', 'registereduserjids', async () => (await accounts.list(host)).map((local) => `${local}@${host}`))
+    list('get-online-users-list', 'Online users', 'onlineuserjids', () => online())
+    list('get-active-users', 'Active users', 'activeuserjids', () => online(isActive))
+    list('get-idle-users', 'Idle users', 'activeuserjids', () => online((own) => !isActive(own))) // §4.22 calls the field so
+  },
+})
+
+async function withStanzaErrors(work: Promise<void>): Promise<void> {
+  try {
+    await work
+  } catch (error) {
+    if (error instanceof AccountError) throw new StanzaError(error.condition, error.message === error.condition ? undefined : error.message)
+    throw error
+  }
+}
