@@ -1,5 +1,5 @@
 /** One virtual host: its configuration, its hooks, and the extensions that are on. Built anew when the configuration is reloaded. */
-import type { Mechanism, SaslContext } from '../lib/sasl/mechanism.ts'
+import type { Credentials, Mechanism, SaslContext } from '../lib/sasl/mechanism.ts'
 import { StanzaError } from '../lib/stanza/errors.ts'
 import type { Stanza } from '../lib/stanza/stanza.ts'
 import type { Element } from '../lib/xml/element.ts'
@@ -175,6 +175,10 @@ export interface Host {
   readonly logins: HostLogins
   readonly registrations: HostRegistrations
   readonly operations: HostOperations
+  /** What its clients log in with. */
+  readonly credentials: Credentials
+  /** Makes an account for one session, and gives its name; where that is allowed. */
+  readonly makeAnonymous: (() => Promise<string>) | undefined
   readonly sasl2: HostSasl2
   readonly bind2: HostBind2
   readonly accountData: HostAccountData

@@ -1,13 +1,17 @@
 /** Builds the whole server from a configuration, top to bottom. */
+import { randomUUID } from 'node:crypto'
 import { Jid } from '../lib/jid.ts'
 import { networkOf } from '../lib/net/addresses.ts'
 import { createSecureContexts, type SecureContexts } from '../lib/net/certificates.ts'
 import { Recent } from '../lib/recent.ts'
+import { createJwtCheck } from '../lib/sasl/jwt.ts'
+import { SaslFailure } from '../lib/sasl/mechanism.ts'
 import { StanzaError } from '../lib/stanza/errors.ts'
 import { makeStanza, type Stanza } from '../lib/stanza/stanza.ts'
 import { StreamError } from '../lib/stream/errors.ts'
 import { HostAccountData } from './accounts/account-data.ts'
 import { AccountError, createAccounts, type Accounts, type ScramKeySet } from './accounts/accounts.ts'
+import { createCredentials } from './accounts/credentials.ts'
 import { createTokens } from './accounts/tokens.ts'
 import { C2s, type ClientListener } from './c2s/c2s.ts'
 import type { Config, ListenConfig } from './config/config.ts'
@@ -141,6 +145,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const c2s: C2s = new C2s({
     hosts, router, sessions, accounts, storage, limits, log, metrics, now,
     certificates: () => certificates,
+    accountLeft,
     sessionContext: {
       storage, gate, now,
       limits: { outboundBytes: limits.outboundBytes, unacknowledgedBytes: limits.resumeQueueBytes, held: limits.heldStanzas, heldBytes: limits.heldBytes },
@@ -154,6 +159,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
         host.presence.sessionGone(session)
         host.hooks.runClosed(session)
         router.undelivered(session, undelivered)
+        accountLeft(session.owner)
       },
     },
   })
@@ -170,10 +176,39 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     }
   }
 
+  /** Accounts of one session (XEP-0175), which end with it, or with the process. */
+  const anonymous = new Set<string>()
+  const ending = new Set<Promise<void>>()
+
+  async function makeAnonymous(host: string): Promise<string> {
+    const local = randomUUID()
+    const bare = `${local}@${host}`
+    anonymous.add(bare)
+    // Should the process be killed, the next one finds that it is to go.
+    storage.records.put(REMOVALS, [bare], now())
+    await Promise.all([accounts.registerWithoutPassword(bare), hosts.get(host)?.hooks.runAccountRegistered(bare)])
+    return local
+  }
+
+  function accountLeft(bare: string): void {
+    if (!anonymous.has(bare) || sessions.of(bare).length > 0) return
+    anonymous.delete(bare)
+    const done = unregister(bare).catch((error: unknown) => log.error({ what: 'anonymous_account_not_removed', account: bare, error })).finally(() => ending.delete(done))
+    ending.add(done)
+  }
+
+  /** Makes the account of somebody who comes with a token for the first time. */
+  async function admit(bare: string): Promise<void> {
+    if (removing.has(bare)) throw new SaslFailure('temporary-auth-failure', 'The account is being removed')
+    if (await accounts.exists(bare)) return
+    await accounts.registerWithoutPassword(bare)
+    await hosts.get(Jid.parse(bare).domain)?.hooks.runAccountRegistered(bare)
+  }
+
   function buildHost(name: string): Host {
     const hooks = new HookRunner()
     const iq = new IqDispatcher(pending, log)
-    const disco = createDiscoRegistry()
+    const disco = createDiscoRegistry((bare) => anonymous.has(bare))
     disco.identity('host', { category: 'server', type: 'im', name: 'Tidings' })
     disco.identity('account', { category: 'account', type: 'registered' })
     const hostConfig = config.host(name)
@@ -188,7 +223,13 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       onUnavailable: (session) => hooks.runUnavailable(session),
     })
     const commands = createCommands({ jid: name, iq, disco, now })
-    const host: Host = { name, config: hostConfig, hooks, iq, disco, commands, features: new HostFeatures(), nonzas: new HostNonzas(), logins: new HostLogins(failedLogins), registrations: new HostRegistrations(), operations: new HostOperations(), sasl2: new HostSasl2(), bind2: new HostBind2(), accountData: new HostAccountData(), presence, streamManagement: undefined, stops: [] }
+    const { jwt, authMethods, access } = hostConfig
+    const credentials = createCredentials({
+      host: name, accounts, passwords: authMethods.includes('internal'), admit,
+      jwt: jwt && createJwtCheck(jwt.key, { jidField: jwt.jidField, now }),
+      tokensOnly: (bare) => jwt !== undefined && access.allows(jwt.onlyRule, { jid: Jid.parse(bare) }),
+    })
+    const host: Host = { name, config: hostConfig, hooks, iq, disco, commands, features: new HostFeatures(), nonzas: new HostNonzas(), logins: new HostLogins(failedLogins), registrations: new HostRegistrations(), operations: new HostOperations(), credentials, makeAnonymous: authMethods.includes('anonymous') ? () => makeAnonymous(name) : undefined, sasl2: new HostSasl2(), bind2: new HostBind2(), accountData: new HostAccountData(), presence, streamManagement: undefined, stops: [] }
     const isOn = (extension: Extension): boolean => extension.ejabberd === undefined || hostConfig.modules.has(extension.ejabberd)
     for (const extension of extensions) {
       if (!isOn(extension)) continue
@@ -411,6 +452,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       return (closed ??= (async () => {
         for (const host of hosts.values()) host.hooks.runStopping()
         await c2s[Symbol.asyncDispose]()
+        await Promise.all(ending)
         await Promise.all([http.close(1000), health?.close(0)])
         pending.close()
         for (const host of hosts.values()) await stopHost(host)

@@ -7,6 +7,8 @@ export interface Credentials {
   exists(bare: string): boolean | Promise<boolean>
   checkPassword(bare: string, password: string): Promise<boolean>
   scramKeys(bare: string, hash: ScramHash): ScramKeys | undefined | Promise<ScramKeys | undefined>
+  /** The account (a bare JID of this host) that a bearer token is for; there where tokens are taken. */
+  bearerOf?(token: string): Promise<string | undefined>
   /** Keys to show for an account that does not exist, so that its absence is not seen. */
   decoyKeys?(bare: string, hash: ScramHash): ScramKeys | Promise<ScramKeys>
 }
@@ -30,6 +32,10 @@ export interface SaslContext {
   readonly offered?: readonly string[]
   /** Addresses in the certificate that the client has, when one of our authorities stands behind it. */
   readonly certified?: readonly string[] | undefined
+  /** Whether accounts have passwords; they do when left out. */
+  readonly passwords?: boolean
+  /** Makes an account for somebody who gives no name; there where that is allowed. */
+  readonly makeAnonymous?: (() => Promise<string>) | undefined
   /** Hashes that SCRAM can be done with here; all when left out. */
   readonly hashes?: readonly ScramHash[] | undefined
   /** Mechanisms turned off by the operator, in any case of letters. */
@@ -63,6 +69,8 @@ export class SaslFailure extends Error {
 export interface Mechanism {
   /** Whether the client's first message may be empty. */
   readonly takesNothing?: boolean
+  /** Whether it need not be sent at all. */
+  readonly needsNothing?: boolean
   /** Throws a SaslFailure. */
   step(input: Buffer): Promise<Exclude<SaslResult, { kind: 'failure' }>>
 }

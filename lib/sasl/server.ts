@@ -1,6 +1,8 @@
 /** SASL for a server (RFC 6120 §6): the mechanisms there are, and the exchange of one login. */
+import { AnonymousServer } from './anonymous.ts'
 import { certifiedAccounts, ExternalServer } from './external.ts'
 import { SaslFailure, type Mechanism, type SaslContext, type SaslResult } from './mechanism.ts'
+import { OAuthBearerServer } from './oauthbearer.ts'
 import { PlainServer } from './plain.ts'
 import { type ScramHash } from './scram-keys.ts'
 import { ScramServer } from './scram.ts'
@@ -10,6 +12,8 @@ export type { ChannelBinding, Credentials, Mechanism, SaslCondition, SaslContext
 export interface SaslServer {
   /** Whether an empty first message is one, and the client is not asked for another. */
   readonly takesNothing: boolean
+  /** Whether it need not even come. */
+  readonly needsNothing: boolean
   /**
    * Takes what the client sent and answers the next challenge or the outcome. The first input is the initial response, or
    * empty when the client sent none.
@@ -39,6 +43,8 @@ const MECHANISMS: readonly MechanismSpec[] = [
   scram('SHA-256', false),
   scram('SHA-1', false),
   { name: 'PLAIN', plus: false, start: (context) => new PlainServer(context) },
+  { name: 'OAUTHBEARER', plus: false, start: (context) => new OAuthBearerServer(context) },
+  { name: 'ANONYMOUS', plus: false, start: (context) => new AnonymousServer(context) },
 ]
 
 /** Names of the mechanisms to offer on a connection, in order of preference. */
@@ -47,10 +53,14 @@ export function mechanismsFor(context: SaslContext): string[] {
 }
 
 function isPossible({ name, plus, hash }: MechanismSpec, context: SaslContext): boolean {
+  if (hash !== undefined && context.passwords === false) return false
   if (hash !== undefined && context.hashes?.includes(hash) === false) return false
   if (context.disabled.some((disabled) => disabled.toUpperCase() === name)) return false
   // RFC 6120 §13.8.3: a password in the clear goes over encrypted connections only.
-  if (name === 'PLAIN') return context.secure
+  const takesTokens = context.accounts.bearerOf !== undefined
+  if (name === 'PLAIN') return context.secure && (context.passwords !== false || takesTokens)
+  if (name === 'OAUTHBEARER') return context.secure && takesTokens
+  if (name === 'ANONYMOUS') return context.makeAnonymous !== undefined
   // RFC 6120 §6.3.4: where it is likely to succeed.
   if (name === 'EXTERNAL') return certifiedAccounts(context).length > 0
   return !plus || (context.channelBinding?.types.length ?? 0) > 0
@@ -82,6 +92,7 @@ class ExchangeServer implements SaslServer {
     this.mechanism = mechanism
   }
 
+  get needsNothing(): boolean { return this.mechanism.needsNothing === true }
   get takesNothing(): boolean { return this.mechanism.takesNothing === true }
 
   async step(input: Buffer): Promise<SaslResult> {

@@ -32,6 +32,8 @@ export interface Accounts {
    * is written; when it throws, there is none.
    */
   register(bare: string, password: string | ScramKeySet, alongside?: () => void): Promise<void>
+  /** Makes an account that has no password, whose owner logs in otherwise; nothing happens when it exists. Throws an AccountError as `register`. Written in this turn, when nobody else is making it. */
+  registerWithoutPassword(bare: string): Promise<void>
   /** Removes the account itself; nothing happens when there is none. What belongs to it is removed by the caller's hooks. */
   unregister(bare: string): Promise<void>
   /** Throws an AccountError: `item-not-found` without an account, `not-acceptable` for a password that cannot be. */
@@ -119,6 +121,16 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     } finally {
       registering.delete(bare)
     }
+    await committed()
+  }
+
+  async function registerWithoutPassword(bare: string): Promise<void> {
+    const key = keyOf(bare)
+    if (key === undefined) throw new AccountError('not-acceptable', 'This name cannot be an account')
+    const found = find(bare)
+    if ((found instanceof Promise ? await found : found) !== undefined || registering.has(bare)) return
+    write(bare, key, { created: now(), keys: {} })
+    counts.delete(key[0] as string)
     await committed()
   }
 
@@ -237,7 +249,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     })
   }
 
-  return { exists, register, unregister, setPassword, checkPassword, scramKeys, hashes, addKeys, decoyKeys, list, count }
+  return { exists, register, registerWithoutPassword, unregister, setPassword, checkPassword, scramKeys, hashes, addKeys, decoyKeys, list, count }
 }
 
 function then<A, B>(value: MaybePromise<A>, next: (value: A) => B): MaybePromise<B> {

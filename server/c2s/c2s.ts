@@ -35,6 +35,8 @@ export interface C2sParts {
   readonly metrics: Metrics
   certificates(): SecureContexts | undefined
   readonly sessionContext: SessionContext
+  /** A connection that had logged in to this account (a bare JID) is gone, and had no session. */
+  accountLeft(bare: string): void
   now(): number
 }
 
@@ -234,6 +236,8 @@ export class C2s implements AsyncDisposable {
     if (left > 0) this.#unbound.set(address, left)
     else this.#unbound.delete(address)
   }
+
+  accountLeft(bare: string): void { this.#parts.accountLeft(bare) }
 
   closed(stream: ClientStream): void {
     this.#streams.delete(stream)

@@ -243,7 +243,9 @@ export class ClientStream implements StreamHandler, Carrier {
     const binding = this.#secure && socket instanceof tls.TLSSocket ? channelBindingOf(socket, this.#c2s.endPointOf(socket)) : undefined
     return {
       host: host.name,
-      accounts: this.#c2s.accounts,
+      accounts: host.credentials,
+      passwords: host.config.authMethods.includes('internal'),
+      makeAnonymous: host.makeAnonymous,
       secure: this.#secure,
       channelBinding: binding,
       offeredPlus: binding !== undefined && binding.types.length > 0,
@@ -454,7 +456,7 @@ export class ClientStream implements StreamHandler, Carrier {
       const text = stanza.content.toString()
       this.#sasl = createSaslServer(mechanism, context)
       if (this.#sasl === undefined) return this.#saslFailure('invalid-mechanism')
-      if (text === '') {
+      if (text === '' && !this.#sasl.needsNothing) {
         // RFC 6120 §6.4.2: no initial response; the client speaks first in all our mechanisms.
         return this.#sendText(`<challenge xmlns='${NS.sasl}'/>`)
       }
@@ -477,12 +479,15 @@ export class ClientStream implements StreamHandler, Carrier {
       sasl.step(Buffer.from(text, 'base64')).then(
         (outcome) => {
           if (outcome.kind === 'success') this.#try?.succeeded()
-          if (this.#closed) return undefined
+          if (this.#closed) return outcome.kind === 'success' ? this.#c2s.accountLeft(`${outcome.user}@${host.name}`) : undefined
           if (outcome.kind === 'challenge') return this.#sendChallenge(outcome.data)
           this.#sasl = undefined
           if (outcome.kind === 'failure') return this.#saslFailure(outcome.condition, outcome.text)
           const jid = Jid.of(outcome.user, host.name)
-          if (!this.#c2s.mayConnect(this.listen, host, jid, this.address)) return this.#saslFailure('not-authorized', undefined, false)
+          if (!this.#c2s.mayConnect(this.listen, host, jid, this.address)) {
+            this.#c2s.accountLeft(jid.bare)
+            return this.#saslFailure('not-authorized', undefined, false)
+          }
           if (this.#login !== undefined) return this.#checked(host, this.#login, jid, outcome.data)
           this.#authenticated(host, jid)
           this.#parser.reset()
@@ -543,7 +548,7 @@ export class ClientStream implements StreamHandler, Carrier {
       }
       const initial = readInitialResponse(stanza)
       // All our mechanisms begin with the client.
-      return initial === undefined ? this.#sendChallenge(EMPTY) : this.#saslStep(initial.trim())
+      return initial === undefined && !this.#sasl.needsNothing ? this.#sendChallenge(EMPTY) : this.#saslStep(initial?.trim() ?? '')
     }
     if (this.#login === undefined) throw new StreamError('policy-violation', 'no login goes on')
     if (stanza.name === 'abort') return this.#saslFailure('aborted')
@@ -898,6 +903,7 @@ export class ClientStream implements StreamHandler, Carrier {
     const session = this.#session
     this.#session = undefined
     session?.lostCarrier(this)
+    if (session === undefined && this.#user !== undefined && this.#host !== undefined) this.#c2s.accountLeft(`${this.#user}@${this.#host.name}`)
     void this.#opened
   }
 }

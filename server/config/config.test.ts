@@ -78,9 +78,22 @@ describe('configuration', () => {
 
   it('refuses to serve from another account store than the one asked for', () => {
     expect(load('hosts: [a.example]\nauth_method: ldap\n').problems[0]).to.match(/^main\.yml:2: error: auth_method: "ldap".*internal/)
-    expect(load('hosts: [a.example]\nauth_method: [internal, anonymous]\n').problems[0]).to.match(/^main\.yml:2: warning: auth_method: "anonymous"/)
+    expect(load('hosts: [a.example]\nauth_method: [internal, pam]\n').problems[0]).to.match(/^main\.yml:2: warning: auth_method: "pam" is not available.*; internal is used alone/)
     good('hosts: [a.example]\nauth_method: mnesia\n')
-    expect(load('hosts: [a.example]\nhost_config:\n  a.example:\n    auth_method: jwt\n').problems[0]).to.match(/^main\.yml:4: error: host_config\.a\.example\.auth_method/)
+    expect(load('hosts: [a.example]\nhost_config:\n  a.example:\n    auth_method: [internal, sql]\n').problems[0]).to.match(/^main\.yml:4: warning: host_config\.a\.example\.auth_method/)
+    expect(good('hosts: [a.example, b.example]\nhost_config: {b.example: {auth_method: [anonymous, mnesia]}}\n').host('b.example').authMethods).to.deep.equal(['anonymous', 'internal'])
+    expect(load('hosts: [a.example]\nauth_method: anonymous\nanonymous_protocol: both\n').problems).to.deep.equal(['main.yml:3: warning: anonymous_protocol: "both" is not available: nobody logs in with a name and any password; SASL ANONYMOUS alone is offered.'])
+  })
+
+  it('has tokens checked by the key in a file', () => {
+    const dir = mkdtempSync(join(tmpdir(), 'tidings-'))
+    writeFileSync(join(dir, 'good.jwk'), '{"kty":"oct","k":"c2VjcmV0"}')
+    writeFileSync(join(dir, 'bad.jwk'), 'secret')
+    const { jwt } = good(`hosts: [a.example]\nauth_method: jwt\njwt_key: ${join(dir, 'good.jwk')}\njwt_jid_field: sub\n`).host('a.example')
+    expect(jwt).to.include({ jidField: 'sub', onlyRule: 'none' })
+    expect(load('hosts: [a.example]\nhost_config:\n  a.example:\n    auth_method: jwt\n').problems[0]).to.match(/^main\.yml:4: error: host_config\.a\.example\.jwt_key: is missing/)
+    for (const name of ['bad.jwk', 'gone.jwk']) expect(load(`hosts: [a.example, b.example]\nauth_method: [jwt]\njwt_key: ${join(dir, name)}\n`).problems).to.have.length(1)
+    rmSync(dir, { recursive: true })
   })
 
   it('reports text that is not YAML with its line', () => {

@@ -1,18 +1,19 @@
 /** The whole configuration, as read from an `ejabberd.yml`. */
-import { existsSync, globSync } from 'node:fs'
+import { existsSync, globSync, readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname, resolve } from 'node:path'
 import { Jid } from '../../lib/jid.ts'
 import type { TlsChoices } from '../../lib/net/certificates.ts'
 import type { SocketRights } from '../../lib/net/listen.ts'
 import { parseDateTime } from '../../lib/stanza/delay.ts'
+import { createJwtCheck } from '../../lib/sasl/jwt.ts'
 import { SCRAM_HASHES, type ScramHash } from '../../lib/sasl/scram-keys.ts'
 import { createAccess, isNetwork, type Access, type AccessLayer, type Shaper } from './access.ts'
 import { globalOptionNames, hostOptionNames, moduleNames, removedModuleNames, removedOptionNames, renamedModules, renamedOptions } from './ejabberd-names.ts'
 import { defaultLimits, limitTable, type Limits } from './limits.ts'
 import { queueBytes, readListeners } from './listen.ts'
 import { entryOf, show, textOf, toNode, toValue, type ConfigNode, type MapEntry, type MapNode, type Where } from './node.ts'
-import { anything, bool, duration, either, int, list, map, oneOf, OptionError, parseOptions, record, size, text, type OptionSpec, type OptionTable, type OptionType } from './options.ts'
+import { accessRule, anything, bool, duration, either, int, list, map, oneOf, OptionError, parseOptions, record, size, text, type OptionSpec, type OptionTable, type OptionType } from './options.ts'
 import { didYouMean, type Problem } from './problems.ts'
 import { readTls, tlsTable, type TlsNames } from './tls.ts'
 import { joinValues, readConfigTree, withHost } from './yaml.ts'
@@ -89,13 +90,26 @@ export interface Outage {
   readonly message: ReadonlyMap<string, string>
 }
 
+/** How users log in: with a password of this server, without a name, or with a token that somebody else has signed. */
+export type AuthMethod = 'internal' | 'anonymous' | 'jwt'
+
+export interface JwtConfig {
+  /** A JSON Web Key or a set of them, as in the file. */
+  readonly key: string
+  readonly jidField: string
+  /** Name of the rule of those who log in by tokens alone. */
+  readonly onlyRule: string
+}
+
 export interface HostConfig {
   readonly name: string
   /** Modules that are on, by ejabberd's name, each with its options for `parseOptions`. */
   readonly modules: ReadonlyMap<string, ConfigNode>
   readonly access: Access
   readonly language: string
-  readonly authMethods: readonly string[]
+  readonly authMethods: readonly AuthMethod[]
+  /** Tokens in place of passwords, where `authMethods` has them. */
+  readonly jwt: JwtConfig | undefined
   readonly authPasswordFormat: 'plain' | 'scram'
   /** SASL mechanisms never offered, in capital letters. */
   readonly disabledMechanisms: readonly string[]
@@ -152,6 +166,10 @@ interface GlobalOptions {
 interface HostOptions extends TlsNames {
   language: string
   auth_method: readonly string[]
+  anonymous_protocol: 'sasl_anon' | 'login_anon' | 'both'
+  jwt_key: string
+  jwt_jid_field: string
+  jwt_auth_only_rule: string
   auth_password_format: 'plain' | 'scram'
   auth_scram_hash: 'sha' | 'sha256' | 'sha512'
   auth_stored_password_types: readonly PasswordType[]
@@ -200,7 +218,11 @@ const sharedTls = tlsTable('c2s_')
 /** Options that `host_config` may set for one host. */
 export const hostTable: OptionTable<HostOptions> = {
   language: { type: text(), default: 'en', help: 'Language of texts that the server writes.', ignored: 'has no effect: the server writes English.' },
-  auth_method: { type: list(text()), default: ['internal'], help: 'Only internal (mnesia): accounts in the server\'s own store.' },
+  auth_method: { type: list(text()), default: ['internal'], help: 'internal (mnesia): accounts in the server\'s own store; anonymous: accounts that last as long as their session; jwt: tokens in place of passwords.' },
+  anonymous_protocol: { type: oneOf('sasl_anon', 'login_anon', 'both'), default: 'sasl_anon', help: 'Only sasl_anon: SASL ANONYMOUS.' },
+  jwt_key: { type: text(), default: '', help: 'File of the key by which tokens are checked: a JSON Web Key, or a set of them.' },
+  jwt_jid_field: { type: text(), default: 'jid', help: 'Claim of a token that holds the bare JID of its account.' },
+  jwt_auth_only_rule: { type: accessRule(), default: 'none', help: 'Access rule: who logs in by tokens alone.' },
   auth_password_format: { type: oneOf('plain', 'scram'), default: 'scram', help: 'Passwords are kept as SCRAM keys whatever is set.' },
   auth_scram_hash: { type: oneOf('sha', 'sha256', 'sha512'), default: 'sha', help: 'Keys are kept for every hash.', ignored: 'has no effect: keys are kept for SHA-1, SHA-256 and SHA-512.' },
   auth_stored_password_types: { type: list(oneOf('plain', 'scram_sha1', 'scram_sha256', 'scram_sha512')), default: [], help: 'Hashes for which new passwords are kept; all three unless set. Nothing is kept in plain.' },
@@ -289,8 +311,8 @@ const HOST_STRUCTURAL = new Set(['modules', 'acl', 'access_rules', 'access', 'sh
 const INSTEAD: readonly (readonly [RegExp, string])[] = [
   [/^(sql_|default_db$|default_ram_db$|update_sql_schema|pgsql_|odbc_)/, 'has no effect: accounts, rosters and messages are kept in this server\'s own store, and no SQL database is read or written.'],
   [/^ldap_/, 'has no effect: this server does not ask LDAP directories.'],
-  [/^(extauth_|pam_|jwt_|ext_api_|auth_external|auth_opts)/, 'has no effect: accounts are checked against this server\'s own store alone.'],
-  [/^(anonymous_protocol|allow_multiple_connections)$/, 'has no effect: there are no anonymous logins.'],
+  [/^(extauth_|pam_|ext_api_|auth_external|auth_opts)/, 'has no effect: accounts are checked against this server\'s own store alone.'],
+  [/^allow_multiple_connections$/, 'has no effect: an anonymous account is that of one session.'],
   [/^(s2s_|outgoing_s2s_|domain_balancing|max_s2s|route_subdomains)/, 'has no effect: this server does not talk to other servers.'],
   [/^(oauth_|api_permissions$|commands|ejabberdctl_|access_commands)/, 'has no effect: there is no HTTP API and no OAuth.'],
   [/^captcha_/, 'has no effect: there are no captchas.'],
@@ -371,7 +393,7 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
       modules: new Map([...modules].map(([module, node]) => [module, withHost(module === 'mod_mam' ? withRetention(node, tidings.options.archiveRetentionMs) : node, name)])),
       access,
       language: values.language,
-      authMethods: ['internal'],
+      ...authOf(values, folder, hostNode, root, `host_config.${name}.`, problems),
       authPasswordFormat: values.auth_password_format,
       passwordHashes: hashesOf(values.auth_stored_password_types),
       passwordHashesInSasl1: hashesOf(values.auth_stored_password_types).filter((hash) => !values.auth_password_types_hidden_in_sasl1.some((type) => HASHES[type] === hash)),
@@ -677,18 +699,46 @@ function readHostConfigs(root: MapNode, hosts: readonly string[], certfiles: { p
   return result
 }
 
-const INTERNAL = new Set(['internal', 'mnesia'])
+const METHODS: Readonly<Record<string, AuthMethod>> = { internal: 'internal', mnesia: 'internal', anonymous: 'anonymous', jwt: 'jwt' }
+
+/** How the users of a host log in. Without the key of their tokens none of them could, so that is an error. */
+function authOf(values: HostOptions, folder: string, hostNode: MapNode, root: MapNode, prefix: string, problems: Problem[]): Pick<HostConfig, 'authMethods' | 'jwt'> {
+  const known = values.auth_method.map((name) => METHODS[name]).filter((method) => method !== undefined)
+  const authMethods = known.length === 0 ? ['internal' as const] : [...new Set(known)]
+  if (!authMethods.includes('jwt')) return { authMethods, jwt: undefined }
+  const own = entryOf(hostNode, 'jwt_key') ?? entryOf(hostNode, 'auth_method')
+  const at = own ?? entryOf(root, 'jwt_key') ?? entryOf(root, 'auth_method') ?? root
+  const where = { file: at.file, line: at.line, option: own === undefined ? 'jwt_key' : `${prefix}jwt_key`, level: 'error' as const }
+  const refuse = (text: string): { authMethods: readonly AuthMethod[]; jwt: undefined } => {
+    if (!problems.some((problem) => problem.file === where.file && problem.line === where.line && problem.text === text)) problems.push({ ...where, text })
+    return { authMethods, jwt: undefined }
+  }
+  if (values.jwt_key === '') return refuse('is missing: auth_method "jwt" needs the file of the key by which tokens are checked.')
+  const path = resolve(folder, values.jwt_key)
+  let key: string
+  try {
+    key = readFileSync(path, 'utf8')
+    createJwtCheck(key, { jidField: values.jwt_jid_field })
+  } catch (error) {
+    return refuse(`"${values.jwt_key}" cannot be used; expected a file with a JSON Web Key or a set of them (${(error as Error).message}).`)
+  }
+  return { authMethods, jwt: { key, jidField: values.jwt_jid_field, onlyRule: values.jwt_auth_only_rule } }
+}
 
 /** Serving from another account store than the one asked for would let the wrong people in, so that is an error. */
 function checkAuth(values: HostOptions, node: MapNode, prefix: string, problems: Problem[]): void {
   const method = entryOf(node, 'auth_method')
-  const others = values.auth_method.filter((name) => !INTERNAL.has(name))
+  const others = values.auth_method.filter((name) => METHODS[name] === undefined)
   if (method && others.length > 0) {
-    const has = others.length < values.auth_method.length
+    const used = values.auth_method.filter((name) => METHODS[name] !== undefined)
     problems.push({
-      file: method.file, line: method.line, option: `${prefix}auth_method`, level: has ? 'warning' : 'error',
-      text: `"${others.join(', ')}" is not available; allowed is internal (accounts in this server's own store)${has ? ', which is used alone' : ''}.`,
+      file: method.file, line: method.line, option: `${prefix}auth_method`, level: used.length > 0 ? 'warning' : 'error',
+      text: `"${others.join(', ')}" is not available; allowed are internal (accounts in this server's own store), anonymous and jwt${used.length > 0 ? `; ${used.join(', ')} is used alone` : ''}.`,
     })
+  }
+  const protocol = entryOf(node, 'anonymous_protocol')
+  if (protocol && values.anonymous_protocol !== 'sasl_anon') {
+    problems.push({ file: protocol.file, line: protocol.line, option: `${prefix}anonymous_protocol`, level: 'warning', text: `"${values.anonymous_protocol}" is not available: nobody logs in with a name and any password; SASL ANONYMOUS alone is offered.` })
   }
   const format = entryOf(node, 'auth_password_format')
   if (format && values.auth_password_format === 'plain') {

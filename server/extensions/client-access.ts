@@ -59,7 +59,7 @@ export const clientAccess = defineExtension({
 
     sasl2.succeeded(async (owner, login) => {
       const { client: agent } = login
-      if (agent === undefined) return undefined
+      if (agent === undefined || login.mechanism === 'ANONYMOUS') return undefined
       const known = await find(owner, agent.id)
       if (known === undefined) await makeRoom(owner)
       const at = now()

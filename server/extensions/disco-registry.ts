@@ -46,8 +46,9 @@ interface Description {
 /**
  * An empty registry. It knows the features of XEP-0030 itself; the identities are for whoever makes it to say. A later identity
  * of the same category, type and language replaces the earlier. The node `*` answers for all nodes not named otherwise.
+ * `isAnonymous`: whether the account of a bare JID lasts as long as its session.
  */
-export function createDiscoRegistry(): HostDisco {
+export function createDiscoRegistry(isAnonymous: (bare: string) => boolean = () => false): HostDisco {
   const targets: Record<DiscoTarget, Description> = { host: emptyDescription(), account: emptyDescription() }
   let additions = 0
 
@@ -95,6 +96,10 @@ export function createDiscoRegistry(): HostDisco {
     info(target, request) {
       const node = request?.payload.attrs['node'] ?? ''
       const info = ownInfo(target)
+      if (target === 'account' && request !== undefined && isAnonymous(request.to.bare)) {
+        // XEP-0175 §4
+        for (const { name, attrs } of info.getChildElements()) if (name === 'identity' && attrs['category'] === 'account') attrs['type'] = 'anonymous'
+      }
       if (node === '' || request === undefined) return info
       const { nodes } = targets[target]
       const answer = nodes.get(node)?.info ?? nodes.get(ANY_NODE)?.info

@@ -99,7 +99,7 @@ export function fakeParts(host = 'example.net') {
     http: { add: () => () => undefined, baseUrl: () => undefined } as unknown as Parts['http'],
     metrics: createMetrics(),
     limits: defaultLimits,
-    config: { registrationTimeoutMs: 600_000 } as Parts['config'],
+    config: { registrationTimeoutMs: 600_000, authMethods: ['internal'] } as unknown as Parts['config'],
     every: (_ms, run) => { tasks.push(run) },
     now: () => clock.now,
     lasting<Value>(name: string, make: () => Value): Value {

@@ -47,7 +47,8 @@ export const fast = defineExtension({
 
     sasl2.succeeded(async (owner, login) => {
       const { client, context } = login
-      if (client === undefined) return undefined
+      // One without a name does not come back.
+      if (client === undefined || login.mechanism === 'ANONYMOUS') return undefined
       const wanted = childOf(login, 'request-token')?.attrs['mechanism']
       const issued = used.get(login)
       const invalidate = issued !== undefined && isTrue(childOf(login, 'fast')?.attrs['invalidate'])

@@ -113,9 +113,10 @@ export const register = defineExtension({
       return xml('query', { xmlns: NS }, xml('instructions', null, INSTRUCTIONS), xml('username', null, pass?.username ?? null), xml('password'))
     }
 
+    // Without passwords there is nothing to register with.
     const mayRegister = (address: string): boolean =>
-      !options.captcha_protected && isOpen('mod_register') && access.allows(options.ip_access, { address })
-    const byInvitation = (): boolean => registrations.byPass && isOpen('mod_invites')
+      config.authMethods.includes('internal') && !options.captcha_protected && isOpen('mod_register') && access.allows(options.ip_access, { address })
+    const byInvitation = (): boolean => config.authMethods.includes('internal') && registrations.byPass && isOpen('mod_invites')
 
     // XEP-0445 §3: who was invited looks for this one too.
     features.beforeLogin(({ address }) => mayRegister(address) || byInvitation() ? `<register xmlns='${FEATURE_NS}'/>` : undefined)

@@ -31,7 +31,7 @@ export const scramUpgrade = defineExtension({
     // §3.1: to the accounts that lack them, for clients should take what is offered every time.
     sasl2.offer(({ claimed }) => {
       const present = claimed === undefined ? undefined : accounts.hashes(claimed)
-      if (present === undefined || present instanceof Promise) return undefined
+      if (present === undefined || present instanceof Promise || present.length === 0) return undefined
       return offered.filter((hash) => !present.includes(hash)).map((hash) => `<upgrade xmlns='${NS}'>UPGR-SCRAM-${hash}</upgrade>`).join('')
     })
 
@@ -41,6 +41,8 @@ export const scramUpgrade = defineExtension({
       const asked = request.children.filter(({ name, xmlns }) => name === 'upgrade' && xmlns === NS).map((child) => request.childElement(child).getText().trim())
       if (asked.length === 0) return []
       const present = (await accounts.hashes(owner)) ?? []
+      // It has no password at all.
+      if (present.length === 0) return []
       return offered.filter((hash) => !present.includes(hash) && asked.includes(`UPGR-SCRAM-${hash}`)).map((hash) => upgrade(owner, hash))
     })
 
