@@ -173,7 +173,8 @@ export class Router {
 
   #send(host: Host, delivery: Delivery, targets: readonly Session[]): void {
     // Whoever manages the stream takes the message for safe once it is acknowledged (XEP-0198 §4).
-    const promised = delivery.accepted === true || delivery.session?.management !== undefined
+    // So does who caused a service to send it.
+    const promised = delivery.accepted === true || delivery.session?.management !== undefined || (delivery.session === undefined && this.#parts.services.has(delivery.from.domain))
     const taken = promised && !targets.some((target) => target.management?.resumable === true) ? host.hooks.runSafeguard(delivery) : undefined
     const options = {
       durable: delivery.durable,

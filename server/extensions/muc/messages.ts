@@ -94,7 +94,8 @@ export function sendPrivately(room: Room, client: Client | undefined, stanza: St
   if (!allowed || (allowPm === 'none' && sender.role !== 'moderator')) throw new StanzaError('forbidden', 'private messages are not allowed here')
   const message = cleaned(room, stanza).withAttrs({ from: sender.jid.toString(), to: undefined })
     .append('x', MUC_USER_NS, `<x xmlns='${MUC_USER_NS}'/>`).append('occupant-id', OCCUPANT_ID_NS, sender.idXml)
-  room.rooms.parts.router.multicast(message, sender.jid, target.clients)
+  // By the way that any message to an account takes: it is archived there, and safe before its sender is told so.
+  for (const { full } of target.clients.slice()) room.rooms.parts.router.route(message.withAttrs({ to: full }))
 }
 
 // ---- What who enters is sent

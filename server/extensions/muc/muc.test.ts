@@ -197,6 +197,35 @@ describe('rooms (XEP-0045)', () => {
       expect(await wicca.news()).to.deep.equal(['error:forbidden first'])
     })
 
+    it('§7.5: private messages are kept in the archives of both, and who blocks one is not taken out of the room', async () => {
+      const bodies = async (who: Person): Promise<(string | null | undefined)[]> => {
+        await who.client.sendIq(`<iq type='set'><query xmlns='${MAM}'/></iq>`)
+        return (await who.stanzas()).map((each) => each.getChild('result', MAM)?.getChild('forwarded', 'urn:xmpp:forward:0')?.getChild('message', 'jabber:client')?.getChildText('body')).filter((each) => each !== undefined)
+      }
+      wicca.send(`<message to='${ROOM}/first' type='chat'><body>psst</body></message>`)
+      await wicca.news()
+      expect(await bodies(wicca)).to.deep.equal(['psst'])
+      expect(await bodies(crone)).to.deep.equal(['psst'])
+      await crone.client.sendIq(`<iq type='set'><block xmlns='urn:xmpp:blocking'><item jid='${ROOM}/second'/></block></iq>`)
+      wicca.send(`<message to='${ROOM}/first' type='chat'><body>psst</body></message>`)
+      wicca.say('and to all')
+      expect(await wicca.news()).to.deep.equal(['message:second and to all'])
+      expect((await crone.news()).filter((each) => each.startsWith('message'))).to.deep.equal([])
+      crone.say('still here')
+      expect(await wicca.news()).to.deep.equal(['message:first still here'])
+    })
+
+    it('§17.3: a client that is not to be reached is taken out; one that dislikes a message is not', async () => {
+      const error = (condition: string): string => `<message to='${ROOM}/first' type='error'><error type='cancel'><${condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>`
+      wicca.send(error('not-acceptable'))
+      wicca.send(error('service-unavailable'))
+      wicca.say('still here')
+      expect(await crone.news()).to.deep.equal(['message:second still here'])
+      wicca.send(error('recipient-unavailable'))
+      await wicca.news()
+      expect((await crone.news())[0]).to.match(/^gone:second none\/none .* 307,333$/)
+    })
+
     it('§8.1: the subject is shown to who enters, with who set it', async () => {
       wicca.send(`<message to='${ROOM}' type='groupchat'><subject>Fire Burn and Cauldron Bubble!</subject></message>`)
       expect(await crone.news()).to.deep.equal(['message:second subject=Fire Burn and Cauldron Bubble!'])

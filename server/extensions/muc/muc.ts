@@ -33,8 +33,10 @@ const PASSWORD_MAX = 1000
 const HISTORY_MAX = 1000
 /** Rooms looked at for one list of rooms. */
 const LIST_SCAN_MAX = 20_000
-/** Errors that say that a client is not to be reached (§17.2 and RFC 6120 §8.3.3); others say something of the message. */
-const GONE = new Set(['gone', 'internal-server-error', 'item-not-found', 'jid-malformed', 'recipient-unavailable', 'redirect', 'remote-server-not-found', 'remote-server-timeout', 'service-unavailable'])
+/** Errors that say that a client is not to be reached (§17.3); others say something of the message. */
+const GONE = new Set(['gone', 'item-not-found', 'recipient-unavailable', 'redirect', 'remote-server-not-found', 'remote-server-timeout'])
+/** Errors that say so when they do not come from a client that is here (RFC 6121 §8.5.3.2). */
+const AWAY = 'service-unavailable'
 
 interface RoomDefaults {
   allow_change_subj: boolean
@@ -494,7 +496,7 @@ class RoomService implements Rooms {
   #lost(room: Room, client: Client, stanza: Stanza): void {
     const span = stanza.find('error')
     const condition = span === undefined ? undefined : stanza.childElement(span).getChildElements()[0]?.getName()
-    if (condition === undefined || !GONE.has(condition)) return
+    if (condition === undefined || !(GONE.has(condition) || (condition === AWAY && this.parts.sessions.get(client.full) === undefined))) return
     expel(room, client, { codes: [307, 333], reason: 'the client is not to be reached' })
     room.tidy()
   }
