@@ -19,7 +19,7 @@ const ROMEO = 'romeo@montague.example'
 const JULIET = 'juliet@capulet.example'
 const MAM = 'urn:xmpp:mam:2'
 const DEFAULTS: ArchiveOptions = {
-  default: 'always', request_activates_archiving: false, assume_mam_usage: false, access_preferences: 'all', cache_size: 10, expire: Infinity,
+  default: 'always', request_activates_archiving: false, assume_mam_usage: false, access_preferences: 'all', cache_size: 10, clear_archive_on_room_destroy: true, expire: Infinity,
   compress_xml: false, use_cache: true, cache_life_time: Infinity,
 }
 const START = Date.UTC(2026, 0, 1)

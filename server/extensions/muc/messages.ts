@@ -111,7 +111,7 @@ export function sendHistory(room: Room, client: Client, history: Element | undef
   let chars = number('maxchars') ?? Infinity
   if (max === 0 || chars === 0) return
   const seconds = number('seconds')
-  const since = Math.max(seconds === undefined ? 0 : rooms.parts.now() - seconds * 1000, parseDateTime(history?.attrs['since'] ?? '') ?? 0, room.created)
+  const since = Math.max(seconds === undefined ? 0 : rooms.parts.now() - seconds * 1000, parseDateTime(history?.attrs['since'] ?? '') ?? 0, room.since)
   const found: Stanza[] = []
   for (const { id, bytes, author } of lastMessages(room, max, since)) {
     const message = readStanza(bytes)
@@ -166,7 +166,7 @@ export function findMessage(room: Room, id: string): { bytes: Buffer; author: st
   const { store, parts } = room.rooms
   const item = parts.storage.archive.get(room.address, id)
   if (item instanceof Promise) throw new Error('rooms need a storage driver that reads synchronously')
-  if (item !== undefined && (timeOfMessageId(id) ?? 0) >= room.created) return { bytes: item.bytes, author: item.with }
+  if (item !== undefined && (timeOfMessageId(id) ?? 0) >= room.since) return { bytes: item.bytes, author: item.with }
   const message = store.message(room.local, id)
   return message && { bytes: Buffer.from(message.bytes), author: message.author }
 }

@@ -1,9 +1,14 @@
 import { expect } from 'chai'
-import { TEST_CONFIG } from '../../test-server.ts'
+import { type Client, connect } from '../../../lib/client/client.ts'
+import { firstIdOf } from '../../../lib/stanza/ids.ts'
+import { openHeldStorage, startTestServer, TEST_CONFIG, type TestServer } from '../../test-server.ts'
+import type { Parts } from '../extension.ts'
+import { fakeParts } from '../fake-parts.ts'
+import { muc } from './muc.ts'
 import { loadConfig } from '../../config/config.ts'
 import { writeFile } from 'node:fs/promises'
 import path from 'node:path'
-import { MUC, ROOM, setStage, type Stage } from './muc.fixture.ts'
+import { MUC, Person, ROOM, setStage, type Stage } from './muc.fixture.ts'
 
 describe('rooms over a restart', () => {
   let stage: Stage
@@ -108,3 +113,88 @@ describe('rooms over a restart', () => {
     expect(told).to.have.lengthOf(1)
   })
 })
+
+describe('rooms and a process that is killed', () => {
+  it('what was acknowledged is there: the room, who is in it, and what was said', async () => {
+    const storage = openHeldStorage()
+    const config = `${TEST_CONFIG}  mod_muc: { default_room_options: { mam: true } }\n`
+    const first = await startTestServer({ accounts: { crone: 'secret', hag: 'secret' }, storage, config })
+    const clients: Client[] = []
+    const login = async (on: TestServer, user: string, resume?: ReturnType<Client['resumeState']>): Promise<Person> => {
+      const client = await connect({ host: on.host, port: on.port, domain: on.domain, tls: 'none', user, password: 'secret', resource: 'desktop', sm: true, ...(resume && { resume }) })
+      clients.push(client)
+      if (!client.resumed) client.send('<presence/>')
+      return new Person(client)
+    }
+    const crone = await login(first, 'crone')
+    await crone.found('first', { 'muc#roomconfig_roomname': 'Cave' })
+    crone.send(`<message to='${ROOM}' type='groupchat'><subject>Brew</subject></message>`)
+    crone.say('hello')
+    await crone.news()
+    crone.client.acknowledge()
+    expect(await crone.client.requestAck()).to.be.greaterThan(3)
+    const state = crone.client.resumeState()
+    // Nothing of the first process is told to end.
+    const second = await startTestServer({ storage: storage.survivor, config })
+    const again = await login(second, 'crone', state)
+    expect(again.client.resumed).to.equal(true)
+    again.say('after')
+    expect((await again.news()).filter((each) => each.startsWith('message'))).to.deep.equal(['message:first after'])
+    const hag = await login(second, 'hag')
+    hag.join('third')
+    expect((await hag.news()).filter((each) => !each.startsWith('presence:hag@'))).to.deep.equal([
+      'presence:first owner/moderator', `presence:third none/participant ${hag.full} 170,110`, 'message:first hello delayed', 'message:first after delayed', 'message:first subject=Brew delayed',
+    ])
+    for (const client of clients) client.destroy()
+    await second[Symbol.asyncDispose]()
+    await first[Symbol.asyncDispose]()
+  })
+
+  it('a message is not acknowledged, nor shown to anybody, before it is on stable storage', async () => {
+    const storage = openHeldStorage()
+    const tidings = await startTestServer({ accounts: { crone: 'secret' }, storage, config: `${TEST_CONFIG}  mod_muc: { default_room_options: { mam: true } }\n` })
+    const client = await connect({ host: tidings.host, port: tidings.port, domain: tidings.domain, tls: 'none', user: 'crone', password: 'secret', resource: 'desktop', sm: true })
+    client.send('<presence/>')
+    const crone = new Person(client)
+    await crone.found('first')
+    await client.requestAck()
+    storage.hold()
+    crone.say('hello')
+    let told = false
+    const acked = client.requestAck().then(() => { told = true })
+    await new Promise((resolve) => { setTimeout(resolve, 60) })
+    expect(told).to.equal(false)
+    expect(client.inbox.filter((stanza) => stanza.name === 'message')).to.deep.equal([])
+    storage.release()
+    await acked
+    expect((await crone.news()).filter((each) => each.startsWith('message'))).to.deep.equal(['message:first hello'])
+    client.destroy()
+    await tidings[Symbol.asyncDispose]()
+  })
+
+  it('archives of rooms expire with those of accounts', async () => {
+    const storage = openHeldStorage()
+    const config = `${TEST_CONFIG.replace('mod_mam: { default: always }', 'mod_mam: { default: always, expire: 1 day }')}  mod_muc: { default_room_options: { mam: true } }\n`
+    expect(config).to.contain('1 day')
+    const every: (() => void | Promise<void>)[] = []
+    const tidings = await startTestServer({ accounts: { crone: 'secret' }, storage, config })
+    const client = await connect({ host: tidings.host, port: tidings.port, domain: tidings.domain, tls: 'none', user: 'crone', password: 'secret', resource: 'desktop' })
+    client.send('<presence/>')
+    const crone = new Person(client)
+    await crone.found('first')
+    crone.say('hello')
+    await crone.news()
+    const old = `${firstIdOf(Date.now() - 2 * 86_400_000).slice(0, 9)}0010000000000`
+    storage.archive.append({ id: old, bytes: Buffer.from(`<message from='${ROOM}/first' type='groupchat'><body>old</body></message>`), owners: [{ owner: ROOM, with: 'crone@localhost' }] })
+    expect(await storage.archive.count(ROOM, {}, 10)).to.equal(2)
+    muc.start({ ...fakeParts('localhost').parts, storage, config: tidings.server.hosts.get('localhost')?.config, now: Date.now, every: (_ms: number, run: () => void) => { every.push(run) } } as unknown as Parts, { ...defaultsOf(muc.options) } as never)
+    for (const run of every) await run()
+    expect(await storage.archive.count(ROOM, {}, 10)).to.equal(1)
+    client.destroy()
+    await tidings[Symbol.asyncDispose]()
+  })
+})
+
+function defaultsOf(table: object | undefined): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(table ?? {}).map(([name, spec]) => [name, (spec as { default: unknown }).default]))
+}

@@ -6,8 +6,9 @@ import { buildResultSet, parseResultSet } from '../../../lib/result-set.ts'
 import { StanzaError } from '../../../lib/stanza/errors.ts'
 import { errorReply, iqResult, makeStanza, type Stanza } from '../../../lib/stanza/stanza.ts'
 import { type Element, xml } from '../../../lib/xml/element.ts'
-import { accessRule, anything, bool, duration, host as hostType, int, list, oneOf, type OptionTable, record, shaperRule, text } from '../../config/options.ts'
+import { accessRule, anything, bool, duration, host as hostType, int, list, oneOf, type OptionTable, parseOptions, record, shaperRule, text } from '../../config/options.ts'
 import type { Session } from '../../sessions/session.ts'
+import { archive, type ArchiveOptions } from '../archive/archive.ts'
 import { createCommands } from '../commands-registry.ts'
 import { createDiscoRegistry, DISCO_ITEMS_NS } from '../disco-registry.ts'
 import { defineExtension, type IqHandler, type IqRequest, type Parts } from '../extension.ts'
@@ -33,6 +34,9 @@ const PASSWORD_MAX = 1000
 const HISTORY_MAX = 1000
 /** Rooms looked at for one list of rooms. */
 const LIST_SCAN_MAX = 20_000
+const EXPIRE_EVERY_MS = 3_600_000
+/** Rooms looked at in one turn of the event loop. */
+const EXPIRE_AT_ONCE = 50
 /** Errors that say that a client is not to be reached (§17.3); others say something of the message. */
 const GONE = new Set(['gone', 'item-not-found', 'recipient-unavailable', 'redirect', 'remote-server-not-found', 'remote-server-timeout'])
 /** Errors that say so when they do not come from a client that is here (RFC 6121 §8.5.3.2). */
@@ -147,7 +151,7 @@ export const muc = defineExtension({
     { xep: 433, version: '0.1.0', status: 'complete' },
     { xep: 486, version: '0.1.0', status: 'complete' },
   ],
-  needs: ['host', 'router', 'sessions', 'storage', 'access', 'hooks', 'enabled', 'log', 'metrics', 'now'],
+  needs: ['host', 'router', 'sessions', 'storage', 'access', 'hooks', 'config', 'enabled', 'every', 'log', 'metrics', 'now'],
   options: {
     access: { type: accessRule(), default: 'all', help: 'Who may use the service.' },
     access_admin: { type: accessRule(), default: 'none', help: 'Who is an owner of every room.' },
@@ -189,7 +193,7 @@ export const muc = defineExtension({
   },
 })
 
-type Needed = Pick<Parts, 'host' | 'router' | 'sessions' | 'storage' | 'access' | 'hooks' | 'enabled' | 'log' | 'now'>
+type Needed = Pick<Parts, 'host' | 'router' | 'sessions' | 'storage' | 'access' | 'hooks' | 'config' | 'enabled' | 'every' | 'log' | 'now'>
 
 /** One domain with its rooms. */
 class RoomService implements Rooms {
@@ -198,6 +202,7 @@ class RoomService implements Rooms {
   readonly store: RoomStore
   readonly secret: Uint8Array
   readonly archives: boolean
+  readonly keepsArchives: boolean
   readonly maxUsers: number
   readonly maxUsersAdmin: number
   readonly maxUsersPresence: number
@@ -222,6 +227,10 @@ class RoomService implements Rooms {
     this.store = new RoomStore(parts.storage.records, domain)
     this.secret = this.store.secret ?? (this.store.secret = randomBytes(32))
     this.archives = parts.enabled('archive')
+    // Its archives are those of history's module.
+    const { options: history } = parseOptions(archive.options as OptionTable<ArchiveOptions>, parts.config.modules.get('mod_mam'), { option: 'modules.mod_mam' })
+    this.keepsArchives = !history.clear_archive_on_room_destroy
+    if (this.archives && history.expire !== Infinity) parts.every(EXPIRE_EVERY_MS, () => this.#expire(history.expire))
     this.maxUsers = options.max_users
     this.maxUsersAdmin = options.max_users_admin_threshold
     this.maxUsersPresence = options.max_users_presence
@@ -296,6 +305,7 @@ class RoomService implements Rooms {
   removed(room: Room): void {
     this.#occupied.delete(room.local)
     this.#idle.delete(room.local)
+    if (this.keepsArchives) return
     const purged = this.parts.storage.archive.purge(room.address, this.parts.now() + 1)
     if (purged instanceof Promise) purged.catch((error: unknown) => { this.parts.log.error({ what: 'room_archive_not_removed', room: room.address, error }) })
   }
@@ -521,6 +531,18 @@ class RoomService implements Rooms {
   }
 
   // ---- A start, and the end of an account
+
+  /** Removes what is older from the archives. */
+  async #expire(afterMs: number): Promise<void> {
+    const before = this.parts.now() - afterMs
+    for (let after: string | undefined; ;) {
+      const rooms = this.store.rooms(after, EXPIRE_AT_ONCE)
+      for (const { local } of rooms) await this.parts.storage.archive.purge(`${local}@${this.domain}`, before)
+      if (rooms.length < EXPIRE_AT_ONCE) return
+      after = rooms.at(-1)?.local
+      await new Promise((resolve) => { setImmediate(resolve) })
+    }
+  }
 
   /** Rooms whose occupants were here before the start: those whose session is still here stay, the others leave. */
   #findOccupants(): void {

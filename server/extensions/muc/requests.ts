@@ -130,7 +130,7 @@ async function answerQuery(room: Room, request: IqRequest): Promise<Element> {
   // What somebody has said is known by the address only to those who know the address.
   if (asked.with !== undefined && asked.with.bare !== room.address && asked.with.bare !== from.bare && !sees) throw new StanzaError('forbidden', 'addresses are not known here')
   // Before there was another room of this name.
-  const query = { ...asked, start: Math.max(asked.start ?? 0, room.created) }
+  const query = { ...asked, start: Math.max(asked.start ?? 0, room.since) }
   const page = await runQuery(storage.archive, room.address, query)
   const build = resultMessages(room.address, from.toString(), query.queryId)
   const sent = { volatile: true, durable: storage.dirty }

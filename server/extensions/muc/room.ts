@@ -25,6 +25,8 @@ export interface Rooms {
   readonly secret: Uint8Array
   /** Whether the extension that keeps archives is on. */
   readonly archives: boolean
+  /** Whether a room has what was archived for another of its name before. */
+  readonly keepsArchives: boolean
   readonly maxUsers: number
   readonly maxUsersAdmin: number
   readonly maxUsersPresence: number
@@ -143,6 +145,8 @@ export class Room {
 
   /** Whether messages go to the archive (XEP-0313). */
   get archived(): boolean { return this.config.archive && this.rooms.archives }
+  /** What was archived before belonged to another room, ms. */
+  get since(): number { return this.rooms.keepsArchives ? 0 : this.created }
   /** §7.2.12 */
   get logged(): boolean { return this.config.logging || this.archived }
 
