@@ -35,6 +35,7 @@ import { serviceAdministration } from './service-administration.ts'
 import { stanzaIds } from './stanza-ids.ts'
 import { streamLimits } from './stream-limits.ts'
 import { streamManagement } from './stream-management.ts'
+import { userSearch } from './user-search.ts'
 import { vcard } from './vcard.ts'
 import { version } from './version.ts'
 
@@ -48,7 +49,7 @@ export const extensions = [
   abuseReports, externalServices, serviceStatus,
   disco, caps, contactAddresses, adhoc, serviceAdministration, announcements,
   loginBans, fast, scramUpgrade, clientAccess,
-  roster, register, invites, privateStorage, vcard, lastActivity, flexibleOffline,
+  roster, register, invites, privateStorage, vcard, userSearch, lastActivity, flexibleOffline,
   ping, version, entityTime, httpUpload, httpUploadQuota,
   muc,
   pubsub,

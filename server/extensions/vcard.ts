@@ -2,16 +2,15 @@
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { buildElement } from '../../lib/xml/build.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
-import { anything, bool, host, int, list, text } from '../config/options.ts'
+import { anything } from '../config/options.ts'
 import { defineExtension } from './extension.ts'
 import { copyOf, standalone } from './standalone-element.ts'
+import { indexCard, unindexCard } from './vcard-index.ts'
 
 const NS = 'vcard-temp'
 /** Key [owner]; value: the vCard serialised. */
 const TABLE = 'vcard'
 const VCARD_BYTES_MAX = 262_144
-
-const SEARCH_TEXT = 'has no effect: there is no user directory (XEP-0055).'
 
 export const vcard = defineExtension({
   name: 'vcard',
@@ -21,12 +20,6 @@ export const vcard = defineExtension({
   needs: ['iq', 'disco', 'hooks', 'storage', 'tell', 'accountData'],
   options: {
     vcard: { type: anything(), default: undefined as unknown, help: 'The vCard of the host, as a map of its fields.' },
-    search: { type: bool(), default: false, help: 'A directory of users.', ignored: SEARCH_TEXT },
-    matches: { type: int({ infinity: true }), default: 30, help: 'How many results a search answers.', ignored: SEARCH_TEXT },
-    allow_return_all: { type: bool(), default: false, help: 'Whether an empty search answers everybody.', ignored: SEARCH_TEXT },
-    host: { type: host(), default: 'vjud.@HOST@', help: 'The domain of the directory.', ignored: SEARCH_TEXT },
-    hosts: { type: list(host()), default: [] as readonly string[], help: 'The domains of the directory.', ignored: SEARCH_TEXT },
-    name: { type: text(), default: 'vCard User Search', help: 'The name of the directory.', ignored: SEARCH_TEXT },
   },
   start({ iq, disco, hooks, storage, tell, accountData }, options) {
     const { records } = storage
@@ -57,11 +50,15 @@ export const vcard = defineExtension({
       if (Buffer.byteLength(text) > VCARD_BYTES_MAX) throw new StanzaError('policy-violation', `a vCard has at most ${VCARD_BYTES_MAX} bytes`)
       const before = await records.get(TABLE, [from.bare])
       records.put(TABLE, [from.bare], text)
+      indexCard(records, from.bare, card)
       tell.runVcardWritten(from.bare, card, typeof before === 'string' ? buildElement(Buffer.from(before)) : undefined)
       await storage.committed()
     })
 
-    hooks.accountRemoved((owner) => records.delete(TABLE, [owner]))
+    hooks.accountRemoved((owner) => {
+      records.delete(TABLE, [owner])
+      unindexCard(records, owner)
+    })
     accountData.exports(async function* (owner) {
       const stored = await records.get(TABLE, [owner])
       if (typeof stored === 'string') yield stored
@@ -70,6 +67,7 @@ export const vcard = defineExtension({
       const text = element.toString()
       if (Buffer.byteLength(text) > VCARD_BYTES_MAX) throw new Error(`the vCard has more than ${VCARD_BYTES_MAX} bytes`)
       records.put(TABLE, [owner], text)
+      indexCard(records, owner, element)
     })
   },
 })
