@@ -15,6 +15,7 @@ export function buildElement(bytes: Buffer, prefixes: Readonly<Record<string, st
   let current: Element | undefined
   for (;;) {
     if (at < 0) throw new Error('not an element')
+    const begun = at
     const second = text.charCodeAt(at + 1)
     if (second === 0x2f) {
       current = current?.parent ?? undefined
@@ -37,6 +38,7 @@ export function buildElement(bytes: Buffer, prefixes: Readonly<Record<string, st
         const name = text.slice(at, nameEnd)
         const open = skipBlank(text, skipBlank(text, nameEnd) + 1)
         const close = text.indexOf(text[open] as string, open + 1)
+        if (close < at) throw new Error('not an element')
         element.attrs[name] = unescape(text.slice(open + 1, close), true)
         at = close + 1
       }
@@ -49,6 +51,8 @@ export function buildElement(bytes: Buffer, prefixes: Readonly<Record<string, st
       }
       if (!selfClosed) current = element
     }
+    // Whatever these bytes are, it must come to an end.
+    if (at <= begun) throw new Error('not an element')
     if (current === undefined) break
     const next = text.indexOf('<', at)
     if (next > at) addText(current, unescape(text.slice(at, next), false))

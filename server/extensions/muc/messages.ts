@@ -75,10 +75,11 @@ function cleaned(room: Room, stanza: Stanza): Stanza {
   }
   if (!suspicious) return stanza
   const ours = (from: string | undefined): boolean => from === undefined || from === room.address || from === room.rooms.domain || from.startsWith(`${room.address}/`)
-  return withoutForged(stanza, [room.address]).without((child) => {
+  const checked = withoutForged(stanza, [room.address])
+  return checked.without((child) => {
     if (child.xmlns === OCCUPANT_ID_NS || child.xmlns === MUC_USER_NS || child.xmlns === MODERATE_NS) return true
-    if (child.xmlns === RETRACT_NS) return stanza.content.includes(MODERATE_NS)
-    return child.xmlns === DELAY_NS && ours(stanza.childElement(child).attrs['from'])
+    if (child.xmlns === RETRACT_NS) return checked.childElement(child).getChildElements().some((inside) => inside.getNS() === MODERATE_NS)
+    return child.xmlns === DELAY_NS && ours(checked.childElement(child).attrs['from'])
   })
 }
 
