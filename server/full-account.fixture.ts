@@ -84,15 +84,21 @@ async function upload(site: TestServer, client: Client): Promise<string> {
 
 /** The status that the server answers with, at whatever port it listens now. */
 export async function fetchStatus(site: TestServer, url: string, method = 'GET', body?: string): Promise<number> {
+  return (await fetchFile(site, url, method, body)).status
+}
+
+export async function fetchFile(site: TestServer, url: string, method = 'GET', body?: string): Promise<{ status: number; body: string }> {
   const { pathname } = new URL(url)
   const port = site.server.ports.find((each) => each.module === 'ejabberd_http')?.port
   return new Promise((resolve, reject) => {
     const sent = request({ host: '127.0.0.1', port, path: pathname, method, rejectUnauthorized: false, agent: false, headers: body === undefined ? {} : { 'Content-Length': Buffer.byteLength(body) } }, (response) => {
-      response.resume()
-      resolve(response.statusCode ?? 0)
+      let text = ''
+      response.setEncoding('utf8')
+      response.on('data', (chunk: string) => { text += chunk })
+      response.on('error', reject)
+      response.on('end', () => resolve({ status: response.statusCode ?? 0, body: text }))
     })
     sent.on('error', reject)
     sent.end(body)
   })
 }
-

@@ -5,7 +5,7 @@ import type { Stanza } from '../lib/stanza/stanza.ts'
 import type { Element } from '../lib/xml/element.ts'
 import type { Recent } from '../lib/recent.ts'
 import type { StreamError } from '../lib/stream/errors.ts'
-import type { Bind2, FailedLogins, Login, LoginWatcher, Logins, Nonzas, Operations, RegistrationPass, RegistrationRequest, Registrations, Resumption, Sasl2, Stranger, StreamFeatures, Task } from './extensions/extension.ts'
+import type { Bind2, FailedLogins, Files, Login, LoginWatcher, Logins, Nonzas, OfferedFile, Operations, RegistrationPass, RegistrationRequest, Registrations, Resumption, Sasl2, Stranger, StreamFeatures, Task } from './extensions/extension.ts'
 import type { Commands } from './extensions/commands-registry.ts'
 import type { HostAccountData } from './accounts/account-data.ts'
 import type { HostDisco } from './extensions/disco-registry.ts'
@@ -27,6 +27,18 @@ export class HostFeatures implements StreamFeatures {
   }
   after(): string {
     return this.#after.map((feature) => feature() ?? '').join('')
+  }
+}
+
+export class HostFiles implements Files {
+  #offer: ((file: OfferedFile) => Promise<string | undefined>) | undefined
+
+  get available(): boolean { return this.#offer !== undefined }
+
+  async offer(file: OfferedFile): Promise<string | undefined> { return this.#offer?.(file) }
+  provide(offer: (file: OfferedFile) => Promise<string | undefined>): () => void {
+    this.#offer = offer
+    return () => { if (this.#offer === offer) this.#offer = undefined }
   }
 }
 
@@ -182,6 +194,7 @@ export interface Host {
   readonly sasl2: HostSasl2
   readonly bind2: HostBind2
   readonly accountData: HostAccountData
+  readonly files: HostFiles
   readonly presence: Presence
   /** XEP-0198, when it is on. */
   streamManagement: Resumption | undefined

@@ -22,7 +22,7 @@ import type { Extension, FailedLogins, IqRegistry, Parts, DiscoRegistry, Persona
 import { serveDisco } from './extensions/disco-registry.ts'
 import { setUploadDefaults } from './extensions/http-upload.ts'
 import { extensions } from './extensions/index.ts'
-import { HostBind2, HostFeatures, HostLogins, HostNonzas, HostOperations, HostRegistrations, HostSasl2, type Host } from './host.ts'
+import { HostBind2, HostFeatures, HostFiles, HostLogins, HostNonzas, HostOperations, HostRegistrations, HostSasl2, type Host } from './host.ts'
 import { createHttp, httpLimits, listenHealth, type HttpListener } from './http/http.ts'
 import { createLog, type Log } from './log.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
@@ -229,7 +229,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       jwt: jwt && createJwtCheck(jwt.key, { jidField: jwt.jidField, now }),
       tokensOnly: (bare) => jwt !== undefined && access.allows(jwt.onlyRule, { jid: Jid.parse(bare) }),
     })
-    const host: Host = { name, config: hostConfig, hooks, iq, disco, commands, features: new HostFeatures(), nonzas: new HostNonzas(), logins: new HostLogins(failedLogins), registrations: new HostRegistrations(), operations: new HostOperations(), credentials, makeAnonymous: authMethods.includes('anonymous') ? () => makeAnonymous(name) : undefined, sasl2: new HostSasl2(), bind2: new HostBind2(), accountData: new HostAccountData(), presence, streamManagement: undefined, stops: [] }
+    const host: Host = { name, config: hostConfig, hooks, iq, disco, commands, features: new HostFeatures(), nonzas: new HostNonzas(), logins: new HostLogins(failedLogins), registrations: new HostRegistrations(), operations: new HostOperations(), credentials, makeAnonymous: authMethods.includes('anonymous') ? () => makeAnonymous(name) : undefined, sasl2: new HostSasl2(), bind2: new HostBind2(), accountData: new HostAccountData(), files: new HostFiles(), presence, streamManagement: undefined, stops: [] }
     const isOn = (extension: Extension): boolean => extension.ejabberd === undefined || hostConfig.modules.has(extension.ejabberd)
     for (const extension of extensions) {
       if (!isOn(extension)) continue
@@ -249,6 +249,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       access: host.config.access, config: host.config,
       accounts: { ...accounts, register, unregister },
       accountData: host.accountData,
+      files: host.files,
       router: {
         route: (stanza, options) => void router.route(stanza, undefined, options?.durable),
         service(domain, handler) {

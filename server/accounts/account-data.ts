@@ -12,6 +12,8 @@ export interface AccountData {
    * several elements, a part of their children in each. Throw an error to have it skipped and reported.
    */
   imports(payload: string, read: (owner: string, element: Element) => void | Promise<void>): void
+  /** All that is kept of an account, by all extensions. */
+  write(owner: string): AsyncIterable<string>
 }
 
 export class HostAccountData implements AccountData {

@@ -4,7 +4,7 @@ import path from 'node:path'
 import { expect } from 'chai'
 import { fillAccount, PASSWORD, readAccount } from '../full-account.fixture.ts'
 import { startTestServer, type TestServer } from '../test-server.ts'
-import { exportHosts, exportUser, importFile, type MovingParts } from './piefxis.ts'
+import { exportHosts, exportUserTo, importFile, type MovingParts } from './piefxis.ts'
 
 const ACCOUNTS = { juliet: PASSWORD, romeo: PASSWORD, stranger: PASSWORD }
 
@@ -53,15 +53,15 @@ describe('XEP-0227: accounts that move', () => {
     expect(await other.server.accounts.checkPassword(`${long}@localhost`, PASSWORD)).to.equal(true)
   })
 
-  it('what users take along themselves has no credentials', async () => {
+  it('§4.3: one account has a file of its own, with what is kept of its password', async () => {
     await using site = await startTestServer({ accounts: { juliet: PASSWORD } })
-    const text = async (credentials: boolean): Promise<string> => {
-      let all = ''
-      for await (const piece of exportUser(parts(site), 'juliet@localhost', credentials)) all += piece
-      return all
-    }
-    expect(await text(false)).to.contain("<user xmlns='urn:xmpp:pie:0' name='juliet'>").and.not.to.contain('scram')
-    expect(await text(true)).to.contain('SCRAM-SHA-256')
+    const file = path.join(dir, 'juliet.xml')
+    await exportUserTo(parts(site), file, 'juliet@localhost')
+    const text = await readFile(file, 'utf8')
+    expect(text).to.contain("<user xmlns='urn:xmpp:pie:0' name='juliet'>").and.to.contain('SCRAM-SHA-256').and.not.to.contain(PASSWORD)
+    await using other = await startTestServer()
+    expect(await importFile(parts(other), file)).to.deep.include({ accounts: 1, problems: [] })
+    expect(await other.server.accounts.checkPassword('juliet@localhost', PASSWORD)).to.equal(true)
   })
 
   it('§4.2: an account comes with a password in the clear, with credentials, or needs one', async () => {

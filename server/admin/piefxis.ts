@@ -37,21 +37,11 @@ export interface MovingParts {
   committed(): Promise<void>
 }
 
-/**
- * One account as a document of its own, in pieces. `credentials`: with what is kept of its password, which belongs in the hands of
- * operators alone.
- */
-export async function* exportUser(parts: MovingParts, bare: string, credentials: boolean): AsyncGenerator<string> {
-  const { domain } = Jid.parse(bare)
-  yield `<?xml version='1.0' encoding='UTF-8'?>\n<server-data xmlns='${NS}'><host jid='${escapeXml(domain)}'>`
-  yield* userElement(parts, bare, credentials)
-  yield '</host></server-data>\n'
-}
-
-async function* userElement(parts: MovingParts, bare: string, credentials: boolean): AsyncGenerator<string> {
+/** A `<user/>` in pieces, with what is kept of its password: files for operators alone. */
+async function* userElement(parts: MovingParts, bare: string): AsyncGenerator<string> {
   const { local, domain } = Jid.parse(bare)
   yield `<user xmlns='${NS}' name='${escapeXml(local)}'>`
-  for (const hash of credentials ? HASHES : []) {
+  for (const hash of HASHES) {
     const keys = await parts.accounts.scramKeys(bare, hash)
     if (keys === undefined) continue
     yield xml('scram-credentials', { xmlns: SCRAM_NS, mechanism: `SCRAM-${hash}` },
@@ -73,7 +63,7 @@ export async function exportHosts(parts: MovingParts, directory: string, hosts: 
     const includes: string[] = []
     for (const local of await parts.accounts.list(host)) {
       const name = fileName(local)
-      await writeWhole(path.join(folder, name), withHead(userElement(parts, Jid.of(local, host).bare, true)))
+      await writeWhole(path.join(folder, name), withHead(userElement(parts, Jid.of(local, host).bare)))
       includes.push(`  <xi:include href='${escapeXml(`${encodeURIComponent(host)}/${encodeURIComponent(name)}`)}'/>`)
       accounts++
     }
@@ -86,7 +76,12 @@ export async function exportHosts(parts: MovingParts, directory: string, hosts: 
 
 /** Writes one account into a file. */
 export async function exportUserTo(parts: MovingParts, file: string, bare: string): Promise<void> {
-  await writeWhole(file, exportUser(parts, bare, true))
+  const { domain } = Jid.parse(bare)
+  await writeWhole(file, withHead((async function* () {
+    yield `<server-data xmlns='${NS}'><host jid='${escapeXml(domain)}'>`
+    yield* userElement(parts, bare)
+    yield '</host></server-data>'
+  })()))
 }
 
 async function* withHead(pieces: AsyncIterable<string> | Iterable<string>): AsyncGenerator<string> {

@@ -248,6 +248,28 @@ export interface Recipient {
   escaped: Buffer | undefined
 }
 
+/** A file of the server's own making. */
+export interface OfferedFile {
+  /** Whose it is (a bare JID). */
+  readonly owner: string
+  readonly name: string
+  /** Its media type. */
+  readonly type: string
+  readonly size: number
+  readonly body: AsyncIterable<Uint8Array>
+  readonly lifeMs: number
+}
+
+/** Files that the server makes for its users. */
+export interface Files {
+  /** Whether anybody serves files. */
+  readonly available: boolean
+  /** Keeps a file; where it can be fetched, at an address that cannot be guessed, or undefined when nobody serves files. */
+  offer(file: OfferedFile): Promise<string | undefined>
+  /** Serves files from now on; call the result to stop. */
+  provide(offer: (file: OfferedFile) => Promise<string | undefined>): () => void
+}
+
 export interface Sessions {
   get(fullJid: string): Session | undefined
   /** Bound sessions of an account, available or not, also those waiting for resumption. */
@@ -330,6 +352,7 @@ export interface Parts {
   accounts: Accounts
   /** What accounts take along when they move (XEP-0227). */
   accountData: AccountData
+  files: Files
   access: Access
   storage: Storage
   http: HttpRoutes

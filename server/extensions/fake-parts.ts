@@ -15,7 +15,7 @@ import { createMetrics } from '../metrics.ts'
 import type { Delivery } from '../router/hooks.ts'
 import { HookRunner } from '../router/hook-runner.ts'
 import { IqDispatcher, PendingIqs } from '../router/iq.ts'
-import { HostBind2, HostFeatures, HostLogins, HostNonzas, HostOperations, HostRegistrations, HostSasl2 } from '../host.ts'
+import { HostBind2, HostFeatures, HostFiles, HostLogins, HostNonzas, HostOperations, HostRegistrations, HostSasl2 } from '../host.ts'
 import { createRosters } from '../sessions/rosters.ts'
 import { createCapabilities } from '../sessions/capabilities.ts'
 import type { Session } from '../sessions/session.ts'
@@ -80,7 +80,7 @@ export function fakeParts(host = 'example.net') {
     capabilities: createCapabilities((request, timeoutMs) => pending.request(request, timeoutMs)),
     pep: { of: (of) => personal.get(of), provide: (of, nodes) => { personal.set(of, nodes); return () => void personal.delete(of) } },
     announce: () => undefined,
-    host, iq, disco, commands, hooks, rosters, accounts, accountData, storage, log, features, nonzas, logins, registrations, operations, sasl2, bind2, tokens,
+    host, iq, disco, commands, hooks, rosters, accounts, accountData, files: new HostFiles(), storage, log, features, nonzas, logins, registrations, operations, sasl2, bind2, tokens,
     access: { allows: (rule) => allowed.rules(rule), value: () => undefined, shaper: () => undefined },
     router: {
       route: (each) => { routed.push(each) },

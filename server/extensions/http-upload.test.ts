@@ -4,6 +4,7 @@ import { type Element, xml } from '../../lib/xml/element.ts'
 import { makeStanza, type Stanza, stanzaOf } from '../../lib/stanza/stanza.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { defaultLimits } from '../config/limits.ts'
+import { HostFiles } from '../host.ts'
 import { type Http, createHttp } from '../http/http.ts'
 import { createLog } from '../log.ts'
 import { createMetrics } from '../metrics.ts'
@@ -36,6 +37,7 @@ describe('XEP-0363: HTTP File Upload', () => {
     const parts = {
       host: 'localhost',
       http, storage,
+      files: new HostFiles(),
       log: createLog('silent'),
       metrics: createMetrics({ processMetrics: false }),
       limits: defaultLimits,

@@ -2,7 +2,7 @@
 import { createHash, randomInt } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { pipeline } from 'node:stream/promises'
-import type { Jid } from '../../lib/jid.ts'
+import { Jid } from '../../lib/jid.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
 import { parseDateTime } from '../../lib/stanza/delay.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
@@ -140,7 +140,7 @@ export const httpUpload = defineExtension({
   name: 'http-upload',
   ejabberd: 'mod_http_upload',
   specs: [{ xep: 363, version: '1.2.0', status: 'complete' }],
-  needs: ['host', 'router', 'access', 'storage', 'http', 'hooks', 'log', 'metrics', 'limits', 'every', 'now', 'lasting'],
+  needs: ['host', 'router', 'access', 'storage', 'http', 'hooks', 'log', 'metrics', 'limits', 'every', 'now', 'lasting', 'files'],
   options: {
     host: { type: hostType(), default: 'upload.@HOST@', help: 'Domain of the upload service.' },
     hosts: { type: list(hostType()), default: [], help: 'Several domains in place of host.' },
@@ -168,7 +168,7 @@ export const httpUpload = defineExtension({
   },
 })
 
-type Needed = Pick<Parts, 'host' | 'router' | 'access' | 'storage' | 'http' | 'hooks' | 'log' | 'metrics' | 'limits' | 'every' | 'now' | 'lasting'>
+type Needed = Pick<Parts, 'host' | 'router' | 'access' | 'storage' | 'http' | 'hooks' | 'log' | 'metrics' | 'limits' | 'every' | 'now' | 'lasting' | 'files'>
 
 function startUpload(parts: Needed, options: UploadOptions): () => void {
   const { host, router, access, storage, http, hooks, log, limits, now } = parts
@@ -236,13 +236,17 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     const owner = from.bare
     await makeRoom(from, asked, time)
     const secret = randomText(options.secret_length)
-    const dir = options.jid_in_url === 'sha1' ? createHash('sha1').update(owner).digest('hex') : encodePart(from.local)
+    const dir = dirOf(from)
     const ends = Math.min(time + options.slot_lifetime, asked.until ?? Infinity)
     const slot: Slot = { host, dir, file: asked.file, size: asked.size, type: asked.type, purpose: asked.purpose, made: time, done: false, ends, ...(asked.until === undefined ? {} : { until: asked.until }) }
     records.put(SLOTS, [owner, secret], slot)
     records.put(SECRETS, [ALL, secret], owner)
     records.put(ENDS, timeKey(host, ends, secret), owner)
     return `/${dir}/${secret}/${encodePart(asked.file)}`
+  }
+
+  function dirOf(owner: Jid): string {
+    return options.jid_in_url === 'sha1' ? createHash('sha1').update(owner.bare).digest('hex') : encodePart(owner.local)
   }
 
   /** XEP-0363 §5: an address of our own making has TLS; what the operator wrote may lead to a proxy. */
@@ -465,7 +469,33 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     }
   })
 
-  return () => { for (const removeRoute of routes) removeRoute() }
+  /** A file of the server's own making: no quota, no slot. */
+  const stopOffering = parts.files.provide(async ({ owner, name, type, size, body, lifeMs }) => {
+    const get = base(options.get_url === '' ? options.put_url : options.get_url)
+    if (get === undefined || !storage.healthy) return undefined
+    const time = now()
+    const secret = randomText(options.secret_length)
+    const slot: Slot = { host, dir: dirOf(Jid.parse(owner)), file: name, size, type, purpose: 'ephemeral', made: time, done: false, ends: time + lifeMs, until: time + lifeMs }
+    // What is not finished when the process is killed ends as an unused slot does.
+    records.put(SLOTS, [owner, secret], slot)
+    records.put(SECRETS, [ALL, secret], owner)
+    records.put(ENDS, timeKey(host, time + lifeMs, secret), owner)
+    inWork.add(secret)
+    try {
+      await blobs.put(secret, size, body)
+      records.put(SLOTS, [owner, secret], { ...slot, done: true })
+      records.put(TIMES, timeKey(host, time, secret), owner)
+      await storage.committed()
+    } finally {
+      inWork.delete(secret)
+    }
+    return `${get}/${slot.dir}/${secret}/${encodePart(name)}`
+  })
+
+  return () => {
+    stopOffering()
+    for (const removeRoute of routes) removeRoute()
+  }
 }
 
 interface Asked {

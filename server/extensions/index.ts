@@ -9,6 +9,7 @@ import { carbons } from './carbons.ts'
 import { clientAccess } from './client-access.ts'
 import { clientState } from './client-state.ts'
 import { contactAddresses } from './contact-addresses.ts'
+import { dataExport } from './data-export.ts'
 import { delayedDelivery } from './delayed-delivery.ts'
 import { disco } from './disco.ts'
 import { entityTime } from './entity-time.ts'
@@ -47,7 +48,7 @@ export const extensions = [
   streamManagement, streamLimits, clientState,
   push, pushKeepalive,
   abuseReports, externalServices, serviceStatus,
-  disco, caps, contactAddresses, adhoc, serviceAdministration, announcements,
+  disco, caps, contactAddresses, adhoc, dataExport, serviceAdministration, announcements,
   loginBans, fast, scramUpgrade, clientAccess,
   roster, register, invites, privateStorage, vcard, userSearch, lastActivity, flexibleOffline,
   ping, version, entityTime, httpUpload, httpUploadQuota,

@@ -1,0 +1,56 @@
+import { writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { expect } from 'chai'
+import { enter, fetchFile, fillAccount, PASSWORD, readAccount } from '../full-account.fixture.ts'
+import { importFile } from '../admin/piefxis.ts'
+import { startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
+
+const COMMAND = "<iq type='set' to='localhost'><command xmlns='http://jabber.org/protocol/commands' node='urn:xmpp:pie:0#export' action='execute'/></iq>"
+const CONFIG = TEST_CONFIG.replace(/mod_http_upload: \{ put_url.*/, 'mod_http_upload: {}')
+const ACCOUNTS = { juliet: PASSWORD, romeo: PASSWORD, stranger: PASSWORD }
+
+describe('XEP-0227: what users take along', () => {
+  async function addressOf(site: TestServer): Promise<string> {
+    const juliet = await enter(site, 'juliet', 'balcony')
+    const answer = (await juliet.sendIq(COMMAND)).getChild('command')
+    await juliet.disconnect()
+    expect(answer?.attrs['status']).to.equal('completed')
+    return answer?.getChild('x')?.getChildren('field').find((field) => field.attrs['var'] === 'url')?.getChildText('value') ?? ''
+  }
+
+  it('is a file that another server takes in, without credentials', async () => {
+    await using first = await startTestServer({ config: CONFIG, accounts: ACCOUNTS })
+    await fillAccount(first)
+    const address = await addressOf(first)
+    expect(address).to.match(/^https:/)
+    const { status, body } = await fetchFile(first, address)
+    expect(status).to.equal(200)
+    expect(body).to.not.contain('scram')
+    await using second = await startTestServer({ config: CONFIG, accounts: { juliet: PASSWORD } })
+    const file = path.join(second.dataDir, 'juliet.xml')
+    await writeFile(file, body)
+    const { server } = second
+    const { accounts, problems } = await importFile({ accounts: server.accounts, register: (jid, password) => server.register(jid, password), accountData: (host) => server.hosts.get(host)?.accountData, committed: () => server.storage.committed() }, file)
+    expect([accounts, problems]).to.deep.equal([1, ['juliet@localhost: exists already; its password stays as it is']])
+    expect(await readAccount(second)).to.deep.equal(await readAccount(first))
+  })
+
+  it('is there over a restart, and goes with the account', async () => {
+    await using site = await startTestServer({ config: CONFIG, accounts: ACCOUNTS })
+    const address = await addressOf(site)
+    await site.restart()
+    expect((await fetchFile(site, address)).status).to.equal(200)
+    await site.server.unregister('juliet@localhost')
+    expect((await fetchFile(site, address)).status).to.equal(404)
+  })
+
+  it('is not to be had where no files are served', async () => {
+    await using site = await startTestServer({ config: CONFIG.replace(/.*ejabberd_http.*\n/, '').replace(/ +mod_http_upload.*\n/, ''), accounts: ACCOUNTS })
+    const juliet = await enter(site, 'juliet', 'balcony')
+    const refused = await juliet.sendIq(COMMAND).then(() => 'nothing', (error: { condition: string }) => error.condition)
+    expect(refused).to.equal('forbidden')
+    const list = await juliet.sendIq("<iq type='get' to='localhost'><query xmlns='http://jabber.org/protocol/disco#items' node='http://jabber.org/protocol/commands'/></iq>")
+    expect(list.toString()).to.not.contain('urn:xmpp:pie')
+    await juliet.disconnect()
+  })
+})
