@@ -132,7 +132,7 @@ describe('invitations, on a whole server', () => {
       stream.destroy()
       return type
     }))
-    expect(types.sort((a, b) => a.localeCompare(b))).to.deep.equal(['error', 'result'])
+    expect(types.map(String).sort()).to.deep.equal(['error', 'result'])
     expect((await site.server.accounts.list('localhost')).filter((name) => name.startsWith('twin'))).to.have.length(1)
   })
 
