@@ -5,13 +5,13 @@ import { StanzaError } from '../../../lib/stanza/errors.ts'
 import { makeStanza } from '../../../lib/stanza/stanza.ts'
 import { type Element, escapeXml, xml } from '../../../lib/xml/element.ts'
 import type { IqRequest } from '../extension.ts'
-import { expel, reservedByOther } from './presences.ts'
+import { expel, isBlank, reservedByOther } from './presences.ts'
 import { type Client, MUC_ADMIN_NS, MUC_OWNER_NS, MUC_USER_NS, type Occupant, type Room } from './room.ts'
 import { type Affiliation, AFFILIATIONS, changeCodes, configForm, reaches, readConfig, type Role, ROLES } from './room-config.ts'
 import type { StoredAffiliation } from './store.ts'
 
 /** Addresses in the lists of one room. */
-const AFFILIATIONS_MAX = 10_000
+export const AFFILIATIONS_MAX = 10_000
 
 interface Actor {
   readonly jid: Jid
@@ -121,7 +121,7 @@ export function reservable(room: Room, jid: Jid, nick: string): string {
   } catch {
     // As if there was none.
   }
-  if (prepared === '') throw new StanzaError('not-acceptable', 'a nickname is needed')
+  if (isBlank(prepared)) throw new StanzaError('not-acceptable', 'a nickname is needed')
   const there = room.occupants.get(prepared)
   if (reservedByOther(room, prepared, jid.bare) || (there !== undefined && there.bare !== jid.bare)) throw new StanzaError('conflict', 'the nickname is taken')
   return prepared
@@ -167,7 +167,8 @@ interface Why {
 
 /** §8.2: out; §8.3, §8.4, §9.6, §9.7: another role. */
 export function setRole(room: Room, occupant: Occupant, role: Role, { reason, actor }: Why): void {
-  if (occupant.role === role) return
+  // Another change of the same request may have taken it out.
+  if (occupant.role === role || occupant.clients.length === 0) return
   if (role === 'none') {
     expelAll(room, occupant.clients, { codes: [307], reason, actor })
     return
@@ -187,6 +188,8 @@ function expelAll(room: Room, clients: readonly Client[], change: Parameters<typ
 
 /** Sets an affiliation, tells everybody, and takes out who may not be here any more. */
 export function setAffiliation(room: Room, jid: Jid, affiliation: Affiliation, why: Why = {}): void {
+  // Nothing is written for a room that has ended with its last occupant: the next of its name would have it.
+  if (room.destroyed) return
   const { bare } = jid
   const before = room.affiliations.get(bare)
   const nick = affiliation === 'none' || affiliation === 'outcast' || why.nick === '' ? undefined : why.nick ?? before?.nick
@@ -198,20 +201,24 @@ export function setAffiliation(room: Room, jid: Jid, affiliation: Affiliation, w
   room.relate(bare)
   if (unchanged) return
   const { reason, actor } = why
-  // A ban of a whole server (§9.1) is one of all of its accounts.
-  const clients = jid.local === '' ? [...room.clients.values()].filter((client) => client.jid.domain === jid.domain) : room.accounts.get(bare) ?? []
+  // A ban of a whole server (§9.1) is one of all of its accounts, but for those that have an affiliation of their own.
+  const clients = jid.local === '' ? [...room.clients.values()].filter((client) => client.jid.domain === jid.domain && !room.affiliations.has(client.jid.bare)) : room.accounts.get(bare) ?? []
   if (clients.length === 0) {
     const x = `<item affiliation='${affiliation}' role='none' jid='${escapeXml(bare)}'>${reason === undefined || reason === '' ? '' : `<reason>${escapeXml(reason)}</reason>`}</item>`
     room.announce(x, { type: undefined, wanted: (client) => room.sees(client.occupant) })
     return
   }
-  if (affiliation === 'outcast') return expelAll(room, clients, { codes: [301], reason, actor })
-  if (affiliation === 'none' && room.config.membersOnly) return expelAll(room, clients, { codes: [321], reason, actor })
   for (const occupant of new Set(clients.map((client) => client.occupant))) {
-    const role = room.roleFor(affiliation)
-    if (role === 'moderator' || occupant.role === 'moderator' || (role === 'participant' && occupant.role === 'visitor')) occupant.role = role
-    for (const client of occupant.clients) room.store(client)
-    room.tell(occupant, occupant.clients.at(-1) as Client, { reason, actor })
+    // That of the account may not be the one that was set: a server may have one too, and who runs the service is an owner.
+    const held = room.affiliationOf(Jid.parse(occupant.bare))
+    if (held === 'outcast') expelAll(room, occupant.clients, { codes: [301], reason, actor })
+    else if (room.config.membersOnly && !reaches(held, 'member')) expelAll(room, occupant.clients, { codes: [321], reason, actor })
+    else {
+      const role = room.roleFor(held)
+      if (role === 'moderator' || occupant.role === 'moderator' || (role === 'participant' && occupant.role === 'visitor')) occupant.role = role
+      for (const client of occupant.clients) room.store(client)
+      room.tell(occupant, occupant.clients.at(-1) as Client, { reason, actor })
+    }
   }
 }
 

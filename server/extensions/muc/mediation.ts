@@ -4,7 +4,7 @@ import { Jid } from '../../../lib/jid.ts'
 import { StanzaError } from '../../../lib/stanza/errors.ts'
 import { makeStanza, type Stanza } from '../../../lib/stanza/stanza.ts'
 import { type Element, xml } from '../../../lib/xml/element.ts'
-import { setAffiliation, setRole } from './administration.ts'
+import { AFFILIATIONS_MAX, setAffiliation, setRole } from './administration.ts'
 import { type Client, MUC_NS, MUC_USER_NS, type Room } from './room.ts'
 import { reaches } from './room-config.ts'
 
@@ -41,10 +41,11 @@ function invite(room: Room, client: Client | undefined, from: Jid, invites: read
   if (room.config.membersOnly && !room.config.allowInvites && !reaches(affiliation, 'admin')) throw new StanzaError('forbidden', 'you may not make others members')
   if (invites.length > INVITES_MAX) throw new StanzaError('policy-violation', `at most ${INVITES_MAX} invitations in one message`)
   const invitees = invites.map((each) => Jid.tryParse(each.attrs['to'] ?? '') ?? fail('jid-malformed'))
+  if (room.config.membersOnly && room.affiliations.size + invites.length > AFFILIATIONS_MAX) throw new StanzaError('resource-constraint', `at most ${AFFILIATIONS_MAX} addresses`)
   for (const [at, each] of invites.entries()) {
     const to = invitees[at] as Jid
-    // §7.8.2: an invitation to a room for members makes one; who is banned stays so.
-    if (room.config.membersOnly && room.affiliationOf(to) === 'none') setAffiliation(room, to.toBare(), 'member', { actor: client?.occupant.nick })
+    // §7.8.2: an invitation to a room for members makes one; who is banned stays so, and only who edits the list makes members of a server.
+    if (room.config.membersOnly && to.local !== '' && room.affiliationOf(to) === 'none') setAffiliation(room, to.toBare(), 'member', { actor: client?.occupant.nick })
     const reason = each.getChildText('reason')
     const more = each.getChild('continue', MUC_USER_NS)
     const inviter = client === undefined || room.config.nonAnonymous ? from.bare : client.occupant.jid.toString()

@@ -27,4 +27,76 @@ describe('rooms and hostile occupants', () => {
     expect(seen.length).to.equal(forged.length + 2)
     for (const each of seen) expect(each.getChildElements().map((child) => [child.getName(), child.attrs['by'] ?? ''].join(' ').trim()).sort()).to.deep.equal(['body', 'occupant-id', `stanza-id ${ROOM}`])
   })
+
+  it('§9.1: a ban of a server spares those with an affiliation of their own', async () => {
+    const wicca = await stage.login('wiccarocks')
+    await crone.found('first')
+    await crone.admin("<item affiliation='admin' jid='hag@localhost'/>")
+    hag.join('hag')
+    await hag.news()
+    wicca.join('wicca')
+    for (const each of [wicca, hag, crone]) await each.news()
+    expect(await hag.admin("<item affiliation='outcast' jid='localhost'/>")).to.equal('done')
+    expect(await crone.news()).to.deep.equal([`gone:wicca outcast/none ${wicca.full} by hag 301`])
+    expect(await hag.news()).to.deep.equal([`gone:wicca outcast/none ${wicca.full} by hag 301`])
+    // Who loses it is one of the server's again.
+    expect(await crone.admin("<item affiliation='none' jid='hag@localhost'/>")).to.equal('done')
+    expect(await hag.news()).to.deep.equal([`gone:hag outcast/none ${hag.full} by first 301,110`])
+  })
+
+  it('§7.8.2: an invitation of a server changes nothing for those in the room, nor lets its accounts in', async () => {
+    const wicca = await stage.login('wiccarocks')
+    await crone.found('first', { 'muc#roomconfig_membersonly': '1', 'muc#roomconfig_allowinvites': '1' })
+    await crone.admin("<item affiliation='member' jid='hag@localhost'/>")
+    hag.join('hag')
+    for (const each of [hag, crone]) await each.news()
+    hag.send(`<message to='${ROOM}'><x xmlns='${MUC}#user'><invite to='localhost'/></x></message>`)
+    await hag.news()
+    expect(await crone.news()).to.deep.equal([])
+    wicca.join('wicca')
+    expect(await wicca.news()).to.deep.equal(['error:registration-required wicca'])
+  })
+
+  it('a room that ends with its last occupant leaves nothing to the next of its name', async () => {
+    await crone.found('first', { 'muc#roomconfig_persistentroom': '0' })
+    hag.join('hag')
+    await hag.news()
+    crone.send(`<presence to='${ROOM}/first' type='unavailable'/>`)
+    await crone.news()
+    expect(await crone.admin("<item role='none' nick='hag'/><item affiliation='owner' jid='hag@localhost'/><item role='visitor' nick='hag'/>")).to.equal('done')
+    const wicca = await stage.login('wiccarocks')
+    await wicca.found('wicca')
+    const owners = await wicca.ask('get', `<query xmlns='${MUC}#admin'><item affiliation='owner'/></query>`)
+    expect(owners?.getChildren('item').map((each) => each.attrs['jid'])).to.deep.equal([wicca.bare])
+  })
+
+  it('§17.1.1: a nickname is to be seen', async () => {
+    await crone.found('first')
+    for (const nick of [' ', '\u00a0', '\u3000 ']) {
+      hag.join(nick)
+      expect((await hag.news()).map((each) => each.split(' ')[0])).to.deep.equal(['error:jid-malformed'])
+    }
+    hag.join('hag')
+    await hag.news()
+    hag.join(' ')
+    expect((await hag.news()).map((each) => each.split(' ')[0])).to.deep.equal(['error:jid-malformed'])
+    expect(await hag.tries('set', "<query xmlns='jabber:iq:register'><username> </username></query>")).to.equal('not-acceptable')
+  })
+
+  it('§17.5.1: all traffic is allowed', async () => {
+    await crone.found('first')
+    expect(await crone.tries('get', `<query xmlns='http://jabber.org/protocol/disco#info' node='${MUC}#traffic'/>`)).to.equal('service-unavailable')
+  })
+})
+
+describe('rooms whose owners may not choose whether there is an archive', () => {
+  it('keep it when their owner changes something else', async () => {
+    await using stage = await setStage('{ access_mam: none, default_room_options: { mam: true } }')
+    const crone = await stage.login('crone')
+    await crone.found('first', { 'muc#roomconfig_roomname': 'Coven' })
+    crone.say('kept')
+    await crone.news()
+    expect(await crone.tries('set', "<query xmlns='urn:xmpp:mam:2'/>")).to.equal('done')
+    expect((await crone.news()).length).to.equal(1)
+  })
 })

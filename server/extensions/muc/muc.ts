@@ -18,7 +18,7 @@ import { Forwarding } from './forwarding.ts'
 import { serveHats } from './hats.ts'
 import { mediate } from './mediation.ts'
 import { sendPrivately, sendToAll } from './messages.ts'
-import { exit, expel, join, tellStranger, update } from './presences.ts'
+import { exit, expel, isBlank, join, tellStranger, update } from './presences.ts'
 import { roomHandlers } from './requests.ts'
 import { type Client, MUC_NS, OCCUPANT_ID_NS, Room, type Rooms } from './room.ts'
 import type { Role, RoomConfig, Whom } from './room-config.ts'
@@ -469,7 +469,7 @@ class RoomService implements Rooms {
   }
 
   #available(stanza: Stanza, room: Room | undefined, client: Client | undefined, to: Jid, from: Jid, session: Session | undefined): void {
-    if (to.resource === '') throw new StanzaError('jid-malformed', 'a nickname is needed', { type: 'modify' }) // §7.2.1
+    if (isBlank(to.resource)) throw new StanzaError('jid-malformed', 'a nickname is needed', { type: 'modify' }) // §7.2.1
     if (!this.parts.storage.healthy) throw new StanzaError('resource-constraint', 'the server cannot store anything at the moment')
     if (room !== undefined && client !== undefined) return update(room, client, stanza, to.resource)
     if (!stanza.has('x', MUC_NS)) {

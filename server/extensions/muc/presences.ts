@@ -74,6 +74,11 @@ export function forgetDirected(client: Client, address: Jid): void {
   if (session?.directed.delete(address.toString()) === true) session.changed()
 }
 
+/** §17.1.1: no nickname, or one that nobody sees. */
+export function isBlank(nick: string): boolean {
+  return nick.trim() === ''
+}
+
 /** §7.13: whether somebody else has the nickname for good. */
 export function reservedByOther(room: Room, nick: string, bare: string): boolean {
   for (const [jid, { nick: reserved }] of room.affiliations) if (reserved === nick && jid !== bare) return true
