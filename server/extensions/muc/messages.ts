@@ -14,6 +14,8 @@ import { reaches } from './room-config.ts'
 
 export const RETRACT_NS = 'urn:xmpp:message-retract:1'
 export const MODERATE_NS = 'urn:xmpp:message-moderate:1'
+/** Of the history that somebody who enters is sent. */
+const HISTORY_CHARS_MAX = 1_000_000
 const STANZA_ID_NS = 'urn:xmpp:sid:0'
 
 /** §7.4: to everybody. */
@@ -109,7 +111,7 @@ export function sendHistory(room: Room, client: Client, history: Element | undef
     return text === undefined || !/^\d{1,9}$/.test(text) ? undefined : Number(text)
   }
   const max = Math.min(number('maxstanzas') ?? Infinity, room.config.historyLength)
-  let chars = number('maxchars') ?? Infinity
+  let chars = Math.min(number('maxchars') ?? Infinity, HISTORY_CHARS_MAX)
   if (max === 0 || chars === 0) return
   const seconds = number('seconds')
   const since = Math.max(seconds === undefined ? 0 : rooms.parts.now() - seconds * 1000, parseDateTime(history?.attrs['since'] ?? '') ?? 0, room.since)

@@ -72,10 +72,11 @@ function answerInfo(room: Room, request: IqRequest): Element | Promise<Element> 
   return xml('query', { xmlns: DISCO_INFO_NS },
     xml('identity', { category: 'conference', type: 'text', name: config.name === '' ? room.local : config.name }),
     features.map((each) => xml('feature', { var: each })),
-    roomInfo(room))
+    roomInfo(room, mayRead(room, from)))
 }
 
-function roomInfo(room: Room): Element {
+/** `inside`: for somebody who may enter, who may know what is spoken of. */
+function roomInfo(room: Room, inside: boolean): Element {
   const { config, subject, avatars } = room
   const owners = Array.from(room.having('owner'), ([jid]) => jid)
   const text = subject?.element().getChildText('subject') ?? ''
@@ -85,7 +86,7 @@ function roomInfo(room: Room): Element {
     { var: 'muc#roominfo_description', type: 'text-single', label: 'Description', value: config.description },
     { var: 'muc#roominfo_lang', type: 'text-single', label: 'Language', value: config.lang },
     { var: 'muc#roominfo_occupants', type: 'text-single', label: 'Number of occupants', value: room.occupants.size },
-    { var: 'muc#roominfo_subject', type: 'text-single', label: 'Subject', value: text },
+    inside && { var: 'muc#roominfo_subject', type: 'text-single', label: 'Subject', value: text },
     { var: 'muc#roominfo_subjectmod', type: 'boolean', label: 'Occupants may change the subject', value: changes },
     { var: 'muc#roominfo_changesubject', type: 'boolean', label: 'Occupants may change the subject', value: changes },
     { var: 'muc#roomconfig_changesubject', type: 'boolean', label: 'Occupants may change the subject', value: changes },
@@ -94,7 +95,7 @@ function roomInfo(room: Room): Element {
     { var: 'muc#roomconfig_whois', type: 'list-single', label: 'Who sees real addresses', value: config.nonAnonymous ? 'anyone' : 'moderators' },
     { var: 'muc#maxhistoryfetch', type: 'text-single', label: 'Most messages shown to who enters', value: config.historyLength },
     { var: 'muc#roomconfig_maxusers', type: 'text-single', label: 'Most occupants', value: config.maxUsers === 0 ? room.rooms.maxUsers : Math.min(config.maxUsers, room.rooms.maxUsers) },
-    config.nonAnonymous && { var: 'muc#roominfo_contactjid', type: 'jid-multi', label: 'Owners', value: owners },
+    config.nonAnonymous && inside && { var: 'muc#roominfo_contactjid', type: 'jid-multi', label: 'Owners', value: owners },
     // XEP-0486: left out when there is no picture.
     room.hats.size > 0 && { var: 'hats#hash', type: 'text-single', label: 'Hats hash', value: createHash('sha1').update(JSON.stringify([...room.hats])).digest('hex') },
     avatars.length > 0 && { var: 'muc#roominfo_avatarhash', type: 'text-multi', label: 'Avatar hash', value: avatars },
@@ -115,9 +116,13 @@ function answerItems(room: Room, request: IqRequest): Element | Promise<Element>
 /** Who may enter may read. */
 function requireReader(room: Room, from: Jid): void {
   if (!room.archived) throw new StanzaError('service-unavailable', 'this room keeps no messages')
+  if (!mayRead(room, from)) throw new StanzaError('forbidden', 'the history of this room is not yours to read')
+}
+
+function mayRead(room: Room, from: Jid): boolean {
   const affiliation = room.affiliationOf(from)
-  if (room.client(from) !== undefined || reaches(affiliation, 'member')) return
-  if (affiliation === 'outcast' || room.config.membersOnly || room.config.passwordProtected || room.locked) throw new StanzaError('forbidden', 'the history of this room is not yours to read')
+  if (room.client(from) !== undefined || reaches(affiliation, 'member')) return true
+  return affiliation !== 'outcast' && !room.config.membersOnly && !room.config.passwordProtected && !room.locked
 }
 
 async function answerQuery(room: Room, request: IqRequest): Promise<Element> {
