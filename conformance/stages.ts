@@ -39,6 +39,7 @@ export function staged(shipped: string, ports: Ports): string {
   document.set('loglevel', 'debug')
   document.set('registration_timeout', 'infinity')
   document.deleteIn(['modules', 'mod_http_upload', 'put_url'])
+  document.setIn(['modules', 'mod_proxy65'], document.createNode({ ip: '127.0.0.1', port: 0 }))
   document.delete('tidings')
   const turn = { host: '127.0.0.1', port: 3478, transport: 'udp' }
   document.setIn(['modules', 'mod_stun_disco'], document.createNode({ secret: 'sesame', services: [{ ...turn, type: 'stun' }, { ...turn, type: 'turn' }] }))

@@ -48,6 +48,8 @@ export interface Limits {
   readonly addressLoginFailureEveryMs: number
   readonly loginsRemembered: number
   // HTTP
+  readonly bytestreamConnections: number
+  readonly bytestreamConnectionsPerAddress: number
   readonly httpConnections: number
   readonly httpConnectionsPerAddress: number
   readonly httpHeaderBytes: number
@@ -112,6 +114,8 @@ export const limitTable: OptionTable<Limits> = {
   addressLoginFailureEveryMs: { type: time, default: 1_000, help: 'How long until it may be one more.' },
   loginsRemembered: { type: count, default: 50_000, help: 'Accounts and networks whose failed logins, and networks whose use of an account, are remembered.' },
 
+  bytestreamConnections: { type: count, default: 10_000, help: 'Open connections of one proxy for bytestreams.' },
+  bytestreamConnectionsPerAddress: { type: count, default: 256, help: 'Of these the ones from one address that are not part of an active bytestream, this machine excepted.' },
   httpConnections: { type: count, default: 10_000, help: 'Open HTTP connections of one listener.' },
   httpConnectionsPerAddress: { type: count, default: 256, help: 'Open HTTP connections from one address, trusted proxies and this machine excepted.' },
   httpHeaderBytes: { type: bytes, default: 16_384, help: 'Bytes of an HTTP request\'s headers.' },

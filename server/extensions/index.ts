@@ -33,6 +33,7 @@ import { roster } from './roster.ts'
 import { scramUpgrade } from './scram-upgrade.ts'
 import { serviceStatus } from './service-status.ts'
 import { serviceAdministration } from './service-administration.ts'
+import { socks5Proxy } from './socks5/proxy.ts'
 import { stanzaIds } from './stanza-ids.ts'
 import { streamLimits } from './stream-limits.ts'
 import { streamManagement } from './stream-management.ts'
@@ -47,7 +48,7 @@ export const extensions = [
   archive, carbons, offline,
   streamManagement, streamLimits, clientState,
   push, pushKeepalive,
-  abuseReports, externalServices, serviceStatus,
+  abuseReports, externalServices, serviceStatus, socks5Proxy,
   disco, caps, contactAddresses, adhoc, dataExport, serviceAdministration, announcements,
   loginBans, fast, scramUpgrade, clientAccess,
   roster, register, invites, privateStorage, vcard, userSearch, lastActivity, flexibleOffline,
