@@ -14,6 +14,7 @@ import { AccountError, createAccounts, type Accounts, type ScramKeySet } from '.
 import { createCredentials } from './accounts/credentials.ts'
 import { createTokens } from './accounts/tokens.ts'
 import { C2s, type ClientListener } from './c2s/c2s.ts'
+import { createCaptchas } from './captcha/captchas.ts'
 import type { Config, ListenConfig } from './config/config.ts'
 import { parseOptions, type OptionTable } from './config/options.ts'
 import { createCommands } from './extensions/commands-registry.ts'
@@ -113,6 +114,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const http = createHttp({ contexts: () => certificates, log, metrics, trustedProxies: config.trustedProxies, limits: httpLimits(limits) })
   const sessions = new SessionRegistry()
   const rosters = createRosters(storage.records, limits)
+  const captchas = createCaptchas({ command: () => config.captcha.command, limit: () => config.captcha.limit, now, log })
   const hosts = new Map<string, Host>()
   const services = new Map<string, Service>()
   const gate = new Gate(storage)
@@ -244,7 +246,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   function partsOf(host: Host, isOn: (extension: Extension) => boolean): Parts {
     return {
       host: host.name,
-      iq: host.iq, disco: host.disco, commands: host.commands, features: host.features, nonzas: host.nonzas, logins: host.logins, registrations: host.registrations, operations: host.operations, sasl2: host.sasl2, bind2: host.bind2, tokens, hooks: host.hooks,
+      iq: host.iq, disco: host.disco, commands: host.commands, features: host.features, nonzas: host.nonzas, logins: host.logins, registrations: host.registrations, captchas, operations: host.operations, sasl2: host.sasl2, bind2: host.bind2, tokens, hooks: host.hooks,
       sessions, rosters, capabilities, pep, tell: host.hooks, storage, http, log, metrics, limits, now,
       access: host.config.access, config: host.config,
       accounts: { ...accounts, register, unregister },

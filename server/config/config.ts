@@ -137,6 +137,8 @@ export interface Config {
   /** One of pino's levels, or `silent`. */
   readonly loglevel: string
   readonly language: string
+  /** ejabberd's captcha_cmd, empty for none, and captcha_limit. */
+  readonly captcha: { readonly command: string; readonly limit: number }
   /** Networks of proxies whose X-Forwarded-For is believed. */
   readonly trustedProxies: readonly string[]
   readonly tidings: TidingsOptions
@@ -161,6 +163,8 @@ interface GlobalOptions {
   registration_timeout: number
   trusted_proxies: 'all' | readonly string[]
   queue_dir: string
+  captcha_cmd: string
+  captcha_limit: number
 }
 
 interface HostOptions extends TlsNames {
@@ -209,6 +213,8 @@ export const globalTable: OptionTable<GlobalOptions> = {
   certfiles: { type: list(text()), default: [], help: 'Files or globs of keys, certificates and chains, in any order.' },
   negotiation_timeout: { type: duration({ timer: true }), default: 60_000, help: 'How long a connection may take to log in.' },
   registration_timeout: { type: duration(), default: 600_000, help: 'How long an address waits between two new accounts.' },
+  captcha_cmd: { type: text(), default: '', help: 'A program that is given the text of a captcha and writes its picture (PNG, JPEG or GIF); unless set, the server draws it itself.' },
+  captcha_limit: { type: int({ min: 1, infinity: true }), default: Infinity, help: 'Captchas that one address may have in a minute.' },
   trusted_proxies: { type: either(oneOf('all'), list(network)), default: [], help: 'Proxies whose X-Forwarded-For is believed.' },
   queue_dir: { type: text(), default: '', help: 'Unused: queues are in memory.', ignored: 'has no effect: queues are in memory.' },
 }
@@ -315,7 +321,7 @@ const INSTEAD: readonly (readonly [RegExp, string])[] = [
   [/^allow_multiple_connections$/, 'has no effect: an anonymous account is that of one session.'],
   [/^(s2s_|outgoing_s2s_|domain_balancing|max_s2s|route_subdomains)/, 'has no effect: this server does not talk to other servers.'],
   [/^(oauth_|api_permissions$|commands|ejabberdctl_|access_commands)/, 'has no effect: there is no HTTP API and no OAuth.'],
-  [/^captcha_/, 'has no effect: there are no captchas.'],
+  [/^captcha_/, 'has no effect: the picture of a captcha is sent with its form, over XMPP.'],
   [/^(redis_|cluster_|router_|sm_db|sm_cache|sm_use|net_ticktime|rpc_timeout)/, 'has no effect: this server runs as one process and keeps its state itself.'],
   [/(^|_)(cache_life_time|cache_missed|cache_size|use_cache)$/, 'has no effect: caches are bounded by tidings.limits.'],
   [/^(log_|hide_sensitive)/, 'has no effect: the log goes to standard output, without secrets or messages; rotate it where it is kept.'],
@@ -431,6 +437,7 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
   const config: Config = {
     file, hosts, listen, certfiles, loglevel,
     language: globalHost.language,
+    captcha: { command: globals.captcha_cmd, limit: globals.captcha_limit },
     trustedProxies: globals.trusted_proxies === 'all' ? ['0.0.0.0/0', '::/0'] : globals.trusted_proxies,
     tidings: tidings.options,
     limits: { ...allLimits, outboundBytes: Math.max(allLimits.outboundBytes, ...listen.map((listener) => listener.outboundBytes)) },

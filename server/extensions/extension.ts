@@ -8,6 +8,7 @@ import type { StreamError } from '../../lib/stream/errors.ts'
 import type { AccountData } from '../accounts/account-data.ts'
 import type { Accounts } from '../accounts/accounts.ts'
 import type { Tokens } from '../accounts/tokens.ts'
+import type { Captchas } from '../captcha/captchas.ts'
 import type { Access } from '../config/access.ts'
 import type { HostConfig } from '../config/config.ts'
 import type { Limits } from '../config/limits.ts'
@@ -333,6 +334,8 @@ export interface Parts {
   nonzas: Nonzas
   logins: Logins
   registrations: Registrations
+  /** Pictures that only people can read (XEP-0158). */
+  captchas: Captchas
   operations: Operations
   sasl2: Sasl2
   bind2: Bind2

@@ -17,6 +17,7 @@ import { HookRunner } from '../router/hook-runner.ts'
 import { IqDispatcher, PendingIqs } from '../router/iq.ts'
 import { HostBind2, HostFeatures, HostFiles, HostLogins, HostNonzas, HostOperations, HostRegistrations, HostSasl2 } from '../host.ts'
 import { createRosters } from '../sessions/rosters.ts'
+import { createCaptchas } from '../captcha/captchas.ts'
 import { createCapabilities } from '../sessions/capabilities.ts'
 import type { Session } from '../sessions/session.ts'
 import type { Value } from '../storage/shapes.ts'
@@ -69,6 +70,7 @@ export function fakeParts(host = 'example.net') {
   const logins = new HostLogins(new Recent(100))
   const registrations = new HostRegistrations()
   const operations = new HostOperations()
+  const captchas = createCaptchas({ command: () => '', limit: () => Infinity, now: () => clock.now, log })
   const sasl2 = new HostSasl2()
   const bind2 = new HostBind2()
   const tokens = createTokens(storage.records, { now: () => clock.now })
@@ -80,7 +82,7 @@ export function fakeParts(host = 'example.net') {
     capabilities: createCapabilities((request, timeoutMs) => pending.request(request, timeoutMs)),
     pep: { of: (of) => personal.get(of), provide: (of, nodes) => { personal.set(of, nodes); return () => void personal.delete(of) } },
     announce: () => undefined,
-    host, iq, disco, commands, hooks, rosters, accounts, accountData, files: new HostFiles(), storage, log, features, nonzas, logins, registrations, operations, sasl2, bind2, tokens,
+    host, iq, disco, commands, hooks, rosters, accounts, accountData, files: new HostFiles(), storage, log, features, nonzas, logins, registrations, captchas, operations, sasl2, bind2, tokens,
     access: { allows: (rule) => allowed.rules(rule), value: () => undefined, shaper: () => undefined },
     router: {
       route: (each) => { routed.push(each) },
@@ -113,7 +115,7 @@ export function fakeParts(host = 'example.net') {
   }
 
   return {
-    parts, routed, hooks, disco, commands, rosters, storage, accounts, accountData, tasks, resumptions, clock, allowed, features, nonzas, logins, registrations, operations, sasl2, bind2, tokens, pending,
+    parts, routed, hooks, disco, commands, rosters, storage, accounts, accountData, tasks, resumptions, clock, allowed, features, nonzas, logins, registrations, captchas, operations, sasl2, bind2, tokens, pending,
 
     /** Starts an extension with the defaults of its options and these, and with `others` in place of these parts. */
     start<Options>(extension: Extension<never, Options> | Extension<keyof Parts, Options> | { start: unknown; options?: unknown; features?: readonly string[] }, options: Record<string, unknown> = {}, others: Partial<Parts> = {}): void {

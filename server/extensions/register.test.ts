@@ -1,4 +1,7 @@
 import { expect } from 'chai'
+import { StanzaError } from '../../lib/stanza/errors.ts'
+import type { Captchas } from '../captcha/captchas.ts'
+import type { Parts } from './extension.ts'
 import { conditionOf, fakeParts, stanza } from './fake-parts.ts'
 import { entropyOf, register } from './register.ts'
 
@@ -7,9 +10,9 @@ const account = (username: string, password = 'secret') => query(`<username>${us
 const juliet = 'juliet@example.net'
 
 describe('XEP-0077 in-band registration', () => {
-  function stage(options: Record<string, unknown> = {}) {
+  function stage(options: Record<string, unknown> = {}, others: Partial<Parts> = {}) {
     const fake = fakeParts()
-    fake.start(register, options)
+    fake.start(register, options, others)
     const stranger = async (type: 'get' | 'set', payload: string, address = '192.0.2.7') => (await fake.nonzas.before('jabber:iq:register query')!(
       { address, secure: true, host: 'example.net', close: () => undefined },
       stanza(`<iq xmlns='jabber:client' type='${type}' id='r1' to='example.net'>${payload}</iq>`),
@@ -57,14 +60,72 @@ describe('XEP-0077 in-band registration', () => {
     expect((await stranger('set', account('c'))).attrs['type']).to.equal('result')
   })
 
-  it('refuses by access, ip_access, captcha_protected and password_strength', async () => {
+  it('refuses by access, ip_access and password_strength', async () => {
     const { fake, stranger } = stage({ access: 'names', ip_access: 'nets', password_strength: 60 })
     expect(conditionOf(await stranger('set', account('a', 'short')))).to.equal('not-acceptable')
     fake.allowed.rules = (rule) => rule !== 'names'
     expect(conditionOf(await stranger('set', account('a', 'Long-enough-1234')))).to.equal('forbidden')
     fake.allowed.rules = (rule) => rule !== 'nets'
     expect(conditionOf(await stranger('get', query()))).to.equal('forbidden')
-    expect(conditionOf(await stage({ captcha_protected: true }).stranger('set', account('a')))).to.equal('forbidden')
+  })
+
+  describe('with captcha_protected (XEP-0158 §4)', () => {
+    /** The answer, which the part keeps to itself. */
+    const captchas = (limit = Infinity) => {
+      const texts = new Map<string, string>()
+      return {
+        texts,
+        part: {
+          make: () => {
+            if (texts.size >= limit) return Promise.reject(new StanzaError('resource-constraint', 'Please wait'))
+            const id = `c${texts.size}`
+            texts.set(id, `00000${texts.size}`)
+            return Promise.resolve({ id, cid: `sha1+${id}@bob.xmpp.org`, picture: { type: 'image/png', bytes: Buffer.from('picture'), width: 10, height: 5 } })
+          },
+          find: (cid: string) => ({ id: 'c0', cid, picture: { type: 'image/png', bytes: Buffer.from('picture') } }),
+          check: (id: string, answer: string) => { const text = texts.get(id); texts.delete(id); return text === answer },
+        } satisfies Captchas,
+      }
+    }
+    const submit = (fields: Record<string, string>) => query(`<x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE'><value>jabber:iq:register</value></field>${Object.entries(fields).map(([name, value]) => `<field var='${name}'><value>${value}</value></field>`).join('')}</x>`)
+    const protectedStage = (part: Captchas) => stage({ captcha_protected: true }, { captchas: part })
+
+    it('asks by a form alone, with the picture beside it', async () => {
+      const answer = (await protectedStage(captchas().part).stranger('get', query())).getChild('query')
+      expect(answer?.getChildElements().map((child) => child.getName())).to.deep.equal(['instructions', 'x', 'data'])
+      const fields = answer?.getChild('x')?.getChildren('field')
+      expect(fields?.map((field) => field.attrs['var'])).to.deep.equal(['FORM_TYPE', 'username', 'password', 'challenge', 'sid', 'ocr'])
+      expect(fields?.find((field) => field.attrs['var'] === 'sid')?.getChildText('value')).to.equal('r1')
+      const media = fields?.at(-1)?.getChild('media', 'urn:xmpp:media-element')
+      expect(media?.attrs).to.include({ width: '10', height: '5' })
+      expect(media?.getChild('uri')?.toString()).to.equal('<uri type="image/png">cid:sha1+c0@bob.xmpp.org</uri>')
+      expect(answer?.getChild('data', 'urn:xmpp:bob')?.attrs).to.include({ cid: 'sha1+c0@bob.xmpp.org', type: 'image/png', 'max-age': '0' })
+      expect(answer?.getChildText('data')).to.equal(Buffer.from('picture').toString('base64'))
+    })
+
+    it('makes an account for the right answer, at the first try', async () => {
+      const { part } = captchas()
+      const { fake, stranger } = protectedStage(part)
+      const user = { username: 'juliet', password: 'secret' }
+      await stranger('get', query())
+      const wrong = await stranger('set', submit({ ...user, challenge: 'c0', ocr: '123456' }))
+      expect([conditionOf(wrong), wrong.getChild('error')?.getChildText('text')]).to.deep.equal(['not-acceptable', 'The captcha was not answered correctly, or too late'])
+      expect(conditionOf(await stranger('set', submit({ ...user, challenge: 'c0', ocr: '000000' }))), 'one try').to.equal('not-acceptable')
+      expect(conditionOf(await stranger('set', account('juliet'))), 'without the form').to.equal('not-acceptable')
+      await stranger('get', query())
+      expect((await stranger('set', submit({ ...user, challenge: 'c0', ocr: '000000' }))).attrs['type']).to.equal('result')
+      expect(await fake.accounts.checkPassword(juliet, 'secret')).to.equal(true)
+    })
+
+    it('an address that asks too often waits', async () => {
+      expect(conditionOf(await protectedStage(captchas(0).part).stranger('get', query()))).to.equal('resource-constraint')
+    })
+
+    it('XEP-0231 §2.2: the picture can be asked for', async () => {
+      const { fake } = protectedStage(captchas().part)
+      const answer = await fake.nonzas.before('urn:xmpp:bob data')!({ address: '', secure: true, host: 'example.net', close: () => undefined }, stanza("<iq xmlns='jabber:client' type='get' id='b'><data xmlns='urn:xmpp:bob' cid='sha1+x@bob.xmpp.org'/></iq>"))
+      expect(answer.element().getChildText('data')).to.equal(Buffer.from('picture').toString('base64'))
+    })
   })
 
   it('§6: redirects when it is told where to', async () => {

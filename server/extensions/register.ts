@@ -1,4 +1,5 @@
 // XEP-0077: In-Band Registration, version 2.4 (2012-01-25)
+import { buildForm, FORMS_NS, parseForm } from '../../lib/forms.ts'
 import { Jid } from '../../lib/jid.ts'
 import { networkOf } from '../../lib/net/addresses.ts'
 import { nextMessageId } from '../../lib/stanza/ids.ts'
@@ -6,12 +7,15 @@ import { StanzaError } from '../../lib/stanza/errors.ts'
 import { errorReply, iqResult, type Stanza, stanzaOf } from '../../lib/stanza/stanza.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
 import { AccountError } from '../accounts/accounts.ts'
+import type { Challenge } from '../captcha/captchas.ts'
 import { accessRule, bool, int, list, record, text } from '../config/options.ts'
 import { defineExtension, type IqRequest, type RegistrationPass, type Stranger } from './extension.ts'
 
 const NS = 'jabber:iq:register'
 const FEATURE_NS = 'http://jabber.org/features/iq-register'
 const OOB_NS = 'jabber:x:oob'
+const BOB_NS = 'urn:xmpp:bob'
+const MEDIA_NS = 'urn:xmpp:media-element'
 /** Addresses whose last registration is remembered. */
 const ADDRESSES_MAX = 20_000
 const INSTRUCTIONS = 'Choose a username and password to register with this server'
@@ -25,9 +29,14 @@ interface WelcomeMessage {
 export const register = defineExtension({
   name: 'register',
   ejabberd: 'mod_register',
-  specs: [{ xep: 77, version: '2.4', status: 'complete' }],
+  specs: [
+    { xep: 77, version: '2.4', status: 'complete' },
+    { xep: 158, version: '1.0.1', status: 'partial', note: 'for registration: a picture to read' },
+    { xep: 221, version: '1.0', status: 'partial', note: 'pictures of captchas' },
+    { xep: 231, version: '1.1', status: 'partial', note: 'pictures of captchas' },
+  ],
   features: [NS],
-  needs: ['host', 'iq', 'disco', 'features', 'nonzas', 'registrations', 'router', 'accounts', 'access', 'config', 'storage', 'log', 'now'],
+  needs: ['host', 'iq', 'disco', 'features', 'nonzas', 'registrations', 'captchas', 'router', 'accounts', 'access', 'config', 'storage', 'log', 'now'],
   options: {
     access: { type: accessRule(), default: 'all', help: 'Which accounts may be registered.' },
     access_from: { type: accessRule(), default: 'none', help: 'Which accounts may register others.' },
@@ -44,10 +53,10 @@ export const register = defineExtension({
       help: 'A message for every new account.',
     },
     registration_watchers: { type: list(text()), default: [] as readonly string[], help: 'JIDs that are told of every new account.' },
-    captcha_protected: { type: bool(), default: false, help: 'Registration needs a CAPTCHA. There is none yet, so true means no registration before login.' },
+    captcha_protected: { type: bool(), default: false, help: 'Registration without an invitation needs a captcha: six digits read from a picture.' },
     allow_modules: { type: list(text()), default: ['all'] as readonly string[], help: 'Which modules may register accounts: all, mod_register for anybody, mod_invites for the invited.' },
   },
-  start({ host, iq, disco, features, nonzas, registrations, router, accounts, access, config, storage, log, now }, options) {
+  start({ host, iq, disco, features, nonzas, registrations, captchas, router, accounts, access, config, storage, log, now }, options) {
     disco.feature('account', NS)
     const recent = new Map<string, number>()
 
@@ -104,18 +113,30 @@ export const register = defineExtension({
         ...(subject === '' ? [] : [xml('subject', null, subject)]), xml('body', null, body)))
     }
 
-    function form(pass: RegistrationPass | undefined): Element {
+    async function form(pass: RegistrationPass | undefined, { address }: Stranger, request: Stanza): Promise<Element> {
       if (options.redirect_url !== '' && pass === undefined) { // §6
         return xml('query', { xmlns: NS },
           xml('instructions', null, `To register, visit ${options.redirect_url}`),
           xml('x', { xmlns: OOB_NS }, xml('url', null, options.redirect_url)))
       }
+      if (options.captcha_protected && pass === undefined) return captchaForm(await captchas.make(address), request)
       return xml('query', { xmlns: NS }, xml('instructions', null, INSTRUCTIONS), xml('username', null, pass?.username ?? null), xml('password'))
+    }
+
+    /** User name and password: of a captcha's form when there has to be one. Throws when the answer is wrong. */
+    function readCredentials(query: Element, pass: RegistrationPass | undefined): { username: string | null; password: string | null } {
+      const x = query.getChild('x', FORMS_NS)
+      const submitted = x && parseForm(x, { kinds: ['submit'], formType: NS, formTypeOptional: true })
+      if (options.captcha_protected && pass === undefined && !captchas.check(submitted?.value('challenge') ?? '', submitted?.value('ocr') ?? '')) {
+        throw new StanzaError('not-acceptable', 'The captcha was not answered correctly, or too late')
+      }
+      if (submitted !== undefined) return { username: submitted.value('username') ?? null, password: submitted.value('password') ?? null }
+      return { username: query.getChildText('username'), password: query.getChildText('password') }
     }
 
     // Without passwords there is nothing to register with.
     const mayRegister = (address: string): boolean =>
-      config.authMethods.includes('internal') && !options.captcha_protected && isOpen('mod_register') && access.allows(options.ip_access, { address })
+      config.authMethods.includes('internal') && isOpen('mod_register') && access.allows(options.ip_access, { address })
     const byInvitation = (): boolean => config.authMethods.includes('internal') && registrations.byPass && isOpen('mod_invites')
 
     // XEP-0445 §3: who was invited looks for this one too.
@@ -131,12 +152,12 @@ export const register = defineExtension({
         if (child === undefined || (request.type !== 'get' && request.type !== 'set')) throw new StanzaError('bad-request')
         const pass = byInvitation() ? registrations.pass(stream) : undefined
         if (pass === undefined && !mayRegister(address)) throw new StanzaError('forbidden', byInvitation() ? 'Accounts are registered by invitation' : 'Accounts cannot be registered from this address')
-        if (request.type === 'get') return iqResult(request, form(pass))
+        if (request.type === 'get') return iqResult(request, await form(pass, stream, request))
         const query = request.childElement(child)
         if (query.getChild('remove') !== undefined) throw new StanzaError('unexpected-request') // §3.2: no account speaks here
         if (options.redirect_url !== '' && pass === undefined) throw new StanzaError('not-allowed', `To register, visit ${options.redirect_url}`)
         if (!storage.healthy) throw new StanzaError('resource-constraint', 'the server cannot store anything at the moment')
-        await createAccount({ username: query.getChildText('username'), password: query.getChildText('password'), address, pass })
+        await createAccount({ ...readCredentials(query, pass), address, pass })
         return iqResult(request)
       } catch (error) {
         if (error instanceof StanzaError) return errorReply(request, error)
@@ -145,6 +166,13 @@ export const register = defineExtension({
       }
     }
     nonzas.beforeLogin(`${NS} query`, answerStranger)
+
+    // XEP-0231 §2.2: for clients that do not take the picture from the form's answer.
+    nonzas.beforeLogin(`${BOB_NS} data`, (_stream, request) => {
+      const child = request.find('data', BOB_NS)
+      const challenge = child && captchas.find(request.childElement(child).attrs['cid'] ?? '')
+      return Promise.resolve(request.type === 'get' && challenge !== undefined ? iqResult(request, pictureData(challenge)) : errorReply(request, new StanzaError('item-not-found')))
+    })
 
     // ---- Of those who have logged in
 
@@ -187,6 +215,30 @@ export const register = defineExtension({
     }
   },
 })
+
+/** XEP-0158 §4. Plain fields are left out: a client that sees them does not look for the form. */
+function captchaForm(challenge: Challenge, request: Stanza): Element {
+  const { id, cid, picture } = challenge
+  const media = xml('media', { xmlns: MEDIA_NS, width: picture.width, height: picture.height }, xml('uri', { type: picture.type }, `cid:${cid}`))
+  return xml('query', { xmlns: NS },
+    xml('instructions', null, 'Registration here needs a client that can show the picture of a captcha'),
+    buildForm('form', {
+      formType: NS, title: 'Registration', instructions: INSTRUCTIONS,
+      fields: [
+        { var: 'username', type: 'text-single', label: 'User name', required: true },
+        { var: 'password', type: 'text-private', label: 'Password', required: true },
+        { var: 'challenge', type: 'hidden', value: id },
+        { var: 'sid', type: 'hidden', value: request.id },
+        { var: 'ocr', type: 'text-single', label: 'Enter the text you see', required: true, extra: [media] },
+      ],
+    }),
+    pictureData(challenge))
+}
+
+/** XEP-0231 §2.1; no cache keeps it. */
+function pictureData({ cid, picture }: Challenge): Element {
+  return xml('data', { xmlns: BOB_NS, cid, type: picture.type, 'max-age': 0 }, picture.bytes.toString('base64'))
+}
 
 function accountJid(username: string, host: string): Jid {
   try {
