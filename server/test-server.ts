@@ -23,6 +23,7 @@ shaper_rules:
 modules:
   mod_adhoc: {}
   mod_announce: { access: configure }
+  mod_avatar: {}
   mod_auth_fast: {}
   mod_blocking: {}
   mod_caps: {}
@@ -44,6 +45,7 @@ modules:
   mod_stream_mgmt: {}
   mod_time: {}
   mod_vcard: {}
+  mod_vcard_xupdate: {}
   mod_version: {}
 `
 

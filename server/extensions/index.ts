@@ -3,7 +3,9 @@ import { abuseReports } from './abuse-reports.ts'
 import { adhoc } from './adhoc.ts'
 import { announcements } from './announcements.ts'
 import { archive } from './archive.ts'
+import { avatarPresence, avatars } from './avatars.ts'
 import { blocking } from './blocking.ts'
+import { bookmarks } from './bookmarks.ts'
 import { caps } from './caps.ts'
 import { carbons } from './carbons.ts'
 import { clientAccess } from './client-access.ts'
@@ -12,6 +14,7 @@ import { contactAddresses } from './contact-addresses.ts'
 import { dataExport } from './data-export.ts'
 import { delayedDelivery } from './delayed-delivery.ts'
 import { disco } from './disco.ts'
+import { displayed } from './displayed.ts'
 import { entityTime } from './entity-time.ts'
 import type { Extension } from './extension.ts'
 import { externalServices } from './external-services.ts'
@@ -54,5 +57,6 @@ export const extensions = [
   roster, register, invites, privateStorage, vcard, userSearch, lastActivity, flexibleOffline,
   ping, version, entityTime, httpUpload, httpUploadQuota,
   muc,
-  pubsub,
+  // What keeps things in personal nodes comes after them.
+  pubsub, avatars, avatarPresence, bookmarks, displayed,
 ] as unknown as readonly Extension[]

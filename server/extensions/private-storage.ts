@@ -31,7 +31,8 @@ export const privateStorage = defineExtension({
       if (more.length > 0) throw new StanzaError('bad-request') // §2.3: one at a time
       const namespace = namespaceOf(element.getNS())
       const stored = await records.get(TABLE, [request.from.bare, namespace, element.getName()])
-      return xml('query', { xmlns: NS }, typeof stored === 'string' ? buildElement(Buffer.from(stored)) : xml(element.getName(), { xmlns: namespace }))
+      const kept = typeof stored === 'string' ? buildElement(Buffer.from(stored)) : xml(element.getName(), { xmlns: namespace })
+      return xml('query', { xmlns: NS }, tell.runPrivateRead(request.from.bare, kept))
     })
 
     const forbid = (): never => { throw new StanzaError('forbidden') } // §3: a host has none

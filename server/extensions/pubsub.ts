@@ -1,5 +1,5 @@
-// XEP-0060: Publish-Subscribe, version 1.30.0 (2025-10-12)
-// XEP-0163: Personal Eventing Protocol, version 1.2.2 (2024-09-18)
+// XEP-0060: Publish-Subscribe, version 1.30.0 (2025-11-11)
+// XEP-0163: Personal Eventing Protocol, version 1.2.2 (2022-02-16)
 import { Jid } from '../../lib/jid.ts'
 import { buildElement } from '../../lib/xml/build.ts'
 import { seen } from '../sessions/rosters.ts'
@@ -23,6 +23,10 @@ export const pubsub = defineExtension({
   specs: [
     { xep: 60, version: '1.30.0', status: 'partial', note: 'leaf nodes; no subscription options, no collections' },
     { xep: 163, version: '1.2.2', status: 'complete' },
+    { xep: 172, version: '1.1', status: 'complete', note: 'as personal events' },
+    { xep: 223, version: '1.1.1', status: 'complete' },
+    { xep: 292, version: '0.12.0', status: 'partial', note: 'as personal nodes' },
+    { xep: 384, version: '0.9.1', status: 'complete', note: 'the nodes of devices and bundles' },
   ],
   needs: ['host', 'iq', 'disco', 'hooks', 'router', 'rosters', 'sessions', 'capabilities', 'pep', 'access', 'storage', 'limits', 'lasting', 'every', 'now'],
   options: {
