@@ -61,8 +61,7 @@ async function fillServices(site: TestServer): Promise<void> {
   await makeRoom(romeo, his)
   await romeo.sendIq(`<iq type='set' to='${his}'><query xmlns='${MUC_NS}#admin'><item affiliation='member' jid='${JULIET}' nick='jules'/></query></iq>`)
   await juliet.sendIq("<iq type='set'><enable xmlns='urn:xmpp:push:0' jid='push.example' node='n'/></iq>")
-  const info = await juliet.sendIq(`<iq type='get' to='${JULIET}'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>`)
-  if (info.toString().includes('type="pep"')) for (const [node, item] of [['urn:xmpp:avatar:metadata', "<metadata xmlns='urn:xmpp:avatar:metadata'/>"], ['urn:xmpp:bookmarks:1', "<conference xmlns='urn:xmpp:bookmarks:1' autojoin='true'/>"]] as const) {
+  for (const [node, item] of [['urn:xmpp:avatar:metadata', "<metadata xmlns='urn:xmpp:avatar:metadata'/>"], ['urn:xmpp:bookmarks:1', "<conference xmlns='urn:xmpp:bookmarks:1' autojoin='true'/>"]] as const) {
     await juliet.sendIq(`<iq type='set'><pubsub xmlns='${PUBSUB_NS}'><publish node='${node}'><item id='${his}'>${item}</item></publish></pubsub></iq>`)
   }
   await juliet.disconnect()

@@ -2,8 +2,8 @@ import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promise
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { expect } from 'chai'
-import { fillAccount, PASSWORD, readAccount } from '../full-account.fixture.ts'
-import { startTestServer, type TestServer } from '../test-server.ts'
+import { enter, fillAccount, PASSWORD, readAccount } from '../full-account.fixture.ts'
+import { startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
 import { exportHosts, exportUserTo, importFile, type MovingParts } from './piefxis.ts'
 
 const ACCOUNTS = { juliet: PASSWORD, romeo: PASSWORD, stranger: PASSWORD }
@@ -100,6 +100,35 @@ describe('XEP-0227: accounts that move', () => {
       <presence xmlns='jabber:client' type='subscribe' id='xk3h1v69' from='romeo@montague.net'><nick xmlns='http://jabber.org/protocol/nick'>Romeo</nick></presence>`, " password='x'"))
     const found = await readAccount(site, 'x')
     expect([found['blocked'], found['requests']]).to.deep.equal([['<item jid="tybalt@example.com"/>'], ['romeo@montague.net']])
+  })
+
+  it('§4.8: personal nodes move with their configuration, their items and those who may see them', async () => {
+    const config = `${TEST_CONFIG.replace(/ +mod_pubsub.*\n/, '')}  mod_pubsub: {plugins: [flat, pep]}\n`
+    await using first = await startTestServer({ config, accounts: { juliet: PASSWORD, romeo: PASSWORD } })
+    const juliet = await enter(first, 'juliet', 'balcony')
+    const form = (name: string, value: string): string => `<field var='pubsub#${name}'><value>${value}</value></field>`
+    for (const id of ['one', 'two &amp; three']) {
+      await juliet.sendIq(`<iq type='set'><pubsub xmlns='http://jabber.org/protocol/pubsub'><publish node='urn:example:notes'><item id='${id}'><note xmlns='urn:example:notes'>&lt;${id}&gt;</note></item></publish><publish-options><x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE' type='hidden'><value>http://jabber.org/protocol/pubsub#publish-options</value></field>${form('access_model', 'whitelist')}${form('max_items', 'max')}${form('persist_items', 'true')}</x></publish-options></pubsub></iq>`)
+    }
+    await juliet.sendIq("<iq type='set'><pubsub xmlns='http://jabber.org/protocol/pubsub#owner'><affiliations node='urn:example:notes'><affiliation jid='romeo@localhost' affiliation='member'/></affiliations></pubsub></iq>")
+    const seenBy = async (site: TestServer): Promise<string> => {
+      const romeo = await enter(site, 'romeo', 'orchard')
+      const answer = await romeo.sendIq("<iq type='get' to='juliet@localhost'><pubsub xmlns='http://jabber.org/protocol/pubsub'><items node='urn:example:notes'/></pubsub></iq>")
+      await romeo.disconnect()
+      return String(answer.getChild('pubsub'))
+    }
+    const configuration = async (site: TestServer): Promise<string> => {
+      const owner = await enter(site, 'juliet', 'balcony')
+      const answer = await owner.sendIq("<iq type='get'><pubsub xmlns='http://jabber.org/protocol/pubsub#owner'><configure node='urn:example:notes'/></pubsub></iq>")
+      await owner.disconnect()
+      return String(answer.getChild('pubsub'))
+    }
+    await juliet.disconnect()
+    const { file } = await exportHosts(parts(first), dir, ['localhost'])
+    await using second = await startTestServer({ config })
+    expect(await importFile(parts(second), file)).to.deep.include({ accounts: 2, problems: [] })
+    expect(await seenBy(second)).to.equal(await seenBy(first)).and.to.contain('two &amp; three')
+    expect(await configuration(second)).to.equal(await configuration(first)).and.to.contain('whitelist')
   })
 
   it('§5: includes lead nowhere else, and not in circles', async () => {

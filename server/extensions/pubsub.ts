@@ -11,6 +11,7 @@ import { takeDecision } from './pubsub/authorization.ts'
 import { describeAccount, describeService } from './pubsub/disco.ts'
 import { createEngine, dropRefused, type Engine } from './pubsub/engine.ts'
 import { configOf, meets, type NodeConfig } from './pubsub/node-config.ts'
+import { exportNodes, importConfigurations, importItems } from './pubsub/moving.ts'
 import { createNodeStore, isAccount } from './pubsub/node-store.ts'
 import { answerOwnerGet, answerOwnerSet, OWNER_NS } from './pubsub/owner-requests.ts'
 import { answerGet, answerSet, PUBSUB_NS } from './pubsub/requests.ts'
@@ -28,7 +29,7 @@ export const pubsub = defineExtension({
     { xep: 292, version: '0.12.0', status: 'partial', note: 'as personal nodes' },
     { xep: 384, version: '0.9.1', status: 'complete', note: 'the nodes of devices and bundles' },
   ],
-  needs: ['host', 'iq', 'disco', 'hooks', 'router', 'rosters', 'sessions', 'capabilities', 'pep', 'access', 'storage', 'limits', 'lasting', 'every', 'now'],
+  needs: ['host', 'iq', 'disco', 'hooks', 'router', 'rosters', 'sessions', 'capabilities', 'pep', 'access', 'storage', 'limits', 'lasting', 'every', 'now', 'accountData'],
   options: {
     access_createnode: { type: accessRule(), default: 'all', help: 'Who may create nodes at the service.' },
     host: { type: hostType(), default: 'pubsub.@HOST@', help: 'Domain of the service.' },
@@ -48,7 +49,7 @@ export const pubsub = defineExtension({
     vcard: { type: anything(), default: undefined as unknown, help: 'The vCard of the service.', ignored: 'has no effect: the service has no vCard.' },
   },
   start(parts, options) {
-    const { host, iq, disco, hooks, router, rosters, sessions, capabilities, pep, access, storage, limits, lasting, every } = parts
+    const { host, iq, disco, hooks, router, rosters, sessions, capabilities, pep, access, storage, limits, lasting, every, accountData, now } = parts
     const domains = (options.hosts.length > 0 ? options.hosts : [options.host]).map((each) => each.replaceAll('@HOST@', host))
     const forced = [...options.force_node_config].map(([pattern, fields]) => ({ matches: globOf(pattern), config: configOf(Object.fromEntries(fields)) }))
     const maxSubscriptions = options.max_subscriptions_node === 'undefined' ? Infinity : options.max_subscriptions_node
@@ -73,6 +74,9 @@ export const pubsub = defineExtension({
     }
     every(EXPIRE_EVERY_MS, () => { engine.expire() })
     hooks.accountRemoved((owner) => { engine.store.erase(owner) })
+    accountData.exports((owner) => exportNodes(engine.store, owner))
+    accountData.imports('http://jabber.org/protocol/pubsub#owner pubsub', (owner, element) => { importConfigurations(engine.store, owner, element, now()) })
+    accountData.imports('http://jabber.org/protocol/pubsub pubsub', (owner, element) => { importItems(engine.store, owner, element, now()) })
     if (!options.plugins.includes('pep')) return undefined
 
     // Clients look at the host to learn whether accounts have nodes. It answers for itself as well, though it has none.
