@@ -1,5 +1,6 @@
 import { expect } from 'chai'
 import { type Client, connect } from '../../lib/client/client.ts'
+import { parseElement } from '../../lib/xml/build.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
 import { startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
 import { capsVer } from './disco-registry.ts'
@@ -330,6 +331,66 @@ describe('XEP-0060 and XEP-0163 on the wire', () => {
       await romeo.ping()
       const texts = romeo.inbox.filter((stanza) => stanza.name === 'message').map((stanza) => eventOf(stanza.element()).getChild('items')?.getChild('item')?.getChildText('tune'))
       expect(texts).to.deep.equal(['two'])
+    })
+
+    it('XEP-0227 §4.8: an account takes its nodes along', async () => {
+      const romeo = await login('romeo')
+      await publish(romeo, 'urn:tune', 'one', undefined, options({ access_model: 'whitelist', max_items: '7' }))
+      await publish(romeo, 'urn:tune', 'two')
+      await set(romeo, "<affiliations node='urn:tune'><affiliation jid='juliet@localhost' affiliation='member'/></affiliations>", undefined, OWNER)
+      let text = ''
+      for await (const piece of tidings.server.hosts.get('localhost')?.accountData.write('romeo@localhost') ?? []) text += piece
+      await tidings.server.unregister('romeo@localhost')
+      await tidings.server.register('romeo@localhost', 'secret')
+      for (const element of parseElement(`<user>${text}</user>`).getChildElements()) await tidings.server.hosts.get('localhost')?.accountData.read('romeo@localhost', element)
+      const juliet = await login('juliet')
+      expect(itemsOf(await get(juliet, "<items node='urn:tune'/>", 'romeo@localhost'))).to.deep.equal(['one', 'two'])
+      expect(await refused(get(await login('nurse'), "<items node='urn:tune'/>", 'romeo@localhost'))).to.equal('not-allowed closed-node')
+    })
+
+    it('default_node_config and force_node_config: what new nodes have, and what nodes cannot be', async () => {
+      await tidings[Symbol.asyncDispose]()
+      tidings = await startTestServer({ accounts: { romeo: 'secret', juliet: 'secret' }, config: TEST_CONFIG.replace('mod_pubsub: {', "mod_pubsub: { max_items_node: 3, default_node_config: { access_model: open, max_items: 2 }, force_node_config: { 'storage:*': { access_model: whitelist } },") })
+      const romeo = await login('romeo')
+      const juliet = await login('juliet')
+      for (const id of ['a', 'b', 'c']) await publish(romeo, 'urn:tune', id)
+      expect(itemsOf(await get(juliet, "<items node='urn:tune'/>", 'romeo@localhost'))).to.deep.equal(['b', 'c'])
+      await publish(romeo, 'storage:mine', 'a')
+      await set(romeo, `<configure node='storage:mine'>${form('node_config', { access_model: 'open' })}</configure>`, undefined, OWNER)
+      expect(await refused(get(juliet, "<items node='storage:mine'/>", 'romeo@localhost'))).to.equal('not-allowed closed-node')
+      expect(await refused(set(romeo, `<configure node='urn:tune'>${form('node_config', { max_items: '4' })}</configure>`, undefined, OWNER))).to.equal('not-acceptable')
+      await set(romeo, `<configure node='urn:tune'>${form('node_config', { max_items: 'max' })}</configure>`, undefined, OWNER)
+      for (const id of ['d', 'e', 'f']) await publish(romeo, 'urn:tune', id)
+      expect(itemsOf(await get(juliet, "<items node='urn:tune'/>", 'romeo@localhost'))).to.deep.equal(['d', 'e', 'f'])
+    })
+
+    it('access_createnode: who may create nodes at the service; plugins: whether accounts have any', async () => {
+      await tidings[Symbol.asyncDispose]()
+      tidings = await startTestServer({ accounts: { romeo: 'secret' }, config: TEST_CONFIG.replace('plugins: [flat, pep]', 'plugins: [flat, hometree], access_createnode: none') })
+      const romeo = await login('romeo')
+      expect(await refused(set(romeo, "<create node='news'/>", SERVICE))).to.equal('forbidden')
+      expect(await refused(publish(romeo, 'urn:tune', 'one'))).to.equal('service-unavailable')
+      const info = await romeo.sendIq("<iq type='get' to='romeo@localhost'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>")
+      expect(info.toString()).not.to.contain('pubsub')
+    })
+
+    it('resumed sessions hear of events after a restart', async () => {
+      const info = xml('query', { xmlns: 'http://jabber.org/protocol/disco#info' }, xml('feature', { var: 'urn:tune+notify' }))
+      const where = { host: tidings.host, port: tidings.port, domain: tidings.domain, tls: 'none', user: 'romeo', password: 'secret' } as const
+      const device = await connect({ ...where, resource: 'b', sm: true })
+      clients.push(device)
+      device.send(`<presence><c xmlns='http://jabber.org/protocol/caps' hash='sha-1' node='urn:test' ver='${capsVer(info)}'/></presence>`)
+      await device.ping()
+      const resume = device.resumeState()
+      device.destroy()
+      await tidings.restart()
+      const back = await connect({ ...where, port: tidings.port, sm: true, resume })
+      clients.push(back)
+      back.on((stanza) => {
+        if (stanza.name === 'iq' && stanza.type === 'get') back.send(`<iq type='result' id='${stanza.id ?? ''}' to='${stanza.from ?? ''}'>${info.toString()}</iq>`)
+      })
+      await publish(await login('romeo', 'c'), 'urn:tune', 'one')
+      expect(eventOf(await back.receive(event)).getChild('items')?.getChild('item')?.attrs['id']).to.equal('one')
     })
   })
 })

@@ -16,6 +16,8 @@ import { createNodeStore, isAccount } from './pubsub/node-store.ts'
 import { answerOwnerGet, answerOwnerSet, OWNER_NS } from './pubsub/owner-requests.ts'
 import { answerGet, answerSet, PUBSUB_NS } from './pubsub/requests.ts'
 
+/** Of older versions of ejabberd; flat does for them. */
+const OLD_PLUGINS = ['hometree', 'default', 'buddy', 'club', 'dag', 'dispatch', 'mb', 'mix', 'online', 'private', 'public'] as const
 const EXPIRE_EVERY_MS = 60_000
 
 export const pubsub = defineExtension({
@@ -29,15 +31,15 @@ export const pubsub = defineExtension({
     { xep: 292, version: '0.12.0', status: 'partial', note: 'as personal nodes' },
     { xep: 384, version: '0.9.1', status: 'complete', note: 'the nodes of devices and bundles' },
   ],
-  needs: ['host', 'iq', 'disco', 'hooks', 'router', 'rosters', 'sessions', 'capabilities', 'pep', 'access', 'storage', 'limits', 'lasting', 'every', 'now', 'accountData'],
+  needs: ['host', 'iq', 'disco', 'hooks', 'router', 'rosters', 'sessions', 'capabilities', 'pep', 'access', 'storage', 'limits', 'lasting', 'every', 'now', 'log', 'accountData'],
   options: {
     access_createnode: { type: accessRule(), default: 'all', help: 'Who may create nodes at the service.' },
     host: { type: hostType(), default: 'pubsub.@HOST@', help: 'Domain of the service.' },
     hosts: { type: list(hostType()), default: [] as readonly string[], help: 'Several domains in place of host.' },
     name: { type: text(), default: 'Publish-Subscribe', help: 'Name of the service in service discovery.' },
-    plugins: { type: list(oneOf('flat', 'pep')), default: ['flat'] as readonly string[], help: 'flat: nodes with names of any form. pep: personal nodes of each account.' },
-    pep_mapping: { type: map(oneOf('flat', 'pep')), default: new Map<string, string>() as ReadonlyMap<string, string>, help: 'Plugins of personal nodes by name; pep does for all.' },
-    nodetree: { type: oneOf('tree'), default: 'tree', help: 'How nodes are kept.' },
+    plugins: { type: list(oneOf('flat', 'pep', ...OLD_PLUGINS)), default: ['flat'] as readonly string[], help: 'flat: nodes with names of any form. pep: personal nodes of each account.' },
+    pep_mapping: { type: map(oneOf('flat', 'pep', ...OLD_PLUGINS)), default: new Map<string, string>() as ReadonlyMap<string, string>, help: 'Plugins of personal nodes by name; pep does for all.' },
+    nodetree: { type: oneOf('tree', 'virtual', 'dag'), default: 'tree', help: 'How nodes are kept.' },
     ignore_pep_from_offline: { type: bool(), default: true, help: 'Whether the last items of contacts that are offline are kept from clients that log in.' },
     last_item_cache: { type: bool(), default: false, help: 'Whether last items are kept at hand; here they are in any case.' },
     max_items_node: { type: int({ infinity: true }), default: 1000, help: 'Items that a node can be configured to keep.' },
@@ -49,7 +51,8 @@ export const pubsub = defineExtension({
     vcard: { type: anything(), default: undefined as unknown, help: 'The vCard of the service.', ignored: 'has no effect: the service has no vCard.' },
   },
   start(parts, options) {
-    const { host, iq, disco, hooks, router, rosters, sessions, capabilities, pep, access, storage, limits, lasting, every, accountData, now } = parts
+    const { host, iq, disco, hooks, router, rosters, sessions, capabilities, pep, access, storage, limits, lasting, every, accountData, now, log } = parts
+    for (const plugin of options.plugins) if (plugin !== 'flat' && plugin !== 'pep') log.warn({ what: 'pubsub_plugin_gone', plugin })
     const domains = (options.hosts.length > 0 ? options.hosts : [options.host]).map((each) => each.replaceAll('@HOST@', host))
     const forced = [...options.force_node_config].map(([pattern, fields]) => ({ matches: globOf(pattern), config: configOf(Object.fromEntries(fields)) }))
     const maxSubscriptions = options.max_subscriptions_node === 'undefined' ? Infinity : options.max_subscriptions_node
