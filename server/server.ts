@@ -253,7 +253,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       accountData: host.accountData,
       files: host.files,
       router: {
-        route: (stanza, options) => void router.route(stanza, undefined, options?.durable),
+        route: (stanza, options) => void router.route(stanza, options?.session, options?.durable),
         service(domain, handler) {
           services.set(domain, handler)
           host.stops.push(() => void services.delete(domain))

@@ -221,9 +221,10 @@ export interface Bind2 {
 export interface Router {
   /**
    * Routes a stanza whose `from` and `to` are set, as if its sender (a local host, account or service) had just sent it.
-   * `durable`: it tells of what was written in this turn, and is shown after its commit.
+   * `durable`: it tells of what was written in this turn, and is shown after its commit. `session`: that of its sender, which is
+   * promised what it is promised of all it sends, and hears of errors.
    */
-  route(stanza: Stanza, options?: { readonly durable?: boolean }): void
+  route(stanza: Stanza, options?: { readonly durable?: boolean; readonly session?: Session }): void
   /** Takes over a local domain, such as `upload.example.org`, that is not a host: stanzas to it come here. */
   service(domain: string, handler: (stanza: Stanza, session: Session | undefined) => void): void
   /**

@@ -26,6 +26,7 @@ import { invites } from './invites.ts'
 import { lastActivity } from './last-activity.ts'
 import { loginBans } from './login-bans.ts'
 import { muc } from './muc/muc.ts'
+import { multicast } from './multicast.ts'
 import { offline } from './offline.ts'
 import { ping } from './ping.ts'
 import { privateStorage } from './private-storage.ts'
@@ -51,7 +52,7 @@ export const extensions = [
   archive, carbons, offline,
   streamManagement, streamLimits, clientState,
   push, pushKeepalive,
-  abuseReports, externalServices, serviceStatus, socks5Proxy,
+  abuseReports, externalServices, serviceStatus, socks5Proxy, multicast,
   disco, caps, contactAddresses, adhoc, dataExport, serviceAdministration, announcements,
   loginBans, fast, scramUpgrade, clientAccess,
   roster, register, invites, privateStorage, vcard, userSearch, lastActivity, flexibleOffline,
