@@ -94,7 +94,7 @@ export function createTokens(records: Records, options: TokensOptions = {}): Tok
       if ((await slotsOf(bare, client)) === undefined) await makeRoom(bare)
       const before = await slotsOf(bare, client)
       const at = now()
-      const fresh: Token = { nonce: randomBytes(16).toString('base64url'), mechanism, issued: at, expires: at + lifetimeMs, count: 0 }
+      const fresh: Token = { nonce: randomBytes(16).toString('base64url'), mechanism, issued: at, expires: at + lifetimeMs, count: -1 }
       records.put(TABLE, [bare, client], before?.current === undefined ? { fresh } : { fresh, current: before.current })
       return { token: tokenOf(secret, bare, client, fresh), expires: fresh.expires }
     },

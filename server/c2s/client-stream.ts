@@ -450,6 +450,8 @@ export class ClientStream implements StreamHandler, Carrier {
     }
     if (stanza.name === 'auth') {
       if (this.#sasl !== undefined) this.#sasl = undefined
+      // A try of an earlier exchange is not this one's to succeed.
+      this.#try = undefined
       const mechanism = stanza.attrs['mechanism'] ?? ''
       const context = this.#saslContext(host)
       if (!mechanismsFor(context).includes(mechanism)) return this.#saslFailure(mechanism === 'PLAIN' && !this.#secure ? 'encryption-required' : 'invalid-mechanism')
@@ -533,6 +535,7 @@ export class ClientStream implements StreamHandler, Carrier {
   #negotiate(host: Host, stanza: Stanza): void {
     if (stanza.name === 'authenticate') {
       if (this.#login !== undefined || this.#sasl !== undefined) throw new StreamError('policy-violation', 'the login goes on')
+      this.#try = undefined
       const context = this.#sasl2Context(host)
       const mechanism = stanza.attrs['mechanism'] ?? ''
       const login: Login = { mechanism, request: stanza, context, client: readAgent(stanza, host.name) }

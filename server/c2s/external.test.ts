@@ -21,7 +21,7 @@ describe('SASL EXTERNAL (XEP-0178)', () => {
     authority = await makeAuthority()
     dir = mkdtempSync(path.join(tmpdir(), 'tidings-'))
     writeFileSync(path.join(dir, 'ca.pem'), authority.certificate)
-    site = await startTestServer({ config: `${TEST_CONFIG}\nc2s_cafile: ${path.join(dir, 'ca.pem')}\n`, accounts: { romeo: 'secret', juliet: 'secret' } })
+    site = await startTestServer({ config: `${TEST_CONFIG}\nc2s_cafile: ${path.join(dir, 'ca.pem')}\ntidings: {limits: {login_failures: 5}}\n`, accounts: { romeo: 'secret', juliet: 'secret' } })
   })
   afterEach(() => { for (const socket of sockets.splice(0)) socket.destroy() })
   after(async () => {
@@ -92,5 +92,15 @@ describe('SASL EXTERNAL (XEP-0178)', () => {
     const given = await authority.issue(['romeo@localhost'])
     const { ticket } = await visit(given, [auth('')])
     expect(await visit(given, [auth('')], ticket === undefined ? {} : { session: ticket })).to.include({ offered: true, resumed: true })
+  })
+
+  it('gives nothing back that guesses of passwords on the same stream have cost', async () => {
+    const given = await authority.issue(['romeo@localhost'])
+        const plain = (user: string): string => Buffer.from(`\0${user}\0wrong`).toString('base64')
+    for (const guess of [`<auth xmlns='${SASL}' mechanism='PLAIN'>${plain('juliet')}</auth>`, `<authenticate xmlns='${SASL2}' mechanism='PLAIN'><initial-response>${plain('nobody')}</initial-response></authenticate>`]) {
+      let answer: string | undefined
+      for (let guesses = 0; guesses < 10 && answer !== 'temporary-auth-failure'; guesses++) [answer] = (await visit(given, [guess, guess.startsWith('<auth ') ? auth('') : authenticate('')])).answers
+      expect(answer).to.equal('temporary-auth-failure')
+    }
   })
 })

@@ -76,10 +76,11 @@ function childOf({ request }: Login, name: string): Element | undefined {
   return span === undefined ? undefined : request.childElement(span)
 }
 
-/** §3.4: what a client counts its tries by; one that is no number has no use. */
+/** §3.4: what a client counts its tries by; one that is no number has been there already. */
 function countOf(request: Element): number | undefined {
-  const count = request.attrs['count']
-  return count !== undefined && /^\d{1,10}$/.test(count) ? Number(count) : undefined
+  const { count } = request.attrs
+  if (count === undefined) return undefined
+  return /^\d{1,15}$/.test(count) ? Number(count) : -1
 }
 
 function isTrue(value: string | undefined): boolean {
