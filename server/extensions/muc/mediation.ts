@@ -66,7 +66,8 @@ function sendDecline(room: Room, from: Jid, decline: Element): void {
   const occupant = to.bare === room.address ? room.occupants.get(to.resource) : undefined
   const targets = occupant?.clients.map((each) => each.full) ?? []
   if (occupant === undefined && (room.accounts.has(to.bare) || reaches(room.affiliationOf(to), 'member'))) targets.push(to.toString())
-  if (targets.length === 0) throw new StanzaError('item-not-found', 'nobody to decline to')
+  // Nobody learns by this who is in the room, or belongs to it.
+  if (room.affiliationOf(from) === 'outcast' || targets.length === 0) return
   const reason = decline.getChildText('reason')
   const x = xml('x', { xmlns: MUC_USER_NS }, xml('decline', { from: from.bare }, reason !== null && xml('reason', null, reason)))
   for (const each of targets) room.rooms.parts.router.route(makeStanza('message', { from: room.address, to: each }, [{ name: 'x', xmlns: MUC_USER_NS, text: x.toString() }]))

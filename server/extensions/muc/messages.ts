@@ -97,8 +97,10 @@ export function sendPrivately(room: Room, client: Client | undefined, stanza: St
   if (!allowed || (allowPm === 'none' && sender.role !== 'moderator')) throw new StanzaError('forbidden', 'private messages are not allowed here')
   const message = cleaned(room, stanza).withAttrs({ from: sender.jid.toString(), to: undefined })
     .append('x', MUC_USER_NS, `<x xmlns='${MUC_USER_NS}'/>`).append('occupant-id', OCCUPANT_ID_NS, sender.idXml)
-  // By the way that any message to an account takes: it is archived there, and safe before its sender is told so.
-  for (const { full } of target.clients.slice()) room.rooms.parts.router.route(message.withAttrs({ to: full }))
+  const [shown, ...others] = target.clients.toReversed()
+  // By the way that any message to an account takes, once: it is archived there, and safe before its sender is told so.
+  room.rooms.parts.router.route(message.withAttrs({ to: shown?.full }))
+  room.rooms.parts.router.multicast(message, sender.jid, others, { durable: true })
 }
 
 // ---- What who enters is sent
@@ -155,7 +157,9 @@ export function sendSubject(room: Room, client: Client): void {
 
 /** XEP-0424 §5: an author takes back a message of their own. */
 function retract(room: Room, author: string, stanza: Stanza): void {
-  const span = stanza.find('retract', RETRACT_NS)
+  const [span, another] = stanza.children.filter(({ name, xmlns }) => name === 'retract' && xmlns === RETRACT_NS)
+  // What the room does not look at must not reach anybody.
+  if (another !== undefined) throw new StanzaError('bad-request', 'one message takes back one')
   const id = span === undefined ? undefined : stanza.childElement(span).attrs['id']
   const found = id === undefined ? undefined : findMessage(room, id)
   if (id === undefined || found === undefined) return

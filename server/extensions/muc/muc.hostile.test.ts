@@ -83,6 +83,67 @@ describe('rooms and hostile occupants', () => {
     expect(await hag.tries('set', "<query xmlns='jabber:iq:register'><username> </username></query>")).to.equal('not-acceptable')
   })
 
+  it('XEP-0424 §5: one message takes back one, its author\'s own', async () => {
+    await crone.found('first')
+    hag.join('hag')
+    crone.say('mine')
+    await crone.news()
+    const [message] = (await hag.stanzas()).filter((each) => each.getChildText('body') === 'mine')
+    const id = message?.getChild('stanza-id')?.attrs['id']
+    const retract = (of: string | undefined): string => `<retract xmlns='urn:xmpp:message-retract:1' id='${of}'/>`
+    for (const more of [retract(id), retract('nothing') + retract(id)]) hag.say('', { more })
+    expect(await hag.news()).to.deep.equal(['error:forbidden room', 'error:bad-request room'])
+    expect(await crone.news()).to.deep.equal([])
+  })
+
+  it('XEP-0203: the times of presence are not for its sender to say', async () => {
+    await crone.found('first')
+    hag.join('hag')
+    await crone.news()
+    hag.send(`<presence to='${ROOM}/hag'><delay xmlns='urn:xmpp:delay' stamp='2000-01-01T00:00:00Z' from='${ROOM}'/><show>away</show></presence>`)
+    await hag.news()
+    const [shown] = await crone.stanzas()
+    expect(shown?.getChildElements().map((each) => each.getName())).to.deep.equal(['show', 'x', 'occupant-id'])
+  })
+
+  it('§7.8.2: whoever declines does not learn who is here', async () => {
+    await crone.found('first')
+    for (const to of [crone.bare, 'wiccarocks@localhost', `${ROOM}/first`, `${ROOM}/nobody`]) {
+      hag.send(`<message to='${ROOM}'><x xmlns='${MUC}#user'><decline to='${to}'/></x></message>`)
+      expect(await hag.news(), to).to.deep.equal([])
+    }
+    expect((await crone.news()).length).to.equal(2)
+    await crone.admin("<item affiliation='outcast' jid='hag@localhost'/>")
+    await crone.news()
+    hag.send(`<message to='${ROOM}'><x xmlns='${MUC}#user'><decline to='${crone.bare}'/></x></message>`)
+    await hag.news()
+    expect(await crone.news()).to.deep.equal([])
+  })
+
+  it('XEP-0191: whoever blocks an occupant stays in the room, and gets nothing of them', async () => {
+    await crone.found('first')
+    hag.join('hag')
+    await hag.ask('set', `<block xmlns='urn:xmpp:blocking'><item jid='${ROOM}/first'/></block>`, hag.bare)
+    for (const each of [hag, crone]) await each.news()
+    crone.send(`<message to='${ROOM}/hag' type='chat'><body>hello</body></message>`)
+    expect((await crone.news()).filter((each) => !each.startsWith('error:'))).to.deep.equal([])
+    expect(await crone.tries('get', "<query xmlns='jabber:iq:version'/>", `${ROOM}/hag`)).to.equal('service-unavailable')
+    expect(await hag.news()).to.deep.equal([])
+    expect(await hag.tries('get', "<ping xmlns='urn:xmpp:ping'/>", `${ROOM}/hag`)).to.equal('done')
+  })
+
+  it('§7.5: a private message to several clients of an account is one in its archive', async () => {
+    const phone = await stage.login('hag', { resource: 'phone' })
+    await crone.found('first')
+    for (const each of [hag, phone]) each.join('hag')
+    for (const each of [hag, phone, crone]) await each.news()
+    crone.send(`<message to='${ROOM}/hag' type='chat'><body>hello</body></message>`)
+    await crone.news()
+    for (const each of [hag, phone]) expect(await each.news()).to.deep.equal(['message:first hello'])
+    await hag.ask('set', "<query xmlns='urn:xmpp:mam:2'/>", hag.bare)
+    expect((await hag.news()).length).to.equal(1)
+  })
+
   it('§17.5.1: all traffic is allowed', async () => {
     await crone.found('first')
     expect(await crone.tries('get', `<query xmlns='http://jabber.org/protocol/disco#info' node='${MUC}#traffic'/>`)).to.equal('service-unavailable')

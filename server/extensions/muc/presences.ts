@@ -1,6 +1,7 @@
 /** Entering, leaving and changing one's presence or nickname (XEP-0045 §7.1, §7.2, §7.6, §7.7, §7.14). */
 import { randomInt } from 'node:crypto'
 import type { Jid } from '../../../lib/jid.ts'
+import { DELAY_NS } from '../../../lib/stanza/delay.ts'
 import { StanzaError } from '../../../lib/stanza/errors.ts'
 import { CLIENT_NS, makeStanza, type Stanza } from '../../../lib/stanza/stanza.ts'
 import type { Element } from '../../../lib/xml/element.ts'
@@ -11,7 +12,7 @@ import { reaches } from './room-config.ts'
 
 /** What only the room says in a presence. */
 function isRooms({ xmlns }: { readonly xmlns: string }): boolean {
-  return xmlns === MUC_USER_NS || xmlns === MUC_NS || xmlns === OCCUPANT_ID_NS || xmlns === HATS_NS
+  return xmlns === MUC_USER_NS || xmlns === MUC_NS || xmlns === OCCUPANT_ID_NS || xmlns === HATS_NS || xmlns === DELAY_NS
 }
 
 /** A presence without its addresses, and without what only the room says. */
