@@ -6,7 +6,7 @@ import path from 'node:path'
 import { expect } from 'chai'
 import { type Client, connect } from '../../lib/client/client.ts'
 import { Connection } from '../../lib/client/connection.ts'
-import { type TestServer, startTestServer } from '../test-server.ts'
+import { TEST_CONFIG, type TestServer, startTestServer } from '../test-server.ts'
 
 const CREATE = "<iq type='set' to='localhost'><command xmlns='http://jabber.org/protocol/commands' node='urn:xmpp:invite#create-account'><x xmlns='jabber:x:data' type='submit'/></command></iq>"
 const INVITE = "<iq type='set' to='localhost'><command xmlns='http://jabber.org/protocol/commands' node='urn:xmpp:invite#invite'/></iq>"
@@ -134,6 +134,22 @@ describe('invitations, on a whole server', () => {
     }))
     expect(types.map(String).sort()).to.deep.equal(['error', 'result'])
     expect((await site.server.accounts.list('localhost')).filter((name) => name.startsWith('twin'))).to.have.length(1)
+  })
+
+  it('each host has its own invitations, and one page for all', async () => {
+    const two = await startTestServer({ config: TEST_CONFIG.replace('hosts: [localhost]', 'hosts: [localhost, example.org]') })
+    try {
+      const [, url = ''] = (await two.server.hosts.get('localhost')!.operations.run('generate_invite', [])) ?? []
+      const [, other = ''] = (await two.server.hosts.get('example.org')!.operations.run('generate_invite', [])) ?? []
+      ca = await readFile(path.join(two.dataDir, 'certs/localhost.self-signed.pem'), 'utf8')
+      const page = (await http('GET', url)).text
+      expect(page).to.contain('You are invited to localhost')
+      expect((await http('GET', other)).text).to.contain('You are invited to example.org').and.contain('@example.org')
+      expect((await http('POST', url, {}, fields(page))).status).to.equal(201)
+      expect(await two.server.accounts.exists('juliet@localhost')).to.equal(true)
+    } finally {
+      await two[Symbol.asyncDispose]()
+    }
   })
 
   it('the operator\'s commands make them too', async () => {

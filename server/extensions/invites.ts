@@ -6,7 +6,7 @@ import { StanzaError } from '../../lib/stanza/errors.ts'
 import { errorReply, iqResult, makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
 import { accessRule, int, type OptionType, text } from '../config/options.ts'
 import { defineExtension, type IqRequest, type RegistrationPass, type Stranger } from './extension.ts'
-import { servePage } from './invites/page.ts'
+import { type PageParts, servePage } from './invites/page.ts'
 import { createInviteStore, type Invite, type KnownInvite } from './invites/store.ts'
 import { seen } from '../sessions/rosters.ts'
 
@@ -48,10 +48,11 @@ export const invites = defineExtension({
     hooks.accountRemoved((owner) => store.removeInviter(owner))
 
     const isAdmin = (jid: Jid): boolean => access.allows('configure', { jid })
-    const mayInviteToAccount = (request: IqRequest): boolean => isOurs(request) && registrations.open(MODULE)
+    const mayInviteToAccount = async (request: IqRequest): Promise<boolean> => await isOurs(request) && registrations.open(MODULE)
       && (access.allows(options.access_create_account, { jid: request.from, address: request.session?.address }) || isAdmin(request.from))
-    function isOurs({ from }: IqRequest): boolean {
-      return from.domain === host && from.local !== ''
+    /** Not those without an account of their own (RFC 4505): who comes for an hour invites nobody. */
+    async function isOurs({ from }: IqRequest): Promise<boolean> {
+      return from.domain === host && accounts.exists(from.bare)
     }
 
     // ---- Making them (XEP-0401 §4)
@@ -97,7 +98,7 @@ export const invites = defineExtension({
       async run(request) {
         const { from } = request
         requireRoom(from)
-        const register = mayInviteToAccount(request) && hasRoomForAccount(from)
+        const register = await mayInviteToAccount(request) && hasRoomForAccount(from)
         return { result: resultOf(await make({ inviter: from.bare, kind: 'contact', username: '', subscribe: true, register })) }
       },
     })
@@ -209,7 +210,7 @@ export const invites = defineExtension({
     // ---- The page
 
     if (options.landing_page === 'none') return undefined
-    return servePage({
+    return servePage(lasting('invites pages', () => new Map<string, PageParts>()), {
       host, http, limits, secret: lasting('invites secret', () => crypto.getRandomValues(new Uint8Array(32))),
       siteName: options.site_name === '' ? host : options.site_name,
       webchat: /^https?:/.test(options.webchat_url) ? options.webchat_url.replaceAll('@HOST@', host) : undefined,

@@ -105,8 +105,16 @@ export const register = defineExtension({
       return jid.bare
     }
 
-    const isOpen = (module: string): boolean => options.allow_modules.includes('all') || options.allow_modules.includes(module)
-    registrations.serve({ open: isOpen, register: createAccount })
+    // Where passwords are of no use nobody needs an account.
+    const isOpen = (module: string): boolean => config.authMethods.includes('internal') && (options.allow_modules.includes('all') || options.allow_modules.includes(module))
+    registrations.serve({
+      open: isOpen,
+      async register(request) {
+        // What waits for a commit is not begun while there is none to come.
+        if (!storage.healthy) throw new StanzaError('resource-constraint', 'The server cannot store anything at the moment')
+        return createAccount(request)
+      },
+    })
 
     function sendMessage(to: string, body: string, subject = ''): void {
       router.route(stanzaOf('message', { id: nextMessageId(now()), from: host, to, type: 'normal' },
@@ -136,7 +144,7 @@ export const register = defineExtension({
 
     // Without passwords there is nothing to register with.
     const mayRegister = (address: string): boolean =>
-      config.authMethods.includes('internal') && isOpen('mod_register') && access.allows(options.ip_access, { address })
+      isOpen('mod_register') && access.allows(options.ip_access, { address })
     const byInvitation = (): boolean => config.authMethods.includes('internal') && registrations.byPass && isOpen('mod_invites')
 
     // XEP-0445 §3: who was invited looks for this one too.

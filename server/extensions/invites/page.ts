@@ -34,17 +34,17 @@ export interface PageParts {
   find(token: string): PageInvite | undefined
 }
 
-/** Serves the page of each invitation below `/invites`. Call the result to stop. */
-export function servePage(parts: PageParts): () => void {
+/** Serves the page of each invitation below `/invites`, for all hosts at once: a token tells whose it is. Call the result to stop. */
+export function servePage(hosts: Map<string, PageParts>, own: PageParts): () => void {
   async function show(request: IncomingMessage, response: ServerResponse, path: HttpPath): Promise<void> {
-    const { token, found } = read(path)
+    const { token, parts, found } = read(path)
     const wrong = overText(found)
     if (found === undefined || wrong !== undefined) return send(response, 404, overPage(parts, wrong ?? ''))
     send(response, 200, invitePage(parts, token, found, systemOf(request)))
   }
 
   async function register(request: IncomingMessage, response: ServerResponse, path: HttpPath): Promise<void> {
-    const { token, found } = read(path)
+    const { token, parts, found } = read(path)
     requireOwnForm(request)
     const form = new URLSearchParams((await readBody(request, response, FORM_BYTES_MAX, parts.limits)).toString('utf8'))
     const wrong = overText(found)
@@ -63,20 +63,30 @@ export function servePage(parts: PageParts): () => void {
     }
   }
 
-  function read(path: HttpPath): { token: string; found: PageInvite | undefined } {
+  function read(path: HttpPath): { token: string; parts: PageParts; found: PageInvite | undefined } {
     const [, , token = '', ...more] = path.path.split('/')
-    // The host that was asked for may be another of this server: each has its own invitations.
-    return { token, found: more.length > 0 || !/^[A-Za-z0-9]{1,64}$/.test(token) ? undefined : parts.find(token) }
+    if (more.length === 0 && /^[A-Za-z0-9]{1,64}$/.test(token)) {
+      for (const parts of hosts.values()) {
+        const found = parts.find(token)
+        if (found !== undefined) return { token, parts, found }
+      }
+    }
+    return { token, parts: hosts.get(path.host) ?? own, found: undefined }
   }
 
   function isSigned(token: string, signature: string): boolean {
     const given = Buffer.from(signature)
-    const expected = Buffer.from(sign(parts.secret, token))
+    const expected = Buffer.from(sign(own.secret, token))
     return given.length === expected.length && timingSafeEqual(given, expected)
   }
 
-  const routes = [parts.http.add('GET', ROUTE, show), parts.http.add('POST', ROUTE, register)]
-  return () => { for (const remove of routes) remove() }
+  hosts.set(own.host, own)
+  // Whichever host's route stands answers for all.
+  const routes = [own.http.add('GET', ROUTE, show), own.http.add('POST', ROUTE, register)]
+  return () => {
+    for (const remove of routes) remove()
+    if (hosts.get(own.host) === own) hosts.delete(own.host)
+  }
 }
 
 function sign(secret: Uint8Array, token: string): string {
