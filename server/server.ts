@@ -195,6 +195,8 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   function accountLeft(bare: string): void {
     if (!anonymous.has(bare) || sessions.of(bare).length > 0) return
     anonymous.delete(bare)
+    // Its owner was faster.
+    if (removing.has(bare)) return
     const done = unregister(bare).catch((error: unknown) => log.error({ what: 'anonymous_account_not_removed', account: bare, error })).finally(() => ending.delete(done))
     ending.add(done)
   }

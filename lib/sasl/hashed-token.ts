@@ -43,10 +43,6 @@ function hashWith(mechanism: string, token: KeyObject, role: HashedTokenRole, bi
   return (binding === undefined ? mac : mac.update(binding)).digest()
 }
 
-export function isHashedToken(mechanism: string): boolean {
-  return NAME.test(mechanism)
-}
-
 /** Tokens of accounts, as a login tries them. */
 export interface TokenCheck {
   /**

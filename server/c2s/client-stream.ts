@@ -345,6 +345,8 @@ export class ClientStream implements StreamHandler, Carrier {
     pending.then(done, (error: unknown) => {
       if (error instanceof StreamError) return this.close(error)
       this.#c2s.log.error({ what: 'stanza_failed', address: this.address, error })
+      // A login that came to nothing is not answered any more.
+      if (this.#session === undefined) return this.close(new StreamError('internal-server-error'))
       done()
     })
     setImmediate(() => {
@@ -626,7 +628,10 @@ export class ClientStream implements StreamHandler, Carrier {
     const session = this.#begin(claim)
     session.hold()
     // The archive as it is now, and all that comes from now on.
-    const answers = host.bind2.answer(session)
+    const answers = host.bind2.answer(session).catch((error: unknown) => {
+      this.#c2s.log.error({ what: 'bind_answer_failed', jid: session.jid.toString(), error })
+      return ''
+    })
     let bound = ''
     for (const child of bind.getChildElements()) if (child.getNS() !== NS.sm) bound += host.bind2.enable(session, child)
     const enable = bind.getChild('enable', NS.sm)

@@ -240,6 +240,23 @@ describe('SASL2', () => {
     })
   })
 
+  describe('when storage fails', () => {
+    it('a login that cannot be granted ends the stream; a feature that cannot be told is left out', async () => {
+      await start()
+      const { archive, records } = site.server.storage
+      const { bounds } = archive
+      archive.bounds = () => Promise.reject(new Error('damaged'))
+      const { success } = await login({ agent: PHONE, inline: BIND_ALL })
+      expect([boundIn(success).getChild('metadata', 'urn:xmpp:mam:2'), boundIn(success).getChild('enabled', SM) === undefined]).to.deep.equal([undefined, false])
+      archive.bounds = bounds
+      const { get } = records
+      records.get = (table, key) => (table === 'clients' ? Promise.reject(new Error('damaged')) : get(table, key))
+      expect(await condition({ agent: PHONE })).to.equal('stream internal-server-error')
+      records.get = get
+      expect(await condition({ agent: PHONE })).to.equal('in')
+    })
+  })
+
   describe('with resumption', () => {
     const resume = (id: string | undefined, h = 0): string => `<resume xmlns='${SM}' previd='${id}' h='${h}'/>`
 

@@ -91,6 +91,16 @@ describe('fast authentication', () => {
     }
   })
 
+  it('an operator can turn mechanisms off', async () => {
+    const { sasl2, request } = stage()
+    const { context } = request('PLAIN', '', TLS12)
+    const disabled = ['HT-SHA-256-NONE', 'HT-SHA-512-NONE', 'HT-SHA-512-UNIQ']
+    expect(sasl2.offeredInline({ ...context, disabled })).to.equal(`<fast xmlns='${NS}'><mechanism>HT-SHA-256-UNIQ</mechanism></fast>`)
+    expect(sasl2.offeredInline({ ...context, disabled: [...disabled, 'HT-SHA-256-UNIQ'] })).to.equal('')
+    const login = request('HT-SHA-256-NONE', `<fast xmlns='${NS}'/>`)
+    expect(sasl2.start({ ...login, context: { ...context, disabled } })).to.equal(undefined)
+  })
+
   it('what has expired is forgotten', async () => {
     const { clock, accounts, storage, tasks, first } = stage({ token_lifetime: 1000 })
     await accounts.register('romeo@example.net', 'secret')

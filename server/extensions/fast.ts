@@ -1,5 +1,6 @@
 // XEP-0484: Fast Authentication Streamlining Tokens, version 0.2.0 (2024-06-30)
-import { HashedTokenServer, hashedTokenMechanisms, isHashedToken } from '../../lib/sasl/hashed-token.ts'
+import { HashedTokenServer, hashedTokenMechanisms } from '../../lib/sasl/hashed-token.ts'
+import type { SaslContext } from '../../lib/sasl/mechanism.ts'
 import { escapeXml, type Element } from '../../lib/xml/element.ts'
 import { formatDateTime } from '../../lib/stanza/delay.ts'
 import { duration } from '../config/options.ts'
@@ -28,14 +29,16 @@ export const fast = defineExtension({
     /** When the token was made by which a client has just logged in, ms. */
     const used = new WeakMap<Login, number>()
 
-    sasl2.inline(({ channelBinding }) =>
-      `<fast xmlns='${NS}'>${hashedTokenMechanisms(channelBinding).map((name) => `<mechanism>${name}</mechanism>`).join('')}</fast>`)
+    sasl2.inline((context) => {
+      const names = mechanismsFor(context)
+      return names.length === 0 ? undefined : `<fast xmlns='${NS}'>${names.map((name) => `<mechanism>${name}</mechanism>`).join('')}</fast>`
+    })
 
     sasl2.mechanism((login) => {
       const { mechanism, client, context } = login
       const request = childOf(login, 'fast')
       // §4.1: who uses a token says which client it is.
-      if (request === undefined || client === undefined || !isHashedToken(mechanism) || !hashedTokenMechanisms(context.channelBinding).includes(mechanism)) return undefined
+      if (request === undefined || client === undefined || !mechanismsFor(context).includes(mechanism)) return undefined
       return new HashedTokenServer(mechanism, context, {
         async check(bare, fits) {
           const { outcome, issued } = await tokens.check(bare, client.id, mechanism, countOf(request), fits)
@@ -57,7 +60,7 @@ export const fast = defineExtension({
       // §3.5
       const due = issued !== undefined && !invalidate && now() - issued > options.token_refresh_age
       const mechanism = wanted ?? (due ? login.mechanism : undefined)
-      if (mechanism === undefined || !hashedTokenMechanisms(context.channelBinding).includes(mechanism)) return undefined
+      if (mechanism === undefined || !mechanismsFor(context).includes(mechanism)) return undefined
       const { token, expires } = await tokens.issue(owner, client.id, mechanism, options.token_lifetime)
       return `<token xmlns='${NS}' expiry='${formatDateTime(expires)}' token='${escapeXml(token)}'/>`
     })
@@ -70,6 +73,11 @@ export const fast = defineExtension({
     })
   },
 })
+
+function mechanismsFor({ channelBinding, disabled }: SaslContext): readonly string[] {
+  const names = hashedTokenMechanisms(channelBinding)
+  return disabled.length === 0 ? names : names.filter((name) => !disabled.includes(name))
+}
 
 function childOf({ request }: Login, name: string): Element | undefined {
   const span = request.find(name, NS)

@@ -92,6 +92,21 @@ describe('upgrades of passwords (XEP-0480)', () => {
     expect(await site.server.accounts.hashes(ROMEO)).to.deep.equal(['SHA-1'])
   })
 
+  it('a password that was changed meanwhile is not brought back', async () => {
+    await site.server.reload(loadConfig('/x.yml', { readText: () => OLD }).config)
+    const connection = await Connection.open({ host: site.host, port: site.tlsPort, domain: 'localhost', direct: true })
+    open.push(connection)
+    connection.openStream()
+    await connection.nextElement()
+    connection.write(`<authenticate xmlns='${SASL2}' mechanism='PLAIN'><initial-response>${Buffer.from('\0romeo\0secret').toString('base64')}</initial-response><upgrade xmlns='${NS}'>UPGR-SCRAM-SHA-256</upgrade></authenticate><next xmlns='${SASL2}' task='UPGR-SCRAM-SHA-256'/>`)
+    expect((await connection.nextElement()).name).to.equal('continue')
+    expect((await connection.nextElement()).name).to.equal('task-data')
+    await site.server.accounts.setPassword(ROMEO, 'another')
+    connection.write(`<task-data xmlns='${SASL2}'><hash xmlns='urn:xmpp:scram-upgrade:0'>${Buffer.alloc(32).toString('base64')}</hash></task-data>`)
+    expect(String(await connection.nextElement())).to.contain('<not-authorized')
+    expect(await site.server.accounts.hashes(ROMEO)).to.deep.equal(['SHA-1'])
+  })
+
   it('mechanisms that accounts may lack can be kept from clients that know no SASL2', async () => {
     await site.server.reload(loadConfig('/x.yml', { readText: () => `${TEST_CONFIG}\nauth_password_types_hidden_in_sasl1: [plain, scram_sha256, scram_sha512]\n` }).config)
     const connection = await Connection.open({ host: site.host, port: site.tlsPort, domain: 'localhost', direct: true })

@@ -43,10 +43,14 @@ export const scramUpgrade = defineExtension({
       const present = (await accounts.hashes(owner)) ?? []
       // It has no password at all.
       if (present.length === 0) return []
-      return offered.filter((hash) => !present.includes(hash) && asked.includes(`UPGR-SCRAM-${hash}`)).map((hash) => upgrade(owner, hash))
+      const [known] = present as readonly [ScramHash]
+      const password = (await accounts.scramKeys(owner, known))?.storedKey
+      const isSame = async (): Promise<boolean> => password !== undefined && (await accounts.scramKeys(owner, known))?.storedKey.equals(password) === true
+      return offered.filter((hash) => !present.includes(hash) && asked.includes(`UPGR-SCRAM-${hash}`)).map((hash) => upgrade(owner, hash, isSame))
     })
 
-    function upgrade(owner: string, hash: ScramHash): Task {
+    /** `isSame`: whether the password is the one with which the client has logged in. */
+    function upgrade(owner: string, hash: ScramHash, isSame: () => Promise<boolean>): Task {
       const salt = randomBytes(16)
       return {
         name: `UPGR-SCRAM-${hash}`,
@@ -56,6 +60,7 @@ export const scramUpgrade = defineExtension({
           const text = span === undefined ? '' : data.childElement(span).getText().trim()
           const salted = Buffer.from(text, 'base64')
           if (salted.toString('base64') !== text || salted.length !== hashBytes(hash)) throw new SaslFailure('malformed-request')
+          if (!(await isSame())) throw new SaslFailure('not-authorized', 'The password has been changed')
           await accounts.addKeys(owner, hash, { salt, iterations: ITERATIONS, ...keysOf(hash, salted) })
           log.info({ what: 'password_upgraded', account: owner, hash })
         },
