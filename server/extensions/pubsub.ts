@@ -76,7 +76,7 @@ export const pubsub = defineExtension({
       describeService(service.disco, engine, domain, options.max_nodes_discoitems)
     }
     every(EXPIRE_EVERY_MS, () => { engine.expire() })
-    hooks.accountRemoved((owner) => { engine.store.erase(owner) })
+    hooks.accountRemoved((owner) => { engine.forget(owner) })
     accountData.exports((owner) => exportNodes(engine.store, owner))
     accountData.imports('http://jabber.org/protocol/pubsub#owner pubsub', (owner, element) => { importConfigurations(engine.store, owner, element, now()) })
     accountData.imports('http://jabber.org/protocol/pubsub pubsub', (owner, element) => { importItems(engine.store, owner, element, now()) })

@@ -90,4 +90,19 @@ describe('nodes', () => {
     expect(() => engine.publish(bare, [item('a')], romeo)).to.throw().that.has.property('condition', 'bad-request')
     expect(engine.publish(bare, [{ id: undefined, payload: '' }], romeo).length).to.equal(1)
   })
+
+  it('what an account alone owns goes with it, and its subscribers hear; what others own too stays', () => {
+    const { engine, routed } = start()
+    const service = 'pubsub.example.net'
+    const own = engine.create(service, 'own', romeo, {})
+    engine.create(service, 'shared', romeo, {})
+    engine.store.setAffiliation(service, 'shared', 'juliet@example.net', 'owner')
+    engine.create('romeo@example.net', 'urn:tune', romeo, {})
+    engine.subscribe(own, remote)
+    engine.forget('romeo@example.net')
+    expect(routed.map((each) => [each.to, each.toString().includes("<delete node='own'/>") || each.toString().includes("<delete node='own'>")])).to.deep.equal([[remote.toString(), true]])
+    expect(engine.store.nodes(service).map(({ name }) => name)).to.deep.equal(['shared'])
+    expect(engine.store.affiliations(service, 'shared')).to.deep.equal([{ jid: 'juliet@example.net', affiliation: 'owner' }])
+    expect([...engine.store.nodesOf('romeo@example.net').keys()]).to.deep.equal([])
+  })
 })

@@ -68,6 +68,8 @@ export interface Engine {
   watch(watcher: (change: Change) => void): void
   /** Removes what has expired. */
   expire(): void
+  /** The account (a bare JID) is gone, and with it what it owns, subscribes to and may do. */
+  forget(account: string): void
 }
 
 /** The largest payload that a node can be configured for, bytes. */
@@ -219,6 +221,15 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
       if (subscription !== undefined && node.config.notify_sub) events.send(node, subscriptionXml(node, { ...subscription, state: 'none' }), { owners: true })
     },
     watch(watcher) { watchers.push(watcher) },
+    forget(account) {
+      for (const { service, node: name, kind } of store.placesOf(account)) {
+        const node = kind === 'a' ? store.node(service, name) : undefined
+        if (node === undefined || store.affiliation(service, name, account) !== 'owner') continue
+        const others = store.affiliations(service, name).some(({ jid, affiliation }) => affiliation === 'owner' && jid !== account)
+        if (!others && !isAccount(service)) engine.delete(node)
+      }
+      store.erase(account)
+    },
     expire() {
       const places = store.expiring(expireAfter, EXPIRING_PER_STEP)
       for (const { service, node: name } of places) {
