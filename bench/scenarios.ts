@@ -319,7 +319,7 @@ const presence: Scenario = {
 
 const OCCUPANTS = 100
 /** Who speaks, each with one message in flight. */
-const SPEAKERS = 10
+const SPEAKERS = 5
 
 function muc(name: string, help: string, enhanced: boolean, messages: number): Scenario {
   return {
