@@ -35,6 +35,8 @@ export class Stanza {
   readonly content: Buffer
   readonly children: readonly ChildSpan[]
   #bytes: Buffer | undefined
+  /** In place of `#bytes`, of copies that nobody has asked for these. */
+  #parts: readonly Buffer[] | undefined
   #element: Element | undefined
 
   constructor(name: string, xmlns: string, attrs: Attributes, content: Buffer, children: readonly ChildSpan[]) {
@@ -106,16 +108,11 @@ export class Stanza {
     const after = bytes.subarray(at + 1)
     const names = Object.keys(this.attrs).filter((name) => name !== 'to')
     return (to, escaped = Buffer.from(escapeXml(to))) => {
-      const end = at + escaped.length
-      const written = Buffer.allocUnsafe(end + after.length)
-      written.set(before)
-      written.set(escaped, at)
-      written.set(after, end)
       const attrs = new AttributeMap()
       for (const name of names) attrs[name] = this.attrs[name] as string
       attrs['to'] = to
       const copy = new Stanza(this.name, this.xmlns, attrs, this.content, this.children)
-      copy.#bytes = written
+      copy.#parts = [before, escaped, after]
       return copy
     }
   }
@@ -179,7 +176,12 @@ export class Stanza {
 
   /** Serialised, once; the default namespace in scope where it is written must be `jabber:client`. */
   bytes(): Buffer {
-    return (this.#bytes ??= this.encode())
+    return (this.#bytes ??= this.#parts === undefined ? this.encode() : Buffer.concat(this.#parts))
+  }
+
+  /** The same in as many buffers as it is kept in: one, or those that copies have in common and what is their own. */
+  parts(): readonly Buffer[] {
+    return this.#bytes === undefined && this.#parts !== undefined ? this.#parts : [this.bytes()]
   }
 
   /** Serialised anew, for stanzas that are kept long. */

@@ -422,7 +422,7 @@ export class Session implements GateWaiter {
   #write(stanza: Stanza, taken: Taken | undefined): void {
     const carrier = this.#carrier
     if (carrier === undefined) return taken?.(false)
-    carrier.write(stanza.bytes())
+    for (const part of stanza.parts()) carrier.write(part)
     if (taken !== undefined) carrier.whenTaken(taken)
     if (carrier.backlog > this.#context.limits.outboundBytes) return this.#stopped()
     const management = this.management
