@@ -299,6 +299,8 @@ export class ClientStream implements StreamHandler, Carrier {
       if (jid === undefined || (!jid.equals(session.jid) && jid.toString() !== session.owner)) throw new StreamError('invalid-from')
     }
     this.#c2s.counted(stanza.name)
+    // XEP-0286 §4.2: its radio is on; what is held back for it goes now.
+    if (!session.active) session.flushHeld()
     const stamped = stanza.stamped(session.jid.toString(), stanza.name === 'iq' ? undefined : this.#lang)
     const toServer = stamped.to === undefined || stamped.to === session.host
     if (stamped.name === 'iq' && stamped.type === 'set' && toServer && stamped.has('session', NS.session)) {

@@ -21,7 +21,7 @@ export interface ClientStateOptions {
 export const clientState = defineExtension({
   name: 'client-state',
   ejabberd: 'mod_client_state',
-  specs: [{ xep: 352, version: '1.0.0', status: 'complete' }],
+  specs: [{ xep: 352, version: '1.0.0', status: 'complete' }, { xep: 286, version: '1.0.0', status: 'partial', note: 'what is worth no wake-up waits, and goes when the client sends or gets something; streams are not compressed' }],
   needs: ['features', 'nonzas', 'hooks', 'bind2'],
   options: {
     queue_presence: { type: bool(), default: true, help: 'Hold presence back, the latest of each sender.' },

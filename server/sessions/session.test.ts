@@ -529,4 +529,21 @@ describe('a session whose client is inactive (XEP-0352)', () => {
     await juliet.disconnect()
     await romeo.disconnect()
   })
+
+  it('gets what was held back when it sends something (XEP-0286)', async () => {
+    await using server = await startTestServer({ accounts: { romeo: 'pencil', juliet: 'pencil' } })
+    const open = (user: string): Promise<Client> => connect({ host: server.host, port: server.port, domain: server.domain, tls: 'none', user, password: 'pencil', resource: 'balcony' })
+    const [romeo, juliet] = [await open('romeo'), await open('juliet')]
+    juliet.send("<inactive xmlns='urn:xmpp:csi:0'/>")
+    await juliet.ping()
+    let shown = false
+    juliet.on((stanza) => { shown ||= stanza.name === 'presence' })
+    romeo.send("<presence to='juliet@localhost/balcony'/>")
+    await romeo.ping()
+    expect(shown).to.equal(false)
+    juliet.send("<message to='romeo@localhost/balcony' type='chat'><body>Hi</body></message>")
+    await juliet.receive((each) => each.name === 'presence')
+    await juliet.disconnect()
+    await romeo.disconnect()
+  })
 })
