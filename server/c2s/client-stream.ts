@@ -7,7 +7,7 @@ import { shareReads } from '../../lib/net/shared-reads.ts'
 import { channelBindingOf } from '../../lib/sasl/channel-binding.ts'
 import { certifiedAccounts } from '../../lib/sasl/external.ts'
 import { SaslFailure } from '../../lib/sasl/mechanism.ts'
-import { createSaslServer, exchangeOf, mechanismsFor, type SaslContext, type SaslServer } from '../../lib/sasl/server.ts'
+import { type ChannelBinding, createSaslServer, exchangeOf, mechanismsFor, type SaslContext, type SaslServer } from '../../lib/sasl/server.ts'
 import { randomId } from '../../lib/stanza/ids.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { CLIENT_NS, errorReply, iqResult, type Stanza } from '../../lib/stanza/stanza.ts'
@@ -58,6 +58,7 @@ export class ClientStream implements StreamHandler, Carrier {
   #stranger: Stranger | undefined
   #tasks: PendingTasks | undefined
   #certified: readonly string[] | undefined
+  #binding: { readonly found: ChannelBinding | undefined } | undefined
   /** What is to be written waits for the answer to the login. */
   #answering = false
   /** The bare JID that the stream header says it is from. */
@@ -239,8 +240,7 @@ export class ClientStream implements StreamHandler, Carrier {
   }
 
   #saslContext(host: Host): SaslContext {
-    const socket = this.#socket
-    const binding = this.#secure && socket instanceof tls.TLSSocket ? channelBindingOf(socket, this.#c2s.endPointOf(socket)) : undefined
+    const binding = this.#channelBinding()
     return {
       host: host.name,
       accounts: host.credentials,
@@ -255,6 +255,14 @@ export class ClientStream implements StreamHandler, Carrier {
       certified: this.#certifiedAddresses(),
       attempt: (bare) => { this.#try = this.#c2s.tryLogin(bare, this.address) },
     }
+  }
+
+  /** What the connection can be bound to; asked of OpenSSL once. */
+  #channelBinding(): ChannelBinding | undefined {
+    const socket = this.#socket
+    if (!this.#secure || !(socket instanceof tls.TLSSocket)) return undefined
+    this.#binding ??= { found: channelBindingOf(socket, this.#c2s.endPointOf(socket)) }
+    return this.#binding.found
   }
 
   #certifiedAddresses(): readonly string[] | undefined {
