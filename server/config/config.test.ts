@@ -442,6 +442,12 @@ listen:
       ])
     })
 
+    it('says that SASL2 needs TLS', () => {
+      expect(load('hosts: [a.example]\nlisten:\n  - {port: 1, module: ejabberd_c2s, allow_unencrypted_sasl2: true}\n  - {port: 2, module: ejabberd_c2s, allow_unencrypted_sasl2: false}\n').problems).to.deep.equal([
+        'main.yml:3: warning: listen.allow_unencrypted_sasl2: has no effect: SASL2 is offered over TLS alone (XEP-0388 §3).',
+      ])
+    })
+
     it('asks clients for certificates where there are authorities for them', async () => {
       const authority = (await generate([{ name: 'commonName', value: 'Authority' }], { keyType: 'ec', algorithm: 'sha256' })).cert
       const dir = mkdtempSync(join(tmpdir(), 'tidings-'))

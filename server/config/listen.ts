@@ -112,7 +112,7 @@ const clientTable: OptionTable<Omit<Listener, 'request_handlers' | 'custom_heade
   starttls_required: { type: bool(), default: false, help: 'Whether nothing but STARTTLS is allowed on a plain connection.' },
   zlib: { type: bool(), default: false, help: 'Stream compression is not offered (XEP-0138 is unsafe under TLS).' },
   tls_verify: { type: bool(), default: false, help: 'Set to false, clients are not asked for certificates here although there is a cafile.' },
-  allow_unencrypted_sasl2: { type: bool(), default: false, help: 'Unused.' },
+  allow_unencrypted_sasl2: { type: bool(), default: false, help: 'SASL2 is offered over TLS alone.' },
   max_stanza_size: { type: size({ min: 1 }), default: 0, help: 'Bytes of one stanza after login.' },
   max_stanza_elements: { type: elements, default: 0, help: 'Elements of one stanza after login.' },
   pre_auth_max_stanza_size: { type: size({ min: 1 }), default: 0, help: 'Bytes of one element before login.' },
@@ -126,7 +126,7 @@ const httpTable: OptionTable<Common & Pick<Listener, 'tls' | 'certfile' | 'ciphe
   request_handlers: { type: map(text()), default: new Map(), help: 'Path prefix to module, such as /upload: mod_http_upload.' },
   custom_headers: { type: headers(), default: new Map(), help: 'Headers of every answer.' },
   tag: { type: text(), default: '', help: 'Unused.', ignored: 'has no effect: there is no HTTP API.' },
-  allow_unencrypted_sasl2: { type: bool(), default: false, help: 'Unused.' },
+  allow_unencrypted_sasl2: { type: bool(), default: false, help: 'SASL2 is offered over TLS alone.' },
 }
 
 /** What the listener tables are, for the manual. */
@@ -193,6 +193,8 @@ function readListener(node: MapNode, context: ListenContext, certfiles: { path: 
   })
   const { options } = read
   problems.push(...read.problems)
+  const unencrypted = entryOf(current, 'allow_unencrypted_sasl2')
+  if (unencrypted && options.allow_unencrypted_sasl2) report(unencrypted, 'listen.allow_unencrypted_sasl2', 'warning', 'has no effect: SASL2 is offered over TLS alone (XEP-0388 §3).')
   const zlib = entryOf(current, 'zlib')
   if (zlib && options.zlib) report(zlib, 'listen.zlib', 'warning', 'has no effect: streams are not compressed.')
   const bounded = { max_stanza_size: 'stanza_bytes', pre_auth_max_stanza_size: 'pre_auth_stanza_bytes', max_stanza_elements: 'children', pre_auth_max_stanza_elements: 'children' } as const
