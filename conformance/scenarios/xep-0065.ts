@@ -13,10 +13,17 @@ const WAIT_MS = 5000
 async function read(socket: Socket, bytes: number): Promise<Buffer> {
   const timer = setTimeout(() => socket.destroy(new Error('the proxy does not answer')), WAIT_MS)
   try {
-    for (;;) {
-      const taken = socket.read(bytes) as Buffer | null
-      if (taken !== null) return taken
-      await once(socket, 'readable')
+    const chunks: Buffer[] = []
+    for (let left = bytes; ;) {
+      // More at once than the socket has room for is never there.
+      const taken = socket.readableLength === 0 ? null : socket.read(Math.min(left, socket.readableLength)) as Buffer | null
+      if (taken !== null) {
+        chunks.push(taken)
+        left -= taken.length
+      }
+      if (left === 0) return Buffer.concat(chunks)
+      check(!socket.readableEnded && !socket.destroyed, `the connection ended before its ${bytes} bytes`)
+      if (taken === null) await once(socket, 'readable')
     }
   } finally {
     clearTimeout(timer)
