@@ -75,6 +75,8 @@ export const OPERATIONS: readonly { readonly name: string; readonly args: readon
   { name: 'unban_ip', args: ['address'], help: 'Forget failed logins from an address; answers how many addresses had any.' },
   { name: 'generate_invite', args: ['host'], help: 'Invite somebody to make an account; answers the invitation and its page.' },
   { name: 'generate_invite_with_username', args: ['user', 'host'], help: 'Invite somebody to make this account.' },
+  { name: 'list_invites', args: ['host'], help: 'List the invitations that can be used: who made them, for what, for whom, and until when.' },
+  { name: 'expire_invite_tokens', args: ['user', 'host'], help: 'Take back all invitations of an account; answers how many.' },
   { name: 'status', args: [], help: 'Say whether the server runs, and how it is.' },
   { name: 'reload_config', args: [], help: 'Read the configuration again.' },
   { name: 'stop', args: [], help: 'Stop the server.' },
@@ -203,6 +205,8 @@ export function createAdmin(parts: AdminParts): Admin {
     },
     generate_invite: ([host = '']) => extended(host, 'mod_invites', 'generate_invite', []),
     generate_invite_with_username: ([user = '', host = '']) => extended(host, 'mod_invites', 'generate_invite_with_username', [user]),
+    list_invites: ([host = '']) => extended(host, 'mod_invites', 'list_invites', []),
+    expire_invite_tokens: ([user = '', host = '']) => extended(host, 'mod_invites', 'expire_invite_tokens', [user]),
     status() {
       const status = running().status()
       const lines = [

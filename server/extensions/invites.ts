@@ -45,7 +45,7 @@ export const invites = defineExtension({
   start({ host, commands, features, nonzas, registrations, operations, hooks, router, rosters, accounts, access, storage, http, limits, log, lasting, every, now }, options) {
     const store = createInviteStore(storage.records, host, now)
     every(JOB_MS, () => store.expire())
-    hooks.accountRemoved((owner) => store.removeInviter(owner))
+    hooks.accountRemoved(async (owner) => { await store.removeInviter(owner) })
 
     const isAdmin = (jid: Jid): boolean => access.allows('configure', { jid })
     const mayInviteToAccount = async (request: IqRequest): Promise<boolean> => await isOurs(request) && registrations.open(MODULE)
@@ -138,6 +138,14 @@ export const invites = defineExtension({
     }
     operations.add('generate_invite', () => byOperator(''))
     operations.add('generate_invite_with_username', ([username = '']) => byOperator(username))
+
+    operations.add('list_invites', async () => (await store.open()).map(({ inviter, kind, username, until }) =>
+      [inviter === '' ? '-' : inviter, kind, username === '' ? '-' : username, new Date(until).toISOString()].join('\t')))
+    operations.add('expire_invite_tokens', async ([username = '']) => {
+      const count = await store.removeInviter(Jid.of(username, host).bare)
+      await storage.committed()
+      return [String(count)]
+    })
 
     // ---- Registration with a token (XEP-0445)
 

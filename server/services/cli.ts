@@ -182,7 +182,7 @@ async function administer(name: string, args: readonly string[], options: Option
   const dataDir = config === undefined ? path.resolve(options.data ?? 'data') : dataDirOf(options, config)
   const answered = await askControl(dataDir, name, args)
   if (answered !== undefined) return answered
-  if (['status', 'stop', 'reload_config', 'kick_user', 'kick_session', 'user_resources', 'unban_ip'].includes(name) || name.startsWith('generate_') || name.startsWith('connected_')) {
+  if (['status', 'stop', 'reload_config', 'kick_user', 'kick_session', 'user_resources', 'unban_ip'].includes(name) || name.includes('_invite') || name.startsWith('connected_')) {
     return { code: 1, lines: [`The server is not running on ${dataDir}`] }
   }
   return offline(name, args, config ?? (await readConfig(options)), dataDir)

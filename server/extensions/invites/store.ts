@@ -50,9 +50,12 @@ export interface InviteStore {
   /** How many an inviter has made in the time one lasts, and how many of these can make an account. */
   count(inviter: string): { all: number; register: number }
   isReserved(bareJid: string): boolean
+  /** Those that can still be used. */
+  open(): Promise<readonly Invite[]>
   /** Forgets those that are long over. */
   expire(): Promise<void>
-  removeInviter(inviter: string): Promise<void>
+  /** Forgets what an inviter has made; answers how many could still be used. */
+  removeInviter(inviter: string): Promise<number>
 }
 
 /** The invitations of one host. */
@@ -73,6 +76,19 @@ export function createInviteStore(records: Records, host: string, now: () => num
     if (name !== undefined && invite.used === '') records.delete(NAMES, name)
   }
 
+  function isOpen(invite: Invite): boolean {
+    return invite.used === '' && invite.until > now()
+  }
+  async function* all(): AsyncGenerator<KnownInvite> {
+    let after: Key | undefined
+    for (;;) {
+      const page: readonly { key: Key; value: Value }[] = await records.range(INVITES, [host], { limit: PAGE, ...(after && { after }) })
+      for (const { key, value } of page) yield { hash: key[1] as string, invite: value as unknown as Invite }
+      if (page.length < PAGE) return
+      after = page.at(-1)?.key
+    }
+  }
+
   return {
     add(fresh) {
       const token = Array.from({ length: TOKEN_LENGTH }, () => ALPHABET[randomInt(ALPHABET.length)]).join('')
@@ -90,7 +106,7 @@ export function createInviteStore(records: Records, host: string, now: () => num
       const invite = get(hash)
       return invite && { hash, invite }
     },
-    isOpen: (invite) => invite.used === '' && invite.until > now(),
+    isOpen,
     isUnused: (hash) => get(hash)?.used === '',
     use({ hash, invite }, owner) {
       put(hash, { ...invite, used: owner })
@@ -105,24 +121,26 @@ export function createInviteStore(records: Records, host: string, now: () => num
       const until = at(records.get(NAMES, [bareJid]))
       return typeof until === 'number' && until > now()
     },
+    async open() {
+      const found: Invite[] = []
+      for await (const { invite } of all()) if (isOpen(invite)) found.push(invite)
+      return found
+    },
     async expire() {
-      let after: Key | undefined
-      for (;;) {
-        const page: readonly { key: Key; value: Value }[] = await records.range(INVITES, [host], { limit: PAGE, ...(after && { after }) })
-        for (const { key, value } of page) {
-          const invite = value as unknown as Invite
-          if (invite.until + GRACE_MS <= now()) forget(key[1] as string, invite)
-        }
-        if (page.length < PAGE) return
-        after = page.at(-1)?.key
-      }
+      for await (const { hash, invite } of all()) if (invite.until + GRACE_MS <= now()) forget(hash, invite)
     },
     async removeInviter(inviter) {
+      let count = 0
       for (const { key } of await records.range(BY, [inviter])) {
         const invite = get(key[1] as string)
-        if (invite !== undefined) forget(key[1] as string, invite)
-        else records.delete(BY, key)
+        if (invite === undefined) {
+          records.delete(BY, key)
+          continue
+        }
+        if (isOpen(invite)) count++
+        forget(key[1] as string, invite)
       }
+      return count
     },
   }
 }
