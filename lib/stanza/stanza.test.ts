@@ -1,4 +1,5 @@
 import { expect } from 'chai'
+import { escapeXml } from '../xml/element.ts'
 import { CLIENT_NS, Stanza, makeStanza } from './stanza.ts'
 
 const body = { name: 'body', xmlns: CLIENT_NS, text: '<body>Привет</body>' }
@@ -56,6 +57,9 @@ describe('stanzas as bytes', () => {
       const copyFor = stanza.copies()
       for (const to of ['juliet@example.net', "o'c@b", 'ж@пример']) {
         const copy = copyFor(to)
+        expect(Buffer.concat(copy.parts()).toString(), 'before its bytes are asked for').to.equal(stanza.withAttrs({ to }).toString())
+        expect(copyFor(to, Buffer.from(escapeXml(to))).toString()).to.equal(copy.toString())
+        expect(copy.parts()).to.deep.equal([copy.bytes()])
         expect(copy.to).to.equal(to)
         expect(copy.toString()).to.equal(stanza.withAttrs({ to }).toString())
       }

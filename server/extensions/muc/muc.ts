@@ -243,7 +243,7 @@ class RoomService implements Rooms {
 
     const { iq, disco } = parts.router.iqService(domain, options.name, (stanza, session) => this.#take(stanza, session))
     disco.identity('host', { category: 'conference', type: 'text', name: options.name })
-    disco.feature('host', MUC_NS, OCCUPANT_ID_NS, 'urn:xmpp:ping', 'http://jabber.org/protocol/rsm', ...(this.archives ? ['urn:xmpp:mam:2'] : []), 'vcard-temp')
+    disco.feature('host', MUC_NS, OCCUPANT_ID_NS, 'urn:xmpp:ping', 'http://jabber.org/protocol/rsm', 'vcard-temp')
     iq.get('urn:xmpp:ping ping', 'host', () => undefined)
     iq.get('vcard-temp vCard', 'host', () => hostVcard(options.vcard) ?? xml('vCard', { xmlns: 'vcard-temp' }))
     iq.set('vcard-temp vCard', 'host', () => { throw new StanzaError('forbidden') })
