@@ -44,7 +44,26 @@ const options = { iterations: 32 }
 
 for (const slow of [false, true]) {
   describe(`accounts over ${slow ? 'slow' : 'embedded'} records`, () => {
-    it('registers, checks, changes and removes', async () => {
+    it('what is written alongside a new account is written in the same turn, and may refuse it', async () => {
+    const records = fakeRecords()
+    const order: string[] = []
+    const put = records.put
+    records.put = (table, key, value) => {
+      order.push(table)
+      // Between the two nothing else runs.
+      queueMicrotask(() => order.push('turn'))
+      put(table, key, value)
+    }
+    const accounts = createAccounts(records, { iterations: 1 })
+    await accounts.register('juliet@example.net', 'secret', () => records.put('invites', ['example.net', 'hash'], true))
+    expect(order.slice(0, 2)).to.deep.equal(['invites', 'accounts'])
+    const refused = await accounts.register('romeo@example.net', 'secret', () => { throw new Error('used') }).catch((error: Error) => error.message)
+    expect(refused).to.equal('used')
+    expect(await accounts.exists('romeo@example.net')).to.equal(false)
+    await accounts.register('romeo@example.net', 'secret')
+  })
+
+  it('registers, checks, changes and removes', async () => {
       const accounts = createAccounts(fakeRecords(slow), options)
       expect(await accounts.exists('a@x')).to.equal(false)
       await accounts.register('a@x', 'secret')

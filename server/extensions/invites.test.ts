@@ -166,6 +166,12 @@ describe('invitations (XEP-0401, XEP-0445, XEP-0379)', () => {
     expect(fake.rosters.item('romeo@example.net', 'tybalt@example.org'), '§5.2: once').to.equal(undefined)
   })
 
+  it('landing_page takes none, auto, or an address with variables that there are', () => {
+    const parse = (value: string) => invites.options?.landing_page.type.parse({ kind: 'scalar', value, source: value, file: 'x', line: 1 } as never)
+    for (const good of ['none', 'auto', 'https://a.example/i#{{ invite.uri|strip_protocol }}']) expect(parse(good)).to.equal(good)
+    for (const wrong of ['yes', 'https://a.example/{{ token }}', 'https://a.example/{{ invite.uri|upper }}']) expect(() => parse(wrong), wrong).to.throw('expected none, auto')
+  })
+
   it('allow_modules of mod_register turns it off', async () => {
     const { fake, run } = await stage({}, { allow_modules: ['mod_register'] })
     expect(fake.features.before({ secure: true, address: '192.0.2.7' })).not.to.contain('ibr-token')

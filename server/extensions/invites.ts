@@ -4,7 +4,7 @@ import { Jid } from '../../lib/jid.ts'
 import type { FormSpec } from '../../lib/forms.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { errorReply, iqResult, makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
-import { accessRule, int, type OptionType, text } from '../config/options.ts'
+import { accessRule, int, OptionError, type OptionType, text } from '../config/options.ts'
 import { defineExtension, type IqRequest, type RegistrationPass, type Stranger } from './extension.ts'
 import { type PageParts, servePage } from './invites/page.ts'
 import { createInviteStore, type Invite, type KnownInvite } from './invites/store.ts'
@@ -253,8 +253,15 @@ function fillIn(template: string, values: Readonly<Record<string, string>>): str
 
 function landingPage(): OptionType<string> {
   const words = text()
+  const expects = 'none, auto, or an address such as "https://@HOST@/invites/{{ invite.token }}"'
   return {
-    expects: 'none, auto, or an address such as "https://@HOST@/invites/{{ invite.token }}"',
-    parse: (node) => words.parse(node),
+    expects,
+    parse(node) {
+      const written = words.parse(node)
+      if (written === 'none' || written === 'auto') return written
+      const unknown = Array.from(written.matchAll(VARIABLE), ([, name = '', filter]) => ['host', 'invite.token', 'invite.uri'].includes(name) && (filter === undefined || filter === 'strip_protocol')).includes(false)
+      if (unknown || !/^https?:\/\//.test(written)) throw new OptionError(node, `"${written}" is not allowed here; expected ${expects}.`)
+      return written
+    },
   }
 }
