@@ -62,7 +62,7 @@ describe('XEP-0402 and XEP-0411 bookmarks', () => {
     const play = found.find(({ attrs }) => attrs['id'] === 'play@rooms.example')?.getChild('conference', NS)
     expect(play?.attrs).to.include({ name: 'A Play', autojoin: 'true' })
     expect(play?.getChild('extensions')?.getChild('state', 'urn:client')?.attrs['minimized']).to.equal('true')
-    expect(rooms(await legacyNode())).to.have.members(['play@rooms.example A Play true', 'new@rooms.example New false'])
+    expect(rooms(await legacyNode())).to.have.members(['play@rooms.example A Play true', 'new@rooms.example New undefined'])
     expect((await readPrivate()).filter((each) => each.getName() === 'url').map(({ attrs }) => attrs['url'])).to.deep.equal(['https://example.net/'])
     await writePrivate("<conference jid='new@rooms.example' name='New'/>")
     expect((await items(NS)).map(({ attrs }) => attrs['id'])).to.deep.equal(['new@rooms.example'])

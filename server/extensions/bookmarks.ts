@@ -1,19 +1,24 @@
 // XEP-0402: PEP Native Bookmarks, version 1.2.0 (2024-08-15)
-// XEP-0411: Bookmarks Conversion 1.1.0 (2021-10-19)
+// XEP-0411: Bookmarks Conversion, version 1.1.0 (2021-10-19)
+// XEP-0048: Bookmarks, version 1.2 (2020-08-04)
 import { Jid } from '../../lib/jid.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { buildElement } from '../../lib/xml/build.ts'
-import { type Element, xml } from '../../lib/xml/element.ts'
-import { defineExtension } from './extension.ts'
-import { copyOf } from './standalone-element.ts'
+import { type Element, isElement, xml } from '../../lib/xml/element.ts'
+import { defineExtension, type PersonalNodes } from './extension.ts'
+import { PRIVATE_TABLE } from './private-storage.ts'
+import { standalone } from './standalone-element.ts'
 
-const NS = 'urn:xmpp:bookmarks:1'
-/** The node, and the element of private storage, of XEP-0048. */
-const LEGACY_NS = 'storage:bookmarks'
-const LEGACY_ITEM = 'current'
-/** XEP-0223: nobody but the account reads these nodes. */
-const PRIVATE = { persist_items: true, access_model: 'whitelist', send_last_published_item: 'never' }
-const CONFIG = { ...PRIVATE, max_items: 'max' }
+/** One item for each room. */
+const NATIVE = 'urn:xmpp:bookmarks:1'
+/** The older form, a node with one item and in private storage: all rooms, and web pages, in one element. */
+const LIST = 'storage:bookmarks'
+const LIST_ITEM = 'current'
+const CONVERSION = 'urn:xmpp:bookmarks-conversion:0'
+/** XEP-0402 §3.3 */
+const NATIVE_CONFIG = { access_model: 'whitelist', persist_items: true, max_items: 'max', send_last_published_item: 'never' }
+/** XEP-0048 §3.1; XEP-0411 §5: nobody else may read it. */
+const LIST_CONFIG = { access_model: 'whitelist', persist_items: true }
 
 export const bookmarks = defineExtension({
   name: 'bookmarks',
@@ -25,97 +30,134 @@ export const bookmarks = defineExtension({
     { xep: 48, version: '1.2', status: 'complete' },
   ],
   needs: ['host', 'disco', 'hooks', 'pep', 'storage', 'log'],
-  start({ host, disco, hooks, pep, storage, log }) {
-    const found = pep.of(host)
-    if (found === undefined) return
-    const nodes = found
-    disco.feature('account', 'urn:xmpp:bookmarks-conversion:0', `${NS}#compat`, `${NS}#compat-pep`)
+  start({ host, disco, hooks, pep, storage: { records }, log }) {
+    const nodes = pep.of(host)
+    if (nodes === undefined) return
+    disco.feature('account', `${NATIVE}#compat`, `${NATIVE}#compat-pep`, CONVERSION)
+    let converting = false
 
-    /** The bookmarks as XEP-0048 has them; with the links, which XEP-0402 leaves out, of `others`. */
-    function legacyOf(owner: string, others: Element | undefined): Element {
-      const rooms = [...nodes.items(owner, NS)].map(([jid, conference]) => toLegacy(jid, conference))
-      return xml('storage', { xmlns: LEGACY_NS }, rooms, others?.getChildElements().filter((child) => child.getName() !== 'conference').map(copyOf))
-    }
-
-    /** Takes over what a client wrote in the form of XEP-0048: changed ones are published, those that are gone are retracted. */
-    function take(owner: string, written: Element): void {
-      const before = nodes.items(owner, NS)
-      const gone = new Set(before.keys())
-      for (const conference of written.getChildren('conference')) {
-        const jid = Jid.tryParse(conference.attrs['jid'] ?? '')?.toString()
-        if (jid === undefined) continue
-        gone.delete(jid)
-        const known = before.get(jid)
-        const next = fromLegacy(conference, known)
-        if (known === undefined || toLegacy(jid, known).toString() !== toLegacy(jid, next).toString()) nodes.publish(owner, NS, jid, next, CONFIG)
-      }
-      for (const jid of gone) nodes.retract(owner, NS, jid)
-    }
-
-    function publishLegacy(owner: string, next: Element): void {
-      const before = nodes.item(owner, LEGACY_NS, LEGACY_ITEM)
-      if (before?.toString() !== next.toString()) nodes.publish(owner, LEGACY_NS, LEGACY_ITEM, next, PRIVATE)
-    }
-
-    /** The client's own write is not refused because a copy of it cannot be made. */
-    function converting(owner: string, convert: () => void): void {
+    /** What is written meanwhile is not converted again. */
+    function convert(owner: string, run: () => void): void {
+      if (converting) return
+      converting = true
       try {
-        convert()
+        run()
       } catch (error) {
+        // What the client wrote stays written.
         if (!(error instanceof StanzaError)) throw error
-        log.info({ what: 'bookmarks_not_converted', owner, condition: error.condition })
+        log.warn({ what: 'bookmarks_not_converted', owner, error: error.condition })
+      } finally {
+        converting = false
       }
     }
 
-    nodes.watch(NS, ({ owner, byServer }) => {
-      if (!byServer) converting(owner, () => { publishLegacy(owner, legacyOf(owner, nodes.item(owner, LEGACY_NS, LEGACY_ITEM))) })
-    })
-    nodes.watch(LEGACY_NS, ({ owner, byServer }) => {
-      if (byServer) return
-      const written = [...nodes.items(owner, LEGACY_NS).values()].at(-1)
-      converting(owner, () => { take(owner, written ?? xml('storage', { xmlns: LEGACY_NS })) })
-    })
-    hooks.privateWritten((owner, element) => {
-      if (!element.is('storage', LEGACY_NS)) return
-      converting(owner, () => {
-        take(owner, element)
-        publishLegacy(owner, legacyOf(owner, element))
+    function privateList(owner: string): Element | undefined {
+      const stored = records.get(PRIVATE_TABLE, [owner, LIST, 'storage'])
+      return typeof stored === 'string' ? buildElement(Buffer.from(stored)) : undefined
+    }
+
+    function writePrivate(owner: string, list: Element): void {
+      records.put(PRIVATE_TABLE, [owner, LIST, 'storage'], list.toString())
+    }
+
+    nodes.watch(NATIVE, ({ owner }) => {
+      if (!nodes.has(owner, NATIVE)) return
+      convert(owner, () => {
+        const list = listOf(nodes.items(owner, NATIVE), privateList(owner) ?? listIn(nodes, owner))
+        writePrivate(owner, list)
+        publishList(nodes, owner, list)
       })
-    })
-    hooks.privateRead((owner, element) => {
-      if (!element.is('storage', LEGACY_NS) || !nodes.has(owner, NS)) return element
-      return legacyOf(owner, nodes.item(owner, LEGACY_NS, LEGACY_ITEM) ?? element)
     })
 
-    // XEP-0411 §4: what was kept before there were nodes is there when its client comes.
-    hooks.bound(({ owner }) => {
-      if (nodes.has(owner, NS) || nodes.has(owner, LEGACY_NS)) return
-      const kept = storage.records.get('private', [owner, LEGACY_NS, 'storage'])
-      if (typeof kept !== 'string') return
-      const element = buildElement(Buffer.from(kept))
-      if (element.getChild('conference') === undefined) return
-      converting(owner, () => {
-        take(owner, element)
-        publishLegacy(owner, legacyOf(owner, element))
+    nodes.watch(LIST, ({ owner }) => {
+      const list = listIn(nodes, owner)
+      if (list === undefined) return
+      convert(owner, () => {
+        writePrivate(owner, list)
+        updateNative(nodes, owner, list)
       })
+    })
+
+    const fromPrivate = (owner: string, list: Element): void => {
+      convert(owner, () => {
+        publishList(nodes, owner, list)
+        updateNative(nodes, owner, list)
+      })
+    }
+    hooks.privateWritten((owner, element) => { if (element.is('storage', LIST)) fromPrivate(owner, standalone(element)) })
+
+    // XEP-0411 §4: what was there before this extension was.
+    hooks.bound(({ owner }) => {
+      if (nodes.has(owner, NATIVE)) return
+      const list = listIn(nodes, owner) ?? privateList(owner)
+      if (list !== undefined && list.getChildElements().length > 0) fromPrivate(owner, list)
     })
   },
 })
 
-function toLegacy(jid: string, conference: Element): Element {
-  const { name, autojoin } = conference.attrs
-  return xml('conference', { jid, name, autojoin: autojoin === 'true' || autojoin === '1' ? 'true' : 'false' }, textChild(conference, 'nick'), textChild(conference, 'password'))
+function listIn(nodes: PersonalNodes, owner: string): Element | undefined {
+  if (!nodes.has(owner, LIST)) return undefined
+  return [...nodes.items(owner, LIST).values()].findLast((payload) => payload.is('storage', LIST))
 }
 
-/** What XEP-0048 cannot say of a bookmark stays as it was. */
-function fromLegacy(conference: Element, known: Element | undefined): Element {
-  const { name, autojoin } = conference.attrs
-  const extensions = known?.getChild('extensions')
-  return xml('conference', { xmlns: NS, name, autojoin: autojoin === 'true' || autojoin === '1' ? 'true' : 'false' },
-    textChild(conference, 'nick'), textChild(conference, 'password'), extensions === undefined ? null : copyOf(extensions))
+function publishList(nodes: PersonalNodes, owner: string, list: Element): void {
+  if (listIn(nodes, owner)?.toString() !== list.toString()) nodes.publish(owner, LIST, LIST_ITEM, list, LIST_CONFIG)
 }
 
-function textChild(conference: Element, name: string): Element | null {
-  const child = conference.getChild(name)
-  return child === undefined ? null : xml(name, null, child.getText())
+/** XEP-0402 §5.3.1: all items in one element, and with it what is known in the older form alone. */
+function listOf(items: ReadonlyMap<string, Element>, before: Element | undefined): Element {
+  const known = new Map(before === undefined ? [] : roomsOf(before))
+  const rooms = [...items].flatMap(([id, conference]) => {
+    if (Jid.tryParse(id) === undefined || !conference.is('conference', NATIVE)) return []
+    const room = recast(conference, NATIVE, LIST, { jid: id, autojoin: String(isOn(conference.attrs['autojoin'])) }) // older clients know no other words
+    for (const extra of known.get(id)?.getChildElements() ?? []) if (extra.getNS() !== LIST) room.append(standalone(extra))
+    return [room]
+  })
+  const others = before?.getChildElements().filter((child) => !child.is('conference', LIST)).map(standalone) ?? []
+  return xml('storage', { xmlns: LIST }, rooms, others)
+}
+
+/** The rooms of a list by their addresses. Those without a valid one are left out. */
+function roomsOf(list: Element): [string, Element][] {
+  return list.getChildren('conference', LIST).flatMap((conference): [string, Element][] => {
+    const jid = Jid.tryParse(conference.attrs['jid'] ?? '')
+    return jid === undefined ? [] : [[jid.bare, conference]]
+  })
+}
+
+/** XEP-0402 §5.3.2: only what has changed is published. */
+function updateNative(nodes: PersonalNodes, owner: string, list: Element): void {
+  const before = nodes.has(owner, NATIVE) ? nodes.items(owner, NATIVE) : new Map<string, Element>()
+  const rooms = new Map(roomsOf(list).reverse())
+  for (const [id, conference] of [...rooms].reverse()) {
+    const kept = before.get(id)
+    const next = recast(conference, LIST, NATIVE, { jid: undefined })
+    for (const child of next.getChildElements()) if (child.getNS() !== NATIVE) next.remove(child)
+    // Clients of the older form do not know of extensions.
+    const extensions = kept?.getChild('extensions', NATIVE)
+    if (extensions !== undefined && next.getChild('extensions', NATIVE) === undefined) next.append(standalone(extensions))
+    if (kept === undefined || meaningOf(kept) !== meaningOf(next)) nodes.publish(owner, NATIVE, id, next, NATIVE_CONFIG)
+  }
+  for (const [id, conference] of before) if (!rooms.has(id) && conference.is('conference', NATIVE)) nodes.retract(owner, NATIVE, id)
+}
+
+/** The same for bookmarks that say the same. */
+function meaningOf(conference: Element): string {
+  const { name, autojoin } = conference.attrs
+  const extensions = conference.getChild('extensions', NATIVE)?.getChildElements().map((child) => standalone(child).toString())
+  return JSON.stringify([name, isOn(autojoin), conference.getChildText('nick', NATIVE), conference.getChildText('password', NATIVE), extensions ?? []])
+}
+
+function isOn(autojoin: string | undefined): boolean {
+  return autojoin === 'true' || autojoin === '1'
+}
+
+/** An element, and what is in it, in another namespace. What is in neither stays as it is. */
+function recast(element: Element, from: string, to: string, attrs: Record<string, string | undefined>): Element {
+  const { xmlns: _xmlns, ...own } = element.attrs
+  const children = element.children.map((child) => {
+    if (!isElement(child)) return child
+    return child.getNS() === from ? recast(child, from, to, {}) : standalone(child)
+  })
+  return xml(element.getName(), { xmlns: to, ...own, ...attrs }, children)
 }

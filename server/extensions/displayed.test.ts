@@ -30,7 +30,7 @@ describe('XEP-0490 displayed messages', () => {
 
   const displayed = (id: string): string => `<displayed xmlns='${NS}'><stanza-id xmlns='urn:xmpp:sid:0' by='romeo@localhost' id='${id}'/></displayed>`
 
-  it('§4.5.3: it is published under the address of the chat, and taken out of the message', async () => {
+  it('§4.4.3: it is published under the address of the chat, and taken out of the message', async () => {
     romeo.send(`<message to='juliet@localhost' type='chat'><displayed xmlns='urn:xmpp:chat-markers:0' id='m1'/>${displayed('one')}</message>`)
     const marker = await juliet.receive(({ name }) => name === 'message')
     expect(marker.getChildElements().filter((child) => child.getName() === 'displayed').map((child) => child.getNS())).to.deep.equal(['urn:xmpp:chat-markers:0'])
@@ -40,7 +40,7 @@ describe('XEP-0490 displayed messages', () => {
     expect(item?.getChild('displayed', NS)?.getChild('stanza-id', 'urn:xmpp:sid:0')?.attrs).to.include({ by: 'romeo@localhost', id: 'one' })
   })
 
-  it('§4.2: nobody else reads it; one item for each chat', async () => {
+  it('§7: nobody else reads it; one item for each chat', async () => {
     for (const id of ['one', 'two']) romeo.send(`<message to='juliet@localhost'><body>${id}</body>${displayed(id)}</message>`)
     romeo.send(`<message to='romeo@localhost'><body>three</body>${displayed('three')}</message>`)
     const answer = await romeo.sendIq(`<iq type='get'><pubsub xmlns='${PUBSUB}'><items node='${NS}'/></pubsub></iq>`)

@@ -7,7 +7,7 @@ import { standalone } from './standalone-element.ts'
 
 const NS = 'jabber:iq:private'
 /** Key [owner, namespace, name]; value: the element serialised. */
-const TABLE = 'private'
+export const PRIVATE_TABLE = 'private'
 const ELEMENT_BYTES_MAX = 262_144
 const ELEMENTS_MAX = 200
 /** A namespace is part of a key of the store. */
@@ -30,9 +30,8 @@ export const privateStorage = defineExtension({
       if (element === undefined) throw new StanzaError('not-acceptable') // §2.3: at least one element
       if (more.length > 0) throw new StanzaError('bad-request') // §2.3: one at a time
       const namespace = namespaceOf(element.getNS())
-      const stored = await records.get(TABLE, [request.from.bare, namespace, element.getName()])
-      const kept = typeof stored === 'string' ? buildElement(Buffer.from(stored)) : xml(element.getName(), { xmlns: namespace })
-      return xml('query', { xmlns: NS }, tell.runPrivateRead(request.from.bare, kept))
+      const stored = await records.get(PRIVATE_TABLE, [request.from.bare, namespace, element.getName()])
+      return xml('query', { xmlns: NS }, typeof stored === 'string' ? buildElement(Buffer.from(stored)) : xml(element.getName(), { xmlns: namespace }))
     })
 
     const forbid = (): never => { throw new StanzaError('forbidden') } // §3: a host has none
@@ -44,7 +43,7 @@ export const privateStorage = defineExtension({
       const owner = request.from.bare
       const elements = request.payload.getChildElements()
       if (elements.length === 0) throw new StanzaError('not-acceptable')
-      const kept = await records.range(TABLE, [owner], { limit: ELEMENTS_MAX + 1 })
+      const kept = await records.range(PRIVATE_TABLE, [owner], { limit: ELEMENTS_MAX + 1 })
       const names = new Set(kept.map(({ key }) => `${key[1]} ${key[2]}`))
       const writes = elements.map((element) => {
         const namespace = namespaceOf(element.getNS())
@@ -55,24 +54,24 @@ export const privateStorage = defineExtension({
       })
       if (names.size > ELEMENTS_MAX) throw new StanzaError('resource-constraint', `more than ${ELEMENTS_MAX} elements`)
       for (const { key, text, element } of writes) {
-        records.put(TABLE, key, text)
+        records.put(PRIVATE_TABLE, key, text)
         tell.runPrivateWritten(owner, element)
       }
       await storage.committed() // the result says that it is safe
     })
 
     accountData.exports(async function* (owner) {
-      const kept = (await records.range(TABLE, [owner])).map(({ value }) => value as string)
+      const kept = (await records.range(PRIVATE_TABLE, [owner])).map(({ value }) => value as string)
       if (kept.length > 0) yield `<query xmlns='${NS}'>${kept.join('')}</query>`
     })
     accountData.imports(`${NS} query`, (owner, query) => {
       for (const element of query.getChildElements().slice(0, ELEMENTS_MAX)) {
         const text = standalone(element).toString()
-        if (Buffer.byteLength(text) <= ELEMENT_BYTES_MAX) records.put(TABLE, [owner, namespaceOf(element.getNS()), element.getName()], text)
+        if (Buffer.byteLength(text) <= ELEMENT_BYTES_MAX) records.put(PRIVATE_TABLE, [owner, namespaceOf(element.getNS()), element.getName()], text)
       }
     })
 
-    hooks.accountRemoved(async (owner) => { await records.deleteRange(TABLE, [owner]) })
+    hooks.accountRemoved(async (owner) => { await records.deleteRange(PRIVATE_TABLE, [owner]) })
   },
 })
 

@@ -9,7 +9,7 @@ import { indexCard, unindexCard } from './vcard-index.ts'
 
 const NS = 'vcard-temp'
 /** Key [owner]; value: the vCard serialised. */
-const TABLE = 'vcard'
+export const VCARD_TABLE = 'vcard'
 const VCARD_BYTES_MAX = 262_144
 
 export const vcard = defineExtension({
@@ -33,7 +33,7 @@ export const vcard = defineExtension({
     iq.set(`${NS} vCard`, 'host', () => { throw new StanzaError('forbidden') }) // §3.2: only one's own
 
     iq.get(`${NS} vCard`, 'account', async ({ from, to }) => {
-      const stored = await records.get(TABLE, [to.bare])
+      const stored = await records.get(VCARD_TABLE, [to.bare])
       const kept = typeof stored === 'string' ? buildElement(Buffer.from(stored)) : undefined
       const shown = kept ?? xml('vCard', { xmlns: NS })
       tell.runVcardRead(to.bare, from, shown)
@@ -48,25 +48,25 @@ export const vcard = defineExtension({
       const card = standalone(payload)
       const text = card.toString()
       if (Buffer.byteLength(text) > VCARD_BYTES_MAX) throw new StanzaError('policy-violation', `a vCard has at most ${VCARD_BYTES_MAX} bytes`)
-      const before = await records.get(TABLE, [from.bare])
-      records.put(TABLE, [from.bare], text)
+      const before = await records.get(VCARD_TABLE, [from.bare])
+      records.put(VCARD_TABLE, [from.bare], text)
       indexCard(records, from.bare, card)
       tell.runVcardWritten(from.bare, card, typeof before === 'string' ? buildElement(Buffer.from(before)) : undefined)
       await storage.committed()
     })
 
     hooks.accountRemoved((owner) => {
-      records.delete(TABLE, [owner])
+      records.delete(VCARD_TABLE, [owner])
       unindexCard(records, owner)
     })
     accountData.exports(async function* (owner) {
-      const stored = await records.get(TABLE, [owner])
+      const stored = await records.get(VCARD_TABLE, [owner])
       if (typeof stored === 'string') yield stored
     })
     accountData.imports(`${NS} vCard`, (owner, element) => {
       const text = element.toString()
       if (Buffer.byteLength(text) > VCARD_BYTES_MAX) throw new Error(`the vCard has more than ${VCARD_BYTES_MAX} bytes`)
-      records.put(TABLE, [owner], text)
+      records.put(VCARD_TABLE, [owner], text)
       indexCard(records, owner, element)
     })
   },

@@ -33,7 +33,6 @@ export class HookRunner implements Hooks {
   readonly #vcardRead: ((owner: string, asker: Jid, vcard: Element) => void)[] = []
   readonly #vcardWritten: ((owner: string, vcard: Element, before: Element | undefined) => void)[] = []
   readonly #privateWritten: ((owner: string, element: Element) => void)[] = []
-  readonly #privateRead: ((owner: string, element: Element) => Element)[] = []
   readonly #blocked: ((owner: string, jid: string, item: Element) => void)[] = []
   readonly #removed: ((bareJid: string) => void | Promise<void>)[] = []
   readonly #passwordChanged: ((bareJid: string) => void)[] = []
@@ -64,7 +63,6 @@ export class HookRunner implements Hooks {
   vcardRead(handler: (owner: string, asker: Jid, vcard: Element) => void): void { this.#vcardRead.push(handler) }
   vcardWritten(handler: (owner: string, vcard: Element, before: Element | undefined) => void): void { this.#vcardWritten.push(handler) }
   privateWritten(handler: (owner: string, element: Element) => void): void { this.#privateWritten.push(handler) }
-  privateRead(handler: (owner: string, element: Element) => Element): void { this.#privateRead.push(handler) }
   blocked(handler: (owner: string, jid: string, item: Element) => void): void { this.#blocked.push(handler) }
   accountRemoved(handler: (bareJid: string) => void | Promise<void>): void { this.#removed.push(handler) }
   passwordChanged(handler: (bareJid: string) => void): void { this.#passwordChanged.push(handler) }
@@ -124,10 +122,6 @@ export class HookRunner implements Hooks {
   async runModerated(author: string, message: Stanza): Promise<void> { for (const handler of this.#moderated) await handler(author, message) }
   runVcardRead(owner: string, asker: Jid, vcard: Element): void { for (const handler of this.#vcardRead) handler(owner, asker, vcard) }
   runVcardWritten(owner: string, vcard: Element, before: Element | undefined): void { for (const handler of this.#vcardWritten) handler(owner, vcard, before) }
-  runPrivateRead(owner: string, element: Element): Element {
-    for (const handler of this.#privateRead) element = handler(owner, element)
-    return element
-  }
   runPrivateWritten(owner: string, element: Element): void { for (const handler of this.#privateWritten) handler(owner, element) }
   runBlocked(owner: string, jid: string, item: Element): void { for (const handler of this.#blocked) handler(owner, jid, item) }
   async runAccountRemoved(bareJid: string): Promise<void> { for (const handler of this.#removed) await handler(bareJid) }

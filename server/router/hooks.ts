@@ -109,8 +109,6 @@ export interface Hooks {
   /** An account's vCard, or an element of its private storage (XEP-0049), was written, in this turn and by its owner. */
   vcardWritten(handler: (owner: string, vcard: Element, before: Element | undefined) => void): void
   privateWritten(handler: (owner: string, element: Element) => void): void
-  /** An account reads an element of its private storage; what is answered takes its place. */
-  privateRead(handler: (owner: string, element: Element) => Element): void
   /** A user (a bare JID) blocks an address; `item` is what the client said of it (XEP-0191). */
   blocked(handler: (owner: string, jid: string, item: Element) => void): void
   /** An account is being removed: erase what belongs to it. */
@@ -125,5 +123,4 @@ export interface HookCalls {
   runVcardRead(owner: string, asker: Jid, vcard: Element): void
   runVcardWritten(owner: string, vcard: Element, before: Element | undefined): void
   runPrivateWritten(owner: string, element: Element): void
-  runPrivateRead(owner: string, element: Element): Element
 }
