@@ -244,12 +244,12 @@ describe('SASL2', () => {
     it('a login that cannot be granted ends the stream; a feature that cannot be told is left out', async () => {
       await start()
       const { archive, records } = site.server.storage
-      const { bounds } = archive
+      const bounds = archive.bounds.bind(archive)
       archive.bounds = () => Promise.reject(new Error('damaged'))
       const { success } = await login({ agent: PHONE, inline: BIND_ALL })
       expect([boundIn(success).getChild('metadata', 'urn:xmpp:mam:2'), boundIn(success).getChild('enabled', SM) === undefined]).to.deep.equal([undefined, false])
       archive.bounds = bounds
-      const { get } = records
+      const get = records.get.bind(records)
       records.get = (table, key) => (table === 'clients' ? Promise.reject(new Error('damaged')) : get(table, key))
       expect(await condition({ agent: PHONE })).to.equal('stream internal-server-error')
       records.get = get
