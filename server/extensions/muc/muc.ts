@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { Jid } from '../../../lib/jid.ts'
 import { Recent } from '../../../lib/recent.ts'
-import { buildResultSet, parseResultSet } from '../../../lib/result-set.ts'
+import { pageOf, parseResultSet, RSM_NS } from '../../../lib/result-set.ts'
 import { StanzaError } from '../../../lib/stanza/errors.ts'
 import { errorReply, iqResult, makeStanza, type Stanza } from '../../../lib/stanza/stanza.ts'
 import { type Element, xml } from '../../../lib/xml/element.ts'
@@ -32,8 +32,8 @@ const ROOM_NAME_MAX = 1000
 const DESCRIPTION_MAX = 4000
 const PASSWORD_MAX = 1000
 const HISTORY_MAX = 1000
-/** Rooms looked at for one list of rooms. */
-const LIST_SCAN_MAX = 20_000
+/** Rooms looked at for the list of rooms. */
+const LIST_SCAN_MAX = 50_000
 const EXPIRE_EVERY_MS = 3_600_000
 /** Rooms looked at in one turn of the event loop. */
 const EXPIRE_AT_ONCE = 50
@@ -218,6 +218,7 @@ class RoomService implements Rooms {
   readonly #forwarding: Forwarding
   readonly #roomId: RegExp | undefined
   #stopping = false
+  #listing: readonly Listed[] | undefined
   readonly disco = createDiscoRegistry()
   #command: IqHandler = () => { throw new StanzaError('item-not-found') }
 
@@ -302,7 +303,10 @@ class RoomService implements Rooms {
     this.#idle.set(room.local, room)
   }
 
+  changed(): void { this.#listing = undefined }
+
   removed(room: Room): void {
+    this.changed()
     this.#occupied.delete(room.local)
     this.#idle.delete(room.local)
     if (this.keepsArchives) return
@@ -385,60 +389,32 @@ class RoomService implements Rooms {
   /** §6.3: the rooms that are listed, page by page (XEP-0059). */
   #list(query: Element): Element {
     if ((query.attrs['node'] ?? '') !== '') throw new StanzaError('item-not-found')
-    const set = parseResultSet(query)
-    const backward = set.before !== undefined
-    const max = Math.min(set.max ?? Infinity, this.#options.max_rooms_discoitems)
-    const localOf = (id: string | undefined): string | undefined => id === undefined || id === '' ? undefined : Jid.tryParse(id)?.local ?? fail()
-    const found: { local: string; name: string }[] = []
-    let after = localOf(backward ? set.before : set.after)
-    let count = 0
-    // What lies outside the page is counted only.
-    let scanned = 0
-    const page = (start: string | undefined, take: number, reverse: boolean): void => {
-      let at = start
-      while (found.length < take && scanned < LIST_SCAN_MAX) {
-        const rooms = this.store.rooms(at, 100, reverse)
-        for (const { local, room: { config, locked } } of rooms) {
-          scanned++
-          at = local
-          if (config.public && !locked && found.length < take) found.push({ local, name: config.name === '' ? local : config.name })
-        }
-        if (rooms.length < 100) return
-      }
-    }
-    page(after, max, backward)
-    for (let at: string | undefined; ;) {
-      const rooms = this.store.rooms(at, 500)
-      for (const { room: { config, locked } } of rooms) if (config.public && !locked) count++
-      at = rooms.at(-1)?.local
-      if (rooms.length < 500 || count > LIST_SCAN_MAX) break
-    }
-    const items = backward ? found.toReversed() : found
-    after = undefined
-    const address = (each: { local: string } | undefined): string | undefined => each && `${each.local}@${this.domain}`
-    const asked = query.getChild('set', 'http://jabber.org/protocol/rsm') !== undefined
-    return xml('query', { xmlns: DISCO_ITEMS_NS }, items.map((each) => xml('item', { jid: address(each), name: each.name })),
-      (asked || count > items.length) && buildResultSet({ first: address(items[0]), last: address(items.at(-1)), count, index: !backward && (set.after ?? '') === '' && items.length > 0 ? 0 : undefined }))
+    const rooms = this.#listed()
+    const { items, set } = pageOf(rooms, parseResultSet(query), (room) => room.address, this.#options.max_rooms_discoitems)
+    const paged = query.getChild('set', RSM_NS) !== undefined || items.length < rooms.length
+    return xml('query', { xmlns: DISCO_ITEMS_NS }, items.map(({ address, name }) => xml('item', { jid: address, name })), paged && set)
   }
 
-  /** The rooms that are listed, for a search (XEP-0433). */
-  #listed(): Listed[] {
+  /** The rooms that are listed, in order of their addresses; read again when a room has changed. */
+  #listed(): readonly Listed[] {
+    if (this.#listing !== undefined) return this.#listing
     const found: Listed[] = []
     let after: string | undefined
     for (let scanned = 0; scanned < LIST_SCAN_MAX;) {
       const rooms = this.store.rooms(after, 500)
       for (const { local, room: { config, locked } } of rooms) {
         if (!config.public || locked) continue
+        const occupied = this.#occupied
         found.push({
           address: `${local}@${this.domain}`, name: config.name === '' ? local : config.name, description: config.description, language: config.lang,
-          users: this.#occupied.get(local)?.occupants.size ?? 0, open: !config.membersOnly && !config.passwordProtected, anonymous: !config.nonAnonymous,
+          get users() { return occupied.get(local)?.occupants.size ?? 0 }, open: !config.membersOnly && !config.passwordProtected, anonymous: !config.nonAnonymous,
         })
       }
       scanned += rooms.length
       after = rooms.at(-1)?.local
       if (rooms.length < 500) break
     }
-    return found
+    return (this.#listing = found)
   }
 
   #presence(stanza: Stanza, to: Jid, from: Jid, session: Session | undefined): void {
@@ -570,8 +546,3 @@ class RoomService implements Rooms {
     }
   }
 }
-
-function fail(): never {
-  throw new StanzaError('item-not-found')
-}
-

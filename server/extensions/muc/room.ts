@@ -45,6 +45,8 @@ export interface Rooms {
   occupied(room: Room): void
   empty(room: Room): void
   removed(room: Room): void
+  /** What is kept of a room is not what it was. */
+  changed(): void
 }
 
 /** A client in the room. */
@@ -132,6 +134,7 @@ export class Room {
   }
 
   save(): void {
+    this.rooms.changed()
     const { config, created, locked, subject, subjectAt, avatars, hats, wearers } = this
     this.rooms.store.putRoom(this.local, {
       config, created, locked, subject: subject?.encode() ?? null, subjectAt, avatars, hats: Array.from(hats, ([uri, { title, hue }]) => [uri, title, hue] as const), wearers: [...wearers],
