@@ -47,7 +47,7 @@ for (const slow of [false, true]) {
     it('what is written alongside a new account is written in the same turn, and may refuse it', async () => {
     const records = fakeRecords()
     const order: string[] = []
-    const put = records.put
+    const put = records.put.bind(records)
     records.put = (table, key, value) => {
       order.push(table)
       // Between the two nothing else runs.
