@@ -178,7 +178,7 @@ export function setRole(room: Room, occupant: Occupant, role: Role, { reason, ac
   for (const client of occupant.clients) room.store(client)
   const shown = occupant.clients.at(-1) as Client
   room.tell(occupant, shown, { reason, actor })
-  if (shownBefore && !room.shows(role)) room.tell(occupant, shown, { gone: true }, false)
+  if (shownBefore) room.showOrHide(occupant, true)
 }
 
 function expelAll(room: Room, clients: readonly Client[], change: Parameters<typeof expel>[2]): void {
@@ -215,9 +215,11 @@ export function setAffiliation(room: Room, jid: Jid, affiliation: Affiliation, w
     else if (room.config.membersOnly && !reaches(held, 'member')) expelAll(room, occupant.clients, { codes: [321], reason, actor })
     else {
       const role = room.roleFor(held)
+      const shownBefore = room.shows(occupant.role)
       if (role === 'moderator' || occupant.role === 'moderator' || (role === 'participant' && occupant.role === 'visitor')) occupant.role = role
       for (const client of occupant.clients) room.store(client)
       room.tell(occupant, occupant.clients.at(-1) as Client, { reason, actor })
+      if (shownBefore) room.showOrHide(occupant, true)
     }
   }
 }
@@ -256,7 +258,9 @@ export function applyConfig(room: Room, { payload, from }: IqRequest): void {
   if (owners?.length === 0) throw new StanzaError('not-acceptable', 'a room has at least one owner') // §10.2
   if (config.persistent && !before.persistent && !limits.mayPersist) throw new StanzaError('forbidden', 'you may not make rooms that last')
   const wasArchived = room.archived
+  const shownBefore = new Map(Array.from(room.occupants.values(), (occupant) => [occupant, room.shows(occupant.role)]))
   room.config = config
+  for (const [occupant, shown] of shownBefore) room.showOrHide(occupant, shown)
   room.locked = false
   room.save()
   if (wasArchived !== room.archived) room.rooms.store.clearHistory(room.local)

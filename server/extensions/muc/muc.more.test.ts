@@ -188,4 +188,23 @@ describe('rooms: registration, retraction, pictures, search, hats', () => {
     expect(hatOf((await wicca.stanzas()).at(-1)), 'forged').to.equal(undefined)
     expect(brief((await crone.stanzas()).at(-1) as Element)).to.contain('presence:second')
   })
+
+  it('§5.1: roles whose presence is not shown are seen to go, and to come back', async () => {
+    hag.join('third')
+    for (const each of [hag, wicca, crone]) await each.news()
+    await crone.configure({ 'muc#roomconfig_moderatedroom': '1', 'muc#roomconfig_presencebroadcast': ['moderator', 'participant'] })
+    for (const each of [hag, wicca, crone]) await each.news()
+    // One loses voice, and is still there for itself.
+    expect(await crone.admin("<item role='visitor' nick='second'/>")).to.equal('done')
+    expect(await wicca.news()).to.deep.equal([`presence:second none/visitor ${wicca.full} by first 110`])
+    expect(await hag.news()).to.deep.equal(['gone:second none/none'])
+    await crone.configure({ 'muc#roomconfig_presencebroadcast': ['visitor'] })
+    expect(await wicca.news()).to.deep.equal(['gone:first owner/none', 'gone:third none/none', 'message:room 104'])
+    expect(await hag.news()).to.deep.equal(['gone:first owner/none', 'presence:second none/visitor', 'message:room 104'])
+    await crone.news()
+    // One becomes a member, and is no visitor any more.
+    expect(await crone.admin(`<item affiliation='member' jid='${wicca.bare}'/>`)).to.equal('done')
+    expect(await wicca.news()).to.deep.equal([`presence:second member/participant ${wicca.full} by first 110`])
+    expect(await hag.news()).to.deep.equal(['gone:second member/none'])
+  })
 })

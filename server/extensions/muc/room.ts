@@ -285,17 +285,26 @@ export class Room {
   /** Tells everybody of an occupant: `client` is the one whose presence it is. `hidden`: nobody but its own clients. */
   tell(occupant: Occupant, client: Client, change: Change = {}, hidden = !this.shows(occupant.role)): void {
     const codes = change.codes ?? []
-    const router = this.rooms.parts.router
-    if (!hidden) {
-      const seeing: Client[] = []
-      const others: Client[] = []
-      for (const each of this.clients.values()) if (each.occupant !== occupant) (this.sees(each.occupant) ? seeing : others).push(each)
-      if (seeing.length > 0) router.multicast(this.presenceOf(occupant, client, true, codes, change), occupant.jid, seeing)
-      if (others.length > 0) router.multicast(this.presenceOf(occupant, client, false, codes, change), occupant.jid, others)
-    }
+    if (!hidden) this.#tellOthers(occupant, client, change)
     const own = this.presenceOf(occupant, client, true, [...codes, ...(change.ownCodes ?? []), 110], change)
     const { answers } = change
     for (const each of occupant.clients) this.send(each, answers?.client === each && answers.id !== undefined ? own.withAttrs({ id: answers.id }) : own)
+  }
+
+  #tellOthers(occupant: Occupant, client: Client, change: Change): void {
+    const codes = change.codes ?? []
+    const router = this.rooms.parts.router
+    const seeing: Client[] = []
+    const others: Client[] = []
+    for (const each of this.clients.values()) if (each.occupant !== occupant) (this.sees(each.occupant) ? seeing : others).push(each)
+    if (seeing.length > 0) router.multicast(this.presenceOf(occupant, client, true, codes, change), occupant.jid, seeing)
+    if (others.length > 0) router.multicast(this.presenceOf(occupant, client, false, codes, change), occupant.jid, others)
+  }
+
+  /** The others see an occupant come or go whose presence is shown from now on, or is no longer. */
+  showOrHide(occupant: Occupant, shownBefore: boolean): void {
+    const shown = this.shows(occupant.role)
+    if (shown !== shownBefore) this.#tellOthers(occupant, occupant.clients.at(-1) as Client, { gone: !shown })
   }
 
   /** A client has left for good, in its own will or not. */
