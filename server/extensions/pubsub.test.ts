@@ -2,6 +2,7 @@ import { expect } from 'chai'
 import { type Client, connect } from '../../lib/client/client.ts'
 import { parseElement } from '../../lib/xml/build.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
+import { loadConfig } from '../config/config.ts'
 import { startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
 import { capsVer } from './disco-registry.ts'
 
@@ -391,6 +392,39 @@ describe('XEP-0060 and XEP-0163 on the wire', () => {
       })
       await publish(await login('romeo', 'c'), 'urn:tune', 'one')
       expect(eventOf(await back.receive(event)).getChild('items')?.getChild('item')?.attrs['id']).to.equal('one')
+    })
+
+    it('XEP-0163 §4.3.4: a new contact gets the last item', async () => {
+      const romeo = await login('romeo', 'a')
+      const juliet = await login('juliet', 'a', ['urn:tune'])
+      await publish(romeo, 'urn:tune', 'one')
+      await juliet.ping()
+      juliet.send("<presence type='subscribe' to='romeo@localhost'/>")
+      await romeo.receive(({ name, attrs }) => name === 'presence' && attrs['type'] === 'subscribe')
+      romeo.send("<presence type='subscribed' to='juliet@localhost'/>")
+      expect(eventOf(await juliet.receive(event)).getChild('items')?.getChild('item')?.attrs['id']).to.equal('one')
+    })
+
+    it('a reload keeps what there is, and sessions hear of events as before', async () => {
+      const romeo = await login('romeo', 'a', ['urn:tune'])
+      await publish(romeo, 'urn:tune', 'one')
+      await romeo.receive(event)
+      await tidings.server.reload(loadConfig('/x.yml', { readText: () => TEST_CONFIG }).config)
+      expect(itemsOf(await get(romeo, "<items node='urn:tune'/>"))).to.deep.equal(['one'])
+      await publish(romeo, 'urn:tune', 'two')
+      expect(eventOf(await romeo.receive(event)).getChild('items')?.getChild('item')?.attrs['id']).to.equal('two')
+      await set(romeo, "<create node='news'/>", SERVICE)
+    })
+
+    it('§6.5.4: an answer has a limit, and says that there is more', async () => {
+      const romeo = await login('romeo')
+      const big = 'x'.repeat(150_000)
+      for (let id = 0; id < 9; id++) await set(romeo, `<publish node='urn:big'><item id='${id}'><tune xmlns='urn:tune'>${big}</tune></item></publish>${options({ max_items: 'max' })}`)
+      const answer = await get(romeo, "<items node='urn:big'/>")
+      expect(itemsOf(answer)).to.deep.equal(['3', '4', '5', '6', '7', '8'])
+      const RSM = 'http://jabber.org/protocol/rsm'
+      expect(answer.getChild('pubsub', NS)?.getChild('set', RSM)?.getChildText('count')).to.equal('9')
+      expect(itemsOf(await get(romeo, `<items node='urn:big'/><set xmlns='${RSM}'><before>3</before></set>`))).to.deep.equal(['0', '1', '2'])
     })
   })
 })

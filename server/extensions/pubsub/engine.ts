@@ -173,7 +173,7 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
         for (const item of written) store.putItem(node.service, node.name, { ...item, publisher: publisher?.bare ?? '' })
         trim(node)
       }
-      events.send(node, itemsEvent(node, written), { publisher: publisher?.toString() })
+      events.send(node, itemsEvent(node, written), { item: true, publisher: publisher?.toString() })
       changed(node, publisher)
       return written.map(({ id }) => id)
     },

@@ -17,6 +17,8 @@ const ADDRESS_NS = 'http://jabber.org/protocol/address'
 export interface EventOptions {
   /** The full JID of the client that published, for contacts (XEP-0163 §4.3.1). */
   readonly publisher?: string | undefined
+  /** It tells of a new item. */
+  readonly item?: boolean
   /** Only owners of the node hear of it. */
   readonly owners?: boolean
 }
@@ -54,6 +56,20 @@ type Needed = Pick<Parts, 'host' | 'router' | 'rosters' | 'sessions' | 'capabili
 export function createEvents(parts: Needed, store: NodeStore, access: NodeAccess, remote: RemoteContacts): Events {
   const { host, router, rosters, sessions, capabilities, storage } = parts
 
+  /** Nodes whose newest item will be told to a client once its interests are known: it need not be told as the last item too. */
+  const coming = new WeakMap<Session, Set<string>>()
+  const comingKey = (node: Node): string => `${node.service} ${node.name}`
+
+  function isComing(session: Session | undefined, node: Node): boolean {
+    return session !== undefined && coming.get(session)?.has(comingKey(node)) === true
+  }
+
+  function note(session: Session, node: Node): void {
+    const known = coming.get(session)
+    if (known === undefined) coming.set(session, new Set([comingKey(node)]))
+    else known.add(comingKey(node))
+  }
+
   function message(service: string, type: string, content: string): Stanza {
     return makeStanza('message', { from: service, type: type === 'normal' ? undefined : type, id: randomId(9) },
       [{ name: 'event', xmlns: EVENT_NS, text: `<event xmlns='${EVENT_NS}'>${content}</event>` }])
@@ -69,13 +85,20 @@ export function createEvents(parts: Needed, store: NodeStore, access: NodeAccess
   }
 
   /** Calls back with each available client of the account's contacts and of itself that wants events of the node; late for those not known yet. */
-  function interested(node: Node, wanted: (client: Recipient, late: boolean) => void): Set<string> {
+  function interested(node: Node, isItem: boolean, wanted: (client: Recipient, late: boolean) => void): Set<string> {
     const present = new Set<string>()
     const ask = (bare: string, presence: Stanza, client: Recipient): void => {
       present.add(bare)
       const interests = capabilities.interests(presence)
       if (interests?.has(node.name) === true) wanted(client, false)
-      else if (interests === undefined) capabilities.whenKnown(presence, host, (found) => { if (found.has(node.name)) wanted(client, true) })
+      else if (interests === undefined) {
+        const { session } = client
+        if (isItem && session !== undefined) note(session, node)
+        capabilities.whenKnown(presence, host, (found) => {
+          if (session !== undefined) coming.get(session)?.delete(comingKey(node))
+          if (found.has(node.name)) wanted(client, true)
+        })
+      }
     }
     for (const bare of [node.service, ...rosters.subscribers(node.service)]) {
       const here = sessions.of(bare)
@@ -87,13 +110,13 @@ export function createEvents(parts: Needed, store: NodeStore, access: NodeAccess
     return present
   }
 
-  function sendPersonal(node: Node, content: string, publisher: string | undefined): void {
+  function sendPersonal(node: Node, content: string, isItem: boolean, publisher: string | undefined): void {
     const from = Jid.parse(node.service)
     const plain = message(node.service, node.config.notification_type, content)
     // XEP-0163 §4.3.1: only who has a presence subscription may learn of the resource.
     const shown = publisher === undefined ? plain : plain.append('addresses', ADDRESS_NS, `<addresses xmlns='${ADDRESS_NS}'><address type='replyto' jid='${escapeXml(publisher)}'/></addresses>`)
     const reached: Recipient[] = []
-    const present = interested(node, (client, late) => {
+    const present = interested(node, isItem, (client, late) => {
       if (late) multicast(shown, from, [client])
       else reached.push(client)
     })
@@ -112,14 +135,14 @@ export function createEvents(parts: Needed, store: NodeStore, access: NodeAccess
   }
 
   return {
-    send(node, content, { publisher, owners = false } = {}) {
+    send(node, content, { publisher, owners = false, item = false } = {}) {
       if (owners) {
         const from = Jid.parse(node.service)
         const list = isAccount(node.service) ? [node.service] : store.affiliations(node.service, node.name).filter(({ affiliation }) => affiliation === 'owner').map(({ jid }) => jid)
         return multicast(message(node.service, 'headline', content), from, list.map((jid) => recipient(Jid.parse(jid))))
       }
       if (!node.config.deliver_notifications) return
-      if (isAccount(node.service)) return sendPersonal(node, content, publisher)
+      if (isAccount(node.service)) return sendPersonal(node, content, item, publisher)
       multicast(message(node.service, node.config.notification_type, content), Jid.parse(node.service), subscribers(node))
     },
     last(node, to, session) {
@@ -133,7 +156,7 @@ export function createEvents(parts: Needed, store: NodeStore, access: NodeAccess
       if (interests.size === 0) return
       for (const [name, node] of store.nodesOf(owner)) {
         if (node.config.send_last_published_item !== 'on_sub_and_presence' || !node.config.deliver_notifications) continue
-        if (interests.has(name) && access.mayRead(node, client)) this.last(node, client, session)
+        if (interests.has(name) && !isComing(session, node) && access.mayRead(node, client)) this.last(node, client, session)
       }
     },
     tell(service, to, content) {
