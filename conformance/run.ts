@@ -4,18 +4,19 @@
  *     npm run conformance -- [--only plays|smack|compliance] [--tests TEXT] [--install] [--quiet]
  *                            [--server HOST[:PORT] [--domain DOMAIN] [--tls none] [--tls-port PORT] [--web URL]
  *                             [--component PORT:DOMAIN:SECRET] [--account USER@DOMAIN:PASSWORD --account …]]
- *     npm run conformance -- --save [--servers tidings,ejabberd,prosody]
+ *     npm run conformance -- --save [--without-smack] [--servers tidings,ejabberd,prosody]
  *
  * Without an address it starts a server of its own, with the configuration that we ship. A server at an address must let accounts
  * be made in band (XEP-0077); for compliance two accounts will do. `--web` is the base address of its HTTP listener.
  * `--tests` takes those whose names contain TEXT. `--quiet` leaves out what passed at the first try. `--install` installs what Smack
- * needs with apt-get. `--save` writes RESULTS.md: the same of this server and of those that are installed beside it.
+ * needs with apt-get. `--save` writes RESULTS.md: the same of this server and of those that are installed
+ * beside it; what a run leaves out stays as it was in `results/conformance/saved`.
  * Logs, and Smack's results, are left in `results/conformance`.
  *
  * Exit codes: 0 all passed; 1 some failed; 2 wrong call; 3 none failed, but Smack's tests could not be run.
  * Rows of compliance fail when they are not green on our own server and compliance/known-red.txt does not say why.
  */
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { type Compliance, runCompliance, summary, table } from './compliance/compliance.ts'
@@ -23,17 +24,19 @@ import { readKnownRed } from './compliance/check.ts'
 import type { Account } from './compliance/visit.ts'
 import { FULL_SERVERS, startFullServer } from './full-servers.ts'
 import type { Stage } from './play.ts'
-import { type Results, writeResults } from './results.ts'
+import { resultsOf, saveResults } from './results.ts'
 import { install, NotRun, runSmack, type Verdict } from './smack/smack.ts'
 import { loadPlays, ownStage } from './stages.ts'
 
 const RESULTS = path.join(import.meta.dirname, '../results/conformance')
 const KNOWN_RED = path.join(import.meta.dirname, 'compliance/known-red.txt')
+/** How long one play may take. */
+const PLAY_MS = 20_000
 const PARTS = ['plays', 'smack', 'compliance'] as const
 const USAGE = `npm run conformance -- [--only ${PARTS.join('|')}] [--tests TEXT] [--install] [--quiet] [--server HOST[:PORT] [--domain DOMAIN] [--tls none] [--tls-port PORT] [--web URL] [--component PORT:DOMAIN:SECRET] [--account USER@DOMAIN:PASSWORD --account USER@DOMAIN:PASSWORD]]
-       npm run conformance -- --save [--servers ${FULL_SERVERS.join(',')}]`
+       npm run conformance -- --save [--without-smack] [--servers ${FULL_SERVERS.join(',')}]`
 
-interface PlayResults { passed: number; failed: number; titles: string[] }
+interface PlayResults { passed: number; failed: number }
 
 const options = readOptions()
 let found = 0
@@ -49,6 +52,7 @@ function readOptions() {
         install: { type: 'boolean', default: false },
         quiet: { type: 'boolean', default: false },
         save: { type: 'boolean', default: false },
+        'without-smack': { type: 'boolean', default: false },
         servers: { type: 'string', default: FULL_SERVERS.join(',') },
         server: { type: 'string' },
         domain: { type: 'string', default: 'localhost' },
@@ -108,17 +112,27 @@ function say(ok: boolean, title: string, reason = ''): void {
   else if (!options.quiet || reason !== '') console.log(`ok    ${title}${reason === '' ? '' : ` (${reason})`}`)
 }
 
+/** A play that waits for what does not come has failed. */
+async function within(running: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_resolve, reject) => { timer = setTimeout(() => reject(new Error(`not over after ${PLAY_MS} ms`)), PLAY_MS) })
+  try {
+    await Promise.race([running, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
 async function givePlays(stage: Stage): Promise<PlayResults> {
-  const results: PlayResults = { passed: 0, failed: 0, titles: [] }
+  const results: PlayResults = { passed: 0, failed: 0 }
   for (const each of await loadPlays()) {
     if (!each.title.toLowerCase().includes(options.tests.toLowerCase())) continue
     try {
-      await each.run(stage)
+      await within(each.run(stage))
       results.passed++
       say(true, each.title)
     } catch (error) {
       results.failed++
-      results.titles.push(each.title)
       say(false, each.title, error instanceof Error ? error.message : String(error))
     }
   }
@@ -180,9 +194,8 @@ async function run(stage: Stage, known: ReadonlyMap<string, string> | undefined)
   }
 }
 
-/** Each server in turn, with everything on, and the table of them all. */
+/** Each server in turn, with everything on; RESULTS.md has the last results of all. */
 async function save(): Promise<void> {
-  const all: Results[] = []
   for (const name of options.servers) {
     console.log(`== ${name}`)
     await using server = await startFullServer(name)
@@ -191,12 +204,11 @@ async function save(): Promise<void> {
       continue
     }
     const plays = await givePlays(server.stage)
-    const smack = await runSmacksTests(server.stage, RESULTS)
+    const smack = options['without-smack'] ? undefined : await runSmacksTests(server.stage, path.join(RESULTS, name))
     const { compliance } = await checkCompliance(server.stage, undefined)
-    all.push({ name, version: server.version, plays, smack, compliance })
+    await saveResults(resultsOf(name, server.version, plays, smack, compliance), path.join(RESULTS, 'saved'), path.join(import.meta.dirname, 'RESULTS.md'))
+    found++
   }
-  found = all.length
-  await writeFile(path.join(import.meta.dirname, 'RESULTS.md'), writeResults(all, `npm run conformance -- ${process.argv.slice(2).join(' ')}`))
 }
 
 if (options.save) await save()
