@@ -17,7 +17,7 @@ export interface Results {
   readonly version: string
   readonly at: string
   readonly plays: { readonly passed: number; readonly failed: number }
-  /** Undefined when Smack's tests could not be run. */
+  /** Undefined when Smack's tests could not be run to the end. */
   readonly smack: { readonly passed: number; readonly failed: readonly { readonly test: string; readonly reason: string }[]; readonly impossible: number } | undefined
   readonly rows: readonly SavedRow[]
   readonly more: readonly SavedRow[]
@@ -54,13 +54,13 @@ export function table(all: readonly Results[]): string {
   const rows = (['rows', 'more'] as const).flatMap((which) => first[which].map(({ id, title }) => line(`${id} ${title}`, (results) => results[which].find((each) => each.id === id)?.colour ?? '-')))
   return `# Results
 
-Written by \`npm run conformance -- --save\`: the same checks of this server, as it is shipped, and of those that are installed as Debian
-packages beside it, with their modules on (full-servers.ts). ${all.map(({ name, at }) => `${NAMES[name] ?? name} ${at}`).join(', ')} UTC; ${machine()}.
+Written by \`npm run conformance -- --save\`: the same checks of this server, as it is shipped with a contact address and TURN services
+added, and of those that are installed as Debian packages beside it, with their modules on (full-servers.ts). ${all.map(({ name, at }) => `${NAMES[name] ?? name} ${at}`).join(', ')} UTC; ${machine()}.
 
 ${[
     ...head(''),
     line('Our plays: passed / failed', ({ plays }) => `${plays.passed} / ${plays.failed}`),
-    line("Smack's integration tests: passed / failed / impossible", ({ smack }) => (smack === undefined ? 'not run' : `${smack.passed} / ${smack.failed.length} / ${smack.impossible}`)),
+    line("Smack's integration tests: passed / failed / impossible", ({ smack }) => (smack === undefined ? 'not run to the end' : `${smack.passed} / ${smack.failed.length} / ${smack.impossible}`)),
     line('What clients look for: green', ({ rows: each }) => `${each.filter(({ colour }) => colour === 'green').length} of ${each.length}`),
     ...Object.keys(first.suites).map((suite) => line(`XEP-0479 ${suite}`, ({ suites }) => suites[suite] ?? '-')),
   ].join('\n')}

@@ -204,7 +204,11 @@ async function save(): Promise<void> {
       continue
     }
     const plays = await givePlays(server.stage)
-    const smack = options['without-smack'] ? undefined : await runSmacksTests(server.stage, path.join(RESULTS, name))
+    // An exception in one of Smack's tests can end them all.
+    const smack = options['without-smack'] ? undefined : await runSmacksTests(server.stage, path.join(RESULTS, name)).catch((error: unknown) => {
+      console.log(`smack: ${String(error)}`)
+      return undefined
+    })
     const { compliance } = await checkCompliance(server.stage, undefined)
     await saveResults(resultsOf(name, server.version, plays, smack, compliance), path.join(RESULTS, 'saved'), path.join(import.meta.dirname, 'RESULTS.md'))
     found++
