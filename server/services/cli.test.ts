@@ -102,7 +102,7 @@ modules:
     } finally {
       server.kill('SIGKILL')
     }
-  }).timeout(30_000)
+  })
 })
 
 async function until(condition: () => boolean): Promise<void> {

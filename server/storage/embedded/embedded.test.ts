@@ -222,8 +222,7 @@ describe('embedded storage on a full disk', () => {
     while (!condition()) await new Promise((resolve) => { setTimeout(resolve, 20) })
   }
 
-  it('reports itself unhealthy, calls nobody back, and goes on when there is space again', async function () {
-    this.timeout(20_000)
+  it('reports itself unhealthy, calls nobody back, and goes on when there is space again', async () => {
     const path = join(dir as string, 'data')
     const reports: (string | undefined)[] = []
     let storage = await openEmbedded(path, { minFreeBytes: 256 * 1024, onHealth: (problem) => reports.push(problem) })
