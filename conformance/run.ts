@@ -215,6 +215,9 @@ async function save(): Promise<void> {
   }
 }
 
+// What was started ends with this process, however that ends.
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => process.exit(130))
+
 if (options.save) await save()
 else if (options.stage !== undefined) await run(options.stage, undefined)
 else {
