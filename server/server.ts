@@ -249,7 +249,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     return {
       host: host.name,
       iq: host.iq, disco: host.disco, commands: host.commands, features: host.features, nonzas: host.nonzas, logins: host.logins, registrations: host.registrations, captchas, operations: host.operations, sasl2: host.sasl2, bind2: host.bind2, tokens, hooks: host.hooks,
-      sessions, rosters, capabilities, pep, tell: host.hooks, storage, http, log, metrics, limits, now,
+      sessions, rosters, capabilities, pep, tell: host.hooks, storage, http, streams: c2s, log, metrics, limits, now,
       access: host.config.access, config: host.config,
       accounts: { ...accounts, register, unregister },
       accountData: host.accountData,

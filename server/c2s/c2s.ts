@@ -23,6 +23,7 @@ import { Session, type Carrier, type SessionContext } from '../sessions/session.
 import type { SessionRegistry } from '../sessions/sessions.ts'
 import type { Storage } from '../storage/shapes.ts'
 import { ClientStream } from './client-stream.ts'
+import type { FramedConnection } from './framed.ts'
 
 export interface C2sParts {
   readonly hosts: ReadonlyMap<string, Host>
@@ -44,6 +45,20 @@ const SWEEP_MS = 1000
 const XMPP_CLIENT = 'xmpp-client'
 /** How long clients are waited for when the server stops. */
 const CLOSE_WAIT_MS = 1000
+
+/** Who is at the other end of a connection that carries elements. */
+export interface FramedClient {
+  /** Empty when it has none (a Unix socket). */
+  readonly address: string
+  /** Whether the transport is encrypted. */
+  readonly secure: boolean
+  readonly listener: Partial<ListenConfig>
+}
+
+/** Where transports of elements bring their clients. */
+export interface ClientStreams {
+  adopt(connection: FramedConnection, client: FramedClient): boolean
+}
 
 /** A listener that is open. */
 export interface ClientListener {
@@ -178,9 +193,8 @@ export class C2s implements AsyncDisposable {
 
   /** Makes a stream of a connection whose address is known; without one (a Unix socket) nothing is counted by it. */
   #admit(listen: ListenConfig, socket: net.Socket, address: string): void {
-    if (this.#closing) return this.#refuse(socket, 'connections')
-    if (address !== '' && (this.#unbound.get(address) ?? 0) >= this.limits.connectionsPerAddress) return this.#refuse(socket, 'address')
-    if (address !== '') this.#unbound.set(address, (this.#unbound.get(address) ?? 0) + 1)
+    const refused = this.#count(address)
+    if (refused !== undefined) return this.#refuse(socket, refused)
     if (!listen.tls) {
       this.#streams.add(new ClientStream(this, listen, socket, address, false))
       socket.resume()
@@ -195,6 +209,38 @@ export class C2s implements AsyncDisposable {
         this.#refuse(socket, 'tls')
       }
     })
+  }
+
+  /** Counts a connection that is to be a stream against its address, or gives the reason not to take it. */
+  #count(address: string): string | undefined {
+    if (this.#closing) return 'connections'
+    if (address === '') return undefined
+    const others = this.#unbound.get(address) ?? 0
+    if (others >= this.limits.connectionsPerAddress) return 'address'
+    this.#unbound.set(address, others + 1)
+    return undefined
+  }
+
+  /**
+   * Makes a stream of a connection that carries elements, under the same limits as on TCP. Returns false, and does not touch the
+   * connection, when they do not admit it. `listener` has what was configured where it came in.
+   */
+  adopt(connection: FramedConnection, client: FramedClient): boolean {
+    const refused = this.#streams.size + this.#arriving.size >= this.limits.connections ? 'connections' : this.#count(client.address)
+    if (refused !== undefined) {
+      this.#refused.inc(1, { reason: refused })
+      return false
+    }
+    const { limits } = this
+    const listen: ListenConfig = {
+      access: 'all', shaper: 'none', outboundBytes: limits.outboundBytes,
+      maxStanzaBytes: limits.stanzaBytes, preAuthMaxStanzaBytes: limits.preAuthStanzaBytes, maxStanzaElements: limits.children, preAuthMaxStanzaElements: limits.children,
+      ...client.listener,
+      // RFC 7395 §3.9: TLS is the transport's.
+      starttls: false, starttlsRequired: false,
+    } as ListenConfig
+    this.#streams.add(new ClientStream(this, listen, connection, client.address, client.secure))
+    return true
   }
 
   #refuse(socket: net.Socket, reason: string): void {

@@ -1,5 +1,5 @@
 /** A client's stream: opening, STARTTLS, SASL, resource binding, and then the session's stanzas (RFC 6120 §4 to §7). */
-import type { Socket } from 'node:net'
+import { Socket } from 'node:net'
 import tls from 'node:tls'
 import { Jid } from '../../lib/jid.ts'
 import { certifiedAddresses } from '../../lib/net/client-certificate.ts'
@@ -21,6 +21,7 @@ import type { Login, Stranger, Task } from '../extensions/extension.ts'
 import type { Host } from '../host.ts'
 import { type Carrier, createManagement, type Session, type Taken } from '../sessions/session.ts'
 import type { C2s } from './c2s.ts'
+import { CLOSE_XML, type Connection, FramedConnection, openXml, readFrame } from './framed.ts'
 import { BIND2_NS, challengeXml, CLIENT, continueXml, failureXml, readAgent, readInitialResponse, resourceFor, SASL2_NS, successXml, taskDataXml } from './sasl2.ts'
 
 const NS = {
@@ -45,7 +46,11 @@ export class ClientStream implements StreamHandler, Carrier {
   readonly address: string
   readonly #c2s: C2s
   readonly listen: ListenConfig
-  #socket: Socket
+  #socket: Connection
+  /** The same, when it carries whole elements. */
+  readonly #framed: FramedConnection | undefined
+  /** Elements of the frame in hand so far; none may follow the first. */
+  #inFrame = 0
   readonly #parser: StreamParser
   #secure: boolean
   #host: Host | undefined
@@ -89,10 +94,11 @@ export class ClientStream implements StreamHandler, Carrier {
   #allowance = 0
   #allowanceAt = 0
 
-  constructor(c2s: C2s, listen: ListenConfig, socket: Socket, address: string, secure: boolean) {
+  constructor(c2s: C2s, listen: ListenConfig, socket: Connection, address: string, secure: boolean) {
     this.#c2s = c2s
     this.listen = listen
     this.#socket = socket
+    this.#framed = socket instanceof FramedConnection ? socket : undefined
     this.#secure = secure
     this.address = address
     const { limits } = c2s
@@ -101,7 +107,7 @@ export class ClientStream implements StreamHandler, Carrier {
     // RFC 6120 §13.12: what has not logged in does not stay.
     this.#timer = setTimeout(() => this.close(new StreamError('connection-timeout')), limits.preAuthTimeoutMs)
     this.#timer.unref()
-    socket.setNoDelay(true)
+    if (socket instanceof Socket) socket.setNoDelay(true)
     this.#attach(socket)
   }
 
@@ -110,23 +116,43 @@ export class ClientStream implements StreamHandler, Carrier {
   get host(): string { return this.#host?.name ?? '' }
   get backlog(): number { return this.#socket.writableLength }
 
-  #attach(socket: Socket): void {
-    shareReads(socket)
+  #attach(socket: Connection): void {
+    if (socket instanceof Socket) shareReads(socket)
     socket.on('data', (chunk: Buffer) => this.#read(chunk))
+    this.#framed?.on('heard', () => this.#heard())
     const gone = (): void => this.#gone()
-    socket.on('error', gone).on('end', gone).on('close', gone)
+    socket.on('error', gone)
+    socket.on('end', gone)
+    socket.on('close', gone)
+  }
+
+  #heard(): void {
+    this.heardAt = this.#c2s.now()
+    this.#pinged = false
   }
 
   /** Bytes from the client; the buffer is used again afterwards. */
   #read(chunk: Buffer): void {
     if (this.#closed) return
-    this.heardAt = this.#c2s.now()
-    this.#pinged = false
+    this.#heard()
     if (this.#session === undefined) {
       this.#preAuthBytes += chunk.length
       if (this.#preAuthBytes > this.#c2s.limits.preAuthBytes) return this.close(new StreamError('policy-violation', 'too much before login'))
     } else this.#shape(chunk.length)
-    this.#guard(() => this.#parser.write(chunk))
+    this.#guard(() => {
+      if (this.#framed === undefined) this.#parser.write(chunk)
+      else this.#readFrame(chunk)
+    })
+  }
+
+  /** RFC 7395 §3.3: one whole element. Throws StreamError. */
+  #readFrame(chunk: Buffer): void {
+    const { kind, bytes } = readFrame(chunk)
+    if (kind === 'open' && this.#opened) throw new StreamError('bad-format', 'the stream is open')
+    if (kind === 'element' && !this.#opened) throw new StreamError('bad-format', 'the stream begins with open')
+    this.#inFrame = 0
+    this.#parser.write(bytes)
+    if (!this.#closed && !this.#parser.idle) throw notWhole()
   }
 
   /** Runs what may throw a StreamError: the one place where they are caught. */
@@ -202,9 +228,8 @@ export class ClientStream implements StreamHandler, Carrier {
   #sendHeader(to?: string): void {
     this.#headerSent = true
     const host = this.#host?.name ?? this.#c2s.defaultHost
-    this.#sendText(
-      `<?xml version='1.0'?><stream:stream xmlns='${CLIENT_NS}' xmlns:stream='${NS.streams}' version='1.0' id='${randomId()}' from='${escapeXml(host)}' xml:lang='en'${to ? ` to='${escapeXml(to)}'` : ''}>`,
-    )
+    const attributes = `version='1.0' id='${randomId()}' from='${escapeXml(host)}' xml:lang='en'${to ? ` to='${escapeXml(to)}'` : ''}`
+    this.#sendText(this.#framed === undefined ? `<?xml version='1.0'?><stream:stream xmlns='${CLIENT_NS}' xmlns:stream='${NS.streams}' ${attributes}>` : openXml(attributes))
   }
 
   #features(host: Host): string {
@@ -266,12 +291,13 @@ export class ClientStream implements StreamHandler, Carrier {
   }
 
   #certifiedAddresses(): readonly string[] | undefined {
-    if (this.listen.tlsOptions.caFile === undefined || !this.#secure || !(this.#socket instanceof tls.TLSSocket)) return undefined
+    if (!this.#secure || !(this.#socket instanceof tls.TLSSocket) || this.listen.tlsOptions.caFile === undefined) return undefined
     this.#certified ??= certifiedAddresses(this.#socket) ?? []
     return this.#certified
   }
 
   streamClosed(): void {
+    if (this.#inFrame > 0) throw notWhole()
     // RFC 6120 §4.4: the client closes; a resumable session ends with it.
     const session = this.#session
     this.#session = undefined
@@ -283,6 +309,7 @@ export class ClientStream implements StreamHandler, Carrier {
 
   stanza(stanza: Stanza): void {
     if (this.#closed) return
+    if (this.#framed !== undefined && ++this.#inFrame > 1) throw notWhole()
     const session = this.#session
     if (session !== undefined) return this.#fromSession(session, stanza)
     if (this.#user !== undefined) return this.#beforeBind(stanza)
@@ -359,6 +386,8 @@ export class ClientStream implements StreamHandler, Carrier {
       if (this.#session === undefined) return this.close(new StreamError('internal-server-error'))
       done()
     })
+    // A frame that follows is for the time after.
+    if (this.#framed !== undefined) return this.#framed.pause()
     setImmediate(() => {
       if (!settled) this.#socket.pause()
     })
@@ -432,7 +461,7 @@ export class ClientStream implements StreamHandler, Carrier {
     }
     this.#sendText(`<proceed xmlns='${NS.tls}'/>`)
     this.flush()
-    const plain = this.#socket
+    const plain = this.#socket as Socket
     plain.removeAllListeners('data')
     plain.removeAllListeners('end')
     plain.removeAllListeners('error')
@@ -623,7 +652,8 @@ export class ClientStream implements StreamHandler, Carrier {
     const bind = login.request.find('bind', BIND2_NS)
     if (bind !== undefined && !this.#closed) return this.#bindInline(host, login, account, login.request.childElement(bind), (jid, bound) => successXml(data, jid, more + bound))
     if (this.#c2s.storage.dirty) await this.#c2s.storage.committed()
-    this.#sendText(successXml(data, account.bare, more) + this.#features(host))
+    this.#sendText(successXml(data, account.bare, more))
+    this.#sendText(this.#features(host))
   }
 
   /** XEP-0386 §3.2 */
@@ -650,7 +680,8 @@ export class ClientStream implements StreamHandler, Carrier {
     const answered = await answers
     return new Promise((resolve) => {
       session.openWhenStored(() => {
-        this.#sendText(success(session.jid.toString(), `<bound xmlns='${BIND2_NS}'>${answered}${bound}</bound>`) + this.#features(host))
+        this.#sendText(success(session.jid.toString(), `<bound xmlns='${BIND2_NS}'>${answered}${bound}</bound>`))
+        this.#sendText(this.#features(host))
         resolve()
       })
     })
@@ -826,10 +857,11 @@ export class ClientStream implements StreamHandler, Carrier {
 
   // --- writing
 
-  write(bytes: Buffer): void {
+  write(bytes: Buffer, last = true): void {
     if (this.#closed) return
     if (this.#out === undefined) this.#out = [bytes]
     else this.#out.push(bytes)
+    if (last && this.#framed !== undefined) this.#framed.elementEnds(this.#out.length)
     if (!this.#scheduled) {
       this.#scheduled = true
       this.#c2s.flushLater(this)
@@ -856,7 +888,8 @@ export class ClientStream implements StreamHandler, Carrier {
     this.#taken = undefined
     const heard = taken === undefined ? undefined : (error?: Error | null): void => { for (const callback of taken) callback(error === undefined || error === null) }
     if (this.#socket.destroyed) return heard?.(new Error('the connection is gone'))
-    this.#socket.write(out.length === 1 ? (out[0] as Buffer) : Buffer.concat(out), heard)
+    if (this.#framed === undefined) this.#socket.write(out.length === 1 ? (out[0] as Buffer) : Buffer.concat(out), heard)
+    else this.#framed.writeParts(out, heard)
     // Answers that are no stanzas count too: whoever asks without reading must not fill our memory.
     if (!this.#closing && this.#socket.writableLength > this.listen.outboundBytes) this.close(new StreamError('policy-violation', 'the client does not read'))
   }
@@ -874,7 +907,7 @@ export class ClientStream implements StreamHandler, Carrier {
       this.#c2s.streamError(error.condition)
       this.#c2s.log.debug({ what: 'stream_error', condition: error.condition, text: error.text, address: this.address })
     }
-    this.write(STREAM_END)
+    this.write(this.#framed === undefined ? STREAM_END : CLOSE_XML)
     this.#endConnection()
   }
 
@@ -963,6 +996,10 @@ function sasl2FeatureFor(host: Host, context: SaslContext): string {
 
 function failed(condition: string, h?: number): string {
   return `<failed xmlns='${NS.sm}'${h === undefined ? '' : ` h='${h}'`}><${condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>`
+}
+
+function notWhole(): StreamError {
+  return new StreamError('not-well-formed', 'a frame is one whole element')
 }
 
 /** XEP-0198 §6: more is acknowledged than was sent. */

@@ -9,6 +9,7 @@ import type { AccountData } from '../accounts/account-data.ts'
 import type { Accounts } from '../accounts/accounts.ts'
 import type { Tokens } from '../accounts/tokens.ts'
 import type { Captchas } from '../captcha/captchas.ts'
+import type { ClientStreams } from '../c2s/c2s.ts'
 import type { Access } from '../config/access.ts'
 import type { HostConfig } from '../config/config.ts'
 import type { Limits } from '../config/limits.ts'
@@ -360,6 +361,8 @@ export interface Parts {
   access: Access
   storage: Storage
   http: HttpRoutes
+  /** Where transports other than TCP bring their clients. */
+  streams: ClientStreams
   log: Log
   metrics: Metrics
   /** Turns stream management on for the host (XEP-0198). */

@@ -99,6 +99,7 @@ export function fakeParts(host = 'example.net') {
       all: () => online as unknown as Session[],
     },
     http: { add: () => () => undefined, baseUrl: () => undefined } as unknown as Parts['http'],
+    streams: { adopt: () => false },
     metrics: createMetrics(),
     limits: defaultLimits,
     config: { registrationTimeoutMs: 600_000, authMethods: ['internal'] } as unknown as Parts['config'],

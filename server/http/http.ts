@@ -102,7 +102,7 @@ export function createHttp(options: HttpOptions): Http {
   let trusted = trustList(options.trustedProxies ?? [])
   const open = new Set<HttpListener & { readonly mounts: readonly Mount[] | undefined }>()
   /** Who is at the other end, of each connection that may ask. */
-  const peers = new WeakMap<Duplex, { readonly address: string; readonly secure: boolean }>()
+  const peers = new WeakMap<Duplex, { readonly address: string; readonly listener: ListenerOptions }>()
   const answered = options.metrics?.counter('tidings_http_requests_total', 'HTTP requests answered', ['status'])
   const refused = options.metrics?.counter('tidings_http_refused_connections_total', 'HTTP connections refused because of a limit')
 
@@ -143,7 +143,9 @@ export function createHttp(options: HttpOptions): Http {
     if (written.includes('\\') || written.split('/').some((part) => part === '..' || part === '.' || /^(%2e|\.){1,2}$/i.test(part))) throw new HttpError(400)
     const peer = peers.get(request.socket)
     let address = peer?.address ?? ''
-    let encrypted = peer?.secure ?? false
+    // All that asks has been put there.
+    const listener = peer?.listener as ListenerOptions
+    let encrypted = listener.tls
     if (trusted(address)) {
       const forwarded = request.headers['x-forwarded-for']
       // The nearest address that is not a proxy of ours; what stands before it the client can invent.
@@ -158,6 +160,7 @@ export function createHttp(options: HttpOptions): Http {
       query: new URLSearchParams(from === -1 ? '' : url.slice(from + 1)),
       address,
       secure: encrypted,
+      listener,
     }
   }
 
@@ -243,7 +246,7 @@ export function createHttp(options: HttpOptions): Http {
       }
       const begin = (secured: Socket): void => {
         arriving.delete(socket)
-        peers.set(secured, { address, secure: listener.tls })
+        peers.set(secured, { address, listener })
         serve(secured)
       }
       if (!listener.tls) return begin(socket)

@@ -1,6 +1,7 @@
 /** Which handler answers a request: by method and path prefix, the longest prefix first. */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
+import type { ListenerOptions } from './http.ts'
 
 /** What is known about a request before a handler reads it. */
 export interface HttpPath {
@@ -12,6 +13,8 @@ export interface HttpPath {
   /** The peer's IP address. */
   readonly address: string
   readonly secure: boolean
+  /** The options of the listener that it came by. */
+  readonly listener: ListenerOptions
 }
 
 export type HttpHandler = (request: IncomingMessage, response: ServerResponse, path: HttpPath) => void | Promise<void>

@@ -16,8 +16,8 @@ import type { Gate, GateWaiter } from './gate.ts'
 export interface Carrier {
   readonly address: string
   readonly secure: boolean
-  /** Collects bytes; they are written once at the end of the turn. */
-  write(bytes: Buffer): void
+  /** Collects bytes; they are written once at the end of the turn. `last` is false when more of the same element follows at once. */
+  write(bytes: Buffer, last?: boolean): void
   /** Bytes not taken by the network yet. */
   readonly backlog: number
   /** Calls back, later, when the network has taken all that was written so far; with false when the connection is gone and it has not. */
@@ -422,7 +422,8 @@ export class Session implements GateWaiter {
   #write(stanza: Stanza, taken: Taken | undefined): void {
     const carrier = this.#carrier
     if (carrier === undefined) return taken?.(false)
-    for (const part of stanza.parts()) carrier.write(part)
+    const parts = stanza.parts()
+    for (let i = 0; i < parts.length; i++) carrier.write(parts[i] as Buffer, i === parts.length - 1)
     if (taken !== undefined) carrier.whenTaken(taken)
     if (carrier.backlog > this.#context.limits.outboundBytes) return this.#stopped()
     const management = this.management
