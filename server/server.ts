@@ -14,6 +14,7 @@ import { AccountError, createAccounts, type Accounts, type ScramKeySet } from '.
 import { createCredentials } from './accounts/credentials.ts'
 import { createTokens } from './accounts/tokens.ts'
 import { C2s, type ClientListener } from './c2s/c2s.ts'
+import { Components, type ComponentListener } from './components/components.ts'
 import { createCaptchas } from './captcha/captchas.ts'
 import type { Config, ListenConfig } from './config/config.ts'
 import { parseOptions, type OptionTable } from './config/options.ts'
@@ -166,6 +167,13 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     },
   })
 
+  const components = new Components({
+    hosts, services, router, storage, limits, log, metrics, now,
+    certificates: () => certificates,
+    access: () => config.access,
+    balancing: (domain) => config.domainBalancing.get(domain),
+  })
+
   const routePresence = (stanza: Stanza, session?: Session): void => {
     if (stanza.name !== 'presence') return void router.route(stanza)
     try {
@@ -215,6 +223,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     const disco = createDiscoRegistry((bare) => anonymous.has(bare))
     disco.identity('host', { category: 'server', type: 'im', name: 'Tidings' })
     disco.identity('account', { category: 'account', type: 'registered' })
+    disco.items('host', () => components.domainsOf(name).map((jid) => ({ jid })))
     const hostConfig = config.host(name)
     const presence = createPresence({
       rosters, sessions, log,
@@ -330,7 +339,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   }
 
   /** By where they listen. */
-  const listeners = new Map<string, { listen: ListenConfig; readonly listener: ClientListener | HttpListener }>()
+  const listeners = new Map<string, { listen: ListenConfig; readonly listener: ClientListener | HttpListener | ComponentListener }>()
   let health: HttpListener | undefined
 
   /** Opens, changes and closes listeners until they are those of the configuration. Rejects when one cannot be opened; the others are. */
@@ -343,26 +352,36 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     const failures: string[] = []
     for (const [place, listen] of wanted) {
       try {
-        const open = listeners.get(place)
-        if (open !== undefined) {
-          open.listener.update(listen)
-          open.listen = listen
+        const known = listeners.get(place)
+        if (known !== undefined) {
+          known.listener.update(listen)
+          known.listen = listen
           continue
         }
-        const listener = listen.module === 'ejabberd_c2s' ? await c2s.listen(listen) : await http.listen(listen)
+        const listener = await open(listen)
         listeners.set(place, { listen, listener })
-        if (listen.module === 'ejabberd_c2s') warnOf(listen, listener.port)
+        if (listen.module !== 'ejabberd_http') warnOf(listen, listener.port)
       } catch (error) {
         failures.push(`${listen.file}:${listen.line}: ${(error as Error).message}`)
       }
     }
     await Promise.all(closing)
+    components.update()
     if (failures.length > 0) throw new Error(failures.join('\n'))
+  }
+
+  function open(listen: ListenConfig): Promise<ClientListener | HttpListener | ComponentListener> {
+    switch (listen.module) {
+      case 'ejabberd_c2s': return c2s.listen(listen)
+      case 'ejabberd_http': return http.listen(listen)
+      case 'ejabberd_service': return components.listen(listen)
+    }
   }
 
   function warnOf(listen: ListenConfig, port: number): void {
     if (listen.starttls && !listen.starttlsRequired) log.warn({ what: 'starttls_optional', port, text: 'Clients may log in and register without encryption here; set starttls_required: true to forbid it.' })
-    if (!listen.starttls && !listen.tls) log.warn({ what: 'listener_unencrypted', port, text: 'This listener offers no encryption.' })
+    const ownMachine = listen.module === 'ejabberd_service' && (listen.unixPath !== undefined || listen.ip === '::1' || listen.ip.startsWith('127.'))
+    if (!listen.starttls && !listen.tls && !ownMachine) log.warn({ what: 'listener_unencrypted', port, text: 'This listener offers no encryption.' })
   }
 
   let closed: Promise<void> | undefined
@@ -457,6 +476,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       return (closed ??= (async () => {
         for (const host of hosts.values()) host.hooks.runStopping()
         await c2s[Symbol.asyncDispose]()
+        await components[Symbol.asyncDispose]()
         await Promise.all(ending)
         await Promise.all([http.close(1000), health?.close(0)])
         pending.close()

@@ -20,7 +20,7 @@ import { joinValues, readConfigTree, withHost } from './yaml.ts'
 export { formatProblem, type Problem } from './problems.ts'
 
 /** The listeners this server has; others are reported and not opened. */
-export type ListenModule = 'ejabberd_c2s' | 'ejabberd_http'
+export type ListenModule = 'ejabberd_c2s' | 'ejabberd_http' | 'ejabberd_service'
 
 export interface ListenConfig {
   /** A TCP port; 0 picks a free one. */
@@ -51,9 +51,33 @@ export interface ListenConfig {
   /** Bytes waiting to be written to one connection. */
   readonly outboundBytes: number
   readonly backlog: number
+  /** Of `ejabberd_service` alone. */
+  readonly component?: ComponentListen
   readonly file: string
   readonly line: number
 }
+
+/** Which components may connect (XEP-0114). */
+export interface ComponentListen {
+  /** By domain. */
+  readonly passwords: ReadonlyMap<string, string>
+  /** Of domains that are not known beforehand. */
+  readonly password: string | undefined
+  /** Whether a component sends from its own domains alone. */
+  readonly checkFrom: boolean
+  /** Whether a component stands in for the other domains of `passwords`. */
+  readonly globalRoutes: boolean
+}
+
+/** How what is for one domain is shared between the components that are connected for it. */
+export interface Balancing {
+  readonly type: BalancingType
+  /** How many components there are to be; any number when undefined. */
+  readonly number: number | undefined
+}
+
+export type BalancingType = (typeof BALANCING_TYPES)[number]
+const BALANCING_TYPES = ['random', 'source', 'destination', 'bare_source', 'bare_destination'] as const
 
 /** What has no name in ejabberd: the top-level key `tidings`. */
 export interface TidingsOptions {
@@ -132,6 +156,10 @@ export interface Config {
   /** The configuration of one host; throws when it is not among `hosts`. */
   host(name: string): HostConfig
   readonly listen: readonly ListenConfig[]
+  /** The rules that are not those of one host. */
+  readonly access: Access
+  /** By the domain of the components. */
+  readonly domainBalancing: ReadonlyMap<string, Balancing>
   /** Files that exist after expanding globs: keys, certificates and chains in any order. */
   readonly certfiles: readonly string[]
   /** One of pino's levels, or `silent`. */
@@ -165,6 +193,7 @@ interface GlobalOptions {
   queue_dir: string
   captcha_cmd: string
   captcha_limit: number
+  domain_balancing: ReadonlyMap<string, { readonly type: BalancingType; readonly component_number: number }>
 }
 
 interface HostOptions extends TlsNames {
@@ -216,6 +245,10 @@ export const globalTable: OptionTable<GlobalOptions> = {
   captcha_cmd: { type: text(), default: '', help: 'A program that is given the text of a captcha and writes its picture (PNG, JPEG or GIF); unless set, the server draws it itself.' },
   captcha_limit: { type: int({ min: 1, infinity: true }), default: Infinity, help: 'Captchas that one address may have in a minute.' },
   trusted_proxies: { type: either(oneOf('all'), list(network)), default: [], help: 'Proxies whose X-Forwarded-For is believed.' },
+  domain_balancing: { type: map(record({
+    type: { type: oneOf(...BALANCING_TYPES), default: 'random' as const, help: '' },
+    component_number: { type: int({ min: 2, max: 1000 }), default: 0, help: '' },
+  })), default: new Map(), help: 'Domains of which several components may be connected, by what a stanza finds its one: type (random, source, destination, bare_source, bare_destination) and component_number, how many there are.' },
   queue_dir: { type: text(), default: '', help: 'Unused: queues are in memory.', ignored: 'has no effect: queues are in memory.' },
 }
 
@@ -319,7 +352,7 @@ const INSTEAD: readonly (readonly [RegExp, string])[] = [
   [/^ldap_/, 'has no effect: this server does not ask LDAP directories.'],
   [/^(extauth_|pam_|ext_api_|auth_external|auth_opts)/, 'has no effect: accounts are checked against this server\'s own store alone.'],
   [/^allow_multiple_connections$/, 'has no effect: an anonymous account is that of one session.'],
-  [/^(s2s_|outgoing_s2s_|domain_balancing|max_s2s|route_subdomains)/, 'has no effect: this server does not talk to other servers.'],
+  [/^(s2s_|outgoing_s2s_|max_s2s|route_subdomains)/, 'has no effect: this server does not talk to other servers.'],
   [/^(oauth_|api_permissions$|commands|ejabberdctl_|access_commands)/, 'has no effect: there is no HTTP API and no OAuth.'],
   [/^captcha_/, 'has no effect: the picture of a captcha is sent with its form, over XMPP.'],
   [/^(redis_|cluster_|router_|sm_db|sm_cache|sm_use|net_ticktime|rpc_timeout)/, 'has no effect: this server runs as one process and keeps its state itself.'],
@@ -436,6 +469,8 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
   if (options.strict) for (const [index, problem] of problems.entries()) problems[index] = { ...problem, level: 'error' }
   const config: Config = {
     file, hosts, listen, certfiles, loglevel,
+    access: globalAccess.access,
+    domainBalancing: new Map(Array.from(globals.domain_balancing, ([domain, { type, component_number: number }]) => [Jid.tryParse(domain)?.domain ?? domain, { type, number: number || undefined }])),
     language: globalHost.language,
     captcha: { command: globals.captcha_cmd, limit: globals.captcha_limit },
     trustedProxies: globals.trusted_proxies === 'all' ? ['0.0.0.0/0', '::/0'] : globals.trusted_proxies,

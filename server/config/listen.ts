@@ -4,7 +4,8 @@ import { resolve } from 'node:path'
 import type { TlsChoices } from '../../lib/net/certificates.ts'
 import type { SocketRights } from '../../lib/net/listen.ts'
 import { type createAccess } from './access.ts'
-import { type ListenConfig, type ListenModule } from './config.ts'
+import { Jid } from '../../lib/jid.ts'
+import { type ComponentListen, type ListenConfig, type ListenModule } from './config.ts'
 import { handlerNames, listenerNames, moduleNames, removedListenerNames, renamedModules } from './ejabberd-names.ts'
 import { type Limits } from './limits.ts'
 import { entryOf, show, textOf, toNode, type ConfigNode, type MapEntry, type MapNode } from './node.ts'
@@ -47,6 +48,11 @@ interface Listener extends Common {
   cafile: string
   protocol_options: readonly string[]
   tls_compression: boolean
+  hosts: ReadonlyMap<string, { readonly password: string }>
+  password: string
+  check_from: boolean
+  global_routes: boolean
+  shaper_rule: string
 }
 
 const port: OptionType<number | string> = {
@@ -84,7 +90,7 @@ const unixSocketTable: OptionTable<SocketRights> = {
 const common: OptionTable<Common> = {
   port: { type: port, default: 0, help: 'TCP port, or unix:/path.' },
   ip: { type: ip, default: '0.0.0.0', help: 'Address to listen on; "::" is IPv6 and IPv4.' },
-  module: { type: text(), default: '', help: 'ejabberd_c2s or ejabberd_http.' },
+  module: { type: text(), default: '', help: 'ejabberd_c2s, ejabberd_http or ejabberd_service.' },
   transport: { type: oneOf('tcp'), default: 'tcp', help: 'tcp.' },
   accept_interval: { type: int(), default: 0, help: 'Unused.', ignored: 'has no effect: connections are accepted as they come, up to tidings.limits.connections.' },
   send_timeout: { type: anyValue, default: undefined, help: 'Unused.', ignored: 'has no effect: a slow reader is closed when tidings.limits.outbound_bytes is reached.' },
@@ -103,7 +109,7 @@ const tlsTableOfListener: OptionTable<Pick<Listener, 'tls' | 'certfile' | 'ciphe
   tls_compression: tlsNames.c2s_tls_compression,
 }
 
-const clientTable: OptionTable<Omit<Listener, 'request_handlers' | 'custom_headers' | 'tag'>> = {
+const clientTable: OptionTable<Omit<Listener, 'request_handlers' | 'custom_headers' | 'tag' | ComponentNames>> = {
   ...common,
   ...tlsTableOfListener,
   access: { type: accessRule(), default: 'all', help: 'Access rule: who may log in here.' },
@@ -129,8 +135,31 @@ const httpTable: OptionTable<Common & Pick<Listener, 'tls' | 'certfile' | 'ciphe
   allow_unencrypted_sasl2: { type: bool(), default: false, help: 'SASL2 is offered over TLS alone.' },
 }
 
+type ComponentNames = 'hosts' | 'password' | 'check_from' | 'global_routes' | 'shaper_rule'
+
+const passwordTable: OptionTable<{ password: string }> = {
+  password: { type: text(), default: '', help: 'What its component says that it knows.' },
+}
+
+const componentTable: OptionTable<Common & Pick<Listener, keyof typeof tlsTableOfListener | 'access' | 'shaper' | 'max_stanza_size' | 'max_fsm_queue' | ComponentNames>> = {
+  ...common,
+  ...tlsTableOfListener,
+  hosts: { type: map(record(passwordTable)), default: new Map(), help: 'Domains of the components that may connect here, each with its password.' },
+  password: { type: text(), default: '', help: 'Password of every domain, where there are no hosts: a component may have any that is not served otherwise.' },
+  check_from: { type: bool(), default: true, help: 'Whether a component may send from its own domains alone. One that may send from others can speak for every user.' },
+  global_routes: { type: bool(), default: true, help: 'Whether a component gets what is for the other hosts of its listener too, as long as none has connected for them.' },
+  access: { type: accessRule(), default: 'all', help: 'Access rule: who may send to the components.' },
+  shaper: { type: shaperRule(), default: 'none', help: 'How fast a component may send.' },
+  shaper_rule: { type: shaperRule(), default: 'none', help: 'Older name of shaper.' },
+  max_stanza_size: clientTable.max_stanza_size,
+  max_fsm_queue: clientTable.max_fsm_queue,
+}
+
+const tables = { ejabberd_c2s: clientTable, ejabberd_http: httpTable, ejabberd_service: componentTable }
+
 /** What the listener tables are, for the manual. */
-export const listenTables = { ejabberd_c2s: clientTable, ejabberd_http: httpTable }
+export const listenTables: typeof tables = tables
+const MODULES = Object.keys(tables).join(', ').replace(/, (?=[^,]*$)/, ' or ')
 
 /** Booleans of older files that stand for request handlers. */
 const OLD_HANDLERS: Readonly<Record<string, readonly [string, string]>> = {
@@ -173,10 +202,10 @@ function readListener(node: MapNode, context: ListenContext, certfiles: { path: 
   const moduleEntry = entryOf(node, 'module')
   const module = moduleEntry && textOf(moduleEntry.value)
   const report = (at: { file: string; line: number }, option: string, level: Problem['level'], text: string): void => { problems.push({ file: at.file, line: at.line, option, level, text }) }
-  if (module === undefined) { report(moduleEntry ?? node, 'listen.module', 'error', `is missing; expected ejabberd_c2s or ejabberd_http.`); return undefined }
-  if (module !== 'ejabberd_c2s' && module !== 'ejabberd_http') {
+  if (module === undefined) { report(moduleEntry ?? node, 'listen.module', 'error', `is missing; expected ${MODULES}.`); return undefined }
+  if (module !== 'ejabberd_c2s' && module !== 'ejabberd_http' && module !== 'ejabberd_service') {
     if (listenerNames.has(module) || moduleNames.has(module)) report(moduleEntry ?? node, 'listen.module', 'warning', `"${module}" is a listener of ejabberd's that this server does not have; the port ${textOf(entryOf(node, 'port')?.value ?? toNode('')) ?? ''} is not opened.`)
-    else report(moduleEntry ?? node, 'listen.module', 'error', `"${module}" is not allowed here; expected ejabberd_c2s or ejabberd_http.${didYouMean(module, listenerNames.keys())}`)
+    else report(moduleEntry ?? node, 'listen.module', 'error', `"${module}" is not allowed here; expected ${MODULES}.${didYouMean(module, listenerNames.keys())}`)
     return undefined
   }
   if (!entryOf(node, 'port')) report(node, 'listen.port', 'error', 'is missing; expected a port from 0 to 65535 or "unix:/path".')
@@ -188,7 +217,7 @@ function readListener(node: MapNode, context: ListenContext, certfiles: { path: 
     if (old) { if (['true', 'yes', 'on', 'y'].includes(textOf(item.value) ?? '')) handlers.set(...old) } else entries.push(item)
   }
   const current: MapNode = { ...node, entries }
-  const read = parseOptions<Partial<Listener> & Common>((module === 'ejabberd_c2s' ? clientTable : httpTable) as unknown as OptionTable<Partial<Listener> & Common>, current, {
+  const read = parseOptions<Partial<Listener> & Common>(tables[module] as unknown as OptionTable<Partial<Listener> & Common>, current, {
     option: 'listen', known: { names: [...removedListenerNames, ...(listenerNames.get(module) ?? [])], text: 'has no effect: it is an option of other versions of ejabberd.' },
   })
   const { options } = read
@@ -205,10 +234,10 @@ function readListener(node: MapNode, context: ListenContext, certfiles: { path: 
       options[name] = 0
     }
   }
-  for (const rule of ['access', 'shaper'] as const) {
+  for (const rule of ['access', 'shaper', 'shaper_rule'] as const) {
     const item = entryOf(current, rule)
     const written = options[rule]
-    if (item && written !== undefined) problems.push(...context.check(written, rule, { file: item.file, line: item.line, option: `listen.${rule}` }))
+    if (item && written !== undefined) problems.push(...context.check(written, rule === 'access' ? 'access' : 'shaper', { file: item.file, line: item.line, option: `listen.${rule}` }))
   }
   for (const path of options.certfile ?? []) certfiles.push({ path, at: entryOf(current, 'certfile') ?? node })
   for (const [path, written] of options.request_handlers ?? []) {
@@ -229,6 +258,7 @@ function readListener(node: MapNode, context: ListenContext, certfiles: { path: 
   if (verify && options.tls_verify && tlsRead.caFile === undefined) report(verify, 'listen.tls_verify', 'warning', 'has no effect without cafile or c2s_cafile, which say whose certificates are believed.')
   const cafile = entryOf(current, 'cafile')
   if (cafile && module !== 'ejabberd_c2s') report(cafile, 'listen.cafile', 'warning', 'has no effect: certificates are asked of clients of ejabberd_c2s alone.')
+  const component = module === 'ejabberd_service' ? readComponents(current, options as Listener, report) : undefined
   const asksNobody = module !== 'ejabberd_c2s' || (verify !== undefined && options.tls_verify === false)
   const tlsOptions = asksNobody ? { ...tlsRead, caFile: undefined } : tlsRead
   return {
@@ -245,16 +275,32 @@ function readListener(node: MapNode, context: ListenContext, certfiles: { path: 
     requestHandlers: handlers,
     customHeaders: options.custom_headers ?? new Map(),
     access: options.access ?? 'all',
-    shaper: options.shaper ?? 'none',
+    shaper: entryOf(current, 'shaper_rule') && !entryOf(current, 'shaper') ? options.shaper_rule ?? 'none' : options.shaper ?? 'none',
     maxStanzaBytes: options.max_stanza_size || limits.stanzaBytes,
     preAuthMaxStanzaBytes: options.pre_auth_max_stanza_size || Math.min(limits.preAuthStanzaBytes, options.max_stanza_size || Infinity),
     maxStanzaElements: options.max_stanza_elements || limits.children,
     preAuthMaxStanzaElements: options.pre_auth_max_stanza_elements || Math.min(limits.children, options.max_stanza_elements || Infinity),
     outboundBytes: options.max_fsm_queue ? queueBytes(options.max_fsm_queue) : limits.outboundBytes,
     backlog: options.backlog,
+    ...(component === undefined ? {} : { component }),
     file: node.file,
     line: node.line,
   }
+}
+
+function readComponents(node: MapNode, options: Listener, report: (at: { file: string; line: number }, option: string, level: Problem['level'], text: string) => void): ComponentListen {
+  const entry = entryOf(node, 'hosts')
+  const passwords = new Map<string, string>()
+  for (const [written, { password }] of options.hosts) {
+    const at = (entry && entryOf(entry.value, written)) ?? entry ?? node
+    const jid = Jid.tryParse(written)
+    const known = password === '' ? options.password : password
+    if (jid === undefined || jid.local !== '' || jid.resource !== '') report(at, 'listen.hosts', 'error', `"${written}" is not allowed here; expected a domain.`)
+    else if (known === '') report(at, 'listen.hosts', 'error', `"${written}" has no password.`)
+    else passwords.set(jid.domain, known)
+  }
+  if (!entry && options.password === '') report(node, 'listen.hosts', 'error', 'is missing; expected the domains of the components, each with its password.')
+  return { passwords, password: entry || options.password === '' ? undefined : options.password, checkFrom: options.check_from, globalRoutes: options.global_routes }
 }
 
 /** ejabberd counts what waits in stanzas, and we count bytes; not less than one stanza of any size fits. */
