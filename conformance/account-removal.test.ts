@@ -80,7 +80,7 @@ async function makeRoom(client: Client, room: string): Promise<void> {
 
 async function config(): Promise<string> {
   const shipped = await readFile(path.join(import.meta.dirname, '../config/ejabberd-compat.yml'), 'utf8')
-  return staged(shipped, { client: 0, clientTls: 0, https: 0 }).replace('loglevel: debug', 'loglevel: none')
+  return staged(shipped, { client: 0, clientTls: 0, https: 0, component: 0 }).replace('loglevel: debug', 'loglevel: none')
 }
 
 describe('a removed account', () => {

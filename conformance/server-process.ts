@@ -12,6 +12,8 @@ export interface Ports {
   readonly client: number
   readonly clientTls: number
   readonly https: number
+  /** For external components. */
+  readonly component: number
 }
 
 export interface ServerProcessOptions {
@@ -37,7 +39,7 @@ export class ServerProcess implements AsyncDisposable {
 
   static async start(options: ServerProcessOptions): Promise<ServerProcess> {
     const dir = await mkdtemp(path.join(tmpdir(), 'tidings-'))
-    const ports = { client: await freePort(), clientTls: await freePort(), https: await freePort() }
+    const ports = { client: await freePort(), clientTls: await freePort(), https: await freePort(), component: await freePort() }
     await writeFile(path.join(dir, 'ejabberd.yml'), options.config(ports))
     const server = new ServerProcess(dir, ports, options.log)
     await server.run()

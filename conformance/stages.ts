@@ -12,6 +12,8 @@ export async function loadPlays(): Promise<typeof plays> {
   return plays
 }
 
+const COMPONENT = { domain: 'component.localhost', secret: 'sesame' }
+
 export interface OwnStage extends AsyncDisposable {
   readonly stage: Stage
   readonly server: ServerProcess
@@ -22,7 +24,7 @@ export async function ownStage(log?: string): Promise<OwnStage> {
   const shipped = await readFile(path.join(import.meta.dirname, '../config/ejabberd-compat.yml'), 'utf8')
   const server = await ServerProcess.start({ config: (ports) => staged(shipped, ports), ...(log === undefined ? {} : { log }) })
   return {
-    stage: { host: '127.0.0.1', port: server.ports.client, domain: 'localhost', tlsPort: server.ports.clientTls, tls: 'starttls', web: `https://localhost:${server.ports.https}` },
+    stage: { host: '127.0.0.1', port: server.ports.client, domain: 'localhost', tlsPort: server.ports.clientTls, tls: 'starttls', web: `https://localhost:${server.ports.https}`, component: { port: server.ports.component, ...COMPONENT } },
     server,
     [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
   }
@@ -36,6 +38,7 @@ export function staged(shipped: string, ports: Ports): string {
     document.setIn(['listen', at, 'ip'], '127.0.0.1')
     document.deleteIn(['listen', at, 'shaper'])
   }
+  document.addIn(['listen'], document.createNode({ port: ports.component, ip: '127.0.0.1', module: 'ejabberd_service', hosts: { [COMPONENT.domain]: { password: COMPONENT.secret } } }))
   document.set('loglevel', 'debug')
   document.set('registration_timeout', 'infinity')
   document.deleteIn(['modules', 'mod_http_upload', 'put_url'])

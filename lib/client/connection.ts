@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import net from 'node:net'
 import tls from 'node:tls'
 import { endPointHash } from '../net/certificates.ts'
-import { type Stanza } from '../stanza/stanza.ts'
+import { CLIENT_NS, type Stanza } from '../stanza/stanza.ts'
 import { StreamError } from '../stream/errors.ts'
 import { escapeXml } from '../xml/element.ts'
 import { type StreamHeader, StreamParser } from '../xml/parser.ts'
@@ -31,10 +31,13 @@ export interface Address {
   readonly unixPath?: string
   /** What a proxy would say first, ahead of TLS too. */
   readonly proxyHeader?: string | Buffer
+  /** The content namespace of the stream; `jabber:client` unless told. */
+  readonly xmlns?: string
 }
 
 export class Connection {
   readonly domain: string
+  readonly xmlns: string
   /** Takes what arrives in place of `next()`. */
   onIncoming: ((incoming: Incoming) => void) | undefined
   #socket: net.Socket
@@ -44,9 +47,10 @@ export class Connection {
   #closed = false
   #error: Error | undefined
 
-  private constructor(socket: net.Socket, domain: string) {
+  private constructor(socket: net.Socket, domain: string, xmlns: string) {
     this.#socket = socket
     this.domain = domain
+    this.xmlns = xmlns
     this.#parser = new StreamParser(LIMITS, {
       streamOpened: (header) => this.#take({ kind: 'header', header }),
       stanza: (stanza) => {
@@ -55,7 +59,7 @@ export class Connection {
         this.#take({ kind: 'element', stanza })
       },
       streamClosed: () => this.#take({ kind: 'end' }),
-    })
+    }, xmlns)
     this.#attach(socket)
   }
 
@@ -69,7 +73,7 @@ export class Connection {
     const socket = address.direct ? tls.connect({ socket: plain, servername: address.domain, ALPNProtocols: ['xmpp-client'], rejectUnauthorized: false }) : plain
     await once(socket, address.direct ? 'secureConnect' : 'connect')
     socket.setNoDelay(true)
-    return new Connection(socket, address.domain)
+    return new Connection(socket, address.domain, address.xmlns ?? CLIENT_NS)
   }
 
   get closed(): boolean { return this.#closed }
@@ -95,7 +99,7 @@ export class Connection {
   /** Sends a stream header and expects one. */
   openStream(attrs: Readonly<Record<string, string>> = {}): void {
     this.#parser.reset()
-    let text = `<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='${STREAM_NS}'`
+    let text = `<?xml version='1.0'?><stream:stream xmlns='${this.xmlns}' xmlns:stream='${STREAM_NS}'`
     const all: Record<string, string> = { to: this.domain, version: '1.0', 'xml:lang': 'en', ...attrs }
     for (const key in all) text += ` ${key}='${escapeXml(all[key] as string)}'`
     this.write(`${text}>`)

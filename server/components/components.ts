@@ -129,7 +129,11 @@ export class Components implements AsyncDisposable {
     const strangers = this.#strangers.get(address) ?? 0
     if (address !== '' && strangers >= this.limits.connectionsPerAddress) return this.#refuse(socket, 'address')
     this.#strangers.set(address, strangers + 1)
-    if (!options.listen.tls) return this.#begin(options, socket, socket, address)
+    if (!options.listen.tls) {
+      this.#streams.add(new ComponentStream(this, options, socket, address))
+      socket.resume()
+      return
+    }
     const { handshakeTimeoutMs, preAuthTimeoutMs } = this.limits
     const failed = (error?: unknown): void => {
       this.#arriving.delete(socket)
@@ -143,16 +147,11 @@ export class Components implements AsyncDisposable {
         const contexts = this.#parts.certificates() as SecureContexts
         const secured = acceptTls(socket, contexts.optionsFor(options.listen.tlsOptions), handshakeTimeoutMs)
         this.#arriving.delete(socket)
-        this.#begin(options, socket, secured, address)
+        this.#streams.add(new ComponentStream(this, options, secured, address))
       } catch (error) {
         failed(error)
       }
     }, failed)
-  }
-
-  #begin(options: ListenerOptions, plain: net.Socket, socket: net.Socket, address: string): void {
-    this.#streams.add(new ComponentStream(this, options, socket, address))
-    plain.resume()
   }
 
   #refuse(socket: net.Socket, reason: string): void {

@@ -658,7 +658,7 @@ modules:
 
   it('is described whole in the manual', () => {
     const manual = readFileSync(new URL('../../docs/configuration.md', import.meta.url), 'utf8')
-    const names = [globalTable, hostTable, tidingsTable, metricsTable, uploadTable, reportsTable, serviceStatusTable, listenTables.ejabberd_c2s, listenTables.ejabberd_http].flatMap((table) => Object.keys(table))
+    const names = [globalTable, hostTable, tidingsTable, metricsTable, uploadTable, reportsTable, serviceStatusTable, ...Object.values(listenTables)].flatMap((table) => Object.keys(table))
     for (const name of [...names, ...Object.keys(limitTable).map(snakeCase)]) expect(manual.match(new RegExp(`\\b${name}\\b`)), name).to.not.equal(null)
   })
 

@@ -26,6 +26,7 @@ const CORE: readonly Spec[] = [
   { xep: 440, version: '1.0.0', status: 'complete' },
   { xep: 474, version: '0.5.0', status: 'complete' },
   { xep: 368, version: '1.1.0', status: 'partial', note: 'TLS from the first byte; SRV records are the operator\'s' },
+  { xep: 114, version: '1.6', status: 'complete', note: 'components that connect (jabber:component:accept)' },
 ]
 
 const NAMES: Readonly<Record<string, string>> = {
