@@ -14,7 +14,7 @@ loglevel: none
 listen:
   - { port: 0, ip: 127.0.0.1, module: ejabberd_c2s, starttls: true }
   - { port: 0, ip: 127.0.0.1, module: ejabberd_c2s, tls: true }
-  - { port: 0, ip: 127.0.0.1, module: ejabberd_http, tls: true, request_handlers: { /upload: mod_http_upload, /invites: mod_invites } }
+  - { port: 0, ip: 127.0.0.1, module: ejabberd_http, tls: true, request_handlers: { /upload: mod_http_upload, /bosh: mod_bosh, /invites: mod_invites } }
 access_rules:
   local: { allow: all }
 shaper_rules:
@@ -26,6 +26,7 @@ modules:
   mod_avatar: {}
   mod_auth_fast: {}
   mod_blocking: {}
+  mod_bosh: {}
   mod_caps: {}
   mod_carboncopy: {}
   mod_client_state: {}

@@ -6,6 +6,7 @@ import { archive } from './archive.ts'
 import { avatarPresence, avatars } from './avatars.ts'
 import { blocking } from './blocking.ts'
 import { bookmarks } from './bookmarks.ts'
+import { bosh } from './bosh.ts'
 import { caps } from './caps.ts'
 import { carbons } from './carbons.ts'
 import { clientAccess } from './client-access.ts'
@@ -56,7 +57,7 @@ export const extensions = [
   disco, caps, contactAddresses, adhoc, dataExport, serviceAdministration, announcements,
   loginBans, fast, scramUpgrade, clientAccess,
   roster, register, invites, privateStorage, vcard, userSearch, lastActivity, flexibleOffline,
-  ping, version, entityTime, httpUpload, httpUploadQuota,
+  ping, version, entityTime, httpUpload, httpUploadQuota, bosh,
   muc,
   // What keeps things in personal nodes comes after them.
   pubsub, avatars, avatarPresence, bookmarks, displayed,

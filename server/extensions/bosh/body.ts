@@ -47,7 +47,9 @@ export function readBody(bytes: Buffer, limits: ParserLimits): Body {
     streamClosed: () => { closed = true },
   })
   try {
-    parser.write(Buffer.concat([HEAD, withoutDeclaration(bytes), END]))
+    parser.write(Buffer.concat([HEAD, withoutDeclaration(bytes)]))
+    if (closed) throw new BindingError('bad-request', 'not one body')
+    parser.write(END)
   } catch (error) {
     if (!(error instanceof StreamError)) throw error
     throw new BindingError(error.condition === 'policy-violation' ? 'policy-violation' : 'bad-request', error.message)

@@ -42,6 +42,8 @@ export interface BoshStream {
   open(opening: Opening): void
   /** One first-level element of the client. */
   receive(payload: Buffer): void
+  /** The client is there. */
+  heard(): void
   /** The client ends its stream. */
   close(): void
   /** The client is gone. */
@@ -180,6 +182,7 @@ export class BoshSession {
       return this.#fail('bad-request', exchange)
     }
     const request: Request = { rid, body, exchange, stopWaiting: undefined }
+    this.#stopClock()
     if (rid < this.#next) return this.#repeated(request)
     if (this.#over) return this.#afterEnd(request)
     const before = this.#early.get(rid)
@@ -221,6 +224,7 @@ export class BoshSession {
     this.#lastAt = this.#context.now()
     this.#lastEmpty = empty
     this.#forgetAnswers()
+    this.#stream.heard()
     this.#held.push(request)
     exchange.onGone(() => this.#watch())
     request.stopWaiting = this.#context.after(first ? Math.max(this.#waitS * 1000, FEATURES_MS) : this.#waitS * 1000, () => this.#answerUpTo(request))
@@ -373,12 +377,16 @@ export class BoshSession {
 
   // --- inactivity (§10)
 
-  /** Runs the clock while no request is held. */
-  #watch(): void {
+  #stopClock(): void {
     this.#stopIdle?.()
     this.#stopIdle = undefined
-    if (this.#over || this.#held.some(({ exchange }) => !exchange.gone)) return
-    this.#stopIdle = this.#context.after(this.#pauseMs ?? this.#inactivityMs, () => {
+  }
+
+  /** Runs the clock while no request is held. */
+  #watch(): void {
+    if (this.#over || this.#held.some(({ exchange }) => !exchange.gone)) return this.#stopClock()
+    this.#stopIdle ??= this.#context.after(this.#pauseMs ?? this.#inactivityMs, () => {
+      this.#stopIdle = undefined
       // It is us whom the client waits for.
       if (this.#stream.paused && this.#early.has(this.#next)) return this.#watch()
       this.#finish()
@@ -428,7 +436,7 @@ export class BoshSession {
   /** Nothing goes to the stream or comes from it any more. */
   #finish(): void {
     this.#over = true
-    this.#stopIdle?.()
+    this.#stopClock()
     for (const { stopWaiting } of this.#held) stopWaiting?.()
     const taken = [...this.#sent.flatMap((each) => each.taken), ...this.#queue.map((each) => each.taken)]
     this.#held = []
