@@ -41,7 +41,7 @@ describe('configuration', () => {
     expect(config.listen.map(({ port, module, tls, starttlsRequired }) => [port, module, tls, starttlsRequired])).to.deep.equal([
       [5222, 'ejabberd_c2s', false, true], [5223, 'ejabberd_c2s', true, false], [5443, 'ejabberd_http', true, false],
     ])
-    expect([...config.listen[2]?.requestHandlers ?? []]).to.deep.equal([['/status', 'tidings_status'], ['/upload', 'mod_http_upload'], ['/invites', 'mod_invites']])
+    expect([...config.listen[2]?.requestHandlers ?? []]).to.deep.equal([['/status', 'tidings_status'], ['/upload', 'mod_http_upload'], ['/bosh', 'mod_bosh'], ['/invites', 'mod_invites']])
     expect(config.tidings.metrics).to.deep.equal({ port: 5280, ip: '127.0.0.1' })
     const host = config.host('localhost')
     expect(host.access.allows('trusted_network', { address: '::ffff:127.0.0.1' })).to.equal(true)
