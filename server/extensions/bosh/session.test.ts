@@ -178,6 +178,13 @@ describe('XEP-0124: sessions', () => {
     expect(stage.ask(102).text).to.contain('three')
   })
 
+  it('what waits is not all in one response when it is much', async () => {
+    const stage = await new Stage().begin()
+    for (let i = 0; i < 4; i++) await stage.say(message(`${i}${'x'.repeat(600_000)}`))
+    expect(stage.ask(101).text?.match(/<message /g)).to.have.length(2)
+    expect(stage.ask(102).text?.match(/<message /g)).to.have.length(2)
+  })
+
   it('§8: no more requests are held than agreed, and the first says that the second is here (§9.1)', async () => {
     const stage = await new Stage().begin()
     const first = stage.ask(101)

@@ -11,6 +11,8 @@ const POLLING_S = 2
 /** Requests that may be held at once (§7.1), whatever the client would allow. */
 const HOLD_MAX = 1
 const WAIT_DEFAULT_S = 60
+/** A response is not made longer than by the element with which it has so many bytes. */
+const RESPONSE_BYTES = 1_048_576
 /** How long the answer to the session request waits for the stream's features, also for a client that does not want to wait. */
 const FEATURES_MS = 2000
 const CONTENT_TYPE = 'text/xml; charset=utf-8'
@@ -350,9 +352,16 @@ export class BoshSession {
     do {
       oldest = this.#held[0]
       if (oldest === undefined) return
-      this.#answer(oldest, oldest.exchange.gone ? [] : this.#queue.splice(0, this.#settings.maxConcat))
+      this.#answer(oldest, oldest.exchange.gone ? [] : this.#nextItems())
     } while (oldest !== request)
     this.#watch()
+  }
+
+  /** What goes in one response. */
+  #nextItems(): Item[] {
+    let count = 0
+    for (let bytes = 0; count < this.#queue.length && count < this.#settings.maxConcat && bytes < RESPONSE_BYTES; count++) bytes += (this.#queue[count] as Item).element.length
+    return this.#queue.splice(0, count)
   }
 
   #answer(request: Request, items: readonly Item[], attrs: Readonly<Record<string, string | number | undefined>> = {}): void {
