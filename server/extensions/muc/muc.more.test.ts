@@ -134,11 +134,38 @@ describe('rooms: registration, retraction, pictures, search, hats', () => {
     expect(await wicca.tries('set', card)).to.equal('forbidden')
     expect(fieldsOf(await wicca.ask('get', info))['muc#roominfo_avatarhash']).to.equal(undefined)
     expect(await crone.tries('set', card)).to.equal('done')
-    expect(await wicca.news()).to.deep.equal(['message:room 104'])
+    await wicca.news()
     expect(fieldsOf(await wicca.ask('get', info))['muc#roominfo_avatarhash']).to.deep.equal([createHash('sha1').update('hello').digest('hex')])
     expect((await hag.ask('get', "<vCard xmlns='vcard-temp'/>"))?.getChild('PHOTO')?.getChildText('BINVAL')).to.equal('aGVsbG8=')
     expect(await crone.tries('set', "<vCard xmlns='vcard-temp'/>")).to.equal('done')
     expect(fieldsOf(await wicca.ask('get', info))['muc#roominfo_avatarhash']).to.equal(undefined)
+  })
+
+  it('XEP-0486: a presence of the room tells the hash to those who are in it and to those who enter', async () => {
+    const card = "<vCard xmlns='vcard-temp'><PHOTO><TYPE>image/png</TYPE><BINVAL>aGVsbG8=</BINVAL></PHOTO></vCard>"
+    const hash = createHash('sha1').update('hello').digest('hex')
+    const photo = (stanza: Element | undefined): string | null | undefined => stanza?.getChild('x', 'vcard-temp:x:update')?.getChildText('photo')
+    hag.join('third')
+    expect((await hag.news()).filter((each) => each.endsWith(':room'))).to.deep.equal([])
+    hag.send(`<presence to='${ROOM}/third' type='unavailable'/>`)
+    await hag.news()
+    await wicca.news()
+
+    expect(await crone.tries('set', card)).to.equal('done')
+    const told = await wicca.stanzas()
+    expect(told.map(brief)).to.deep.equal(['message:room 104', 'presence:room'])
+    expect(photo(told[1])).to.equal(hash)
+
+    hag.join('third')
+    const entering = await hag.stanzas()
+    expect(entering.map(brief)).to.deep.equal(['presence:first owner/moderator', 'presence:second none/participant', `presence:third none/participant ${hag.full} 170,110`, 'presence:room', 'message:room subject='])
+    expect(photo(entering[3])).to.equal(hash)
+    await wicca.news()
+
+    expect(await crone.tries('set', "<vCard xmlns='vcard-temp'/>")).to.equal('done')
+    const gone = await wicca.stanzas()
+    expect(gone.map(brief)).to.deep.equal(['message:room 104', 'presence:room'])
+    expect(photo(gone[1])).to.equal('')
   })
 
   it('XEP-0433: rooms are found by words', async () => {

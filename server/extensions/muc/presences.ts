@@ -42,6 +42,7 @@ export function update(room: Room, client: Client, stanza: Stanza, nick: string)
   sendOccupants(room, client)
   if (changed) room.tell(occupant, client, { ownCodes: ownCodes(room), answers: { client, id: stanza.id } })
   else room.send(client, room.presenceOf(occupant, client, true, [...ownCodes(room), 110]).withAttrs({ from: occupant.jid.toString(), id: stanza.id }))
+  if (room.avatars.length > 0) room.tellAvatar([client])
   sendHistory(room, client, historyOf(stanza))
   sendSubject(room, client)
 }
@@ -110,6 +111,7 @@ export function join(room: Room, stanza: Stanza, from: Jid, nick: string, sessio
   client.session = session
   sendOccupants(room, client)
   room.tell(client.occupant, client, { ownCodes: created ? [...ownCodes(room), 201] : ownCodes(room), answers: { client, id: stanza.id } })
+  if (room.avatars.length > 0) room.tellAvatar([client])
   sendHistory(room, client, historyOf(stanza))
   sendSubject(room, client)
 }

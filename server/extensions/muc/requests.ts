@@ -196,6 +196,7 @@ function setVcard(room: Room, { payload, from }: IqRequest): void {
   })
   room.save()
   room.announce("<status code='104'/>")
+  room.tellAvatar([...room.clients.values()])
 }
 
 // ---- Moderation (XEP-0425)

@@ -16,6 +16,7 @@ export const MUC_ADMIN_NS = `${MUC_NS}#admin`
 export const MUC_OWNER_NS = `${MUC_NS}#owner`
 export const OCCUPANT_ID_NS = 'urn:xmpp:occupant-id:0'
 export const HATS_NS = 'urn:xmpp:hats:0'
+const AVATAR_UPDATE_NS = 'vcard-temp:x:update'
 
 /** What a service's rooms share. */
 export interface Rooms {
@@ -331,6 +332,14 @@ export class Room {
     if (client.session === undefined || client.session.ended) client.session = this.rooms.parts.sessions.get(client.full)
     if (client.session !== undefined) client.session.send(to, durable ? { durable: true } : {})
     else this.rooms.parts.router.route(to)
+  }
+
+  /** A presence of the room itself tells the hash of its picture: many clients look for it there (XEP-0486 §5.2). */
+  tellAvatar(clients: readonly Client[]): void {
+    if (clients.length === 0) return
+    const [hash] = this.avatars
+    const text = `<x xmlns='${AVATAR_UPDATE_NS}'>${hash === undefined ? '<photo/>' : `<photo>${hash}</photo>`}</x>`
+    this.rooms.parts.router.multicast(makeStanza('presence', { from: this.address }, [{ name: 'x', xmlns: AVATAR_UPDATE_NS, text }]), this.jid, clients)
   }
 
   /** A message of the room's own to everybody, or to those for whom `wanted` is true. */
