@@ -154,6 +154,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       limits: { outboundBytes: limits.outboundBytes, unacknowledgedBytes: limits.resumeQueueBytes, held: limits.heldStanzas, heldBytes: limits.heldBytes },
       whileInactive: (session, stanza) => hosts.get(session.host)?.hooks.runWhileInactive(session, stanza) ?? 'send',
       waits: (session, stanza, id) => hosts.get(session.host)?.hooks.runWaiting(session.owner, stanza, id, session),
+      late: (session, message, id) => router.late(session, message, id),
       detached: (session) => hosts.get(session.host)?.hooks.runDetached(session),
       ended(session, undelivered) {
         c2s.ended(session)

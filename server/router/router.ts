@@ -3,7 +3,7 @@
  * Everything here is synchronous, so that all that one stanza writes is committed together.
  */
 import { Jid } from '../../lib/jid.ts'
-import { withDelay } from '../../lib/stanza/delay.ts'
+import { DELAY_NS, withDelay } from '../../lib/stanza/delay.ts'
 import { nextMessageId, timeOfLastId, timeOfMessageId } from '../../lib/stanza/ids.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { errorReply, type Stanza } from '../../lib/stanza/stanza.ts'
@@ -319,6 +319,15 @@ export class Router {
       if (stanza.name === 'iq' && (stanza.type === 'get' || stanza.type === 'set')) this.bounce(stanza, new StanzaError('service-unavailable'))
       else if (stanza.name === 'message') this.#handBack(host, session, stanza, id)
     }
+  }
+
+  /** A message that a client gets again after it was away, with the time at which it came unless it says when it was sent (XEP-0203 §4). */
+  late(session: Session, message: Stanza, givenId: string | undefined): Stanza {
+    if (message.has('delay', DELAY_NS)) return message
+    const archive = message.type === 'groupchat' ? Jid.tryParse(message.from ?? '')?.bare : session.owner
+    const id = archive === undefined ? givenId : stanzaIdOf(message, archive) ?? givenId
+    const time = id === undefined ? undefined : timeOfMessageId(id)
+    return time === undefined ? message : withDelay(message, session.host, time)
   }
 
   #handBack(host: Host, session: Session, stanza: Stanza, givenId: string | undefined): void {

@@ -348,6 +348,25 @@ describe('a session that is resumed', () => {
     for (const client of [again, romeo]) await client.disconnect()
   })
 
+  for (const [name, config] of [['with an archive', TEST_CONFIG], ['without one', TEST_CONFIG.replace('  mod_mam: { default: always }\n', '')]] as const) {
+    it(`dates what it sends again by when it came, also after a restart, ${name} (XEP-0203)`, async () => {
+      await configure(config)
+      const state = await away()
+      const before = Date.now()
+      await say('one')
+      await server.restart()
+      await say('two')
+      const after = Date.now()
+      await until(() => Date.now() > after)
+      const client = await unacknowledging({ resume: state })
+      await client.ping()
+      const delays = client.inbox.filter((stanza) => stanza.name === 'message').flatMap((stanza) => stanza.element().getChildren('delay', 'urn:xmpp:delay'))
+      expect(delays.map((delay) => delay.attrs['from'])).to.deep.equal(['localhost', 'localhost'])
+      for (const delay of delays) expect(Date.parse(delay.attrs['stamp'] ?? '')).to.be.within(before, after)
+      await client.disconnect()
+    })
+  }
+
   it('asks again after a restart for history whose pages were lost with the process (XEP-0313)', async () => {
     await say('one', 'two') // offline, and in the archive
     const first = await unacknowledging()

@@ -39,6 +39,8 @@ export interface SessionContext {
   /** A stanza was queued for a client that is not connected, or is inactive (XEP-0352) and may not answer. */
   waits?(session: Session, stanza: Stanza, id: string | undefined): void
   detached(session: Session): void
+  /** A message as it is sent again after a resumption: with the time at which it came. */
+  late?(session: Session, message: Stanza, id: string | undefined): Stanza
   readonly limits: { readonly outboundBytes: number; readonly held: number; readonly unacknowledgedBytes?: number; readonly heldBytes?: number }
   now(): number
 }
@@ -597,11 +599,15 @@ export class Session implements GateWaiter {
       this.#resuming = false
       resumed(handled, () => {
         // What came for the session in the meantime is in the queue too, but it may not be stored yet.
-        const again = management.queue.filter((each) => behind(each.seq, last)).map((each) => ({ ...each, ticket: 0, taken: undefined }))
+        const again = management.queue.filter((each) => behind(each.seq, last)).map((each) => ({ ...each, stanza: this.#late(each), ticket: 0, taken: undefined }))
         if (again.length > 0) this.#gated = [...again, ...this.#gated ?? []]
         this.released(this.#releasedTicket)
       })
     })
+  }
+
+  #late({ stanza, id }: Undelivered): Stanza {
+    return stanza.name === 'message' ? this.#context.late?.(this, stanza, id) ?? stanza : stanza
   }
 
   /** Ends the session: `error` closes its stream with a stream error. What never arrived is handed back. */

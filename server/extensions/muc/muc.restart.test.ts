@@ -44,7 +44,7 @@ describe('rooms over a restart', () => {
     const hagAgain = await stage.login('hag', { resume: hags })
     expect(hagAgain.client.resumed).to.equal(true)
     hagAgain.say('here too')
-    expect((await hagAgain.news()).filter((each) => each.startsWith('message'))).to.deep.equal(['message:first after', 'message:third here too'])
+    expect((await hagAgain.news()).filter((each) => each.startsWith('message'))).to.deep.equal(['message:first after delayed', 'message:third here too'])
     expect(await hagAgain.tries('get', "<ping xmlns='urn:xmpp:ping'/>", `${ROOM}/third`)).to.equal('done')
     const wiccaAgain = await stage.login('wiccarocks')
     wiccaAgain.join('second')
