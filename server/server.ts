@@ -507,6 +507,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     for (const name of config.hosts) hosts.set(name, buildHost(name))
     await finishRemovals()
     await c2s.restore()
+    await components.restore()
     for (const host of hosts.values()) host.hooks.runStarted()
     await loadCertificates(config)
     await setListeners()

@@ -11,6 +11,7 @@ import { escapeXml } from '../../lib/xml/element.ts'
 import { StreamParser, type StreamHandler, type StreamHeader } from '../../lib/xml/parser.ts'
 import type { Shaper } from '../config/access.ts'
 import type { ComponentListen, ListenConfig } from '../config/config.ts'
+import type { Key } from '../storage/shapes.ts'
 import type { Components } from './components.ts'
 
 export const COMPONENT_NS = 'jabber:component:accept'
@@ -20,6 +21,22 @@ const STREAM_END = Buffer.from('</stream:stream>')
 /** A listener with its present options. */
 export interface ListenerOptions {
   listen: ListenConfig & { readonly component: ComponentListen }
+}
+
+/** A stanza on its way. */
+export interface Outgoing {
+  readonly stanza: Stanza
+  /** Where it is kept until the network has taken it. */
+  readonly key: Key | undefined
+}
+
+/** What is written together. */
+interface Batch {
+  readonly out: Buffer[]
+  readonly stanzas: Outgoing[]
+  bytes: number
+  /** It waits for a commit. */
+  held: boolean
 }
 
 export class ComponentStream implements StreamHandler {
@@ -42,15 +59,12 @@ export class ComponentStream implements StreamHandler {
   #shaperPause: NodeJS.Timeout | undefined
   #allowance = 0
   #allowanceAt = 0
-  /** What is written at the end of the turn, and the stanzas in it. */
-  #out: Buffer[] = []
-  #outStanzas: Stanza[] = []
-  #outBytes = 0
-  /** What waits for a commit. */
-  #held = 0
-  #heldBytes = 0
+  /** What is to be written, oldest first; to the last of it this turn adds. */
+  readonly #queue: Batch[] = []
+  #open: Batch | undefined
+  #queuedBytes = 0
   /** Stanzas that the network has not taken. */
-  readonly #untaken = new Set<readonly Stanza[]>()
+  readonly #untaken = new Set<readonly Outgoing[]>()
 
   constructor(components: Components, listener: ListenerOptions, socket: Socket, address: string) {
     this.#components = components
@@ -203,42 +217,54 @@ export class ComponentStream implements StreamHandler {
 
   // --- writing
 
-  /** Writes a stanza at the end of the turn, once all that is stored by then is committed. One that does not reach the network goes back. */
-  send(stanza: Stanza): void {
-    this.#outStanzas.push(stanza)
-    this.#write(toContentNamespace(stanza, COMPONENT_NS))
-    if (this.#socket.writableLength + this.#heldBytes + this.#outBytes > this.listener.listen.outboundBytes) this.close(new StreamError('policy-violation', 'the component does not read'))
+  /** Writes a stanza at the end of the turn, once all that is stored by now is committed. One that does not reach the network goes back. */
+  send(stanza: Stanza, key?: Key): void {
+    const batch = this.#write(toContentNamespace(stanza, COMPONENT_NS))
+    batch.stanzas.push({ stanza, key })
+    const { storage } = this.#components
+    // Should the process be killed before, its sender has not sent it.
+    if (!batch.held && (key !== undefined || storage.dirty)) {
+      batch.held = true
+      storage.afterCommit(() => {
+        batch.held = false
+        this.#drain()
+      })
+    }
+    if (this.#socket.writableLength + this.#queuedBytes > this.listener.listen.outboundBytes) this.close(new StreamError('policy-violation', 'the component does not read'))
   }
 
-  #write(bytes: Buffer): void {
-    if (this.#out.push(bytes) === 1) setImmediate(this.#flush)
-    this.#outBytes += bytes.length
+  #write(bytes: Buffer): Batch {
+    let batch = this.#open
+    if (batch === undefined) {
+      batch = this.#open = { out: [], stanzas: [], bytes: 0, held: false }
+      this.#queue.push(batch)
+      setImmediate(this.#flush)
+    }
+    batch.out.push(bytes)
+    batch.bytes += bytes.length
+    this.#queuedBytes += bytes.length
+    return batch
   }
 
   readonly #flush = (): void => {
-    if (this.#out.length === 0) return
-    const bytes = this.#out.length === 1 ? (this.#out[0] as Buffer) : Buffer.concat(this.#out)
-    const stanzas = this.#outStanzas
-    this.#out = []
-    this.#outStanzas = []
-    this.#outBytes = 0
-    this.#untaken.add(stanzas)
-    const { storage } = this.#components
-    if (this.#held === 0 && !storage.dirty) return this.#put(bytes, stanzas)
-    // Whoever sent it may not have sent it, should the process be killed now.
-    this.#held++
-    this.#heldBytes += bytes.length
-    storage.afterCommit(() => {
-      this.#held--
-      this.#heldBytes -= bytes.length
-      this.#put(bytes, stanzas)
-    })
+    this.#open = undefined
+    this.#drain()
   }
 
-  #put(bytes: Buffer, stanzas: readonly Stanza[]): void {
+  #drain(): void {
+    for (let batch = this.#queue[0]; batch !== undefined && batch !== this.#open && !batch.held; batch = this.#queue[0]) {
+      this.#queue.shift()
+      this.#queuedBytes -= batch.bytes
+      this.#untaken.add(batch.stanzas)
+      this.#put(batch.out.length === 1 ? (batch.out[0] as Buffer) : Buffer.concat(batch.out), batch.stanzas)
+    }
+    if (this.#closing && this.#queue.length === 0) this.#socket.end()
+  }
+
+  #put(bytes: Buffer, stanzas: readonly Outgoing[]): void {
     if (this.#socket.destroyed || this.#socket.writableEnded) return
     this.#socket.write(bytes, (error) => {
-      if (error === undefined || error === null) this.#untaken.delete(stanzas)
+      if ((error === undefined || error === null) && this.#untaken.delete(stanzas)) this.#components.taken(stanzas)
     })
   }
 
@@ -260,9 +286,6 @@ export class ComponentStream implements StreamHandler {
     timer.unref()
     socket.once('close', () => clearTimeout(timer))
     this.#flush()
-    const end = (): void => void socket.end()
-    if (this.#held > 0) this.#components.storage.afterCommit(end)
-    else end()
     // What it still sends is read and dropped, so that the connection closes cleanly.
     socket.resume()
   }
@@ -284,9 +307,9 @@ export class ComponentStream implements StreamHandler {
   /** The connection is over: what it has not taken goes back to where it came from. */
   #ended(): void {
     this.#leave()
-    const lost = [...this.#untaken, this.#outStanzas].flat()
+    const lost = [...this.#untaken, ...this.#queue.splice(0).map(({ stanzas }) => stanzas)].flat()
     this.#untaken.clear()
-    this.#outStanzas = []
+    this.#open = undefined
     this.#components.ended(this, lost)
   }
 }

@@ -8,7 +8,7 @@ import { connect, type Client, type ConnectOptions } from '../../lib/client/clie
 import { ComponentClient, type ComponentOptions } from '../../lib/client/component.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
 import { loadConfig } from '../config/config.ts'
-import { startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
+import { openHeldStorage, startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
 
 const ITEMS = 'http://jabber.org/protocol/disco#items'
 const ERRORS = 'urn:ietf:params:xml:ns:xmpp-stanzas'
@@ -203,6 +203,49 @@ describe('external components', () => {
     icq.connection.destroy()
     await until(() => returned > 0)
     expect(sent).to.be.greaterThan(10)
+  })
+
+  it('get a message that is stored, once it is committed', async () => {
+    const storage = openHeldStorage()
+    site = await startTestServer({ config: config(HOSTS), storage, accounts: { romeo: 'secret' } })
+    const [romeo, icq] = [await user('romeo', { sm: true }), await component()]
+    storage.hold()
+    romeo.send("<message to='icq.localhost' type='chat' id='m1'><body>hi</body></message>")
+    const early = await icq.receive(undefined, 100).then(() => 'it came', (error: Error) => error.message)
+    storage.release()
+    expect(early).to.equal('nothing arrived in 100 ms')
+    expect((await icq.receive()).id).to.equal('m1')
+  })
+
+  it('get what was acknowledged and on its way to them when the process was killed', async () => {
+    const storage = openHeldStorage()
+    site = await startTestServer({ config: config(HOSTS), storage, accounts: { romeo: 'secret' } })
+    const [romeo, icq] = [await user('romeo', { sm: true }), await component()]
+    icq.connection.stopReading()
+    const ids = Array.from({ length: 120 }, (_, index) => `m${index}`)
+    const body = 'x'.repeat(100_000)
+    for (const id of ids) romeo.send(`<message to='a@icq.localhost' type='chat' id='${id}'><body>${body}</body></message>`)
+    expect(await romeo.requestAck()).to.equal(ids.length)
+    await using next = await startTestServer({ config: config(HOSTS), storage: storage.survivor })
+    const heir = await ComponentClient.connect({ host: '127.0.0.1', port: next.server.ports.find(({ module }) => module === 'ejabberd_service')?.port ?? 0, domain: 'icq.localhost', secret: 'sesame' })
+    clients.push(heir)
+    const got: string[] = []
+    while (got.at(-1) !== 'm119') got.push((await heir.receive()).id ?? '')
+    // What the old connection had taken is still to be read there.
+    expect(got.length).to.be.lessThan(ids.length)
+    expect(got).to.deep.equal(ids.slice(-got.length))
+    icq.connection.startReading()
+    for (const id of ids.slice(0, -got.length)) expect((await icq.receive()).id).to.equal(id)
+    await until(async () => (await storage.records.range('component-messages', [])).length === 0)
+  })
+
+  it('that do not come again have what was on its way to them returned', async () => {
+    const storage = openHeldStorage()
+    storage.records.put('component-messages', ['icq.localhost', '1'], Buffer.from("<message from='msn.localhost' to='icq.localhost' id='m1'><body>hi</body></message>"))
+    site = await startTestServer({ config: config(`${HOSTS}, global_routes: false`, 'negotiation_timeout: 2 s\n'), storage })
+    const msn = await component('msn.localhost', 'mellon')
+    expect(await msn.receive()).to.include({ id: 'm1', type: 'error', from: 'icq.localhost' })
+    await until(async () => (await storage.records.range('component-messages', [])).length === 0)
   })
 
   it('are among the items of the host above them, as long as they are connected', async () => {

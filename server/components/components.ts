@@ -7,6 +7,8 @@ import { awaitFirstBytes } from '../../lib/net/first-bytes.ts'
 import { listenOn } from '../../lib/net/listen.ts'
 import { readProxyHeader } from '../../lib/net/proxy-protocol.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
+import { nextMessageId } from '../../lib/stanza/ids.ts'
+import { readStanza } from '../../lib/stanza/read.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
 import { createLoginLimits, type LoginLimits, type LoginTry } from '../accounts/login-limits.ts'
@@ -16,8 +18,9 @@ import type { Limits } from '../config/limits.ts'
 import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Router, Service } from '../router/router.ts'
-import type { Storage } from '../storage/shapes.ts'
-import { ComponentStream, type ListenerOptions } from './component-stream.ts'
+import type { Session } from '../sessions/session.ts'
+import type { Key, Storage } from '../storage/shapes.ts'
+import { ComponentStream, type ListenerOptions, type Outgoing } from './component-stream.ts'
 
 export interface ComponentsParts {
   /** Local domains. */
@@ -47,6 +50,10 @@ export interface ComponentListener {
 
 /** How long components are waited for when the server stops. */
 const CLOSE_WAIT_MS = 1000
+/** Records: messages that are on their way to a component; key [domain, id], value the stanza's bytes. */
+const MESSAGES = 'component-messages'
+const CHAT_STATES_NS = 'http://jabber.org/protocol/chatstates'
+const HINTS_NS = 'urn:xmpp:hints'
 
 export class Components implements AsyncDisposable {
   readonly #parts: ComponentsParts
@@ -57,12 +64,16 @@ export class Components implements AsyncDisposable {
   /** Connections whose handshake is not done, by address. */
   readonly #strangers = new Map<string, number>()
   readonly #domains = new Map<string, Domain>()
+  /** By domain: what a process that was killed had on the way. */
+  readonly #found = new Map<string, Outgoing[]>()
+  #foundTimer: NodeJS.Timeout | undefined
   readonly #logins: LoginLimits
   readonly #received
   readonly #sent
   readonly #errors
   readonly #refused
   #closing = false
+  #closed = false
 
   constructor(parts: ComponentsParts) {
     this.#parts = parts
@@ -226,10 +237,69 @@ export class Components implements AsyncDisposable {
   }
 
   /** Its connection is over, and these stanzas have not been taken by the network. */
-  ended(stream: ComponentStream, lost: readonly Stanza[]): void {
+  ended(stream: ComponentStream, lost: readonly Outgoing[]): void {
     this.#streams.delete(stream)
-    if (lost.length > 0) this.log.warn({ what: 'component_stanzas_returned', domain: stream.domain, stanzas: lost.length })
-    for (const stanza of lost) if (stanza.name !== 'presence') this.#parts.router.bounce(stanza, unavailable())
+    if (!this.#closed) this.#giveBack(stream.domain, lost)
+  }
+
+  /** The network has taken these. */
+  taken(stanzas: readonly Outgoing[]): void {
+    // What is left then is for the next process.
+    if (this.#closed) return
+    for (const { key } of stanzas) if (key !== undefined) this.storage.records.delete(MESSAGES, key)
+  }
+
+  #giveBack(domain: string, lost: readonly Outgoing[]): void {
+    if (lost.length > 0) this.log.warn({ what: 'component_stanzas_returned', domain, stanzas: lost.length })
+    for (const { stanza } of lost) if (stanza.name !== 'presence') this.#parts.router.bounce(stanza, unavailable())
+    this.taken(lost)
+  }
+
+  // --- messages on their way
+
+  /**
+   * Keeps a message whose sender takes it for safe (XEP-0198 §4) until the network has it. Should the process die in between, it
+   * comes twice rather than never.
+   */
+  #keep(domain: string, stanza: Stanza, session: Session | undefined): Key | undefined {
+    if (stanza.name !== 'message' || stanza.type === 'error' || stanza.type === 'headline' || (session !== undefined && session.management === undefined)) return undefined
+    if (stanza.has('no-store', HINTS_NS) || stanza.children.every(({ xmlns }) => xmlns === CHAT_STATES_NS)) return undefined
+    const key = [domain, nextMessageId()]
+    this.storage.records.put(MESSAGES, key, stanza.bytes())
+    return key
+  }
+
+  /** Finds what the last process had on the way; a component that connects in time gets it, else it goes back. */
+  async restore(): Promise<void> {
+    for (const { key, value } of await this.storage.records.range(MESSAGES, [])) {
+      const [domain = ''] = key
+      try {
+        const found = { stanza: readStanza(Buffer.from(value as Uint8Array)), key }
+        const others = this.#found.get(domain)
+        if (others === undefined) this.#found.set(domain, [found])
+        else others.push(found)
+      } catch (error) {
+        this.log.error({ what: 'component_message_unreadable', domain, error })
+        this.storage.records.delete(MESSAGES, key)
+      }
+    }
+    if (this.#found.size === 0) return
+    this.#foundTimer = setTimeout(() => {
+      for (const domain of [...this.#found.keys()]) this.#sendFound(domain)
+    }, this.limits.preAuthTimeoutMs)
+    this.#foundTimer.unref()
+  }
+
+  #sendFound(domain: string): void {
+    const found = this.#found.get(domain) ?? []
+    this.#found.delete(domain)
+    this.log.info({ what: 'component_messages_found', domain, stanzas: found.length })
+    for (const each of found) {
+      const known = this.#domains.get(domain)
+      const stream = known && this.#choose(domain, known, each.stanza)
+      if (stream === undefined) this.#giveBack(domain, [each])
+      else stream.send(each.stanza, each.key)
+    }
   }
 
   // --- domains
@@ -263,15 +333,16 @@ export class Components implements AsyncDisposable {
       this.#domains.delete(domain)
       if (services.get(domain) === service) services.delete(domain)
     }
+    for (const domain of [...this.#found.keys()]) if ((this.#domains.get(domain)?.own.length ?? 0) > 0) this.#sendFound(domain)
     for (const stream of strayed) stream.close(new StreamError('conflict', 'the server itself serves this domain'))
   }
 
   #domain(name: string): Domain {
-    return { own: [], streams: [], slots: [], taken: false, service: (stanza) => this.#deliver(name, stanza) }
+    return { own: [], streams: [], slots: [], taken: false, service: (stanza, session) => this.#deliver(name, stanza, session) }
   }
 
   /** Sends a stanza to a component of the domain; throws a StanzaError when there is none. */
-  #deliver(name: string, stanza: Stanza): void {
+  #deliver(name: string, stanza: Stanza, session: Session | undefined): void {
     const domain = this.#domains.get(name)
     const answerable = stanza.type !== 'error' && !(stanza.name === 'iq' && stanza.type === 'result') && !(stanza.name === 'presence' && stanza.type === 'unavailable')
     const stream = domain && this.#choose(name, domain, stanza)
@@ -284,7 +355,7 @@ export class Components implements AsyncDisposable {
       return
     }
     this.#sent.inc(1, { kind: stanza.name })
-    stream.send(stanza)
+    stream.send(stanza, this.#keep(name, stanza, session))
   }
 
   #choose(name: string, { streams, slots }: Domain, { from = '', to = '' }: Stanza): ComponentStream | undefined {
@@ -305,12 +376,14 @@ export class Components implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing = true
+    clearTimeout(this.#foundTimer)
     const closed = Array.from(this.#listeners.keys(), (server) => new Promise<void>((resolve) => server.close(() => resolve())))
     for (const socket of this.#arriving) socket.destroy()
     for (const stream of this.#streams) stream.close(new StreamError('system-shutdown'))
     let timer: NodeJS.Timeout | undefined
     await Promise.race([Promise.all(closed), new Promise((resolve) => { timer = setTimeout(resolve, CLOSE_WAIT_MS) })])
     clearTimeout(timer)
+    this.#closed = true
   }
 }
 
