@@ -285,7 +285,7 @@ export class Components implements AsyncDisposable {
     }
     if (this.#found.size === 0) return
     this.#foundTimer = setTimeout(() => {
-      for (const domain of [...this.#found.keys()]) this.#sendFound(domain)
+      for (const domain of this.#found.keys()) this.#sendFound(domain)
     }, this.limits.preAuthTimeoutMs)
     this.#foundTimer.unref()
   }
@@ -333,7 +333,7 @@ export class Components implements AsyncDisposable {
       this.#domains.delete(domain)
       if (services.get(domain) === service) services.delete(domain)
     }
-    for (const domain of [...this.#found.keys()]) if ((this.#domains.get(domain)?.own.length ?? 0) > 0) this.#sendFound(domain)
+    for (const domain of this.#found.keys()) if ((this.#domains.get(domain)?.own.length ?? 0) > 0) this.#sendFound(domain)
     for (const stream of strayed) stream.close(new StreamError('conflict', 'the server itself serves this domain'))
   }
 
