@@ -14,6 +14,7 @@ import { AccountError, createAccounts, type Accounts, type ScramKeySet } from '.
 import { createCredentials } from './accounts/credentials.ts'
 import { createTokens } from './accounts/tokens.ts'
 import { C2s, type ClientListener } from './c2s/c2s.ts'
+import { serveWebSocket } from './c2s/websocket.ts'
 import { Components, type ComponentListener } from './components/components.ts'
 import { createCaptchas } from './captcha/captchas.ts'
 import type { Config, ListenConfig } from './config/config.ts'
@@ -174,6 +175,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     access: () => config.access,
     balancing: (domain) => config.domainBalancing.get(domain),
   })
+  serveWebSocket({ http, streams: c2s, limits, log, options: () => config.webSocket })
 
   const routePresence = (stanza: Stanza, session?: Session): void => {
     if (stanza.name !== 'presence') return void router.route(stanza)

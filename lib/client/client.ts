@@ -38,6 +38,8 @@ export interface ConnectOptions {
   readonly unixPath?: string
   /** What a proxy would say first, ahead of TLS too. */
   readonly proxyHeader?: string | Buffer
+  /** Address of a WebSocket (RFC 7395), in place of host, port and `tls`. */
+  readonly webSocket?: string
   readonly timeoutMs?: number
 }
 
@@ -107,12 +109,13 @@ export async function login(options: ConnectOptions): Promise<{ connection: Conn
     ...(options.localAddress === undefined ? {} : { localAddress: options.localAddress }),
     ...(options.unixPath === undefined ? {} : { unixPath: options.unixPath }),
     ...(options.proxyHeader === undefined ? {} : { proxyHeader: options.proxyHeader }),
+    ...(options.webSocket === undefined ? {} : { webSocket: options.webSocket }),
   })
   const timeoutMs = options.timeoutMs
   try {
     connection.openStream()
     let features = await expect(connection, 'features', timeoutMs)
-    if (options.tls === undefined || options.tls === 'starttls') {
+    if (options.webSocket === undefined && (options.tls === undefined || options.tls === 'starttls')) {
       connection.write(`<starttls xmlns='${TLS_NS}'/>`)
       await expect(connection, 'proceed', timeoutMs)
       await connection.secureWithTls()

@@ -2,9 +2,11 @@
 import { once } from 'node:events'
 import net from 'node:net'
 import tls from 'node:tls'
+import { WebSocket } from 'ws'
 import { endPointHash } from '../net/certificates.ts'
 import { CLIENT_NS, type Stanza } from '../stanza/stanza.ts'
 import { StreamError } from '../stream/errors.ts'
+import { CLOSE_XML, openXml, readFrame } from '../stream/framing.ts'
 import { escapeXml } from '../xml/element.ts'
 import { type StreamHeader, StreamParser } from '../xml/parser.ts'
 
@@ -33,21 +35,25 @@ export interface Address {
   readonly proxyHeader?: string | Buffer
   /** The content namespace of the stream; `jabber:client` unless told. */
   readonly xmlns?: string
+  /** Address of a WebSocket (RFC 7395), in place of host and port. */
+  readonly webSocket?: string
 }
+
+const STREAM_END = '</stream:stream>'
 
 export class Connection {
   readonly domain: string
   readonly xmlns: string
   /** Takes what arrives in place of `next()`. */
   onIncoming: ((incoming: Incoming) => void) | undefined
-  #socket: net.Socket
+  #socket: net.Socket | WebSocket
   readonly #parser: StreamParser
   readonly #queue: Incoming[] = []
   #waiting: ((incoming: Incoming) => void) | undefined
   #closed = false
   #error: Error | undefined
 
-  private constructor(socket: net.Socket, domain: string, xmlns: string) {
+  private constructor(socket: net.Socket | WebSocket, domain: string, xmlns: string) {
     this.#socket = socket
     this.domain = domain
     this.xmlns = xmlns
@@ -66,6 +72,12 @@ export class Connection {
   /** Connects, without a byte of XMPP. */
   static async open(address: Address): Promise<Connection> {
     const { host, port, unixPath, localAddress, proxyHeader } = address
+    if (address.webSocket !== undefined) {
+      const webSocket = new WebSocket(address.webSocket, ['xmpp'], { rejectUnauthorized: false, perMessageDeflate: false })
+      const connection = new Connection(webSocket, address.domain, CLIENT_NS)
+      await once(webSocket, 'open')
+      return connection
+    }
     const plain = net.connect(unixPath === undefined ? { host, port, ...(localAddress === undefined ? {} : { localAddress }) } : { path: unixPath })
     if (proxyHeader !== undefined) plain.write(proxyHeader)
     // With TLS it tells of the failure too.
@@ -77,8 +89,8 @@ export class Connection {
   }
 
   get closed(): boolean { return this.#closed }
-  get secure(): boolean { return this.#socket instanceof tls.TLSSocket }
-  get localPort(): number { return this.#socket.localPort ?? 0 }
+  get secure(): boolean { return this.#socket instanceof WebSocket ? this.#socket.url.startsWith('wss:') : this.#socket instanceof tls.TLSSocket }
+  get localPort(): number { return this.#socket instanceof WebSocket ? 0 : this.#socket.localPort ?? 0 }
 
   /** RFC 9266: the data of `tls-exporter`, when the connection has it. */
   get exporter(): Buffer | undefined {
@@ -93,21 +105,22 @@ export class Connection {
   }
 
   write(data: string | Buffer): void {
-    if (!this.#closed) this.#socket.write(data)
+    if (this.#closed) return
+    if (this.#socket instanceof WebSocket) this.#socket.send(data === STREAM_END ? CLOSE_XML : data, { binary: false })
+    else this.#socket.write(data)
   }
 
   /** Sends a stream header and expects one. */
   openStream(attrs: Readonly<Record<string, string>> = {}): void {
     this.#parser.reset()
-    let text = `<?xml version='1.0'?><stream:stream xmlns='${this.xmlns}' xmlns:stream='${STREAM_NS}'`
     const all: Record<string, string> = { to: this.domain, version: '1.0', 'xml:lang': 'en', ...attrs }
-    for (const key in all) text += ` ${key}='${escapeXml(all[key] as string)}'`
-    this.write(`${text}>`)
+    const attributes = Object.entries(all).map(([key, value]) => `${key}='${escapeXml(value)}'`).join(' ')
+    this.write(this.#socket instanceof WebSocket ? openXml(attributes) : `<?xml version='1.0'?><stream:stream xmlns='${this.xmlns}' xmlns:stream='${STREAM_NS}' ${attributes}>`)
   }
 
   /** RFC 6120 §5.4.3.3: TLS on this connection, after `proceed`. */
   async secureWithTls(): Promise<void> {
-    const plain = this.#socket
+    const plain = this.#socket as net.Socket
     plain.removeAllListeners('data')
     plain.removeAllListeners('close')
     plain.removeAllListeners('error')
@@ -161,22 +174,26 @@ export class Connection {
 
   /** Ends the connection as a lost network does, without a word. */
   destroy(): void {
-    this.#socket.destroy()
+    if (this.#socket instanceof WebSocket) this.#socket.terminate()
+    else this.#socket.destroy()
   }
 
-  #attach(socket: net.Socket): void {
-    socket.on('data', (chunk: Buffer) => {
+  #attach(socket: net.Socket | WebSocket): void {
+    const read = (chunk: Buffer): void => {
       try {
-        this.#parser.write(chunk)
+        this.#parser.write(socket instanceof WebSocket ? readFrame(chunk).bytes : chunk)
       } catch (error) {
-        socket.destroy(error as Error)
+        this.#error = error as Error
+        this.destroy()
       }
-    })
-    socket.on('error', (error) => { this.#error = error })
-    socket.on('close', () => {
+    }
+    const failed = (error: Error): void => { this.#error = error }
+    const closed = (): void => {
       this.#closed = true
       this.#take({ kind: 'close', error: this.#error })
-    })
+    }
+    if (socket instanceof WebSocket) socket.on('message', read).on('error', failed).on('close', closed)
+    else socket.on('data', read).on('error', failed).on('close', closed)
   }
 
   #take(incoming: Incoming): void {

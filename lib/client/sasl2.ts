@@ -17,6 +17,8 @@ export interface Sasl2Options {
   readonly domain: string
   /** `starttls` when left out. */
   readonly tls?: 'starttls' | 'direct'
+  /** Address of a WebSocket (RFC 7395), in place of host, port and `tls`. */
+  readonly webSocket?: string
   readonly user: string
   /** `SCRAM-SHA-256` when left out. */
   readonly mechanism?: string
@@ -42,9 +44,9 @@ export interface Sasl2Login {
 
 /** Connects and logs in. The connection's next element is what follows `<success/>`. Throws LoginError. */
 export async function loginBySasl2(options: Sasl2Options): Promise<Sasl2Login> {
-  const connection = await Connection.open({ host: options.host, port: options.port, domain: options.domain, direct: options.tls === 'direct' })
+  const connection = await Connection.open({ host: options.host, port: options.port, domain: options.domain, direct: options.tls === 'direct', ...(options.webSocket === undefined ? {} : { webSocket: options.webSocket }) })
   try {
-    if (options.tls !== 'direct') {
+    if (options.tls !== 'direct' && options.webSocket === undefined) {
       connection.openStream()
       await connection.nextElement()
       connection.write(`<starttls xmlns='${TLS_NS}'/>`)

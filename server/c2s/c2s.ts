@@ -13,7 +13,7 @@ import { StreamError } from '../../lib/stream/errors.ts'
 import type { Accounts } from '../accounts/accounts.ts'
 import { createLoginLimits, type LoginLimits, type LoginTry } from '../accounts/login-limits.ts'
 import type { Shaper } from '../config/access.ts'
-import type { ListenConfig } from '../config/config.ts'
+import type { ListenConfig, StreamOptions } from '../config/config.ts'
 import type { Limits } from '../config/limits.ts'
 import type { Host } from '../host.ts'
 import type { Log } from '../log.ts'
@@ -52,7 +52,7 @@ export interface FramedClient {
   readonly address: string
   /** Whether the transport is encrypted. */
   readonly secure: boolean
-  readonly listener: Partial<ListenConfig>
+  readonly listener: StreamOptions
 }
 
 /** Where transports of elements bring their clients. */

@@ -1,8 +1,9 @@
 import { expect } from 'chai'
 import { CLIENT_NS, makeStanza } from '../../lib/stanza/stanza.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
+import { CLOSE_XML, openXml, readFrame } from '../../lib/stream/framing.ts'
 import { parseElement } from '../../lib/xml/build.ts'
-import { CLOSE_XML, FramedConnection, openXml, readFrame, type Transport, type Written } from './framed.ts'
+import { FramedConnection, type Transport, type Written } from './framed.ts'
 
 const FRAMING = 'urn:ietf:params:xml:ns:xmpp-framing'
 const STREAMS = 'http://etherx.jabber.org/streams'

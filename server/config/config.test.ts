@@ -33,6 +33,14 @@ function good(main: string, more?: Record<string, string> & { env?: never }, opt
 const jid = (text: string): { jid: Jid } => ({ jid: Jid.parse(text) })
 
 describe('configuration', () => {
+  it('reads the options of WebSocket', () => {
+    expect(good('hosts: [a.example]\n').webSocket).to.deep.equal({ origins: [], pingIntervalMs: 60_000, timeoutMs: 300_000 })
+    expect(good('hosts: [a.example]\nwebsocket_origin: ["https://Chat.example/", "http://localhost:8080"]\nwebsocket_ping_interval: 0\nwebsocket_timeout: 10\n').webSocket).to.deep.equal({ origins: ['https://chat.example', 'http://localhost:8080'], pingIntervalMs: 0, timeoutMs: 10_000 })
+    expect(good('hosts: [a.example]\nwebsocket_origin: ignore\n').webSocket.origins).to.deep.equal([])
+    const [listener] = good('hosts: [a.example]\nlisten: [{port: 1, module: ejabberd_http, access: none, max_stanza_size: 5000}]\n').listen
+    expect([listener?.access, listener?.maxStanzaBytes]).to.deep.equal(['none', 5000])
+  })
+
   it('reads the file that is served by default without a problem', () => {
     const file = new URL('../../config/ejabberd-compat.yml', import.meta.url).pathname
     const { config, problems } = loadConfig(file, { env: {}, strict: true })
@@ -41,7 +49,7 @@ describe('configuration', () => {
     expect(config.listen.map(({ port, module, tls, starttlsRequired }) => [port, module, tls, starttlsRequired])).to.deep.equal([
       [5222, 'ejabberd_c2s', false, true], [5223, 'ejabberd_c2s', true, false], [5443, 'ejabberd_http', true, false],
     ])
-    expect([...config.listen[2]?.requestHandlers ?? []]).to.deep.equal([['/status', 'tidings_status'], ['/upload', 'mod_http_upload'], ['/bosh', 'mod_bosh'], ['/invites', 'mod_invites']])
+    expect([...config.listen[2]?.requestHandlers ?? []]).to.deep.equal([['/status', 'tidings_status'], ['/upload', 'mod_http_upload'], ['/bosh', 'mod_bosh'], ['/invites', 'mod_invites'], ['/ws', 'ejabberd_http_ws'], ['/.well-known/host-meta', 'mod_host_meta']])
     expect(config.tidings.metrics).to.deep.equal({ port: 5280, ip: '127.0.0.1' })
     const host = config.host('localhost')
     expect(host.access.allows('trusted_network', { address: '::ffff:127.0.0.1' })).to.equal(true)

@@ -79,6 +79,9 @@ export interface Balancing {
 export type BalancingType = (typeof BALANCING_TYPES)[number]
 const BALANCING_TYPES = ['random', 'source', 'destination', 'bare_source', 'bare_destination'] as const
 
+/** What a listener says of the streams that come by it. */
+export type StreamOptions = Partial<Pick<ListenConfig, 'access' | 'shaper' | 'maxStanzaBytes' | 'preAuthMaxStanzaBytes' | 'maxStanzaElements' | 'preAuthMaxStanzaElements' | 'outboundBytes'>>
+
 /** What has no name in ejabberd: the top-level key `tidings`. */
 export interface TidingsOptions {
   /** Where the data lives; relative to the configuration file. The command line's choice comes first. */
@@ -150,6 +153,15 @@ export interface HostConfig {
   get(option: string): unknown
 }
 
+export interface WebSocketOptions {
+  /** Origins whose pages may connect (RFC 6455 §10.2), in lower case; all when there is none. */
+  readonly origins: readonly string[]
+  /** Time between two pings; 0 for none. A client that answers neither of two is gone. */
+  readonly pingIntervalMs: number
+  /** Silence after which a connection is over; 0 for any. */
+  readonly timeoutMs: number
+}
+
 export interface Config {
   readonly file: string
   readonly hosts: readonly string[]
@@ -169,6 +181,7 @@ export interface Config {
   readonly captcha: { readonly command: string; readonly limit: number }
   /** Networks of proxies whose X-Forwarded-For is believed. */
   readonly trustedProxies: readonly string[]
+  readonly webSocket: WebSocketOptions
   readonly tidings: TidingsOptions
   readonly limits: Limits
 }
@@ -190,6 +203,9 @@ interface GlobalOptions {
   negotiation_timeout: number
   registration_timeout: number
   trusted_proxies: 'all' | readonly string[]
+  websocket_origin: 'ignore' | readonly string[]
+  websocket_ping_interval: number
+  websocket_timeout: number
   queue_dir: string
   captcha_cmd: string
   captcha_limit: number
@@ -249,6 +265,9 @@ export const globalTable: OptionTable<GlobalOptions> = {
     type: { type: oneOf(...BALANCING_TYPES), default: 'random' as const, help: '' },
     component_number: { type: int({ min: 2, max: 1000 }), default: 0, help: '' },
   })), default: new Map(), help: 'Domains of which several components may be connected, by what a stanza finds its one: type (random, source, destination, bare_source, bare_destination) and component_number, how many there are.' },
+  websocket_origin: { type: either(oneOf('ignore'), list(text())), default: [], help: 'Origins such as https://chat.example.org whose pages may connect by WebSocket; all unless set.' },
+  websocket_ping_interval: { type: duration({ min: 0, timer: true }), default: 60_000, help: 'Time between pings of WebSocket; two without an answer end the connection, not its session. 0 for none.' },
+  websocket_timeout: { type: duration({ min: 0, timer: true }), default: 300_000, help: 'Silence after which a WebSocket is closed. 0 for any.' },
   queue_dir: { type: text(), default: '', help: 'Unused: queues are in memory.', ignored: 'has no effect: queues are in memory.' },
 }
 
@@ -358,7 +377,6 @@ const INSTEAD: readonly (readonly [RegExp, string])[] = [
   [/^(redis_|cluster_|router_|sm_db|sm_cache|sm_use|net_ticktime|rpc_timeout)/, 'has no effect: this server runs as one process and keeps its state itself.'],
   [/(^|_)(cache_life_time|cache_missed|cache_size|use_cache)$/, 'has no effect: caches are bounded by tidings.limits.'],
   [/^(log_|hide_sensitive)/, 'has no effect: the log goes to standard output, without secrets or messages; rotate it where it is kept.'],
-  [/^(websocket_)/, 'has no effect: limits of connections are set by tidings.limits.'],
   [/^(oom_|queue_|validate_stream)/, 'has no effect: queues are in memory and bounded by tidings.limits; streams are always checked.'],
   [/^acme$/, 'has no effect: certificates are not fetched; keep them current in certfiles.'],
   [/^(allow_contrib_modules|install_contrib_modules)$/, 'has no effect: modules written for ejabberd cannot be loaded.'],
@@ -474,6 +492,10 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
     language: globalHost.language,
     captcha: { command: globals.captcha_cmd, limit: globals.captcha_limit },
     trustedProxies: globals.trusted_proxies === 'all' ? ['0.0.0.0/0', '::/0'] : globals.trusted_proxies,
+    webSocket: {
+      origins: globals.websocket_origin === 'ignore' ? [] : globals.websocket_origin.map((origin) => origin.replace(/\/$/, '').toLowerCase()),
+      pingIntervalMs: globals.websocket_ping_interval, timeoutMs: globals.websocket_timeout,
+    },
     tidings: tidings.options,
     limits: { ...allLimits, outboundBytes: Math.max(allLimits.outboundBytes, ...listen.map((listener) => listener.outboundBytes)) },
     host(name) {

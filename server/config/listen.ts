@@ -126,9 +126,12 @@ const clientTable: OptionTable<Omit<Listener, 'request_handlers' | 'custom_heade
   max_fsm_queue: { type: int({ min: 1 }), default: 0, help: 'Stanzas waiting to be written to one connection, counted as 1 KiB each; beyond them it is closed.' },
 }
 
-const httpTable: OptionTable<Common & Pick<Listener, 'tls' | 'certfile' | 'ciphers' | 'dhfile' | 'cafile' | 'protocol_options' | 'tls_compression' | 'request_handlers' | 'custom_headers' | 'tag' | 'allow_unencrypted_sasl2'>> = {
+const httpTable: OptionTable<Common & Pick<Listener, 'tls' | 'certfile' | 'ciphers' | 'dhfile' | 'cafile' | 'protocol_options' | 'tls_compression' | 'request_handlers' | 'custom_headers' | 'tag' | 'allow_unencrypted_sasl2' | 'access' | 'shaper' | 'max_stanza_size'>> = {
   ...common,
   ...tlsTableOfListener,
+  access: clientTable.access,
+  shaper: clientTable.shaper,
+  max_stanza_size: clientTable.max_stanza_size,
   request_handlers: { type: map(text()), default: new Map(), help: 'Path prefix to module, such as /upload: mod_http_upload.' },
   custom_headers: { type: headers(), default: new Map(), help: 'Headers of every answer.' },
   tag: { type: text(), default: '', help: 'Unused.', ignored: 'has no effect: there is no HTTP API.' },

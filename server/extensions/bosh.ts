@@ -2,10 +2,10 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { Jid } from '../../lib/jid.ts'
 import { randomId } from '../../lib/stanza/ids.ts'
+import { FRAMING_NS } from '../../lib/stream/framing.ts'
 import { escapeXml } from '../../lib/xml/element.ts'
 import type { ParserLimits } from '../../lib/xml/scanner.ts'
-import { FramedConnection, FRAMING_NS } from '../c2s/framed.ts'
-import type { ListenConfig } from '../config/config.ts'
+import { FramedConnection } from '../c2s/framed.ts'
 import { anything, bool, duration, int, text } from '../config/options.ts'
 import type { Limits } from '../config/limits.ts'
 import { corsHeaders, HttpError, readBody as readRequest } from '../http/http.ts'
@@ -172,7 +172,7 @@ class ConnectionManager {
         session.resume()
       },
     })
-    if (!this.#parts.streams.adopt(connection, { address: path.address, secure: path.secure, listener: path.listener as Partial<ListenConfig> })) throw new BindingError('remote-connection-failed')
+    if (!this.#parts.streams.adopt(connection, { address: path.address, secure: path.secure, listener: path.listener })) throw new BindingError('remote-connection-failed')
     return {
       get paused() { return paused },
       open: (opening) => connection.receive(openFrame(opening)),

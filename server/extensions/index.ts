@@ -22,6 +22,7 @@ import { externalServices } from './external-services.ts'
 import { fast } from './fast.ts'
 import { flexibleOffline } from './flexible-offline.ts'
 import { hints } from './hints.ts'
+import { hostMeta } from './host-meta.ts'
 import { httpUpload, httpUploadQuota } from './http-upload.ts'
 import { invites } from './invites.ts'
 import { lastActivity } from './last-activity.ts'
@@ -57,7 +58,7 @@ export const extensions = [
   disco, caps, contactAddresses, adhoc, dataExport, serviceAdministration, announcements,
   loginBans, fast, scramUpgrade, clientAccess,
   roster, register, invites, privateStorage, vcard, userSearch, lastActivity, flexibleOffline,
-  ping, version, entityTime, httpUpload, httpUploadQuota, bosh,
+  ping, version, entityTime, httpUpload, httpUploadQuota, bosh, hostMeta,
   muc,
   // What keeps things in personal nodes comes after them.
   pubsub, avatars, avatarPresence, bookmarks, displayed,

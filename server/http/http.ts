@@ -8,6 +8,7 @@ import { plainAddress } from '../../lib/net/addresses.ts'
 import { acceptTls, type SecureContexts, type TlsChoices } from '../../lib/net/certificates.ts'
 import { type ListenAddress, listenOn } from '../../lib/net/listen.ts'
 import { readProxyHeader } from '../../lib/net/proxy-protocol.ts'
+import type { StreamOptions } from '../config/config.ts'
 import { defaultLimits, type Limits } from '../config/limits.ts'
 import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
@@ -51,7 +52,7 @@ export function httpLimits(limits: Limits): HttpLimits {
   }
 }
 
-export interface ListenerOptions extends ListenAddress {
+export interface ListenerOptions extends ListenAddress, StreamOptions {
   readonly tls: boolean
   readonly tlsOptions?: TlsChoices
   /** Whether each connection begins with a header of the PROXY protocol. */

@@ -155,7 +155,7 @@ async function readConfig(options: Options, warn?: (line: string) => void): Prom
 /** What the modules of the configuration ask for that the extensions do not have. */
 async function moduleProblems(config: Config, options: Options): Promise<Problem[]> {
   const [{ checkModules }, { extensions }] = await Promise.all([import('../config/config.ts'), import('../extensions/index.ts')])
-  return checkModules(config, extensions, { strict: options.strict, handlers: ['tidings_status'] })
+  return checkModules(config, extensions, { strict: options.strict, handlers: ['tidings_status', 'ejabberd_http_ws'] })
 }
 
 function dataDirOf(options: Options, config: Config): string {

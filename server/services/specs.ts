@@ -11,6 +11,7 @@ const ROOT = path.resolve(import.meta.dirname, '../..')
 const CORE: readonly Spec[] = [
   { rfc: 6120, status: 'partial', note: 'client streams; no server-to-server streams yet' },
   { rfc: 6121, status: 'partial', note: 'among the accounts of this server' },
+  { rfc: 7395, status: 'complete' },
   { rfc: 7622, status: 'complete' },
   { rfc: 7590, status: 'complete' },
   { rfc: 5802, status: 'complete' },
