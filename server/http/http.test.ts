@@ -64,6 +64,19 @@ describe('HTTP', () => {
     expect((await fetch(`${base}/in`, { method: 'POST', body: '0123456789X' })).status).to.equal(413)
   })
 
+  it('a listener closes though connections that were upgraded stay', async () => {
+    const { http, port } = await start()
+    http.upgrade('/up', (_request, socket) => { socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n') })
+    const socket = connect(port, '127.0.0.1', () => socket.write('GET /up HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n'))
+    try {
+      await once(socket, 'data')
+      await http.close(10)
+      expect(socket.readyState).to.equal('open')
+    } finally {
+      socket.destroy()
+    }
+  })
+
   it('closes a connection whose headers do not come', async () => {
     const { port } = await start({ limits: { headersTimeoutMs: 200 } })
     expect(await raw(port, 'GET / HTTP/1.1\r\nHost: x\r\n')).to.contain('408')

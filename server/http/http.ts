@@ -444,11 +444,18 @@ function mountsOf(handlers: ReadonlyMap<string, string>): Mount[] {
     .sort((a, b) => b.prefix.length - a.prefix.length)
 }
 
+/** Connections that have been upgraded are no longer of HTTP, and not waited for. */
 async function closeServer(server: Server, graceMs: number): Promise<void> {
   const closed = new Promise<void>((resolve) => { server.close(() => resolve()) })
   server.closeIdleConnections()
-  const timer = setTimeout(() => { server.closeAllConnections() }, graceMs)
-  await closed
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(() => {
+      server.closeAllConnections()
+      resolve()
+    }, graceMs)
+  })
+  await Promise.race([closed, late])
   clearTimeout(timer)
 }
 
