@@ -50,6 +50,18 @@ describe('XEP-0084, XEP-0153 and XEP-0398 avatars on the wire', () => {
     await tidings[Symbol.asyncDispose]()
   })
 
+  it('XEP-0084 §4.2.1: metadata that names many images which are not there is looked at no further', async () => {
+    await setVcard(romeo, '<FN>Romeo</FN>')
+    const wrong = Buffer.from('another').toString('base64')
+    await publish(romeo, AVATAR_DATA, `<item id='${hashOf(PNG)}'><data xmlns='${AVATAR_DATA}'>${PNG}</data></item>`, { ...OPEN, max_items: 'max' })
+    await publish(romeo, AVATAR_DATA, `<item id='wrong'><data xmlns='${AVATAR_DATA}'>${wrong}</data></item>`, { ...OPEN, max_items: 'max' })
+    const metadata = (misses: number): Promise<Element> => publish(romeo, AVATAR_METADATA, `<item id='a'><metadata xmlns='${AVATAR_METADATA}'>${"<info id='wrong' bytes='7' type='image/png'/>".repeat(misses)}<info id='${hashOf(PNG)}' bytes='70' type='image/png'/></metadata></item>`, OPEN)
+    await metadata(9)
+    expect(photoOf(await vcardOf(juliet, romeo.bare))).to.equal(PNG)
+    await metadata(2000)
+    expect((await vcardOf(juliet, romeo.bare)).getChild('PHOTO')).to.equal(undefined)
+  })
+
   it('XEP-0398 §2: says that it converts, on the account', async () => {
     expect(await accountFeatures(juliet)).to.include(CONVERSION)
   })

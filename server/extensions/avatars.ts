@@ -23,6 +23,8 @@ const UPDATE = 'vcard-temp:x:update'
 /** Of a session: its client says that it shows no avatar (XEP-0398 §4). */
 const OWN_CHOICE = 'no avatar'
 const ACCOUNTS_MAX = 20_000
+/** Images that metadata may name before one of them is there (XEP-0084 §4.2.1). */
+const IMAGES_MAX = 10
 
 /** An image with the hash under which clients keep it. */
 interface Avatar {
@@ -160,9 +162,9 @@ function personalAvatar(nodes: PersonalNodes, owner: string): Avatar | undefined
   if (!nodes.has(owner, METADATA)) return undefined
   const metadata = [...nodes.items(owner, METADATA).values()].at(-1)
   if (metadata === undefined) return undefined
-  for (const info of metadata.getChildren('info', METADATA)) {
-    const { id, url, type } = info.attrs
-    if (url !== undefined || id === undefined) continue
+  const here = metadata.getChildren('info', METADATA).filter(({ attrs }) => attrs['url'] === undefined)
+  for (const { attrs: { id, type } } of here.slice(0, IMAGES_MAX)) {
+    if (id === undefined) continue
     const image = decoded(nodes.item(owner, DATA, id)?.text() ?? '')
     if (image === undefined || image.length === 0) continue
     const hash = sha1(image)
