@@ -1,12 +1,16 @@
 /** Elements taken out of the stanza they came in, so that they mean the same wherever they are written. */
+import { StanzaError } from '../../lib/stanza/errors.ts'
 import { type Element, isElement, xml } from '../../lib/xml/element.ts'
 
-/** A copy that carries the namespaces it inherited: its default namespace and the prefixes used inside it. */
+/** Bytes of a namespace that an element inherits: one that is declared once could be copied into thousands of elements. */
+const NAMESPACE_MAX = 1024
+
+/** A copy that carries the namespaces it inherited: its default namespace and the prefixes used inside it. Throws `not-acceptable` when one is too long. */
 export function standalone(element: Element): Element {
   const copy = copyOf(element)
   if (!element.name.includes(':') && copy.attrs['xmlns'] === undefined) {
     const xmlns = element.getNS()
-    if (xmlns !== undefined) copy.attrs['xmlns'] = xmlns
+    if (xmlns !== undefined) copy.attrs['xmlns'] = checked(xmlns)
   }
   const used = new Set<string>()
   collectPrefixes(element, used)
@@ -16,11 +20,16 @@ export function standalone(element: Element): Element {
     for (let above = element.parent; above !== null && above !== undefined; above = above.parent) {
       const found = above.attrs[key]
       if (found === undefined) continue
-      copy.attrs[key] = found
+      copy.attrs[key] = checked(found)
       break
     }
   }
   return copy
+}
+
+function checked(namespace: string): string {
+  if (namespace.length > NAMESPACE_MAX) throw new StanzaError('not-acceptable', 'a namespace is too long')
+  return namespace
 }
 
 /** A deep copy; appending moves an element, so children are copied too. */
