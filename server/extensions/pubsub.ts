@@ -110,7 +110,7 @@ export const pubsub = defineExtension({
 
     hooks.stampOutgoing(({ stanza, from, to }) => {
       // §4.3.4: a new subscriber gets the last items, once it is one.
-      if (stanza.name !== 'presence' || stanza.type !== 'subscribed') return
+      if (stanza.name !== 'presence' || stanza.type !== 'subscribed' || rosters.hasSubscriber(from.bare, to.bare)) return
       queueMicrotask(() => {
         if (!rosters.hasSubscriber(from.bare, to.bare)) return
         for (const session of sessions.of(to.bare)) {
@@ -138,7 +138,7 @@ export const pubsub = defineExtension({
       if (!owner.endsWith(`@${host}`)) return
       for (const { node: name, kind } of engine.store.placesOf(contact, owner)) {
         const node = kind === 's' ? engine.store.node(owner, name) : undefined
-        if (node !== undefined && (node.config.access_model === 'roster' || (node.config.access_model === 'presence' && !seen(item)))) dropRefused(engine, node, contact)
+        if (node !== undefined && (node.config.access_model === 'roster' || (node.config.access_model === 'presence' && !seen(item)))) dropRefused(engine, node, new Set([contact]))
       }
     })
     const withdraw = pep.provide(host, personalNodes(engine))

@@ -29,8 +29,7 @@ export function createNodeAccess(store: NodeStore, rosters: Rosters): NodeAccess
   }
 
   function isSubscribed(node: Node, bare: string): boolean {
-    return store.placesOf(bare, node.service).some(({ node: name, kind, jid }) =>
-      kind === 's' && name === node.name && store.subscription(node.service, name, jid)?.state === 'subscribed')
+    return store.placesOf(bare, node.service, node.name).some(({ kind, jid }) => kind === 's' && store.subscription(node.service, node.name, jid)?.state === 'subscribed')
   }
 
   function refusal(node: Node, asker: Jid): StanzaError | undefined {

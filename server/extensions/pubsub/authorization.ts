@@ -53,8 +53,10 @@ export function takeDecision(engine: Engine, service: string, from: Jid, message
 /** An owner gives, or takes away, a subscription; its subscriber hears of it (§8.8.4). */
 export function setSubscription(engine: Engine, node: Node, subscription: Subscription, state: 'subscribed' | 'pending' | 'none'): void {
   const { store, events } = engine
+  // Who has not asked gets what is published from now on.
+  const asked = store.subscription(node.service, node.name, subscription.jid)?.state === 'pending'
   if (state === 'none') store.unsubscribe(node.service, node.name, subscription.jid)
   else store.subscribe(node.service, node.name, { ...subscription, state })
   events.tell(node.service, subscription.jid, subscriptionXml(node, { ...subscription, state }))
-  if (state === 'subscribed' && subscription.state !== 'subscribed' && node.config.send_last_published_item !== 'never') events.last(node, Jid.parse(subscription.jid))
+  if (state === 'subscribed' && asked && node.config.send_last_published_item !== 'never') events.last(node, Jid.parse(subscription.jid))
 }

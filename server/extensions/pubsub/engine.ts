@@ -77,6 +77,8 @@ export const PAYLOAD_BYTES_MAX = 262_144
 /** A name is part of keys of the store. */
 const NAME_BYTES_MAX = 512
 const EXPIRING_PER_STEP = 200
+/** Subscriptions of one node that the addresses of one account have. */
+export const SUBSCRIPTIONS_PER_ENTITY = 20
 
 export function createEngine(parts: EngineParts, store: NodeStore, options: EngineOptions): Engine {
   const { rosters, limits, now } = parts
@@ -207,7 +209,8 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
         if (before.state === 'pending') throw pubsubError('not-authorized', 'pending-subscription') // §6.1.3.7
         return before
       }
-      if (store.subscriptions(node.service, node.name).length >= options.maxSubscriptions) throw pubsubError('policy-violation', 'too-many-subscriptions')
+      const own = store.placesOf(jid.bare, node.service, node.name).filter(({ kind }) => kind === 's').length
+      if (own >= SUBSCRIPTIONS_PER_ENTITY || store.subscriptions(node.service, node.name).length >= options.maxSubscriptions) throw pubsubError('policy-violation', 'too-many-subscriptions')
       const pending = node.config.access_model === 'authorize' && !access.mayRead(node, jid)
       const subscription: Subscription = { jid: address, subid: randomId(), state: pending ? 'pending' : 'subscribed' }
       store.subscribe(node.service, node.name, subscription)
@@ -250,12 +253,12 @@ export function subscriptionXml(node: Pick<Node, 'name'>, { jid, subid, state }:
   return `<subscription node='${escapeXml(node.name)}' jid='${escapeXml(jid)}' subscription='${state}'${subid === '' ? '' : ` subid='${escapeXml(subid)}'`}/>`
 }
 
-/** XEP-0163 §8.1, XEP-0060 §8.2: ends the subscriptions of those who may not read the node any more; `contact`: only of this one. */
-export function dropRefused({ store, access, events }: Pick<Engine, 'store' | 'access' | 'events'>, node: Node, contact?: string): void {
+/** XEP-0163 §8.1, XEP-0060 §8.2: ends the subscriptions of those who may not read the node any more; `contacts`: only of these. */
+export function dropRefused({ store, access, events }: Pick<Engine, 'store' | 'access' | 'events'>, node: Node, contacts?: ReadonlySet<string>): void {
   if (node.config.access_model === 'authorize') return
   for (const subscription of store.subscriptions(node.service, node.name)) {
     const jid = Jid.tryParse(subscription.jid)
-    if (jid === undefined || (contact !== undefined && jid.bare !== contact) || access.mayRead(node, jid)) continue
+    if (jid === undefined || contacts?.has(jid.bare) === false || access.mayRead(node, jid)) continue
     store.unsubscribe(node.service, node.name, subscription.jid)
     events.tell(node.service, subscription.jid, subscriptionXml(node, { ...subscription, subid: '', state: 'none' }))
   }

@@ -185,9 +185,9 @@ export function createNodeStore(records: Records) {
       entity(service, node, jid, 's', false)
     },
 
-    /** Nodes of a service at which an entity is subscribed or affiliated. */
-    placesOf(bare: string, service?: string): readonly (Place & { readonly jid: string; readonly kind: string })[] {
-      return listed(ENTITIES, service === undefined ? [bare] : [bare, service])
+    /** Where an entity is subscribed or affiliated: everywhere, at a service, or at one of its nodes. */
+    placesOf(bare: string, ...place: readonly [service?: string, node?: string]): readonly (Place & { readonly jid: string; readonly kind: string })[] {
+      return listed(ENTITIES, [bare, ...place.filter((part) => part !== undefined)])
         .map(({ key }) => ({ service: key[1] as string, node: key[2] as string, jid: key[3] as string, kind: key[4] as string }))
     },
     /** Everything that an entity has: its own nodes, and its part in those of others. */

@@ -5,9 +5,9 @@ import { randomId } from '../../../lib/stanza/ids.ts'
 import { type Element, xml } from '../../../lib/xml/element.ts'
 import type { IqRequest } from '../extension.ts'
 import { setSubscription } from './authorization.ts'
-import { dropRefused, type Engine } from './engine.ts'
+import { dropRefused, SUBSCRIPTIONS_PER_ENTITY, type Engine } from './engine.ts'
 import { configForm, NODE_CONFIG, readConfig } from './node-config.ts'
-import { isAccount, type Affiliation, type Node } from './node-store.ts'
+import { bareOf, isAccount, type Affiliation, type Node } from './node-store.ts'
 import { defaultForm, formIn, nodeName } from './requests.ts'
 
 export const OWNER_NS = 'http://jabber.org/protocol/pubsub#owner'
@@ -87,6 +87,11 @@ function changeSubscriptions(engine: Engine, node: Node, request: Element): unde
   })
   const { store, options } = engine
   if (store.subscriptions(node.service, node.name).length + changes.length > options.maxSubscriptions) throw new StanzaError('not-acceptable', 'too many subscriptions')
+  const perEntity = Map.groupBy(changes.filter(({ state }) => state !== 'none'), ({ jid }) => bareOf(jid))
+  for (const [bare, added] of perEntity) {
+    const before = store.placesOf(bare, node.service, node.name).flatMap(({ kind, jid }) => (kind === 's' ? [jid] : []))
+    if (new Set([...before, ...added.map(({ jid }) => jid)]).size > SUBSCRIPTIONS_PER_ENTITY) throw new StanzaError('not-acceptable', `more than ${SUBSCRIPTIONS_PER_ENTITY} subscriptions of ${bare}`)
+  }
   for (const { jid, state } of changes) {
     const before = store.subscription(node.service, node.name, jid)
     if ((before?.state ?? 'none') === state) continue
@@ -110,6 +115,6 @@ function changeAffiliations(engine: Engine, node: Node, request: Element): undef
   if (![...after.values()].includes('owner') || (isAccount(node.service) && after.get(node.service) !== 'owner')) throw new StanzaError('not-acceptable', 'a node has an owner')
   if (after.size > AFFILIATIONS_MAX) throw new StanzaError('not-acceptable', 'too many affiliations')
   for (const { jid, affiliation } of changes) if (jid !== node.service) store.setAffiliation(node.service, node.name, jid, affiliation)
-  for (const { jid } of changes) dropRefused(engine, node, jid)
+  dropRefused(engine, node, new Set(changes.map(({ jid }) => jid)))
   return undefined
 }

@@ -153,9 +153,11 @@ function items(engine: Engine, service: string, from: Jid, payload: Element, req
   if (!node.config.persist_items) throw unsupported('persistent-items') // §6.5.9.4
   const wanted = request.getChildren('item').map((item) => item.attrs['id'] ?? '')
   if (wanted.length > 0) {
-    // §6.5.8: those that are there
-    const found = wanted.slice(0, PAGE_ITEMS).flatMap((id) => engine.item(node, id) ?? [])
-    return answer(node, found.map(({ id, payload: text }) => itemElement(id, text)))
+    // §6.5.8: those that are there, each once
+    const ids = [...new Set(wanted)]
+    const { elements, complete } = load(engine, node, ids.slice(0, PAGE_ITEMS).map((id) => ({ id })), false)
+    return answer(node, elements, complete && ids.length <= PAGE_ITEMS ? undefined
+      : buildResultSet({ first: elements[0]?.attrs['id'], last: elements.at(-1)?.attrs['id'], index: 0, count: ids.length }))
   }
   const paged = payload.getChild('set', RSM_NS) !== undefined
   const max = request.attrs['max_items']
@@ -185,7 +187,7 @@ function page(engine: Engine, node: Node, order: Order, payload: Element): Eleme
 }
 
 /** As many items as fit into one answer, but one at least: from the end when `backward`. */
-function load(engine: Engine, node: Node, order: Order, backward: boolean): { elements: Element[]; complete: boolean } {
+function load(engine: Engine, node: Node, order: readonly { readonly id: string }[], backward: boolean): { elements: Element[]; complete: boolean } {
   const elements: Element[] = []
   let bytes = 0
   let taken = 0
