@@ -21,6 +21,7 @@ describe('XEP-0124 §6: the body', () => {
       .to.deep.equal(["<message xmlns='jabber:client' to='a'><body>x</body></message>", "<presence xmlns='jabber:client'/>"])
     expect(texts(`<body xmlns='${NS}' rid='1'><message to=" xmlns='x'>"/></body>`)).to.deep.equal(["<message xmlns='jabber:client' to=\" xmlns='x'>\"/>"])
     expect(texts(`<body xmlns='${NS}' xmlns:c='jabber:client' rid='1'><c:message><c:body/></c:message></body>`)).to.deep.equal(["<c:message xmlns:c='jabber:client'><c:body/></c:message>"])
+    expect(texts(`<body xmlns='${NS}' xmlns:t='urn:x' rid='1'><message><t:a/></message></body>`)).to.deep.equal(["<message xmlns:t='urn:x' xmlns='jabber:client'><t:a/></message>"])
     expect(texts(`<h:body xmlns:h='${NS}' rid='1'><message/></h:body>`)[0]).to.match(/^<message xmlns='jabber:client'\s*\/>$/)
   })
 

@@ -91,7 +91,7 @@ function checkBetween(wrapper: Stanza): void {
  * (XEP-0206 §2).
  */
 function payloadsOf({ content, children, attrs }: Stanza): Buffer[] {
-  const declared = Object.entries(attrs).filter(([name]) => name.startsWith('xmlns:') && name !== 'xmlns:t')
+  const declared = Object.entries(attrs).filter(([name, uri]) => name.startsWith('xmlns:') && !(name === 'xmlns:t' && uri === STREAM_NS))
   return children.map(({ start, end, xmlns }) => {
     const payload = content.subarray(start, end)
     const tag = payload.toString('latin1', 0, endOfTag(payload))

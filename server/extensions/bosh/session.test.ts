@@ -205,6 +205,19 @@ describe('XEP-0124: sessions', () => {
     expect(second.text).to.contain('answer')
   })
 
+  it('§14.2: a request that comes too early is not kept when its connection breaks, and taken when it comes again', async () => {
+    const stage = await new Stage().begin()
+    stage.ask(102, '', message('lost')).breakOff()
+    stage.ask(101, '', message('one'))
+    expect(stage.heard).to.deep.equal([message('one')])
+    const moved = stage.ask(103, '', message('three'))
+    const again = stage.ask(103, '', message('three'))
+    moved.breakOff()
+    stage.ask(102, '', message('two'))
+    expect(stage.heard).to.deep.equal(['one', 'two', 'three'].map(message))
+    expect(again.text).to.equal(undefined)
+  })
+
   it('§14.2: a rid beyond the window ends the session', async () => {
     const stage = await new Stage().begin()
     const held = stage.ask(101)

@@ -192,6 +192,8 @@ export class BoshSession {
     // §13, §14.2: one more than the window when it is to end or to pause.
     if (rid >= this.#next + this.#requests + (isExtra(body) ? 1 : 0)) return this.#fail('item-not-found', exchange)
     this.#early.set(rid, request)
+    // It comes again, and is not kept for a client that is not there.
+    exchange.onGone(() => { if (request.exchange === exchange) this.#dropEarly(request) })
     this.#run()
   }
 
@@ -209,6 +211,10 @@ export class BoshSession {
       this.#next++
       this.#take(request)
     }
+  }
+
+  #dropEarly(request: Request): void {
+    if (request.rid !== this.#next && this.#early.get(request.rid) === request) this.#early.delete(request.rid)
   }
 
   #take(request: Request): void {
@@ -280,7 +286,10 @@ export class BoshSession {
   #takeOver(request: Request, exchange: Exchange): void {
     if (!request.exchange.gone) request.exchange.answer(200, this.#contentType, writeBody({ type: 'error' }))
     request.exchange = exchange
-    exchange.onGone(() => this.#watch())
+    exchange.onGone(() => {
+      if (request.exchange === exchange) this.#dropEarly(request)
+      this.#watch()
+    })
     this.#schedule()
     this.#watch()
   }
