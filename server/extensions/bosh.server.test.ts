@@ -276,6 +276,24 @@ describe('XEP-0124 and XEP-0206: BOSH, on a whole server', () => {
     for (const text of ['', 'x', '<body/>', `<body xmlns='${NS}'>`, `<!DOCTYPE a><body xmlns='${NS}'/>`]) expect((await ask(text)).body.attrs, text).to.include({ condition: 'bad-request' })
   })
 
+  it('a client of before there were versions is told by the status (§17.1)', async () => {
+    expect((await ask(`<body xmlns='${NS}' to='localhost'/>`)).status).to.equal(400)
+    expect((await ask(`<body xmlns='${NS}' rid='1' to='nowhere.example'/>`)).status).to.equal(200)
+  })
+
+  it('without encryption there is no password in the clear; and it is no way into a session that has it (§19.1)', async () => {
+    await site[Symbol.asyncDispose]()
+    await begin(TEST_CONFIG.replace('access_rules:', '  - { port: 0, ip: 127.0.0.1, module: ejabberd_http, request_handlers: { /bosh: mod_bosh } }\naccess_rules:'))
+    const { port } = site.server.ports.find((each) => each.module === 'ejabberd_http' && !each.tls) as { port: number }
+    const plain = (text: string): Promise<string> => fetch(`http://127.0.0.1:${port}/bosh`, { method: 'POST', body: text }).then((response) => response.text())
+    const opened = await plain(`<body xmlns='${NS}' xmlns:xmpp='urn:xmpp:xbosh' rid='1' to='localhost' ver='1.6' xmpp:version='1.0'/>`)
+    expect(opened).to.contain('<mechanism>SCRAM-SHA-256</mechanism>').and.not.contain('PLAIN').and.not.contain('urn:xmpp:sasl:2')
+    const romeo = await new Web().login('romeo')
+    const refused = await plain(romeo.wrap(romeo.rid + 1, '', "type='terminate'")).then(() => 'answered', () => 'closed')
+    expect(refused).to.equal('closed')
+    expect((await romeo.send("<iq xmlns='jabber:client' type='get' id='p' to='localhost'><ping xmlns='urn:xmpp:ping'/></iq>")).text).to.contain("id='p'")
+  })
+
   it('a body that is too long is refused, and so is what is not restricted XML or well-formed in a session', async () => {
     expect((await ask(`<body xmlns='${NS}' rid='1' to='localhost' a='${'x'.repeat(600_000)}'/>`).catch(() => undefined))?.body.attrs['condition'] ?? 'policy-violation').to.equal('policy-violation')
     const romeo = await new Web().login('romeo')

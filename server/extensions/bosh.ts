@@ -11,7 +11,7 @@ import type { Limits } from '../config/limits.ts'
 import { corsHeaders, HttpError, readBody as readRequest } from '../http/http.ts'
 import type { HttpPath } from '../http/routes.ts'
 import { BindingError, type Body, type Condition, readBody, writeBody } from './bosh/body.ts'
-import { type BoshStream, BoshSession, type BoshSettings, type Exchange, type Opening } from './bosh/session.ts'
+import { type BoshStream, BoshSession, type BoshSettings, type Exchange, LEGACY_STATUS, type Opening } from './bosh/session.ts'
 import { defineExtension, type Parts } from './extension.ts'
 
 /** Where the route is; the configuration may mount it elsewhere. */
@@ -103,9 +103,11 @@ class ConnectionManager {
 
   async serve(request: IncomingMessage, response: ServerResponse, path: HttpPath): Promise<void> {
     const exchange = exchangeOf(response)
+    let legacy = false
     try {
       const body = readBody(await this.#read(request, response), inBody(this.#parts.limits))
-      const { sid } = body.attrs
+      const { sid, ver } = body.attrs
+      legacy = sid === undefined && ver === undefined
       const session = sid === undefined ? this.#create(body, path) : this.#sessions.get(sid)
       if (session === undefined) throw new BindingError('item-not-found')
       // §19.1: who has no encryption is not of this session, and is not to end it.
@@ -113,7 +115,7 @@ class ConnectionManager {
       session.request(body, exchange)
     } catch (error) {
       if (!(error instanceof BindingError)) throw error
-      refuse(exchange, error.condition)
+      refuse(exchange, error.condition, legacy)
     }
   }
 
@@ -203,8 +205,8 @@ function inBody(limits: Limits): ParserLimits {
   return { stanzaBytes: bodyBytes(limits), depth: limits.depth + 1, attributes: limits.attributes, children: STANZAS_IN_BODY * limits.children }
 }
 
-function refuse(exchange: Exchange, condition: Condition): void {
-  if (!exchange.gone) exchange.answer(200, 'text/xml; charset=utf-8', writeBody({ type: 'terminate', condition }))
+function refuse(exchange: Exchange, condition: Condition, legacy: boolean): void {
+  if (!exchange.gone) exchange.answer(legacy ? (LEGACY_STATUS[condition] ?? 200) : 200, 'text/xml; charset=utf-8', writeBody({ type: 'terminate', condition }))
 }
 
 function exchangeOf(response: ServerResponse): Exchange {

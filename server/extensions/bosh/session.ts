@@ -17,7 +17,7 @@ const RESPONSE_BYTES = 1_048_576
 const FEATURES_MS = 2000
 const CONTENT_TYPE = 'text/xml; charset=utf-8'
 /** §17.1: what clients of before version 1.6 are told by. */
-const LEGACY_STATUS: Readonly<Partial<Record<Condition, number>>> = { 'bad-request': 400, 'policy-violation': 403, 'item-not-found': 404 }
+export const LEGACY_STATUS: Readonly<Partial<Record<Condition, number>>> = { 'bad-request': 400, 'policy-violation': 403, 'item-not-found': 404 }
 
 /** The HTTP side of one request. */
 export interface Exchange {
