@@ -301,6 +301,17 @@ describe('XEP-0124 and XEP-0206: BOSH, on a whole server', () => {
     expect((await romeo.send(message('juliet@localhost', 'x'.repeat(300_000)))).text).to.contain("condition='remote-stream-error'").and.contain('<policy-violation ')
   })
 
+  it('max_stanza_size of the listener is that of what comes by it', async () => {
+    await site[Symbol.asyncDispose]()
+    await begin(TEST_CONFIG.replace('ejabberd_http, tls: true,', 'ejabberd_http, tls: true, max_stanza_size: 1000000,'))
+    const juliet = await tcp('juliet')
+    const romeo = await new Web().login('romeo')
+    void romeo.send(message('juliet@localhost', 'x'.repeat(900_000))).catch(() => undefined)
+    expect((await juliet.receive((stanza) => stanza.name === 'message')).getChildText('body')).to.have.length(900_000)
+    const tooLong = ask(romeo.wrap(1, message('juliet@localhost', 'x'.repeat(2_100_000)))).then(({ body }) => body.attrs['condition'], () => 'closed')
+    expect(await tooLong).to.be.oneOf(['policy-violation', 'closed'])
+  })
+
   it('nothing is sent before a login but that', async () => {
     const web = new Web()
     await web.create()

@@ -105,7 +105,8 @@ class ConnectionManager {
     const exchange = exchangeOf(response)
     let legacy = false
     try {
-      const body = readBody(await this.#read(request, response), inBody(this.#parts.limits))
+      const limits = inBody(this.#parts.limits, path.listener.maxStanzaBytes)
+      const body = readBody(await this.#read(request, response, limits.stanzaBytes), limits)
       const { sid, ver } = body.attrs
       legacy = sid === undefined && ver === undefined
       const session = sid === undefined ? this.#create(body, path) : this.#sessions.get(sid)
@@ -119,9 +120,9 @@ class ConnectionManager {
     }
   }
 
-  async #read(request: IncomingMessage, response: ServerResponse): Promise<Buffer> {
+  async #read(request: IncomingMessage, response: ServerResponse, bytesMax: number): Promise<Buffer> {
     try {
-      return await readRequest(request, response, bodyBytes(this.#parts.limits), this.#parts.limits)
+      return await readRequest(request, response, bytesMax, this.#parts.limits)
     } catch (error) {
       if (!(error instanceof HttpError) || error.status !== 413) throw error
       response.setHeader('Connection', 'close')
@@ -196,13 +197,9 @@ function isFrame(element: Buffer, start: string): boolean {
   return element.latin1Slice(0, start.length) === start && element.includes(FRAMING_NS)
 }
 
-function bodyBytes(limits: Limits): number {
-  return STANZAS_IN_BODY * limits.stanzaBytes
-}
-
 /** The limits of a body's XML: those of the stanzas in it are checked when they come to the stream. */
-function inBody(limits: Limits): ParserLimits {
-  return { stanzaBytes: bodyBytes(limits), depth: limits.depth + 1, attributes: limits.attributes, children: STANZAS_IN_BODY * limits.children }
+function inBody(limits: Limits, stanzaBytes = limits.stanzaBytes): ParserLimits {
+  return { stanzaBytes: STANZAS_IN_BODY * stanzaBytes, depth: limits.depth + 1, attributes: limits.attributes, children: STANZAS_IN_BODY * limits.children }
 }
 
 function refuse(exchange: Exchange, condition: Condition, legacy: boolean): void {

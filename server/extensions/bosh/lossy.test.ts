@@ -131,7 +131,7 @@ async function run(seed: number, acknowledges: boolean): Promise<void> {
       }
     } else {
       now += 2_100
-      for (const timer of [...timers]) {
+      for (const timer of timers) {
         if (timer.at <= now && timers.delete(timer)) timer.run()
       }
       for (const flight of client.flights) if (flight.exchange?.gone === true && flight.answer === undefined && !under.includes(flight)) under.push(flight)
