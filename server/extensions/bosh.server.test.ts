@@ -328,6 +328,20 @@ describe('XEP-0124 and XEP-0206: BOSH, on a whole server', () => {
     expect((await ask('', { method: 'GET' })).status).to.equal(405)
   })
 
+  it('a request that comes while the configuration is read again is answered', async () => {
+    const romeo = await (await new Web().login('romeo')).available()
+    const { loadConfig } = await import('../config/config.ts')
+    const { config } = loadConfig(path.join(site.dataDir, '../ejabberd.yml'))
+    let answer: Answer | undefined
+    // The last thing before the host starts anew.
+    site.server.hosts.get('localhost')?.stops.push(async () => { answer = await romeo.send(message('juliet@localhost', 'meanwhile')) })
+    await site.server.reload(config)
+    expect([answer?.status, answer?.body.attrs['type']]).to.deep.equal([200, undefined])
+    expect((await romeo.send("<iq xmlns='jabber:client' type='get' id='p' to='localhost'><ping xmlns='urn:xmpp:ping'/></iq>")).text).to.contain("id='p'")
+    await site.server.reload({ ...config, host: (name) => ({ ...config.host(name), modules: new Map() }) })
+    expect((await ask(`<body xmlns='${NS}' rid='1' to='localhost' ver='1.6'/>`)).status).to.equal(404)
+  })
+
   it('sessions stay when the configuration is read again, and are told when the server stops', async () => {
     const romeo = await (await new Web().login('romeo')).available()
     const { loadConfig } = await import('../config/config.ts')

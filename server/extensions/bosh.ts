@@ -65,17 +65,7 @@ export const bosh = defineExtension({
       // A held request is silence on its connection.
       maxWaitS: Math.max(1, Math.floor(parts.limits.httpIdleTimeoutMs / 2000)),
     })
-    const routes = [
-      parts.http.add('POST', ROUTE, (request, response, path) => manager.serve(request, response, path)),
-      parts.http.add('OPTIONS', ROUTE, (_request, response) => {
-        response.writeHead(204, HEADERS)
-        response.end()
-      }),
-    ]
-    return () => {
-      for (const remove of routes) remove()
-      manager.hosts.delete(parts.host)
-    }
+    return () => void manager.hosts.delete(parts.host)
   },
 })
 
@@ -87,7 +77,7 @@ const HEADERS: Readonly<Record<string, string>> = {
   'Content-Security-Policy': "default-src 'none'; sandbox",
 }
 
-type ManagerParts = Pick<Parts, 'streams' | 'limits' | 'metrics' | 'now'>
+type ManagerParts = Pick<Parts, 'http' | 'streams' | 'limits' | 'metrics' | 'now'>
 
 /** XEP-0124 §3: what clients speak to by HTTP. */
 class ConnectionManager {
@@ -98,6 +88,12 @@ class ConnectionManager {
 
   constructor(parts: ManagerParts) {
     this.#parts = parts
+    // They stay: sessions are not to be missed while the configuration is read again, nor to end with it.
+    parts.http.add('POST', ROUTE, (request, response, path) => this.serve(request, response, path))
+    parts.http.add('OPTIONS', ROUTE, (_request, response) => {
+      response.writeHead(204, HEADERS)
+      response.end()
+    })
     parts.metrics.gauge('tidings_bosh_sessions', 'Sessions over BOSH', [], () => this.#sessions.size)
   }
 
@@ -130,8 +126,9 @@ class ConnectionManager {
     }
   }
 
-  /** §7.1. Throws BindingError. */
+  /** §7.1. Throws BindingError, or HttpError when no host has this way. */
   #create(body: Body, path: HttpPath): BoshSession {
+    if (this.hosts.size === 0) throw new HttpError(404)
     const { to } = body.attrs
     if (to === undefined || to === '') throw new BindingError('improper-addressing')
     const jid = Jid.tryParse(to)
