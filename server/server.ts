@@ -175,7 +175,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     access: () => config.access,
     balancing: (domain) => config.domainBalancing.get(domain),
   })
-  serveWebSocket({ http, streams: c2s, limits, log, options: () => config.webSocket })
+  const webSockets = serveWebSocket({ http, streams: c2s, limits, log, options: () => config.webSocket })
 
   const routePresence = (stanza: Stanza, session?: Session): void => {
     if (stanza.name !== 'presence') return void router.route(stanza)
@@ -481,6 +481,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
         await c2s[Symbol.asyncDispose]()
         await components[Symbol.asyncDispose]()
         await Promise.all(ending)
+        webSockets.endAfter(1000)
         await Promise.all([http.close(1000), health?.close(0)])
         pending.close()
         for (const host of hosts.values()) await stopHost(host)

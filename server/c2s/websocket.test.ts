@@ -191,6 +191,7 @@ describe('WebSocket (RFC 7395)', () => {
   it('§3.1: takes the subprotocol xmpp alone, and nothing that is no WebSocket', async () => {
     await start()
     expect((await page({ protocols: ['mqtt', 'xmpp'] })).socket.protocol).to.equal('xmpp')
+    expect((await page()).socket.extensions).to.equal('')
     expect(await refusal({ protocols: ['mqtt'] })).to.contain('400')
     expect(await refusal({ protocols: [] })).to.contain('400')
     const [response] = (await once(request({ host: '127.0.0.1', port: webPort(), path: '/ws', rejectUnauthorized: false }).end(), 'response')) as [import('node:http').IncomingMessage]
@@ -302,6 +303,39 @@ describe('WebSocket (RFC 7395)', () => {
     expect(await other.closed()).to.equal(1009)
   })
 
+  it('§3.2: hears nothing that follows a frame of bytes', async () => {
+    await start()
+    const romeo = await enter('romeo')
+    await romeo.ping()
+    const one = await page()
+    const plain = Buffer.from('\0juliet\0secret').toString('base64')
+    for (const frame of [OPEN, `<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>${plain}</auth>`, OPEN, "<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>"]) one.socket.send(frame)
+    for (let element = await one.next(); element.attrs['id'] !== 'b'; element = await one.next()) expect(element.name).not.to.equal('stream:error')
+    const say = (text: string): void => one.socket.send(`<message to='${romeo.jid}' type='headline'><body>${text}</body></message>`)
+    say('before')
+    one.socket.send(Buffer.from('<presence/>'))
+    say('after')
+    expect(await one.closed()).to.equal(1003)
+    await body(romeo, 'before')
+    await romeo.ping()
+    expect(romeo.inbox.some((stanza) => stanza.toString().includes('after'))).to.equal(false)
+  })
+
+  it('RFC 6455: closes what breaks its rules', async () => {
+    await start()
+    for (const [bytes, code] of [
+      ['818200000000c328', 1007], // Text that is no UTF-8.
+      ['81023c2f', 1002], // Without a mask.
+      ['c182000000003c2f', 1002], // A bit of an extension that was not agreed on.
+      ['8b8000000000', 1002], // An operation that there is not.
+    ] as const) {
+      const one = await page()
+      const { _socket } = one.socket as unknown as { _socket: import('node:net').Socket }
+      _socket.write(Buffer.from(bytes, 'hex'))
+      expect(await one.closed(), bytes).to.equal(code)
+    }
+  })
+
   it('counts wrong passwords and closes after a few', async () => {
     await start()
     const one = await page()
@@ -353,6 +387,16 @@ describe('WebSocket (RFC 7395)', () => {
     const one = await page()
     one.socket.send(OPEN)
     expect(await one.closed()).to.equal(1006)
+  })
+
+  it('lets a server stop whose clients do not answer', async () => {
+    await start(CONFIG.replace('close_timeout: 1 second', 'close_timeout: 10 minutes'))
+    const juliet = await enter('juliet')
+    const one = await page()
+    await juliet.ping()
+    juliet.connection.stopReading()
+    one.socket.pause()
+    await site.server.close()
   })
 
   it('lets a server stop whose clients are connected, and resume when it is back', async () => {

@@ -1,7 +1,7 @@
 /** XMPP over WebSocket (RFC 7395): the handler `ejabberd_http_ws` of HTTP listeners. */
 import { type IncomingMessage, STATUS_CODES } from 'node:http'
 import type { Duplex } from 'node:stream'
-import { type WebSocket, WebSocketServer } from 'ws'
+import { type ServerOptions, type WebSocket, WebSocketServer } from 'ws'
 import type { WebSocketOptions } from '../config/config.ts'
 import type { Limits } from '../config/limits.ts'
 import { answer } from '../http/http.ts'
@@ -29,21 +29,29 @@ const NORMAL = 1000
 const UNSUPPORTED_DATA = 1003
 const TRY_AGAIN_LATER = 1013
 
+export interface WebSocketHandler {
+  /** Ends, after this time, the connections whose clients have not answered to their end until then. */
+  endAfter(graceMs: number): void
+}
+
 /** Serves WebSocket where listeners have the handler. */
-export function serveWebSocket(parts: WebSocketParts): void {
+export function serveWebSocket(parts: WebSocketParts): WebSocketHandler {
   const { http, limits } = parts
+  const open = new Set<WebSocket>()
   /** By the size of the largest message, which is the listener's. */
   const servers = new Map<number, WebSocketServer>()
 
   function serverFor(stanzaBytes: number): WebSocketServer {
     let server = servers.get(stanzaBytes)
     if (server === undefined) {
-      server = new WebSocketServer({
-        noServer: true, clientTracking: false, maxPayload: stanzaBytes + MESSAGE_BYTES_MORE,
+      // Its types do not tell of `closeTimeout`.
+      const options: ServerOptions & { readonly closeTimeout: number } = {
+        noServer: true, clientTracking: false, maxPayload: stanzaBytes + MESSAGE_BYTES_MORE, closeTimeout: limits.closeTimeoutMs,
         // What is compressed together with what an attacker chose can be guessed from its length; and each connection would need memory for it.
         perMessageDeflate: false,
         handleProtocols: () => SUBPROTOCOL,
-      })
+      }
+      server = new WebSocketServer(options)
       servers.set(stanzaBytes, server)
     }
     return server
@@ -54,12 +62,21 @@ export function serveWebSocket(parts: WebSocketParts): void {
     const refusal = refusalOf(request, origins)
     if (refusal !== undefined) return refuse(socket, refusal)
     const { maxStanzaBytes = limits.stanzaBytes } = path.listener
-    serverFor(maxStanzaBytes).handleUpgrade(request, socket, head, (webSocket) => begin(parts, webSocket, path))
+    serverFor(maxStanzaBytes).handleUpgrade(request, socket, head, (webSocket) => {
+      open.add(webSocket)
+      webSocket.on('close', () => open.delete(webSocket))
+      begin(parts, webSocket, path)
+    })
   })
   http.add('GET', ROUTE, (request, response) => {
     // RFC 9110 §15.5.22
     answer(request, response, 426, 'this is for WebSocket with the subprotocol xmpp (RFC 7395)', { Connection: 'Upgrade', Upgrade: 'websocket' })
   })
+  return {
+    endAfter(graceMs) {
+      setTimeout(() => { for (const each of open) each.terminate() }, graceMs).unref()
+    },
+  }
 }
 
 /** RFC 7395 §3.1: the status for a handshake that is not one of XMPP, or comes from somebody else's page. */
@@ -88,9 +105,10 @@ function begin({ streams, log, options }: WebSocketParts, webSocket: WebSocket, 
   }
   webSocket.on('message', (data: Buffer, isBinary) => {
     heard()
-    // RFC 7395 §3.2: text alone.
-    if (isBinary) return webSocket.close(UNSUPPORTED_DATA)
-    connection.receive(data)
+    if (!isBinary) return connection.receive(data)
+    // RFC 7395 §3.2: text alone. What still follows is not for the stream.
+    webSocket.close(UNSUPPORTED_DATA)
+    connection.gone()
   })
   const alive = (): void => {
     heard()
@@ -105,11 +123,13 @@ function begin({ streams, log, options }: WebSocketParts, webSocket: WebSocket, 
   }
   // §3.8: pings of WebSocket, and no white space.
   watch(pingIntervalMs, () => {
+    // As long as we do not read, no answer is heard.
+    if (webSocket.isPaused) return
     if (++unanswered > PINGS_UNANSWERED_MAX) return webSocket.terminate()
     if (webSocket.readyState === webSocket.OPEN) webSocket.ping()
   })
   watch(timeoutMs, () => {
-    if (performance.now() - heardAt >= timeoutMs) webSocket.terminate()
+    if (performance.now() - heardAt >= timeoutMs && !webSocket.isPaused) webSocket.terminate()
   })
   webSocket.on('close', () => {
     for (const each of watches) clearInterval(each)
