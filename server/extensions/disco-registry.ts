@@ -170,6 +170,11 @@ export function capsHash(registry: DiscoRegistry): CapsHash {
 
 /** XEP-0115 §5.1: the verification string of a disco#info answer. */
 export function capsVer(info: Element): string {
+  return createHash('sha1').update(capsText(info)).digest('base64')
+}
+
+/** What the hash is made of. Different answers can have the same text: `<` may stand in a part of it, and a form may say what a feature does. */
+export function capsText(info: Element): string {
   const identities = info.getChildren('identity').map((identity) =>
     `${attribute(identity, 'category')}/${attribute(identity, 'type')}/${attribute(identity, 'xml:lang')}/${attribute(identity, 'name')}`)
   const features = info.getChildren('feature').map((feature) => attribute(feature, 'var'))
@@ -182,7 +187,7 @@ export function capsVer(info: Element): string {
       .sort((a, b) => compareBytes(a.name, b.name))
     return [{ type, text: `${type}<${rest.map((field) => field.text).join('')}` }]
   }).sort((a, b) => compareBytes(a.type, b.type))
-  return createHash('sha1').update([...sortBytes(identities), ...sortBytes(features)].map((part) => `${part}<`).join('') + forms.map((form) => form.text).join('')).digest('base64')
+  return [...sortBytes(identities), ...sortBytes(features)].map((part) => `${part}<`).join('') + forms.map((form) => form.text).join('')
 }
 
 /** XEP-0390 §4.1 and §4.2: one hash of a disco#info answer. */

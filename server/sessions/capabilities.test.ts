@@ -53,4 +53,22 @@ describe('XEP-0115 capabilities of clients', () => {
     expect([...await ask(kept)]).to.deep.equal(['urn:tune'])
     expect(asked.length).to.equal(1)
   })
+
+  it('§8.1: an answer that was made up to have the hash of others says nothing else for them', async () => {
+    const disco = 'http://jabber.org/protocol/disco#info'
+    const joined = xml('query', { xmlns: disco }, xml('identity', { category: 'client', type: 'pc' }), xml('feature', { var: 'urn:ping<urn:tune+notify' }))
+    const field = (name: string, value: string) => xml('field', { var: name }, xml('value', null, value))
+    const asForm = xml('query', { xmlns: disco }, xml('identity', { category: 'client', type: 'pc' }), xml('x', { xmlns: 'jabber:x:data', type: 'result' }, field('FORM_TYPE', 'urn:ping'), xml('field', { var: 'urn:tune+notify' })))
+    for (const forged of [joined, asForm]) {
+      expect(capsVer(forged)).to.equal(capsVer(info()))
+      const { capabilities, ask } = start(() => stanzaOf('iq', { type: 'result' }, forged))
+      await ask(presence('romeo@example.net/orchard', capsVer(info())))
+      expect([...capabilities.interests(presence('juliet@example.net/balcony', capsVer(info()))) ?? []]).to.deep.equal(['urn:tune'])
+    }
+  })
+
+  it('what one client wants has a limit', async () => {
+    const { ask } = start(() => stanzaOf('iq', { type: 'result' }, xml('query', { xmlns: 'http://jabber.org/protocol/disco#info' }, Array.from({ length: 400 }, (_, i) => xml('feature', { var: `${i}${'x'.repeat(500)}+notify` })))))
+    expect((await ask(presence('romeo@example.net/orchard', 'AAAA'))).size).to.equal(32)
+  })
 })

@@ -2,7 +2,7 @@
 import { Recent } from '../../lib/recent.ts'
 import { makeStanza, stanzaOf, type Stanza } from '../../lib/stanza/stanza.ts'
 import { xml } from '../../lib/xml/element.ts'
-import { capsVer } from '../extensions/disco-registry.ts'
+import { capsText, capsVer } from '../extensions/disco-registry.ts'
 
 const CAPS_NS = 'http://jabber.org/protocol/caps'
 const DISCO_INFO_NS = 'http://jabber.org/protocol/disco#info'
@@ -13,6 +13,8 @@ const KNOWN_MAX = 20_000
 /** Callbacks that wait for one answer. */
 const WAITING_MAX = 200
 const NOTIFY_NODES_MAX = 500
+/** Characters of their names. */
+const NOTIFY_LENGTH_MAX = 16_384
 
 /** The nodes whose events somebody wants. */
 export type Interests = ReadonlySet<string>
@@ -66,13 +68,10 @@ export function createCapabilities(request: (stanza: Stanza, timeoutMs: number) 
       const span = answer.type === 'result' ? answer.find('query', DISCO_INFO_NS) : undefined
       if (span === undefined) return
       const info = answer.childElement(span)
-      const nodes = info.getChildren('feature').flatMap((feature) => {
-        const name = feature.attrs['var'] ?? ''
-        return name.endsWith(NOTIFY) ? [name.slice(0, -NOTIFY.length)] : []
-      })
-      interests = new Set(nodes.slice(0, NOTIFY_NODES_MAX))
       // §5.4: a hash that does not fit must not speak for other clients.
       const fits = hash.algorithm === 'sha-1' && capsVer(info) === hash.ver
+      // §8.1: one that fits says what its text says, however the answer was made up.
+      interests = interestsIn(fits ? capsText(info).split('<') : info.getChildren('feature').map(({ attrs }) => attrs['var'] ?? ''))
       known.set(fits ? keyOf(hash) : ownKeyOf(hash, client), interests)
     } finally {
       const callbacks = waiting.get(key) ?? []
@@ -103,6 +102,18 @@ export function createCapabilities(request: (stanza: Stanza, timeoutMs: number) 
       void ask(hash, client, asker, key)
     },
   }
+}
+
+function interestsIn(features: readonly string[]): Interests {
+  const found = new Set<string>()
+  let length = 0
+  for (const feature of features) {
+    if (!feature.endsWith(NOTIFY)) continue
+    length += feature.length
+    if (length > NOTIFY_LENGTH_MAX || found.size === NOTIFY_NODES_MAX) break
+    found.add(feature.slice(0, -NOTIFY.length))
+  }
+  return found
 }
 
 function readHash(presence: Stanza): Hash | null {
