@@ -153,14 +153,14 @@ export const avatarPresence = defineExtension({
     hooks.accountRemoved((owner) => { known.delete(owner) })
     nodes?.watch(METADATA, ({ owner }) => { changed(owner) })
     // The image comes before its metadata (XEP-0084 §3.1): until these are there, the avatar is what it was.
-    nodes?.watch(DATA, ({ owner }) => { if (known.get(owner)?.hash === '' || nodes.items(owner, DATA).size === 0) changed(owner) })
+    nodes?.watch(DATA, ({ owner }) => { if (known.get(owner)?.hash === '' || nodes.newest(owner, DATA) === undefined) changed(owner) })
   },
 })
 
 /** The avatar in an account's nodes; undefined when nothing is said there. An image that does not match its hash is none. */
 function personalAvatar(nodes: PersonalNodes, owner: string): Avatar | undefined {
   if (!nodes.has(owner, METADATA)) return undefined
-  const metadata = [...nodes.items(owner, METADATA).values()].at(-1)
+  const metadata = nodes.newest(owner, METADATA)
   if (metadata === undefined) return undefined
   const here = metadata.getChildren('info', METADATA).filter(({ attrs }) => attrs['url'] === undefined)
   for (const { attrs: { id, type } } of here.slice(0, IMAGES_MAX)) {

@@ -15,6 +15,8 @@ const NATIVE = 'urn:xmpp:bookmarks:1'
 const LIST = 'storage:bookmarks'
 const LIST_ITEM = 'current'
 const CONVERSION = 'urn:xmpp:bookmarks-conversion:0'
+/** Characters of the bookmarks of one account that are converted. */
+const LENGTH_MAX = 262_144
 /** XEP-0402 §3.3 */
 const NATIVE_CONFIG = { access_model: 'whitelist', persist_items: true, max_items: 'max', send_last_published_item: 'never' }
 /** XEP-0048 §3.1; XEP-0411 §5: nobody else may read it. */
@@ -35,13 +37,15 @@ export const bookmarks = defineExtension({
     if (nodes === undefined) return
     disco.feature('account', `${NATIVE}#compat`, `${NATIVE}#compat-pep`, CONVERSION)
     let converting = false
+    const isConvertible = (owner: string): boolean => [NATIVE, LIST].every((node) => nodes.fits(owner, node, LENGTH_MAX))
 
     /** What is written meanwhile is not converted again. */
     function convert(owner: string, run: () => void): void {
       if (converting) return
       converting = true
       try {
-        run()
+        if (isConvertible(owner)) run()
+        else log.warn({ what: 'bookmarks_not_converted', owner, error: 'too long' })
       } catch (error) {
         // What the client wrote stays written.
         if (!(error instanceof StanzaError)) throw error
@@ -96,7 +100,7 @@ export const bookmarks = defineExtension({
 })
 
 function listIn(nodes: PersonalNodes, owner: string): Element | undefined {
-  if (!nodes.has(owner, LIST)) return undefined
+  if (!nodes.has(owner, LIST) || !nodes.fits(owner, LIST, LENGTH_MAX)) return undefined
   return [...nodes.items(owner, LIST).values()].findLast((payload) => payload.is('storage', LIST))
 }
 

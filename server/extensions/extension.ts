@@ -286,6 +286,10 @@ export interface Sessions {
 export interface PersonalNodes {
   /** Payloads by item id, oldest first. */
   items(owner: string, node: string): ReadonlyMap<string, Element>
+  /** Whether the payloads of a node have at most so many characters together; looks no further once there are more. */
+  fits(owner: string, node: string, length: number): boolean
+  /** The payload that was published last. */
+  newest(owner: string, node: string): Element | undefined
   item(owner: string, node: string, id: string): Element | undefined
   has(owner: string, node: string): boolean
   /** One field of a node's configuration, such as `access_model`. */

@@ -53,7 +53,8 @@ export const privateStorage = defineExtension({
         return { key: [owner, namespace, element.getName()], text, element }
       })
       if (names.size > ELEMENTS_MAX) throw new StanzaError('resource-constraint', `more than ${ELEMENTS_MAX} elements`)
-      for (const { key, text, element } of writes) {
+      // The last of those with the same name stays.
+      for (const { key, text, element } of new Map(writes.map((write) => [JSON.stringify(write.key), write])).values()) {
         records.put(PRIVATE_TABLE, key, text)
         tell.runPrivateWritten(owner, element)
       }

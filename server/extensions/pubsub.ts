@@ -161,6 +161,14 @@ function personalNodes(engine: Engine): PersonalNodes {
   const { store } = engine
   return {
     has: (owner, name) => store.node(owner, name) !== undefined,
+    newest(owner, name) {
+      const [found] = store.items(owner, name, 1)
+      return found === undefined || found.payload === '' ? undefined : buildElement(Buffer.from(found.payload))
+    },
+    fits(owner, name, length) {
+      let sum = 0
+      return store.order(owner, name).every(({ id }) => (sum += store.item(owner, name, id)?.payload.length ?? 0) <= length)
+    },
     items: (owner, name) => new Map(store.items(owner, name).map(({ id, payload }) => [id, buildElement(Buffer.from(payload))])),
     item(owner, name, id) {
       const found = store.item(owner, name, id)
