@@ -1,7 +1,7 @@
 import { expect } from 'chai'
 import type { Client } from '../../lib/client/client.ts'
 import type { Element } from '../../lib/xml/element.ts'
-import { startTestServer, type TestServer } from '../test-server.ts'
+import { startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
 import { befriend, eventOf, logIn, publish } from './personal-clients.ts'
 
 const NS = 'http://jabber.org/protocol/pubsub'
@@ -85,5 +85,66 @@ describe('what one stanza can cost: publish-subscribe', () => {
     await romeo.ping()
     await juliet.ping()
     expect(juliet.inbox.map((stanza) => stanza.element()).filter(isEvent)).to.deep.equal([])
+  })
+
+  it('a configuration has a limit', async () => {
+    expect(await refused(ask(romeo, 'set', `<create node='a'/><configure>${form({ title: 'x'.repeat(1025) })}</configure>`))).to.equal('not-acceptable')
+    expect(await refused(ask(romeo, 'set', `<create node='b'/><configure>${form({ roster_groups_allowed: 'x'.repeat(4097) })}</configure>`))).to.equal('not-acceptable')
+    expect(await refused(ask(romeo, 'set', `<create node='c'/><configure>${form({ title: 'x'.repeat(1024), description: 'x'.repeat(1024) })}</configure>`))).to.equal('accepted')
+  })
+
+  it('XEP-0402 §5.3: bookmarks that are very long together are kept, and not converted', async () => {
+    const bookmark = (room: string, length: number): string => `<item id='${room}@conference.example.org'><conference xmlns='urn:xmpp:bookmarks:1'><extensions><a xmlns='urn:a'>${'x'.repeat(length)}</a></extensions></conference></item>`
+    const listed = async (): Promise<number | undefined> => {
+      const answer = await romeo.sendIq("<iq type='get'><query xmlns='jabber:iq:private'><storage xmlns='storage:bookmarks'/></query></iq>")
+      return answer.getChild('query', 'jabber:iq:private')?.getChild('storage', 'storage:bookmarks')?.getChildElements().length
+    }
+    const closed = { max_items: 'max', access_model: 'whitelist' }
+    await publish(romeo, 'urn:xmpp:bookmarks:1', bookmark('a', 150_000), closed)
+    expect(await listed()).to.equal(1)
+    await publish(romeo, 'urn:xmpp:bookmarks:1', bookmark('b', 150_000), closed)
+    expect(await listed()).to.equal(1)
+  })
+
+  it('XEP-0049: of elements with the same name in one request the last one counts', async () => {
+    const other = await logIn(tidings, 'romeo', 'b', ['storage:bookmarks'])
+    const list = (room: string): string => `<storage xmlns='storage:bookmarks'><conference jid='${room}@conference.example.org'/></storage>`
+    await romeo.sendIq(`<iq type='set'><query xmlns='jabber:iq:private'>${many(50, () => list('a') + list('b'))}</query></iq>`)
+    await other.ping()
+    expect(other.inbox.map((stanza) => stanza.element()).filter(isEvent).length).to.equal(1)
+    other.destroy()
+  })
+
+  it('XEP-0060 §4.1: who may only publish does not read', async () => {
+    await ask(romeo, 'set', "<create node='news'/>")
+    await ask(romeo, 'set', "<affiliations node='news'><affiliation jid='juliet@localhost' affiliation='publish-only'/></affiliations>", SERVICE, OWNER)
+    expect(await refused(ask(juliet, 'set', `<publish node='news'><item id='one'><tune xmlns='${TUNE}'/></item></publish>`))).to.equal('accepted')
+    expect(await refused(ask(juliet, 'get', "<items node='news'/>"))).to.equal('forbidden')
+    expect(await refused(ask(juliet, 'set', "<subscribe node='news' jid='juliet@localhost'/>"))).to.equal('forbidden')
+  })
+})
+
+describe('nodes of one account at a service', () => {
+  it('are counted for who made them, not for who was made their owner', async () => {
+    const tidings = await startTestServer({ accounts: { romeo: 'secret', juliet: 'secret' }, config: `${TEST_CONFIG}\ntidings: { limits: { pubsub_nodes: 2 } }\n` })
+    const [romeo, juliet] = [await logIn(tidings, 'romeo', 'a'), await logIn(tidings, 'juliet', 'a')]
+    const ask = async (client: Client, inner: string, ns = NS): Promise<string> => {
+      try {
+        await client.sendIq(`<iq type='set' to='${SERVICE}'><pubsub xmlns='${ns}'>${inner}</pubsub></iq>`)
+        return 'accepted'
+      } catch (error) {
+        return (error as { condition: string }).condition
+      }
+    }
+    for (const node of ['a', 'b']) {
+      expect(await ask(romeo, `<create node='${node}'/>`)).to.equal('accepted')
+      await ask(romeo, `<affiliations node='${node}'><affiliation jid='juliet@localhost' affiliation='owner'/><affiliation jid='romeo@localhost' affiliation='none'/></affiliations>`, OWNER)
+    }
+    expect(await ask(romeo, "<create node='c'/>")).to.equal('resource-constraint')
+    expect(await ask(juliet, "<create node='c'/>")).to.equal('accepted')
+    expect(await ask(juliet, "<delete node='a'/>", OWNER)).to.equal('accepted')
+    expect(await ask(romeo, "<create node='d'/>")).to.equal('accepted')
+    for (const client of [romeo, juliet]) client.destroy()
+    await tidings[Symbol.asyncDispose]()
   })
 })

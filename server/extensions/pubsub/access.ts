@@ -37,7 +37,8 @@ export function createNodeAccess(store: NodeStore, rosters: Rosters): NodeAccess
     if (role === 'owner') return undefined
     if (role === 'outcast') return new StanzaError('forbidden')
     const { access_model: model } = node.config
-    if (role !== 'none' && role !== 'publish-only') return undefined
+    if (role === 'publish-only') return new StanzaError('forbidden') // §4.1
+    if (role !== 'none') return undefined
     switch (model) {
       case 'open': return undefined
       case 'presence':

@@ -139,7 +139,7 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
     create(service, name, creator, config) {
       if (store.node(service, name) !== undefined) throw new StanzaError('conflict') // §8.1.1
       if (Buffer.byteLength(name) > NAME_BYTES_MAX) throw new StanzaError('not-acceptable', 'the name of the node is too long')
-      const owned = isAccount(service) ? store.nodesOf(service).size : store.placesOf(creator.bare, service).length
+      const owned = isAccount(service) ? store.nodesOf(service).size : store.createdBy(creator.bare, service)
       if (owned >= limits.pubsubNodes) throw new StanzaError('resource-constraint', `more than ${limits.pubsubNodes} nodes`)
       const node: Node = { service, name, creator: creator.bare, created: now(), config: checked(name, { ...defaults(service, name), ...config }) }
       store.putNode(node)

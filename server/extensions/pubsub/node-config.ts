@@ -49,6 +49,9 @@ interface Field {
 }
 
 const COUNT = /^(max|\d{1,9})$/
+/** Bytes of a text, and of all names of groups: configurations are kept in memory. */
+const TEXT_BYTES_MAX = 1024
+const GROUPS_BYTES_MAX = 4096
 
 const FIELDS: Readonly<Record<ConfigName, Field>> = {
   title: { type: 'text-single', label: 'A short name for the node' },
@@ -116,9 +119,14 @@ function readField(form: Form, name: ConfigName): unknown {
   const { type, options, pattern } = FIELDS[name]
   const full = PREFIX + name
   if (type === 'boolean') return form.boolean(full)
-  if (type === 'list-multi') return form.values(full)
+  if (type === 'list-multi') {
+    const values = form.values(full)
+    if (values.reduce((sum, value) => sum + Buffer.byteLength(value), values.length) > GROUPS_BYTES_MAX) throw new StanzaError('not-acceptable', `${full} is too long`)
+    return values
+  }
   const value = form.value(full)
   if (value === undefined) return undefined
+  if (Buffer.byteLength(value) > TEXT_BYTES_MAX) throw new StanzaError('not-acceptable', `${full} is too long`)
   if (options !== undefined && !options.includes(value)) {
     // §8.1.2
     if (name === 'access_model') throw pubsubError('not-acceptable', 'unsupported-access-model')

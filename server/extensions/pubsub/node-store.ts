@@ -16,6 +16,8 @@ const AFFILIATIONS = 'pubsub_affiliations'
 const SUBSCRIPTIONS = 'pubsub_subscriptions'
 /** Key [bare JID, service, node, JID, kind]: where an entity has a subscription or an affiliation. */
 const ENTITIES = 'pubsub_entities'
+/** Key [bare JID, service, node]: who created a node of a service that is there. */
+const CREATED = 'pubsub_created'
 /** Key [service, node]: nodes whose items expire. */
 const EXPIRING = 'pubsub_expiring'
 /** Accounts whose nodes are kept in memory; nodes of services kept there. */
@@ -104,9 +106,14 @@ export function createNodeStore(records: Records) {
     },
     putNode({ service, name, config, creator, created }: Node): void {
       records.put(NODES, [service, name], { config, creator, created } as unknown as Value)
+      if (!isAccount(service)) records.put(CREATED, [creator, service, name], true)
       forget(service, name)
       if (Number.isFinite(Number(config.item_expire))) records.put(EXPIRING, [service, name], true)
       else records.delete(EXPIRING, [service, name])
+    },
+    /** How many nodes of a service somebody has created, whoever owns them now. */
+    createdBy(creator: string, service: string): number {
+      return listed(CREATED, [creator, service]).length
     },
     /** Nodes whose items expire, after one of them. */
     expiring(after: Place | undefined, limit: number): readonly Place[] {
@@ -116,6 +123,8 @@ export function createNodeStore(records: Records) {
       for (const { jid } of store.affiliations(service, name)) store.setAffiliation(service, name, jid, 'none')
       for (const { jid } of store.subscriptions(service, name)) store.unsubscribe(service, name, jid)
       store.purge(service, name)
+      const creator = store.node(service, name)?.creator
+      if (creator !== undefined) records.delete(CREATED, [creator, service, name])
       records.delete(NODES, [service, name])
       records.delete(EXPIRING, [service, name])
       forget(service, name)
