@@ -17,6 +17,8 @@ const LIST_ITEM = 'current'
 const CONVERSION = 'urn:xmpp:bookmarks-conversion:0'
 /** Characters of the bookmarks of one account that are converted. */
 const LENGTH_MAX = 262_144
+/** Rooms of one list that are converted. */
+const ROOMS_MAX = 1000
 /** XEP-0402 §3.3 */
 const NATIVE_CONFIG = { access_model: 'whitelist', persist_items: true, max_items: 'max', send_last_published_item: 'never' }
 /** XEP-0048 §3.1; XEP-0411 §5: nobody else may read it. */
@@ -133,6 +135,7 @@ function roomsOf(list: Element): [string, Element][] {
 function updateNative(nodes: PersonalNodes, owner: string, list: Element): void {
   const before = nodes.has(owner, NATIVE) ? nodes.items(owner, NATIVE) : new Map<string, Element>()
   const rooms = new Map(roomsOf(list).reverse())
+  if (rooms.size > ROOMS_MAX) throw new StanzaError('resource-constraint')
   for (const [id, conference] of [...rooms].reverse()) {
     const kept = before.get(id)
     const next = recast(conference, LIST, NATIVE, { jid: undefined })
