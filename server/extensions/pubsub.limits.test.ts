@@ -115,6 +115,21 @@ describe('what one stanza can cost: publish-subscribe', () => {
     other.destroy()
   })
 
+  it('XEP-0402 §5.3.2: a list of very many rooms is kept, and not converted', async () => {
+    const list = (rooms: number): Promise<Element> => romeo.sendIq(`<iq type='set'><query xmlns='jabber:iq:private'><storage xmlns='storage:bookmarks'>${many(rooms, (index) => `<conference jid='a${index}@conference.example.org'/>`)}</storage></query></iq>`)
+    await list(1001)
+    expect(await refused(ask(romeo, 'get', "<items node='urn:xmpp:bookmarks:1'/>", romeo.bare))).to.equal('item-not-found')
+    await list(1000)
+    expect((await ask(romeo, 'get', "<items node='urn:xmpp:bookmarks:1'/>", romeo.bare)).getChild('pubsub', NS)?.getChild('items')?.getChildElements().length).to.equal(1000)
+  })
+
+  it('XEP-0060 §8.8.2: an owner subscribes only so many who have not asked', async () => {
+    await ask(romeo, 'set', "<create node='news'/>")
+    const given = (from: number): Promise<string> => refused(ask(romeo, 'set', `<subscriptions node='news'>${many(500, (index) => `<subscription jid='a${from + index}@example.org' subscription='subscribed'/>`)}</subscriptions>`, SERVICE, OWNER))
+    expect([await given(0), await given(500), await given(500), await given(501)]).to.deep.equal(['accepted', 'accepted', 'accepted', 'not-acceptable'])
+    expect(await refused(ask(juliet, 'set', "<subscribe node='news' jid='juliet@localhost'/>"))).to.equal('accepted')
+  })
+
   it('XEP-0060 §4.1: who may only publish does not read', async () => {
     await ask(romeo, 'set', "<create node='news'/>")
     await ask(romeo, 'set', "<affiliations node='news'><affiliation jid='juliet@localhost' affiliation='publish-only'/></affiliations>", SERVICE, OWNER)

@@ -82,7 +82,7 @@ function nodeInfo({ store }: Engine, node: Node): Element {
         { var: 'pubsub#access_model', type: 'list-single', label: 'Who may subscribe and retrieve items', value: config.access_model },
         { var: 'pubsub#publish_model', type: 'list-single', label: 'Who may publish', value: config.publish_model },
         { var: 'pubsub#max_items', type: 'text-single', label: 'The number of items kept', value: config.max_items },
-        { var: 'pubsub#num_subscribers', type: 'text-single', label: 'Number of subscribers to this node', value: store.subscriptions(node.service, node.name).length },
+        { var: 'pubsub#num_subscribers', type: 'text-single', label: 'Number of subscribers to this node', value: store.subscriptionCount(node.service, node.name) },
       ],
     }))
 }

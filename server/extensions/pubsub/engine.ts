@@ -79,6 +79,8 @@ const NAME_BYTES_MAX = 512
 const EXPIRING_PER_STEP = 200
 /** Subscriptions of one node that the addresses of one account have. */
 export const SUBSCRIPTIONS_PER_ENTITY = 20
+/** Subscriptions of a node up to which its owners can subscribe those who have not asked. */
+export const GIVEN_SUBSCRIPTIONS_MAX = 1000
 
 export function createEngine(parts: EngineParts, store: NodeStore, options: EngineOptions): Engine {
   const { rosters, limits, now } = parts
@@ -109,8 +111,9 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
   function trim(node: Node): void {
     const max = itemsMax(node)
     if (max === Infinity) return
-    const order = store.order(node.service, node.name)
-    for (const item of order.slice(0, Math.max(0, order.length - max))) store.deleteItem(node.service, node.name, item)
+    const over = store.count(node.service, node.name) - max
+    if (over <= 0) return
+    for (const item of store.order(node.service, node.name, over)) store.deleteItem(node.service, node.name, item)
   }
 
   function changed(node: Node, publisher: Jid | undefined): void {
@@ -210,7 +213,7 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
         return before
       }
       const own = store.placesOf(jid.bare, node.service, node.name).filter(({ kind }) => kind === 's').length
-      if (own >= SUBSCRIPTIONS_PER_ENTITY || store.subscriptions(node.service, node.name).length >= options.maxSubscriptions) throw pubsubError('policy-violation', 'too-many-subscriptions')
+      if (own >= SUBSCRIPTIONS_PER_ENTITY || store.subscriptionCount(node.service, node.name) >= options.maxSubscriptions) throw pubsubError('policy-violation', 'too-many-subscriptions')
       const pending = node.config.access_model === 'authorize' && !access.mayRead(node, jid)
       const subscription: Subscription = { jid: address, subid: randomId(), state: pending ? 'pending' : 'subscribed' }
       store.subscribe(node.service, node.name, subscription)

@@ -34,6 +34,21 @@ describe('the store of nodes', () => {
     expect(store.count(service, 'news2')).to.equal(1)
   })
 
+  it('counts what there is, whatever was done in between', () => {
+    const store = start()
+    const counts = (): number[] => [store.count(service, 'news'), store.subscriptionCount(service, 'news')]
+    expect(counts()).to.deep.equal([0, 0])
+    for (const id of ['a', 'b', 'a', 'c']) store.putItem(service, 'news', { id, payload: '', publisher: '' })
+    for (const state of ['pending', 'subscribed'] as const) store.subscribe(service, 'news', { jid: 'juliet@example.net', subid: '1', state })
+    expect(counts()).to.deep.equal([3, 1])
+    for (const item of store.order(service, 'news', 2)) store.deleteItem(service, 'news', item)
+    for (const jid of ['juliet@example.net', 'juliet@example.net', 'nurse@example.net']) store.unsubscribe(service, 'news', jid)
+    expect(counts()).to.deep.equal([1, 0])
+    expect(store.items(service, 'news').map(({ id }) => id)).to.deep.equal(['c'])
+    store.purge(service, 'news')
+    expect(counts()).to.deep.equal([0, 0])
+  })
+
   it('erases an account: its nodes, and its part in those of others', () => {
     const store = start()
     store.putNode({ service: 'juliet@example.net', name: 'tune', config: SERVICE_DEFAULTS, creator: 'juliet@example.net', created: 1 })

@@ -58,12 +58,29 @@ export type NodeStore = ReturnType<typeof createNodeStore>
 export function createNodeStore(records: Records) {
   const personal = new Recent<ReadonlyMap<string, Node>>(CACHED_MAX)
   const single = new Recent<Node>(CACHED_MAX)
+  /** How many items and subscriptions nodes have, by table and node; all writes pass here. */
+  const counts = new Recent<number>(CACHED_MAX)
   const listed = (table: string, prefix: Key, options?: Parameters<Records['range']>[2]) => now(records.range(table, prefix, options))
 
   function nodeOf(service: string, name: string, value: Value): Node {
     const { config, creator, created } = value as unknown as Pick<Node, 'config' | 'creator' | 'created'>
     // What a later version of this program added to the configuration has its default.
     return { service, name, config: { ...(isAccount(service) ? PERSONAL_DEFAULTS : SERVICE_DEFAULTS), ...config }, creator, created }
+  }
+
+  function counted(table: string, service: string, node: string): number {
+    const key = `${table} ${service} ${node}`
+    const known = counts.get(key)
+    if (known !== undefined) return known
+    const count = listed(table, [service, node]).length
+    counts.set(key, count)
+    return count
+  }
+
+  function recount(table: string, service: string, node: string, difference: number): void {
+    const key = `${table} ${service} ${node}`
+    const known = counts.get(key)
+    if (known !== undefined) counts.set(key, known + difference)
   }
 
   function forget(service: string, name: string): void {
@@ -134,9 +151,9 @@ export function createNodeStore(records: Records) {
       const value = now(records.get(ITEMS, [service, node, id]))
       return value === undefined ? undefined : { id, ...(value as unknown as Omit<Item, 'id'>) }
     },
-    /** The ids of all items with their times, oldest first. */
-    order(service: string, node: string): readonly { readonly id: string; readonly seq: string }[] {
-      return listed(ORDER, [service, node]).map(({ key, value }) => ({ id: value as string, seq: key[2] as string }))
+    /** The ids of all items, or of so many of the oldest, with their times, oldest first. */
+    order(service: string, node: string, limit?: number): readonly { readonly id: string; readonly seq: string }[] {
+      return listed(ORDER, [service, node], limit === undefined ? {} : { limit }).map(({ key, value }) => ({ id: value as string, seq: key[2] as string }))
     },
     /** Oldest first, or with `last` so many of the newest. */
     items(service: string, node: string, last?: number): readonly Item[] {
@@ -145,22 +162,25 @@ export function createNodeStore(records: Records) {
       return last === undefined ? items : items.reverse()
     },
     count(service: string, node: string): number {
-      return listed(ORDER, [service, node]).length
+      return counted(ORDER, service, node)
     },
     /** Adds an item, or replaces the one of the same id. */
     putItem(service: string, node: string, item: Omit<Item, 'seq'>): Item {
       const before = store.item(service, node, item.id)
-      if (before !== undefined) records.delete(ORDER, [service, node, before.seq])
+      if (before === undefined) recount(ORDER, service, node, 1)
+      else records.delete(ORDER, [service, node, before.seq])
       const seq = nextMessageId()
       records.put(ORDER, [service, node, seq], item.id)
       records.put(ITEMS, [service, node, item.id], { seq, payload: item.payload, publisher: item.publisher })
       return { ...item, seq }
     },
     deleteItem(service: string, node: string, { id, seq }: Pick<Item, 'id' | 'seq'>): void {
+      recount(ORDER, service, node, -1)
       records.delete(ORDER, [service, node, seq])
       records.delete(ITEMS, [service, node, id])
     },
     purge(service: string, node: string): void {
+      counts.delete(`${ORDER} ${service} ${node}`)
       now(records.deleteRange(ORDER, [service, node]))
       now(records.deleteRange(ITEMS, [service, node]))
     },
@@ -185,11 +205,16 @@ export function createNodeStore(records: Records) {
     subscriptions(service: string, node: string): readonly Subscription[] {
       return listed(SUBSCRIPTIONS, [service, node]).map(({ key, value }) => ({ jid: key[2] as string, ...(value as unknown as Omit<Subscription, 'jid'>) }))
     },
+    subscriptionCount(service: string, node: string): number {
+      return counted(SUBSCRIPTIONS, service, node)
+    },
     subscribe(service: string, node: string, { jid, subid, state }: Subscription): void {
+      if (store.subscription(service, node, jid) === undefined) recount(SUBSCRIPTIONS, service, node, 1)
       records.put(SUBSCRIPTIONS, [service, node, jid], { subid, state })
       entity(service, node, jid, 's', true)
     },
     unsubscribe(service: string, node: string, jid: string): void {
+      if (store.subscription(service, node, jid) !== undefined) recount(SUBSCRIPTIONS, service, node, -1)
       records.delete(SUBSCRIPTIONS, [service, node, jid])
       entity(service, node, jid, 's', false)
     },

@@ -5,7 +5,7 @@ import { randomId } from '../../../lib/stanza/ids.ts'
 import { type Element, xml } from '../../../lib/xml/element.ts'
 import type { IqRequest } from '../extension.ts'
 import { setSubscription } from './authorization.ts'
-import { dropRefused, SUBSCRIPTIONS_PER_ENTITY, type Engine } from './engine.ts'
+import { dropRefused, GIVEN_SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_PER_ENTITY, type Engine } from './engine.ts'
 import { configForm, NODE_CONFIG, readConfig } from './node-config.ts'
 import { bareOf, isAccount, type Affiliation, type Node } from './node-store.ts'
 import { defaultForm, formIn, nodeName } from './requests.ts'
@@ -86,7 +86,8 @@ function changeSubscriptions(engine: Engine, node: Node, request: Element): unde
     return [{ jid: jid.toString(), state } as const]
   })
   const { store, options } = engine
-  if (store.subscriptions(node.service, node.name).length + changes.length > options.maxSubscriptions) throw new StanzaError('not-acceptable', 'too many subscriptions')
+  const given = new Set(changes.flatMap(({ jid, state }) => (state === 'none' || store.subscription(node.service, node.name, jid) !== undefined ? [] : [jid]))).size
+  if (given > 0 && store.subscriptionCount(node.service, node.name) + given > Math.min(options.maxSubscriptions, GIVEN_SUBSCRIPTIONS_MAX)) throw new StanzaError('not-acceptable', 'too many subscriptions')
   const perEntity = Map.groupBy(changes.filter(({ state }) => state !== 'none'), ({ jid }) => bareOf(jid))
   for (const [bare, added] of perEntity) {
     const before = store.placesOf(bare, node.service, node.name).flatMap(({ kind, jid }) => (kind === 's' ? [jid] : []))
