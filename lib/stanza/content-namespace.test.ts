@@ -37,4 +37,12 @@ describe('stanzas of a stream of another content namespace', () => {
     const plain = makeStanza('message', { to: 'a.example' }, [{ name: 'body', xmlns: CLIENT_NS, text: '<body>hi</body>' }])
     expect(toContentNamespace(plain, NS)).to.equal(plain.bytes())
   })
+
+  it('leave so too when they have a prefix for it, and attributes say what they said', () => {
+    const prefixed = received(`<c:message xmlns:c='${CLIENT_NS}' to='a.example'><c:body>hi</c:body></c:message>`)
+    const sent = received(toContentNamespace(prefixed, NS).toString())
+    expect([sent.xmlns, sent.children.map(({ name, xmlns }) => [name, xmlns])]).to.deep.equal([NS, [['body', NS]]])
+    const quoted = received(`<message xmlns='${CLIENT_NS}' to='a.example'><body note=" xmlns='${CLIENT_NS}'">hi</body></message>`)
+    expect(toContentNamespace(quoted, NS).toString()).to.equal(`<message to='a.example'><body note=" xmlns='${CLIENT_NS}'">hi</body></message>`)
+  })
 })

@@ -5,7 +5,7 @@
 import { readStanza } from './read.ts'
 import { CLIENT_NS, Stanza } from './stanza.ts'
 
-const DECLARATION = /(\sxmlns(?::[^\s=]+)?\s*=\s*)(?:'([^']*)'|"([^"]*)")/g
+const ATTRIBUTE = /(\s([^\s=]+)\s*=\s*)(?:'([^']*)'|"([^"]*)")/g
 /** What has no tags in it, then tags with their attributes. */
 const TOKENS = /<!\[CDATA\[[^]*?\]\]>|<(?:[^'">]|'[^']*'|"[^"]*")*>/g
 
@@ -26,7 +26,9 @@ export function fromContentNamespace(stanza: Stanza, xmlns: string): Stanza {
 /** The bytes of a stanza for a stream of this namespace. What is forwarded in it stays in the namespace that it declares. */
 export function toContentNamespace(stanza: Stanza, xmlns: string): Buffer {
   const { content, children } = stanza
-  if (!children.some((child) => child.xmlns === CLIENT_NS && content.subarray(child.start, child.end).includes(CLIENT_NS))) return stanza.bytes()
+  let { attrs } = stanza
+  for (const key in attrs) if (key.startsWith('xmlns:') && attrs[key] === CLIENT_NS) ({ attrs } = stanza.withAttrs({ ...attrs, [key]: xmlns }))
+  if (attrs === stanza.attrs && !children.some((child) => child.xmlns === CLIENT_NS && content.subarray(child.start, child.end).includes(CLIENT_NS))) return stanza.bytes()
   const parts: Buffer[] = []
   let taken = 0
   for (const { xmlns: namespace, start, end } of children) {
@@ -37,9 +39,9 @@ export function toContentNamespace(stanza: Stanza, xmlns: string): Buffer {
     taken = end
   }
   parts.push(content.subarray(taken))
-  return new Stanza(stanza.name, CLIENT_NS, stanza.attrs, Buffer.concat(parts), []).encode()
+  return new Stanza(stanza.name, CLIENT_NS, attrs, Buffer.concat(parts), []).encode()
 }
 
 function declaring(tag: string, from: string, to: string): string {
-  return tag.replace(DECLARATION, (whole, before: string, single: string | undefined, double: string | undefined) => ((single ?? double) === from ? `${before}'${to}'` : whole))
+  return tag.replace(ATTRIBUTE, (whole, before: string, name: string, single: string | undefined, double: string | undefined) => ((name === 'xmlns' || name.startsWith('xmlns:')) && (single ?? double) === from ? `${before}'${to}'` : whole))
 }
