@@ -130,6 +130,16 @@ describe('what one stanza can cost: publish-subscribe', () => {
     expect(await refused(ask(juliet, 'set', "<subscribe node='news' jid='juliet@localhost'/>"))).to.equal('accepted')
   })
 
+  it('XEP-0060 §4.1: an outcast is not subscribed any more, whatever the access model', async () => {
+    for (const model of ['open', 'authorize']) {
+      await ask(romeo, 'set', `<create node='${model}'/><configure>${form({ access_model: model })}</configure>`)
+      await ask(juliet, 'set', `<subscribe node='${model}' jid='juliet@localhost'/>`)
+      await ask(romeo, 'set', `<affiliations node='${model}'><affiliation jid='juliet@localhost' affiliation='outcast'/></affiliations>`, SERVICE, OWNER)
+      const left = await ask(romeo, 'get', `<subscriptions node='${model}'/>`, SERVICE, OWNER)
+      expect(left.getChild('pubsub', OWNER)?.getChild('subscriptions')?.getChildElements()).to.deep.equal([])
+    }
+  })
+
   it('XEP-0060 §4.1: who may only publish does not read', async () => {
     await ask(romeo, 'set', "<create node='news'/>")
     await ask(romeo, 'set', "<affiliations node='news'><affiliation jid='juliet@localhost' affiliation='publish-only'/></affiliations>", SERVICE, OWNER)
@@ -159,6 +169,27 @@ describe('nodes of one account at a service', () => {
     expect(await ask(juliet, "<create node='c'/>")).to.equal('accepted')
     expect(await ask(juliet, "<delete node='a'/>", OWNER)).to.equal('accepted')
     expect(await ask(romeo, "<create node='d'/>")).to.equal('accepted')
+    for (const client of [romeo, juliet]) client.destroy()
+    await tidings[Symbol.asyncDispose]()
+  })
+})
+
+describe('personal events between hosts of one server', () => {
+  it('XEP-0191: who is blocked hears of nothing', async () => {
+    const tidings = await startTestServer({ accounts: { romeo: 'secret' }, config: TEST_CONFIG.replace('hosts: [localhost]', 'hosts: [localhost, other.example]') })
+    await tidings.server.register('juliet@other.example', 'secret')
+    const romeo = await logIn(tidings, 'romeo', 'a')
+    const juliet = await logIn({ ...tidings, domain: 'other.example', host: tidings.host, port: tidings.port } as unknown as TestServer, 'juliet', 'a')
+    const item = (id: string): string => `<item id='${id}'><tune xmlns='${TUNE}'/></item>`
+    await publish(romeo, TUNE, item('one'), { access_model: 'open' })
+    await juliet.sendIq(`<iq type='set' to='${romeo.bare}'><pubsub xmlns='${NS}'><subscribe node='${TUNE}' jid='${juliet.jid.toString()}'/></pubsub></iq>`)
+    await eventOf(juliet, TUNE)
+    await publish(romeo, TUNE, item('two'))
+    await eventOf(juliet, TUNE)
+    await romeo.sendIq(`<iq type='set'><block xmlns='urn:xmpp:blocking'><item jid='${juliet.bare}'/></block></iq>`)
+    await publish(romeo, TUNE, item('three'))
+    await juliet.ping()
+    expect(juliet.inbox.map((stanza) => stanza.element()).filter(isEvent)).to.deep.equal([])
     for (const client of [romeo, juliet]) client.destroy()
     await tidings[Symbol.asyncDispose]()
   })

@@ -74,6 +74,7 @@ export class Router {
   multicast(stanza: Stanza, from: Jid, recipients: Iterable<Recipient>, options: SendOptions = {}): void {
     const { hosts, sessions } = this.#parts
     const copyFor = stanza.copies()
+    const sender = hosts.get(from.domain)
     let host: Host | undefined
     for (const recipient of recipients) {
       const { jid } = recipient
@@ -86,6 +87,8 @@ export class Router {
         continue
       }
       if (host?.name !== session.host) host = hosts.get(session.host)
+      // XEP-0191: an account of another host of ours may have blocked the recipient.
+      if (sender !== undefined && sender !== host && sender.hooks.runCheckBroadcast(from, jid) === false) continue
       if (host?.hooks.runCheckBroadcast(from, jid) !== false) session.send(copyFor(to, escaped), options)
     }
   }

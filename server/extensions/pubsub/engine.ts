@@ -258,10 +258,10 @@ export function subscriptionXml(node: Pick<Node, 'name'>, { jid, subid, state }:
 
 /** XEP-0163 §8.1, XEP-0060 §8.2: ends the subscriptions of those who may not read the node any more; `contacts`: only of these. */
 export function dropRefused({ store, access, events }: Pick<Engine, 'store' | 'access' | 'events'>, node: Node, contacts?: ReadonlySet<string>): void {
-  if (node.config.access_model === 'authorize') return
+  const isAsked = node.config.access_model === 'authorize' // who was let in once stays
   for (const subscription of store.subscriptions(node.service, node.name)) {
     const jid = Jid.tryParse(subscription.jid)
-    if (jid === undefined || contacts?.has(jid.bare) === false || access.mayRead(node, jid)) continue
+    if (jid === undefined || contacts?.has(jid.bare) === false || (isAsked ? access.affiliation(node, jid) !== 'outcast' : access.mayRead(node, jid))) continue
     store.unsubscribe(node.service, node.name, subscription.jid)
     events.tell(node.service, subscription.jid, subscriptionXml(node, { ...subscription, subid: '', state: 'none' }))
   }
