@@ -378,6 +378,11 @@ export class C2s implements AsyncDisposable {
       const { session } = stream
       if (session === undefined) continue
       const { management } = session
+      if (stream.away) {
+        // Its time begins when it is back.
+        if (management !== undefined && management.requestedAt !== 0) management.requestedAt = now
+        continue
+      }
       if (management !== undefined) {
         const ackTimeoutMs = this.hosts.get(session.host)?.streamManagement?.ackTimeoutMs ?? this.limits.ackTimeoutMs
         if (management.requestedAt !== 0 && now - management.requestedAt > ackTimeoutMs) {

@@ -115,6 +115,8 @@ export class ClientStream implements StreamHandler, Carrier {
   get secure(): boolean { return this.#secure }
   get session(): Session | undefined { return this.#session }
   get host(): string { return this.#host?.name ?? '' }
+  /** Whether nothing is to be expected of the client for now, as it was granted. */
+  get away(): boolean { return this.#framed?.away === true }
   get backlog(): number { return this.#socket.writableLength }
 
   #attach(socket: Connection): void {

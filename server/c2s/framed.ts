@@ -42,6 +42,8 @@ export interface Transport {
 export class FramedConnection extends EventEmitter implements Connection {
   readonly #transport: Transport
   destroyed = false
+  /** Nothing is to be expected of the client for now. */
+  away = false
   #gone = false
   #paused = false
   #resuming = false
@@ -66,8 +68,9 @@ export class FramedConnection extends EventEmitter implements Connection {
     if (this.#waiting.length === 1) this.#transport.pause()
   }
 
-  /** The client has shown that it is there, without an element. */
-  heard(): void {
+  /** The client has shown that it is there, without an element. `away`: it has said that nothing comes for a while. */
+  heard(away = false): void {
+    this.away = away
     this.emit('heard')
   }
 

@@ -231,6 +231,20 @@ describe('XEP-0124 and XEP-0206: BOSH, on a whole server', () => {
     expect((await romeo.send()).text).to.contain('meanwhile')
   })
 
+  it('§10: a session that pauses need not acknowledge what it is sent before it is back (XEP-0198)', async () => {
+    await site[Symbol.asyncDispose]()
+    await begin(TEST_CONFIG.replace('mod_stream_mgmt: {}', 'mod_stream_mgmt: { ack_timeout: 1 }'))
+    const juliet = await tcp('juliet')
+    const romeo = await (await new Web().login('romeo')).available()
+    expect((await romeo.send("<enable xmlns='urn:xmpp:sm:3'/>")).text).to.contain('<enabled ')
+    await romeo.send('', "pause='60'")
+    juliet.send(message(romeo.jid, 'meanwhile'))
+    // Longer than acknowledgements are waited for.
+    await new Promise((resolve) => { setTimeout(resolve, 3500) })
+    expect((await romeo.send()).text).to.contain('meanwhile').and.not.contain('terminate')
+    expect((await romeo.send("<a xmlns='urn:xmpp:sm:3' h='1'/><iq xmlns='jabber:client' type='get' id='p' to='localhost'><ping xmlns='urn:xmpp:ping'/></iq>")).text).to.contain("id='p'")
+  })
+
   it('a stream that is managed can be resumed on TCP when its client lost the web', async () => {
     const juliet = await tcp('juliet')
     const romeo = await (await new Web().login('romeo')).available()

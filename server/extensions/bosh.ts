@@ -177,7 +177,7 @@ class ConnectionManager {
       get paused() { return paused },
       open: (opening) => connection.receive(openFrame(opening)),
       receive: (payload) => connection.receive(payload),
-      heard: () => connection.heard(),
+      heard: (away) => connection.heard(away),
       close: () => connection.receive(`<close xmlns='${FRAMING_NS}'/>`),
       lost: () => connection.gone(),
     }

@@ -44,8 +44,8 @@ export interface BoshStream {
   open(opening: Opening): void
   /** One first-level element of the client. */
   receive(payload: Buffer): void
-  /** The client is there. */
-  heard(): void
+  /** The client is there; `away`: it pauses. */
+  heard(away: boolean): void
   /** The client ends its stream. */
   close(): void
   /** The client is gone. */
@@ -232,7 +232,7 @@ export class BoshSession {
     this.#lastAt = this.#context.now()
     this.#lastEmpty = empty
     this.#forgetAnswers()
-    this.#stream.heard()
+    this.#stream.heard(pauseMs !== undefined)
     this.#held.push(request)
     exchange.onGone(() => this.#watch())
     request.stopWaiting = this.#context.after(first ? Math.max(this.#waitS * 1000, FEATURES_MS) : this.#waitS * 1000, () => this.#answerUpTo(request))
