@@ -2,6 +2,7 @@
 import { Socket } from 'node:net'
 import tls from 'node:tls'
 import { Jid } from '../../lib/jid.ts'
+import { Bucket } from '../../lib/net/bucket.ts'
 import { certifiedAddresses } from '../../lib/net/client-certificate.ts'
 import { shareReads } from '../../lib/net/shared-reads.ts'
 import { channelBindingOf } from '../../lib/sasl/channel-binding.ts'
@@ -92,8 +93,7 @@ export class ClientStream implements StreamHandler, Carrier {
   /** The shaper of the session; null when it has none. */
   #shaper: Shaper | null | undefined
   #shaperPause: NodeJS.Timeout | undefined
-  #allowance = 0
-  #allowanceAt = 0
+  #bucket: Bucket | undefined
 
   constructor(c2s: C2s, listen: ListenConfig, socket: Connection, address: string, secure: boolean) {
     this.#c2s = c2s
@@ -176,17 +176,13 @@ export class ClientStream implements StreamHandler, Carrier {
     if (this.#shaper === undefined) this.#shaper = this.#c2s.shaperOf(this.listen, this.#host as Host, this.#session as Session) ?? null
     const shaper = this.#shaper
     if (shaper === null) return
-    const now = this.#c2s.now()
-    this.#allowance = Math.min(shaper.burst, this.#allowance + ((now - this.#allowanceAt) / 1000) * shaper.rate)
-    if (this.#allowanceAt === 0) this.#allowance = shaper.burst
-    this.#allowanceAt = now
-    this.#allowance -= bytes
-    if (this.#allowance >= 0 || this.#shaperPause !== undefined) return
+    const waitMs = (this.#bucket ??= new Bucket()).take(bytes, shaper, this.#c2s.now())
+    if (waitMs === 0 || this.#shaperPause !== undefined) return
     this.#socket.pause()
     this.#shaperPause = setTimeout(() => {
       this.#shaperPause = undefined
       if (!this.#closed && !this.#busy) this.#socket.resume()
-    }, Math.min(10_000, (-this.#allowance / shaper.rate) * 1000))
+    }, waitMs)
     this.#shaperPause.unref()
   }
 

@@ -2,6 +2,7 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
 import type { Socket } from 'node:net'
 import { Jid } from '../../lib/jid.ts'
+import { Bucket } from '../../lib/net/bucket.ts'
 import { shareReads } from '../../lib/net/shared-reads.ts'
 import { fromContentNamespace, toContentNamespace } from '../../lib/stanza/content-namespace.ts'
 import { randomId } from '../../lib/stanza/ids.ts'
@@ -57,8 +58,7 @@ export class ComponentStream implements StreamHandler {
   /** An IQ of it is being answered. */
   #busy = false
   #shaperPause: NodeJS.Timeout | undefined
-  #allowance = 0
-  #allowanceAt = 0
+  readonly #bucket = new Bucket()
   /** What is to be written, oldest first; to the last of it this turn adds. */
   readonly #queue: Batch[] = []
   #open: Batch | undefined
@@ -124,16 +124,13 @@ export class ComponentStream implements StreamHandler {
   #shape(bytes: number): void {
     const shaper: Shaper | undefined = this.#components.shaperOf(this)
     if (shaper === undefined) return
-    const now = this.#components.now()
-    this.#allowance = this.#allowanceAt === 0 ? shaper.burst : Math.min(shaper.burst, this.#allowance + ((now - this.#allowanceAt) / 1000) * shaper.rate)
-    this.#allowanceAt = now
-    this.#allowance -= bytes
-    if (this.#allowance >= 0 || this.#shaperPause !== undefined) return
+    const waitMs = this.#bucket.take(bytes, shaper, this.#components.now())
+    if (waitMs === 0 || this.#shaperPause !== undefined) return
     this.#socket.pause()
     this.#shaperPause = setTimeout(() => {
       this.#shaperPause = undefined
       if (!this.#closing && !this.#busy) this.#socket.resume()
-    }, Math.min(10_000, (-this.#allowance / shaper.rate) * 1000))
+    }, waitMs)
     this.#shaperPause.unref()
   }
 

@@ -256,7 +256,8 @@ function accountJid(username: string, host: string): Jid {
   }
 }
 
-async function withStanzaErrors(work: Promise<void>): Promise<void> {
+/** What was wrong with an account, as an error of a stanza. */
+export async function withStanzaErrors(work: Promise<void>): Promise<void> {
   try {
     await work
   } catch (error) {

@@ -4,11 +4,11 @@ import { Jid } from '../../lib/jid.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
-import { AccountError } from '../accounts/accounts.ts'
 import { accessRule } from '../config/options.ts'
 import type { Session } from '../sessions/session.ts'
 import type { CommandOutcome, CommandResult } from './commands-registry.ts'
 import { defineExtension, type IqRequest } from './extension.ts'
+import { withStanzaErrors } from './register.ts'
 
 const ADMIN_NS = 'http://jabber.org/protocol/admin'
 const PAGES = ['25', '50', '75', '100', '150', '200', 'none']
@@ -170,12 +170,3 @@ export const serviceAdministration = defineExtension({
     list('get-idle-users', 'Idle users', 'activeuserjids', () => online((own) => !isActive(own))) // §4.22 calls the field so
   },
 })
-
-async function withStanzaErrors(work: Promise<void>): Promise<void> {
-  try {
-    await work
-  } catch (error) {
-    if (error instanceof AccountError) throw new StanzaError(error.condition, error.message === error.condition ? undefined : error.message)
-    throw error
-  }
-}

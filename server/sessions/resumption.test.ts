@@ -52,7 +52,9 @@ class Pair {
     }
     this.session = new Session(Jid.parse('juliet@localhost/balcony'), this.#wire, this.#context)
     const management = createManagement({ id: 's', resumable: true, resumeMs: 1000, queueMax: 10_000 })
-    this.session.manage(management, () => { this.#wire?.write(Buffer.from('<enabled/>')) })
+    this.session.manage(management)
+    this.session.hold()
+    this.session.openWhenStored(() => { this.#wire?.write(Buffer.from('<enabled/>')) })
     // Counts as if so many had been sent before.
     management.sent = management.acknowledged = this.#h = start
     this.session.storeStream()

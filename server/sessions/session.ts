@@ -443,9 +443,9 @@ export class Session implements GateWaiter {
 
   /**
    * Turns stream management on (XEP-0198 §3). What waits for its commit reaches the client afterwards, so it is counted.
-   * `enabled` answers: that a stream can be resumed is said when it is stored, and what follows waits behind that. Without it somebody else answers.
+   * That a stream can be resumed is to be said when it is stored; see `hold` and `openWhenStored`.
    */
-  manage(management: Management, enabled?: () => void): void {
+  manage(management: Management): void {
     this.management = management
     for (const gated of this.#gated ?? []) {
       const { stanza, id, size, volatile, taken } = gated
@@ -456,10 +456,6 @@ export class Session implements GateWaiter {
       gated.taken = undefined
       taken?.(true)
     }
-    if (enabled === undefined) return
-    if (!management.resumable) return enabled()
-    this.hold()
-    this.openWhenStored(enabled)
   }
 
   /** What is sent from now on waits until the session is open. */

@@ -5,6 +5,7 @@
 import net, { type Socket } from 'node:net'
 import { Transform } from 'node:stream'
 import { networkOf, plainAddress } from '../../../lib/net/addresses.ts'
+import { Bucket } from '../../../lib/net/bucket.ts'
 import { listenOn } from '../../../lib/net/listen.ts'
 import type { Shaper } from '../../config/access.ts'
 import type { Limits } from '../../config/limits.ts'
@@ -26,8 +27,6 @@ const HANDSHAKE_MS = 30_000
 const WAIT_MS = 120_000
 /** A bytestream on which nothing moves. */
 const IDLE_MS = 3_600_000
-/** Of what a slower direction is owed at most this is waited for at once. */
-const PAUSE_MAX_MS = 10_000
 
 export interface RelayAddress {
   readonly ip: string
@@ -222,16 +221,13 @@ function failure(code: number): Buffer {
 }
 
 /** Lets through so many bytes a second. */
-function throttle({ rate, burst }: Shaper): Transform {
-  let allowance = burst
-  let at = performance.now()
+function throttle(shaper: Shaper): Transform {
+  const bucket = new Bucket()
   return new Transform({
     transform(chunk: Buffer, _encoding, done) {
-      const now = performance.now()
-      allowance = Math.min(burst, allowance + ((now - at) / 1000) * rate) - chunk.length
-      at = now
-      if (allowance >= 0) return done(null, chunk)
-      setTimeout(done, Math.min(PAUSE_MAX_MS, (-allowance / rate) * 1000), null, chunk)
+      const waitMs = bucket.take(chunk.length, shaper, performance.now())
+      if (waitMs === 0) return done(null, chunk)
+      setTimeout(done, waitMs, null, chunk)
     },
   })
 }
