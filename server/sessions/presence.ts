@@ -160,7 +160,7 @@ export function createPresence(deps: PresenceDeps): Presence {
     }
   }
 
-  /** RFC 6121 §3.1.3: a request is delivered at each login until it is answered. */
+  /** RFC 6121 §3.1.3: a request is delivered to each new available resource until it is answered. */
   function deliverPending(session: Session): void {
     for (const text of rosters.pendingRequests(session.owner)) {
       const stanza = parsePresence(text)
@@ -417,7 +417,6 @@ export function createPresence(deps: PresenceDeps): Presence {
       if (session.presence === undefined) return
       sendPresencesOf(session)
       sendAbsencesTo(session)
-      deliverPending(session)
     },
   }
 }

@@ -9,12 +9,12 @@ import { Gate } from './gate.ts'
 import { type Carrier, createManagement, Session, type SessionContext, type Taken } from './session.ts'
 
 type Step =
-  | { readonly kind: 'message' | 'presence' | 'iq' | 'page'; readonly size: number }
+  | { readonly kind: 'message' | 'presence' | 'request' | 'iq' | 'page'; readonly size: number }
   | { readonly kind: 'read'; readonly count: number }
   | { readonly kind: 'commit' | 'acknowledge' | 'lose' | 'resume' | 'rival' | 'restart' }
 
 const step: fc.Arbitrary<Step> = fc.oneof(
-  { weight: 6, arbitrary: fc.record({ kind: fc.constantFrom('message', 'presence', 'iq', 'page'), size: fc.nat(300) }) },
+  { weight: 6, arbitrary: fc.record({ kind: fc.constantFrom('message', 'presence', 'request', 'iq', 'page'), size: fc.nat(300) }) },
   { weight: 3, arbitrary: fc.record({ kind: fc.constant('read'), count: fc.nat(6) }) },
   { weight: 8, arbitrary: fc.record({ kind: fc.constantFrom('commit', 'acknowledge', 'lose', 'resume', 'rival', 'restart') }) },
 )
@@ -60,11 +60,15 @@ class Pair {
     this.session.storeStream()
   }
 
-  send(kind: 'message' | 'presence' | 'iq' | 'page', size: number): void {
+  send(kind: 'message' | 'presence' | 'request' | 'iq' | 'page', size: number): void {
     const id = `${kind}${this.sent.length}`
     const body = { name: 'body', xmlns: CLIENT_NS, text: `<body>${'x'.repeat(size)}</body>` }
-    this.session.send(makeStanza(kind === 'page' ? 'message' : kind, { id, type: kind === 'iq' ? 'result' : undefined }, [body]), { volatile: kind === 'page' })
-    if (kind === 'message' || kind === 'iq') this.sent.push(id)
+    const name = kind === 'page' ? 'message' : kind === 'request' ? 'presence' : kind
+    const type = kind === 'iq' ? 'result' : kind === 'request' ? 'subscribe' : undefined
+    // A request is in the roster.
+    if (kind === 'request') this.#storage.records.put('roster', [id], true)
+    this.session.send(makeStanza(name, { id, type }, [body]), { volatile: kind === 'page', durable: kind === 'request' })
+    if (kind === 'message' || kind === 'request' || kind === 'iq') this.sent.push(id)
   }
 
   /** The client reads some stanzas; nonzas in between are not counted. */
@@ -76,7 +80,7 @@ class Pair {
       if (!/^<(message|presence|iq)/.test(text) || !this.#counting) continue
       this.#h = (this.#h + 1) % 2 ** 32
       left--
-      const id = / id='((?:message|iq)\d+)'/.exec(text)?.[1]
+      const id = / id='((?:message|request|iq)\d+)'/.exec(text)?.[1]
       if (id !== undefined) this.received.push(id)
     }
   }
@@ -147,7 +151,7 @@ class Pair {
 
 describe('resumption', () => {
   for (const [start, name] of [[0, 'from zero'], [2 ** 32 - 5, 'over the edge of the counter']] as const) {
-    it(`brings messages and answers once and in order, whatever is lost, resumed and restarted when, ${name} (XEP-0198 §5)`, async () => {
+    it(`brings messages, requests and answers once and in order, whatever is lost, resumed and restarted when, ${name} (XEP-0198 §5)`, async () => {
       await fc.assert(fc.asyncProperty(fc.array(step, { maxLength: 80, size: 'max' }), async (steps) => {
         const pair = new Pair(start)
         for (const each of steps) {

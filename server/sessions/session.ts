@@ -71,7 +71,7 @@ interface Gated extends Undelivered {
 export interface SendOptions {
   /** It was written to storage in this turn and is shown only after the commit. */
   readonly durable?: boolean
-  /** Worth nothing but to this client now: it is not kept for a restart (presence never is), nor handed back when the session ends. */
+  /** Worth nothing but to this client now: it is not kept for a restart (nor is presence but for subscriptions), nor handed back when the session ends. */
   readonly volatile?: boolean
   /** The id of its delivery, unless the stanza carries it as its stanza-id. */
   readonly id?: string | undefined
@@ -626,9 +626,13 @@ export class Session implements GateWaiter {
   }
 }
 
-/** Whether an unacknowledged stanza is kept for a restart: messages and IQs that are not volatile, and of a volatile answer that it is missing. */
-function isStored(stanza: Stanza, volatile: boolean): boolean {
-  return stanza.name === 'iq' || (stanza.name === 'message' && !volatile)
+/**
+ * Whether an unacknowledged stanza is kept for a restart: messages and IQs that are not volatile, of a volatile answer that it is
+ * missing, and of presence what is said once (RFC 6121 §3).
+ */
+function isStored({ name, type }: Stanza, volatile: boolean): boolean {
+  if (name === 'presence') return type === 'subscribe' || type === 'subscribed' || type === 'unsubscribe' || type === 'unsubscribed'
+  return name === 'iq' || (name === 'message' && !volatile)
 }
 
 /** What is kept of it: its bytes, with the id of its delivery before them when it has one. */
