@@ -118,6 +118,7 @@ export class ClientStream implements StreamHandler, Carrier {
   /** Whether nothing is to be expected of the client for now, as it was granted. */
   get away(): boolean { return this.#framed?.away === true }
   get backlog(): number { return this.#socket.writableLength }
+  get confirms(): boolean { return this.#framed?.confirms === true }
 
   #attach(socket: Connection): void {
     if (socket instanceof Socket) shareReads(socket)

@@ -24,6 +24,8 @@ export interface Connection {
 export interface Transport {
   /** Bytes that it has been given and the network has not taken. */
   readonly backlog: number
+  /** It calls back when the client is known to have what it was sent; otherwise when the network has it. */
+  readonly confirms?: boolean
   /** Sends one element that is a document of its own, with all its namespaces declared. Calls back once when the network has it, or never will. */
   emit(element: Buffer, taken?: Written): void
   /** Ends the connection when all is sent. */
@@ -58,6 +60,8 @@ export class FramedConnection extends EventEmitter implements Connection {
   }
 
   get writableLength(): number { return this.#transport.backlog }
+  /** Whether what is written calls back when the client is known to have it. */
+  get confirms(): boolean { return this.#transport.confirms === true }
 
   /** One element from the client, `<open/>` and `<close/>` among them. */
   receive(element: string | Buffer): void {

@@ -184,26 +184,41 @@ describe('XEP-0124 and XEP-0206: BOSH, on a whole server', () => {
     expect(next.text).to.contain("id='p'").and.not.contain('precious')
   })
 
-  it('a message that the client never asked for again is there at its next login', async () => {
-    await site[Symbol.asyncDispose]()
-    await begin(TEST_CONFIG.replace('mod_bosh: {}', 'mod_bosh: { max_inactivity: 1 }'))
-    const juliet = await tcp('juliet', true)
+  for (const [sender, managed] of [['a sender whose stream is managed (XEP-0198)', true], ['a sender without', false]] as const) {
+    it(`a message of ${sender} that the client never asked for again is there at its next login, once`, async () => {
+      await site[Symbol.asyncDispose]()
+      await begin(TEST_CONFIG.replace('mod_bosh: {}', 'mod_bosh: { max_inactivity: 1 }'))
+      const juliet = await tcp('juliet', managed)
+      const romeo = await (await new Web().login('romeo')).available()
+      juliet.send(message('romeo@localhost', 'for later'))
+      await juliet.sendIq("<iq type='get' to='localhost'><ping xmlns='urn:xmpp:ping'/></iq>")
+      const lost = await romeo.send(message('juliet@localhost', 'x'))
+      expect(lost.text).to.contain('for later')
+      await juliet.receive((stanza) => stanza.name === 'message')
+      // Nothing comes from the client any more.
+      const deadline = Date.now() + 20_000
+      while (site.server.sessions.get(romeo.jid) !== undefined && Date.now() < deadline) await new Promise((resolve) => { setTimeout(resolve, 50) })
+      expect(site.server.sessions.get(romeo.jid)).to.equal(undefined)
+      const back = await tcp('romeo')
+      expect((await back.receive((stanza) => stanza.name === 'message')).getChildText('body')).to.equal('for later')
+      juliet.send(message('romeo@localhost', 'new'))
+      expect((await back.receive((stanza) => stanza.name === 'message')).getChildText('body')).to.equal('new')
+    })
+  }
+
+  it('a message that nobody is known to have goes to the other client of the account when the session ends', async () => {
+    const juliet = await tcp('juliet')
     const romeo = await (await new Web().login('romeo')).available()
-    juliet.send(message('romeo@localhost', 'for later'))
-    await juliet.sendIq("<iq type='get' to='localhost'><ping xmlns='urn:xmpp:ping'/></iq>")
-    const lost = await romeo.send(message('juliet@localhost', 'x'))
-    expect(lost.text).to.contain('for later')
-    await juliet.receive((stanza) => stanza.name === 'message')
-    // Nothing comes from the client any more.
-    const deadline = Date.now() + 20_000
-    while (site.server.sessions.get(romeo.jid) !== undefined && Date.now() < deadline) await new Promise((resolve) => { setTimeout(resolve, 50) })
-    expect(site.server.sessions.get(romeo.jid)).to.equal(undefined)
-    const back = await tcp('romeo')
-    expect((await back.receive((stanza) => stanza.name === 'message')).getChildText('body')).to.equal('for later')
+    const phone = await tcp('romeo')
+    juliet.send(message(romeo.jid, 'to the web'))
+    expect((await romeo.until('to the web')).text).to.contain('to the web')
+    // A request that breaks the rules ends the session (XEP-0124 §14.2).
+    await ask(romeo.wrap(romeo.rid + 100))
+    expect((await phone.receive((stanza) => stanza.name === 'message')).getChildText('body')).to.equal('to the web')
   })
 
-  it('a message that was received does not come again', async () => {
-    const juliet = await tcp('juliet', true)
+  for (const managed of [true, false]) it(`a message that was received does not come again, from a sender ${managed ? 'with' : 'without'} stream management`, async () => {
+    const juliet = await tcp('juliet', managed)
     const romeo = await (await new Web().login('romeo')).available()
     juliet.send(message('romeo@localhost', 'once'))
     await romeo.until('once')

@@ -157,6 +157,7 @@ class ConnectionManager {
       queueMicrotask(() => connection.gone())
     }
     const connection = new FramedConnection({
+      confirms: true,
       get backlog() { return session.backlog },
       emit(element, taken) {
         if (isFrame(element, '<open ')) session.opened(/ id='([^']*)'/.exec(element.toString())?.[1])

@@ -22,6 +22,8 @@ export interface Carrier {
   readonly backlog: number
   /** Calls back, later, when the network has taken all that was written so far; with false when the connection is gone and it has not. */
   whenTaken(callback: Taken): void
+  /** `whenTaken` tells what the client has received, not only what the network has taken (XEP-0124 §9). */
+  readonly confirms?: boolean
   /** Ends the stream, with a stream error or without. */
   close(error?: StreamError): void
 }
@@ -130,6 +132,8 @@ export class Session implements GateWaiter {
   #setAt: Map<string, string> | undefined
   #stateDirty = false
   #gated: Gated[] | undefined
+  /** Messages without stream management that the client is not known to have, over a carrier that would tell. */
+  #unconfirmed: Set<Undelivered> | undefined
   /** Held back while the client is inactive, each by what it is the latest of. */
   #held: Map<string, Stanza> | undefined
   #heldBytes = 0
@@ -357,7 +361,7 @@ export class Session implements GateWaiter {
       if (this.#bursting && management === undefined && (this.#behindBurst += size) > this.#context.limits.outboundBytes) this.#stopped()
       return
     }
-    this.#write(stanza, options.taken)
+    this.#write(stanza, options.taken, id, volatile)
   }
 
   #enqueue(management: Management, entry: Unacknowledged): void {
@@ -393,8 +397,8 @@ export class Session implements GateWaiter {
     const burst = Math.min(BURST_BYTES, this.#context.limits.outboundBytes / 4)
     let bytes = 0
     while (this.#ready === writing && writing.next < ready.length) {
-      const { stanza, taken } = ready[writing.next++] as Gated
-      this.#write(stanza, taken)
+      const { stanza, taken, id, volatile } = ready[writing.next++] as Gated
+      this.#write(stanza, taken, id, volatile)
       bytes += stanza.content.length
       if (bytes > burst && writing.next < ready.length) this.#awaitNetwork(ready.slice(writing.next))
     }
@@ -421,15 +425,23 @@ export class Session implements GateWaiter {
     this.#carrier?.close(new StreamError('policy-violation', 'the client does not read'))
   }
 
-  #write(stanza: Stanza, taken: Taken | undefined): void {
+  #write(stanza: Stanza, taken: Taken | undefined, id: string | undefined, volatile: boolean): void {
     const carrier = this.#carrier
     if (carrier === undefined) return taken?.(false)
     const parts = stanza.parts()
     for (let i = 0; i < parts.length; i++) carrier.write(parts[i] as Buffer, i === parts.length - 1)
     if (taken !== undefined) carrier.whenTaken(taken)
+    else if (carrier.confirms === true && this.management === undefined && stanza.name === 'message' && !volatile) this.#awaitConfirmation(carrier, { stanza, id })
     if (carrier.backlog > this.#context.limits.outboundBytes) return this.#stopped()
     const management = this.management
     if (management !== undefined && ++management.unrequested >= REQUEST_EVERY && management.requestedAt === 0) this.requestAck()
+  }
+
+  /** Bounded by what may wait for the network. */
+  #awaitConfirmation(carrier: Carrier, message: Undelivered): void {
+    const unconfirmed = (this.#unconfirmed ??= new Set())
+    unconfirmed.add(message)
+    carrier.whenTaken((arrived) => { if (arrived) unconfirmed.delete(message) })
   }
 
   /** XEP-0198 §4: asks the client for an acknowledgement. */
@@ -614,12 +626,13 @@ export class Session implements GateWaiter {
     this.#carrier = undefined
     const { management } = this
     const unwritten = [...this.#ready?.list.slice(this.#ready.next) ?? [], ...this.#gated ?? []]
-    const undelivered: Undelivered[] = (management !== undefined ? management.queue : unwritten).filter((each) => !each.volatile)
+    const undelivered: Undelivered[] = [...this.#unconfirmed ?? [], ...(management !== undefined ? management.queue : unwritten).filter((each) => !each.volatile)]
     if (management?.resumable === true) this.#context.storage.streams.close(management.id)
     for (const stanza of this.#held?.values() ?? []) undelivered.push({ stanza, id: undefined })
     this.#gated = undefined
     this.#ready = undefined
     this.#held = undefined
+    this.#unconfirmed = undefined
     carrier?.close(error)
     for (const { taken } of unwritten) taken?.(false)
     this.#context.ended(this, undelivered)
