@@ -44,7 +44,7 @@ export const archive = defineExtension({
     assume_mam_usage: { type: bool(), default: false, help: 'Do not keep undelivered messages a second time when the archive has them: clients are trusted to fetch them.' },
     access_preferences: { type: accessRule(), default: 'all', help: 'Who may read and change archive preferences.' },
     cache_size: { type: int({ min: 1, infinity: true }), default: 10_000, help: 'Accounts whose preferences are kept in memory.' },
-    clear_archive_on_room_destroy: { type: bool(), default: true, help: 'Remove the archive of a room with the room.' },
+    clear_archive_on_room_destroy: { type: bool(), default: true, help: 'Remove the archive of a room with the room. One that is kept is for those to read who run the service (access_admin of mod_muc), never for a new room of the same name.' },
     expire: { type: duration(), default: Infinity, help: 'Remove messages older than this from the archive.' },
     compress_xml: { type: bool(), default: false, help: 'Compress stored messages.', ignored: 'has no effect: a message is stored once for both sides, as it was sent.' },
     use_cache: { type: bool(), default: true, help: 'Keep preferences in memory.', ignored: 'has no effect: preferences are always kept in memory, as many as cache_size says.' },

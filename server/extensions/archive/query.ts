@@ -108,14 +108,14 @@ export interface Page {
   readonly fin: Element
 }
 
-/** Runs a query. `matches` says whether an item is to or from the full JID in `with`. */
-export async function runQuery(archive: Archive, owner: string, query: Query, matches: (item: ArchivedItem, other: string) => boolean = toOrFrom): Promise<Page> {
+/** Runs a query. `floor`: an id, and what is not after it is not the asker's to see; it is as if the archive began there. */
+export async function runQuery(archive: Archive, owner: string, query: Query, floor?: string): Promise<Page> {
   // §4.1.3 and §4.3.2: the client's picture of the archive is not ours, and it has to know.
   for (const id of [query.beforeId, query.afterId, query.before || undefined, query.after, ...(query.ids ?? [])]) {
     if (id === undefined) continue
     let item = archive.get(owner, id)
     if (item instanceof Promise) item = await item
-    if (item === undefined) throw new StanzaError('item-not-found', 'the archive has no such id')
+    if (item === undefined || (floor !== undefined && id <= floor)) throw new StanzaError('item-not-found', 'the archive has no such id')
   }
   const full = query.with !== undefined && query.with.resource !== '' ? query.with.toString() : undefined
   const filter: Omit<ArchiveQuery, 'max' | 'direction'> = {
@@ -125,17 +125,18 @@ export async function runQuery(archive: Archive, owner: string, query: Query, ma
     ...(query.end !== undefined && { end: query.end }),
     ...(query.ids && { ids: query.ids }),
   }
-  const whole = { ...filter, ...range(query.afterId, query.beforeId) }
+  const afterId = later(query.afterId, floor)
+  const whole = { ...filter, ...range(afterId, query.beforeId) }
   if (query.max === 0) {
     // XEP-0059 §2.7: the count alone. A full JID cannot be counted by the index.
     const count = full === undefined ? await archive.count(owner, whole, COUNT_ALONE_MAX) : undefined
     return { items: [], fin: fin(count === 0, { count }) }
   }
   const direction = query.before !== undefined ? 'backward' : 'forward'
-  const after = later(query.afterId, query.after)
+  const after = later(afterId, query.after)
   const before = earlier(query.beforeId, query.before === '' ? undefined : query.before)
   const asked: ArchiveQuery = { ...filter, ...range(after, before), max: query.max, direction }
-  const { items, complete } = await (full === undefined ? readPage(archive, owner, asked) : scanPage(archive, owner, asked, (item) => matches(item, full)))
+  const { items, complete } = await (full === undefined ? readPage(archive, owner, asked) : scanPage(archive, owner, asked, (item) => toOrFrom(item, full)))
   const unlimited = query.after === undefined && (query.before === undefined || query.before === '')
   let count: number | undefined
   if (unlimited && complete) count = items.length
@@ -264,12 +265,19 @@ export function resultMessages(from: string, to: string, queryId: string | undef
   }
 }
 
-/** §5: the first and last item of the archive. */
-export async function readMetadata(archive: Archive, owner: string): Promise<Element> {
-  const bounds = await archive.bounds(owner)
+/** §5: the first and last item of the archive, of what comes after the id `floor`. */
+export async function readMetadata(archive: Archive, owner: string, floor?: string): Promise<Element> {
+  const bounds = await boundsOf(archive, owner, floor)
   const edge = (name: string, id: string): Element => {
     const time = timeOfMessageId(id)
     return xml(name, { id, timestamp: time === undefined ? undefined : formatDateTime(time) })
   }
   return xml('metadata', { xmlns: MAM_NS }, bounds && [edge('start', bounds.first), edge('end', bounds.last)])
+}
+
+async function boundsOf(archive: Archive, owner: string, floor: string | undefined): Promise<{ first: string; last: string } | undefined> {
+  const bounds = await archive.bounds(owner)
+  if (bounds === undefined || floor === undefined || bounds.first > floor) return bounds
+  const [first] = (await archive.query(owner, { afterId: floor, max: 1, direction: 'forward' })).items
+  return first && { first: first.id, last: bounds.last }
 }

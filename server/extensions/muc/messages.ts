@@ -14,6 +14,9 @@ import { reaches } from './room-config.ts'
 
 export const RETRACT_NS = 'urn:xmpp:message-retract:1'
 export const MODERATE_NS = 'urn:xmpp:message-moderate:1'
+/** XEP-0425 before version 0.3, with XEP-0422 and XEP-0424 before 0.4: what Gajim knows up to 1.9. */
+export const FORMER_MODERATE_NS = 'urn:xmpp:message-moderate:0'
+export const FASTEN_NS = 'urn:xmpp:fasten:0'
 /** Of the history that somebody who enters is sent. */
 const HISTORY_CHARS_MAX = 1_000_000
 const STANZA_ID_NS = 'urn:xmpp:sid:0'
@@ -73,14 +76,14 @@ function isSubject(stanza: Stanza): boolean {
 function cleaned(room: Room, stanza: Stanza): Stanza {
   let suspicious = false
   for (const { xmlns } of stanza.children) {
-    if (xmlns === STANZA_ID_NS || xmlns === OCCUPANT_ID_NS || xmlns === MUC_USER_NS || xmlns === DELAY_NS || xmlns === RETRACT_NS || xmlns === MODERATE_NS) suspicious = true
+    if (xmlns === STANZA_ID_NS || xmlns === OCCUPANT_ID_NS || xmlns === MUC_USER_NS || xmlns === DELAY_NS || xmlns === RETRACT_NS || xmlns === MODERATE_NS || xmlns === FASTEN_NS || xmlns === FORMER_MODERATE_NS) suspicious = true
   }
   if (!suspicious) return stanza
   const ours = (from: string | undefined): boolean => from === undefined || from === room.address || from === room.rooms.domain || from.startsWith(`${room.address}/`)
   const checked = withoutForged(stanza, [room.address])
   return checked.without((child) => {
-    if (child.xmlns === OCCUPANT_ID_NS || child.xmlns === MUC_USER_NS || child.xmlns === MODERATE_NS) return true
-    if (child.xmlns === RETRACT_NS) return checked.childElement(child).getChildElements().some((inside) => inside.getNS() === MODERATE_NS)
+    if (child.xmlns === OCCUPANT_ID_NS || child.xmlns === MUC_USER_NS || child.xmlns === MODERATE_NS || child.xmlns === FORMER_MODERATE_NS) return true
+    if (child.xmlns === RETRACT_NS || child.xmlns === FASTEN_NS) return checked.childElement(child).getChildElements().some((inside) => inside.getNS() === MODERATE_NS || inside.getNS() === FORMER_MODERATE_NS)
     return child.xmlns === DELAY_NS && ours(checked.childElement(child).attrs['from'])
   })
 }
@@ -116,7 +119,7 @@ export function sendHistory(room: Room, client: Client, history: Element | undef
   let chars = Math.min(number('maxchars') ?? Infinity, HISTORY_CHARS_MAX)
   if (max === 0 || chars === 0) return
   const seconds = number('seconds')
-  const since = Math.max(seconds === undefined ? 0 : rooms.parts.now() - seconds * 1000, parseDateTime(history?.attrs['since'] ?? '') ?? 0, room.since)
+  const since = Math.max(seconds === undefined ? 0 : rooms.parts.now() - seconds * 1000, parseDateTime(history?.attrs['since'] ?? '') ?? 0)
   const found: Stanza[] = []
   for (const { id, bytes, author } of lastMessages(room, max, since)) {
     const message = readStanza(bytes)
@@ -134,7 +137,7 @@ export function sendHistory(room: Room, client: Client, history: Element | undef
 function lastMessages(room: Room, max: number, since: number): { id: string; bytes: Buffer; author: string }[] {
   const { store, parts } = room.rooms
   if (!room.archived) return store.history(room.local, max).filter(({ id }) => (timeOfMessageId(id) ?? 0) >= since).map(({ id, message }) => ({ id, bytes: Buffer.from(message.bytes), author: message.author }))
-  const page = parts.storage.archive.query(room.address, { max, direction: 'backward', start: since })
+  const page = parts.storage.archive.query(room.address, { max, direction: 'backward', start: since, afterId: room.since })
   if (page instanceof Promise) throw new Error('rooms need a storage driver that reads synchronously')
   return page.items.map((item) => ({ id: item.id, bytes: item.bytes, author: item.with }))
 }
@@ -173,19 +176,20 @@ export function findMessage(room: Room, id: string): { bytes: Buffer; author: st
   const { store, parts } = room.rooms
   const item = parts.storage.archive.get(room.address, id)
   if (item instanceof Promise) throw new Error('rooms need a storage driver that reads synchronously')
-  if (item !== undefined && (timeOfMessageId(id) ?? 0) >= room.since) return { bytes: item.bytes, author: item.with }
+  if (item !== undefined && id > room.since) return { bytes: item.bytes, author: item.with }
   const message = store.message(room.local, id)
   return message && { bytes: Buffer.from(message.bytes), author: message.author }
 }
 
-/** XEP-0424 §5: puts a tombstone in the place of a message. `retracted` is serialised. */
-export function bury(room: Room, id: string, found: { bytes: Buffer; author: string }, retracted: string): void {
+/** XEP-0424 §5: puts a tombstone in the place of a message. `retracted` is serialised, and so is `former`, the same as older clients know it. */
+export function bury(room: Room, id: string, found: { bytes: Buffer; author: string }, retracted: string, former?: string): void {
   const { store, parts } = room.rooms
   const before = readStanza(found.bytes)
   const occupantId = before.find('occupant-id', OCCUPANT_ID_NS)
   const bytes = makeStanza('message', before.attrs, [
     ...(occupantId === undefined ? [] : [{ name: 'occupant-id', xmlns: OCCUPANT_ID_NS, text: before.content.utf8Slice(occupantId.start, occupantId.end) }]),
     { name: 'retracted', xmlns: RETRACT_NS, text: retracted },
+    ...(former === undefined ? [] : [{ name: 'moderated', xmlns: FORMER_MODERATE_NS, text: former }]),
   ]).bytes()
   void parts.storage.archive.replace(room.address, id, bytes)
   if (store.message(room.local, id) !== undefined) store.removeMessage(room.local, id)

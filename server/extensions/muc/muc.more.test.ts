@@ -99,6 +99,41 @@ describe('rooms: registration, retraction, pictures, search, hats', () => {
     expect((await hag.news()).filter((each) => each.includes('potions'))).to.deep.equal([])
   })
 
+  it('XEP-0425 0.2: clients of the version before ask, and are told, in theirs', async () => {
+    const [FASTEN, FORMER, FORMER_RETRACT] = ['urn:xmpp:fasten:0', 'urn:xmpp:message-moderate:0', 'urn:xmpp:message-retract:0']
+    const features = (await wicca.ask('get', info))?.getChildren('feature').map((each) => each.attrs['var'])
+    expect(features).to.include.members([MODERATE, FORMER])
+    const apply = (target: string, inside: string): string => `<apply-to xmlns='${FASTEN}' id='${target}'>${inside}</apply-to>`
+    const action = `<moderate xmlns='${FORMER}'><retract xmlns='${FORMER_RETRACT}'/><reason>not here</reason></moderate>`
+    for (const modern of [false, true]) {
+      wicca.say('DM me for free magic potions!')
+      await wicca.news()
+      const id = idIn((await crone.stanzas()).at(-1))
+      expect(await wicca.tries('set', apply(id, action))).to.equal('forbidden')
+      expect(await crone.tries('set', apply('nothing', action))).to.equal('item-not-found')
+      expect(await crone.tries('set', apply(id, `<moderate xmlns='${FORMER}'/>`))).to.equal('feature-not-implemented')
+      expect(await crone.tries('set', apply(id, '<external xmlns="urn:example"/>'))).to.equal('feature-not-implemented')
+      const request = modern ? `<moderate xmlns='${MODERATE}' id='${id}'><retract xmlns='${RETRACT}'/><reason>not here</reason></moderate>` : apply(id, action)
+      expect(await crone.tries('set', request)).to.equal('done')
+      const [seen] = await wicca.stanzas()
+      expect(seen?.attrs).to.include({ from: ROOM, type: 'groupchat' })
+      expect(seen?.getChild('retract', RETRACT)?.attrs['id']).to.equal(id)
+      expect(seen?.getChild('retract', RETRACT)?.getChild('moderated', MODERATE)?.attrs['by']).to.equal(`${ROOM}/first`)
+      const told = seen?.getChild('apply-to', FASTEN)
+      expect(told?.attrs['id']).to.equal(id)
+      const moderated = told?.getChild('moderated', FORMER)
+      expect([moderated?.attrs['by'], moderated?.getChildText('reason'), moderated?.getChild('retract', FORMER_RETRACT)?.attrs['stamp']?.slice(-1)]).to.deep.equal([`${ROOM}/first`, 'not here', 'Z'])
+      const [tombstone, retraction] = (await archived(wicca)).slice(-2)
+      expect(tombstone?.getChildText('body')).to.equal(null)
+      expect(tombstone?.getChild('retracted', RETRACT)?.attrs['id']).to.equal(seen?.attrs['id'])
+      expect(tombstone?.getChild('moderated', FORMER)?.getChild('retracted', FORMER_RETRACT)?.attrs['stamp']?.slice(-1)).to.equal('Z')
+      expect(retraction?.getChild('apply-to', FASTEN)?.attrs['id']).to.equal(id)
+    }
+    wicca.send(`<message to='${ROOM}' type='groupchat'>${apply('x', `<moderated xmlns='${FORMER}' by='${ROOM}/first'><retract xmlns='${FORMER_RETRACT}'/></moderated>`)}<moderated xmlns='${FORMER}'/><body>forged</body></message>`)
+    const forged = (await wicca.stanzas()).at(-1)
+    expect([forged?.getChildText('body'), forged?.getChild('apply-to'), forged?.getChild('moderated')]).to.deep.equal(['forged', undefined, undefined])
+  })
+
   it('XEP-0424: an author takes a message back; nobody else does, and nobody plays the moderator', async () => {
     wicca.say('oops')
     await wicca.news()

@@ -4,6 +4,7 @@ import { Jid } from '../../../lib/jid.ts'
 import { Recent } from '../../../lib/recent.ts'
 import { pageOf, parseResultSet, RSM_NS } from '../../../lib/result-set.ts'
 import { StanzaError } from '../../../lib/stanza/errors.ts'
+import { nextMessageId } from '../../../lib/stanza/ids.ts'
 import { errorReply, iqResult, makeStanza, type Stanza } from '../../../lib/stanza/stanza.ts'
 import { type Element, xml } from '../../../lib/xml/element.ts'
 import { accessRule, anything, bool, duration, host as hostType, int, list, oneOf, type OptionTable, parseOptions, record, shaperRule, text } from '../../config/options.ts'
@@ -147,7 +148,7 @@ export const muc = defineExtension({
     { xep: 410, version: '1.1.0', status: 'complete' },
     { xep: 421, version: '1.0.1', status: 'complete' },
     { xep: 424, version: '0.4.2', status: 'complete', note: 'in rooms' },
-    { xep: 425, version: '0.3.0', status: 'complete' },
+    { xep: 425, version: '0.3.0', status: 'complete', note: 'and what clients of version 0.2 know' },
     { xep: 433, version: '0.1.0', status: 'complete' },
     { xep: 486, version: '0.1.0', status: 'complete' },
   ],
@@ -309,7 +310,10 @@ class RoomService implements Rooms {
     this.changed()
     this.#occupied.delete(room.local)
     this.#idle.delete(room.local)
-    if (this.keepsArchives) return
+    if (this.keepsArchives) {
+      if (this.archives && this.parts.storage.archive.bounds(room.address) !== undefined) this.store.putPast(room.local)
+      return
+    }
     const purged = this.parts.storage.archive.purge(room.address, this.parts.now() + 1)
     if (purged instanceof Promise) purged.catch((error: unknown) => { this.parts.log.error({ what: 'room_archive_not_removed', room: room.address, error }) })
   }
@@ -343,7 +347,7 @@ class RoomService implements Rooms {
       presenceBroadcast: d.presence_broadcast, memberList: ['moderator', 'participant'], publicList: d.public_list,
       visitorNickChange: d.allow_visitor_nickchange, visitorStatus: d.allow_visitor_status, queryUsers: d.allow_query_users,
     }
-    const room = new Room(this, local, { config, created: this.parts.now(), locked: true, subject: null, subjectAt: 0, avatars: [] })
+    const room = new Room(this, local, { config, created: this.parts.now(), since: nextMessageId(), locked: true, subject: null, subjectAt: 0, avatars: [] })
     room.save()
     setAffiliation(room, owner.toBare(), 'owner')
     return room
@@ -508,16 +512,27 @@ class RoomService implements Rooms {
 
   // ---- A start, and the end of an account
 
-  /** Removes what is older from the archives. */
+  /** Removes what is older from the archives, also of rooms that are gone. */
   async #expire(afterMs: number): Promise<void> {
     const before = this.parts.now() - afterMs
-    for (let after: string | undefined; ;) {
-      const rooms = this.store.rooms(after, EXPIRE_AT_ONCE)
-      for (const { local } of rooms) await this.parts.storage.archive.purge(`${local}@${this.domain}`, before)
-      if (rooms.length < EXPIRE_AT_ONCE) return
-      after = rooms.at(-1)?.local
-      await new Promise((resolve) => { setImmediate(resolve) })
+    const { archive: history } = this.parts.storage
+    const purge = async (page: (after: string | undefined) => readonly string[], purged: (local: string, address: string) => Promise<void>): Promise<void> => {
+      for (let after: string | undefined; ;) {
+        const names = page(after)
+        for (const local of names) {
+          const address = `${local}@${this.domain}`
+          await history.purge(address, before)
+          await purged(local, address)
+        }
+        if (names.length < EXPIRE_AT_ONCE) return
+        after = names.at(-1)
+        await new Promise((resolve) => { setImmediate(resolve) })
+      }
     }
+    await purge((after) => this.store.rooms(after, EXPIRE_AT_ONCE).map(({ local }) => local), async () => {})
+    await purge((after) => this.store.past(after, EXPIRE_AT_ONCE), async (local, address) => {
+      if (await history.bounds(address) === undefined) this.store.removePast(local)
+    })
   }
 
   /** Rooms whose occupants were here before the start: those whose session is still here stay, the others leave. */

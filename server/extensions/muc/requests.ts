@@ -14,7 +14,7 @@ import { DISCO_INFO_NS, DISCO_ITEMS_NS } from '../disco-registry.ts'
 import type { IqRequest } from '../extension.ts'
 import { standalone } from '../standalone-element.ts'
 import { answerConfig, answerList, applyConfig, applyEdits, reservable, setAffiliation } from './administration.ts'
-import { bury, findMessage, MODERATE_NS, publish, RETRACT_NS, withAuthor } from './messages.ts'
+import { bury, FASTEN_NS, findMessage, FORMER_MODERATE_NS, MODERATE_NS, publish, RETRACT_NS, withAuthor } from './messages.ts'
 import { HATS_NS, MUC_ADMIN_NS, MUC_NS, MUC_OWNER_NS, OCCUPANT_ID_NS, type Room } from './room.ts'
 import { featuresOf, reaches } from './room-config.ts'
 
@@ -22,6 +22,7 @@ const REGISTER_NS = 'jabber:iq:register'
 const REGISTER_FORM = `${MUC_NS}#register`
 const VCARD_NS = 'vcard-temp'
 const VCARD_BYTES_MAX = 262_144
+const FORMER_RETRACT_NS = 'urn:xmpp:message-retract:0'
 export const SELF_PING = `${MUC_NS}#self-ping-optimization`
 
 type Answer = Element | undefined | void
@@ -38,7 +39,7 @@ export const roomHandlers: ReadonlyMap<string, Handler> = new Map<string, Handle
   [`set ${MUC_OWNER_NS} query`, applyConfig],
   [`get ${MAM_NS} query`, (room, request) => { requireReader(room, request.from); return queryForm() }],
   [`set ${MAM_NS} query`, answerQuery],
-  [`get ${MAM_NS} metadata`, (room, { from }) => { requireReader(room, from); return readMetadata(room.rooms.parts.storage.archive, room.address) }],
+  [`get ${MAM_NS} metadata`, (room, { from }) => { requireReader(room, from); return readMetadata(room.rooms.parts.storage.archive, room.address, room.floorFor(from)) }],
   [`get ${REGISTER_NS} query`, answerRegistration],
   [`set ${REGISTER_NS} query`, register],
   [`get ${VCARD_NS} vCard`, (room) => {
@@ -46,7 +47,8 @@ export const roomHandlers: ReadonlyMap<string, Handler> = new Map<string, Handle
     return text === undefined ? xml('vCard', { xmlns: VCARD_NS }) : parseElement(text)
   }],
   [`set ${VCARD_NS} vCard`, setVcard],
-  [`set ${MODERATE_NS} moderate`, moderate],
+  [`set ${MODERATE_NS} moderate`, (room, { payload, from }) => moderate(room, from, payload.attrs['id'], payload)],
+  [`set ${FASTEN_NS} apply-to`, (room, { payload, from }) => moderate(room, from, payload.attrs['id'], payload.getChild('moderate', FORMER_MODERATE_NS))],
   [`set ${COMMANDS_NS} command`, (room, request) => room.rooms.command(request)],
 ])
 
@@ -66,7 +68,7 @@ function answerInfo(room: Room, request: IqRequest): Element | Promise<Element> 
   const { config } = room
   const features = [
     MUC_NS, DISCO_INFO_NS, DISCO_ITEMS_NS, `${MUC_NS}#stable_id`, `${MUC_NS}#request`, SELF_PING, ...featuresOf(config), OCCUPANT_ID_NS, REGISTER_NS, VCARD_NS, 'urn:xmpp:ping',
-    RETRACT_NS, MODERATE_NS, 'urn:xmpp:sid:0', HATS_NS, COMMANDS_NS,
+    RETRACT_NS, MODERATE_NS, FORMER_MODERATE_NS, 'urn:xmpp:sid:0', HATS_NS, COMMANDS_NS,
     ...(room.archived ? [MAM_NS, `${MAM_NS}#extended`, 'http://jabber.org/protocol/rsm', `${RETRACT_NS}#tombstone`] : []),
   ]
   return xml('query', { xmlns: DISCO_INFO_NS },
@@ -134,12 +136,10 @@ async function answerQuery(room: Room, request: IqRequest): Promise<Element> {
   const sees = room.config.nonAnonymous || occupant?.role === 'moderator' || reaches(room.affiliationOf(from), 'admin')
   // What somebody has said is known by the address only to those who know the address.
   if (asked.with !== undefined && asked.with.bare !== room.address && asked.with.bare !== from.bare && !sees) throw new StanzaError('forbidden', 'addresses are not known here')
-  // Before there was another room of this name.
-  const query = { ...asked, start: Math.max(asked.start ?? 0, room.since) }
-  const page = await runQuery(storage.archive, room.address, query)
-  const build = resultMessages(room.address, from.toString(), query.queryId)
+  const page = await runQuery(storage.archive, room.address, asked, room.floorFor(from))
+  const build = resultMessages(room.address, from.toString(), asked.queryId)
   const sent = { volatile: true, durable: storage.dirty }
-  for (const item of query.flip ? page.items.toReversed() : page.items) {
+  for (const item of asked.flip ? page.items.toReversed() : page.items) {
     const known = sees && item.with !== room.address ? { ...item, bytes: withAuthor(room, readStanza(item.bytes), item.with).bytes() } : item
     const result = build(known)
     if (session !== undefined) session.send(result, sent)
@@ -201,18 +201,26 @@ function setVcard(room: Room, { payload, from }: IqRequest): void {
 
 // ---- Moderation (XEP-0425)
 
-function moderate(room: Room, { payload, from }: IqRequest): void {
+/** `action` says what becomes of the message. Clients of either version are told in theirs. */
+function moderate(room: Room, from: Jid, id: string | undefined, action: Element | undefined): void {
   const occupant = room.client(from)?.occupant
   if (occupant?.role !== 'moderator' && !reaches(room.affiliationOf(from), 'admin')) throw new StanzaError('forbidden', 'only moderators may do this')
-  const { id } = payload.attrs
   if (id === undefined || id === '') throw new StanzaError('bad-request', 'the id of the message is missing')
-  if (payload.getChild('retract', RETRACT_NS) === undefined) throw new StanzaError('feature-not-implemented', 'a message can be retracted, and nothing else')
+  if (action?.getChild('retract', RETRACT_NS) === undefined && action?.getChild('retract', FORMER_RETRACT_NS) === undefined) throw new StanzaError('feature-not-implemented', 'a message can be retracted, and nothing else')
   const found = findMessage(room, id)
   if (found === undefined) throw new StanzaError('item-not-found', 'the room has no such message')
-  const reason = payload.getChildText('reason')
-  const moderated = `<moderated xmlns='${MODERATE_NS}'${occupant === undefined ? '' : ` by='${escapeXml(occupant.jid.toString())}'`}>${occupant?.idXml ?? `<occupant-id xmlns='${OCCUPANT_ID_NS}' id='${room.occupantId(from.bare)}'/>`}</moderated>`
-  const inside = `${moderated}${reason === null ? '' : `<reason>${escapeXml(reason)}</reason>`}`
-  bury(room, id, found, `<retracted xmlns='${RETRACT_NS}' stamp='${formatDateTime(room.rooms.parts.now())}'>${inside}</retracted>`)
+  const reason = action.getChildText('reason')
+  const why = reason === null ? '' : `<reason>${escapeXml(reason)}</reason>`
+  const by = occupant === undefined ? '' : ` by='${escapeXml(occupant.jid.toString())}'`
+  const moderator = occupant?.idXml ?? `<occupant-id xmlns='${OCCUPANT_ID_NS}' id='${room.occupantId(from.bare)}'/>`
+  const moderated = `<moderated xmlns='${MODERATE_NS}'${by}>${moderator}</moderated>${why}`
+  const former = (retraction: string): string => `<moderated xmlns='${FORMER_MODERATE_NS}'${by}>${retraction}${moderator}${why}</moderated>`
+  const retractionId = randomUUID()
+  const stamp = formatDateTime(room.rooms.parts.now())
+  bury(room, id, found, `<retracted xmlns='${RETRACT_NS}' id='${retractionId}' stamp='${stamp}'>${moderated}</retracted>`, former(`<retracted xmlns='${FORMER_RETRACT_NS}' stamp='${stamp}'/>`))
   room.rooms.parts.router.moderated(found.author, readStanza(found.bytes))
-  publish(room, makeStanza('message', { from: room.address, type: 'groupchat', id: randomUUID() }, [{ name: 'retract', xmlns: RETRACT_NS, text: `<retract xmlns='${RETRACT_NS}' id='${escapeXml(id)}'>${inside}</retract>` }]), room.jid, room.address)
+  publish(room, makeStanza('message', { from: room.address, type: 'groupchat', id: retractionId }, [
+    { name: 'retract', xmlns: RETRACT_NS, text: `<retract xmlns='${RETRACT_NS}' id='${escapeXml(id)}'>${moderated}</retract>` },
+    { name: 'apply-to', xmlns: FASTEN_NS, text: `<apply-to xmlns='${FASTEN_NS}' id='${escapeXml(id)}'>${former(`<retract xmlns='${FORMER_RETRACT_NS}' stamp='${stamp}'/>`)}</apply-to>` },
+  ]), room.jid, room.address)
 }

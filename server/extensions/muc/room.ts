@@ -1,6 +1,7 @@
 /** A room: who is in it and what they may do (XEP-0045 §5), and how it tells its occupants. */
 import { createHmac } from 'node:crypto'
 import { Jid } from '../../../lib/jid.ts'
+import { firstIdOf } from '../../../lib/stanza/ids.ts'
 import { readStanza } from '../../../lib/stanza/read.ts'
 import { CLIENT_NS, makeStanza, type Stanza } from '../../../lib/stanza/stanza.ts'
 import { type Element, escapeXml } from '../../../lib/xml/element.ts'
@@ -26,7 +27,7 @@ export interface Rooms {
   readonly secret: Uint8Array
   /** Whether the extension that keeps archives is on. */
   readonly archives: boolean
-  /** Whether a room has what was archived for another of its name before. */
+  /** Whether an archive is kept when its room is gone. */
   readonly keepsArchives: boolean
   readonly maxUsers: number
   readonly maxUsersAdmin: number
@@ -102,7 +103,9 @@ export class Room {
   readonly jid: Jid
   readonly address: string
   config: RoomConfig
-  created: number
+  readonly created: number
+  /** The archive has this room's messages after this id; those up to it belonged to another of its name. */
+  readonly since: string
   locked: boolean
   subject: Stanza | undefined
   subjectAt: number
@@ -124,6 +127,7 @@ export class Room {
     this.address = this.jid.toString()
     this.config = stored.config
     this.created = stored.created
+    this.since = stored.since ?? firstIdOf(stored.created)
     this.locked = stored.locked
     this.subject = stored.subject === null ? undefined : readStanza(Buffer.from(stored.subject))
     this.subjectAt = stored.subjectAt
@@ -136,9 +140,9 @@ export class Room {
 
   save(): void {
     this.rooms.changed()
-    const { config, created, locked, subject, subjectAt, avatars, hats, wearers } = this
+    const { config, created, since, locked, subject, subjectAt, avatars, hats, wearers } = this
     this.rooms.store.putRoom(this.local, {
-      config, created, locked, subject: subject?.encode() ?? null, subjectAt, avatars, hats: Array.from(hats, ([uri, { title, hue }]) => [uri, title, hue] as const), wearers: [...wearers],
+      config, created, since, locked, subject: subject?.encode() ?? null, subjectAt, avatars, hats: Array.from(hats, ([uri, { title, hue }]) => [uri, title, hue] as const), wearers: [...wearers],
     })
   }
 
@@ -149,8 +153,11 @@ export class Room {
 
   /** Whether messages go to the archive (XEP-0313). */
   get archived(): boolean { return this.config.archive && this.rooms.archives }
-  /** What was archived before belonged to another room, ms. */
-  get since(): number { return this.rooms.keepsArchives ? 0 : this.created }
+  /** The id after which the archive is somebody's to read. Those who run the service see what it has of rooms of this name that are gone, where that is kept. */
+  floorFor(jid: Jid): string | undefined {
+    return this.rooms.keepsArchives && this.rooms.isAdmin(jid) ? undefined : this.since
+  }
+
   /** §7.2.12 */
   get logged(): boolean { return this.config.logging || this.archived }
 

@@ -14,14 +14,18 @@ const RELATIONS = 'muc-relations'
 const HISTORY = 'muc-history'
 /** [service, room] */
 const VCARDS = 'muc-vcards'
+/** [service, room]: rooms that are gone, while their archives are kept. */
+const PAST = 'muc-past'
 /** [service] */
 const SECRETS = 'muc-secrets'
 
 export interface StoredRoom {
   readonly [key: string]: Value | undefined
   readonly config: RoomConfig
-  /** When it was made, ms: what an archive has from before belonged to another room. */
+  /** When it was made, ms. */
   readonly created: number
+  /** An id made then (lib/stanza/ids.ts): what the archive has up to it belonged to another room of this name. Rooms of before have none. */
+  readonly since?: string
   /** Its owner has not accepted the configuration yet (XEP-0045 §10.1.1). */
   readonly locked: boolean
   /** The message that set the subject, and when, ms. */
@@ -161,6 +165,19 @@ export class RoomStore {
 
   clearHistory(local: string): void {
     void now(this.#records.deleteRange(HISTORY, this.#key(local)) ?? null)
+  }
+
+  /** Rooms that are gone and have archives, in order of their names, from one on. */
+  past(after: string | undefined, limit: number): string[] {
+    return now(this.#records.range(PAST, this.#key(), { limit, ...(after !== undefined && { after: this.#key(after) }) })).map(({ key }) => key[1] as string)
+  }
+
+  putPast(local: string): void {
+    this.#records.put(PAST, this.#key(local), true)
+  }
+
+  removePast(local: string): void {
+    this.#records.delete(PAST, this.#key(local))
   }
 
   vcard(local: string): string | undefined {
