@@ -30,6 +30,8 @@ function setUp() {
       jid: Jid.parse(jid),
       owner: Jid.parse(jid).bare,
       state: new Map<string, unknown>(),
+      directed: new Set<string>(),
+      directedAt: () => [],
       sent: [] as FakeSession['sent'],
       get(name: string) { return this.state.get(name) },
       set(name: string, value: unknown) { this.state.set(name, value) },

@@ -4,6 +4,7 @@ import { CLIENT_NS, Stanza } from '../../lib/stanza/stanza.ts'
 import { escapeXml } from '../../lib/xml/element.ts'
 import type { Delivery } from '../router/hooks.ts'
 import type { Session } from '../sessions/session.ts'
+import { isInRoomOf, isInvite, isMarkedPrivate, shareNick } from '../router/private-messages.ts'
 import { defineExtension, type IqRequest } from './extension.ts'
 
 const NS = 'urn:xmpp:carbons:2'
@@ -68,6 +69,7 @@ export const carbons = defineExtension({
           if (session === delivery.session || session.get(CARBONS) !== true || reached.includes(session) || session.jid.equals(from)) continue
           eligible ??= isEligible(delivery.stanza)
           if (!eligible) return
+          if (!maySee(delivery, session, delivery.session)) continue
           build ??= copyOf('sent', asSent(delivery), from.bare)
           session.send(build(session), { durable: delivery.durable })
         }
@@ -109,24 +111,22 @@ function isEligible(stanza: Stanza): boolean {
   return eligible
 }
 
-const INVITE = /<(?:[\w.-]+:)?(?:invite|decline)[\s/>]/
-
-function isInvite(stanza: Stanza, child: { readonly start: number; readonly end: number }): boolean {
-  return INVITE.test(stanza.content.latin1Slice(child.start, child.end))
-}
-
 /** §6.1: private messages of a room's occupants are sent to every client that has joined by the room itself. */
-function isFromOccupant(delivery: Delivery): boolean {
-  if (delivery.from.resource === '') return false
-  const marked = delivery.stanza.find('x', MUC_USER_NS)
-  return marked !== undefined && !isInvite(delivery.stanza, marked)
+function isFromOccupant({ stanza, from, reached }: Delivery): boolean {
+  return from.resource !== '' && (isMarkedPrivate(stanza) || reached.some((session) => isInRoomOf(session, from)))
 }
 
-/** The message as its sender may see it: with the id in their own archive and without that in the recipient's (XEP-0313 §3.5). */
+/** §6.1: a private message to an occupant is for the clients that have the same nickname in that room. */
+function maySee({ to }: Delivery, session: Session, sender: Session | undefined): boolean {
+  return sender === undefined || to.resource === '' || !isInRoomOf(sender, to) || shareNick(sender, session, to)
+}
+
+/** The message as its sender may see it: marked when it is to an occupant of a room (§6.1), with the id in their own archive and without that in the recipient's (XEP-0313 §3.5). */
 function asSent(delivery: Delivery): Stanza {
   const { from, to } = delivery
   if (from.bare === to.bare) return delivery.stanza
   let { stanza } = delivery
+  if (to.resource !== '' && delivery.session !== undefined && isInRoomOf(delivery.session, to) && !stanza.has('x', MUC_USER_NS)) stanza = stanza.append('x', MUC_USER_NS, `<x xmlns='${MUC_USER_NS}'/>`)
   if (delivery.archivedTo) {
     const by = `by='${escapeXml(to.bare)}'`
     const { content } = stanza

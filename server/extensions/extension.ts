@@ -238,6 +238,8 @@ export interface Router {
    * answers for what the stanza says: nothing is removed from it.
    */
   multicast(stanza: Stanza, from: Jid, recipients: Iterable<Recipient>, options?: SendOptions): void
+  /** Sends one private message of a local service to the clients of one account that share a nickname there: it is checked and stored as if it were for one of them. */
+  toClients(stanza: Stanza, clients: readonly Jid[]): void
   /** Runs the hook `missed` for a local account. */
   missed(owner: string, stanza: Stanza): void
   /** Runs the hook `moderated`; nothing happens unless the author (a bare JID) is of this server. */

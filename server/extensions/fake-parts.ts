@@ -89,6 +89,7 @@ export function fakeParts(host = 'example.net') {
       service: () => undefined,
       iqService: () => ({ iq, disco }),
       multicast: (stanza, _from, recipients) => { for (const { jid } of recipients) routed.push(stanza.withAttrs({ to: jid.toString() })) },
+      toClients: (stanza, clients) => { for (const jid of clients) routed.push(stanza.withAttrs({ to: jid.toString() })) },
       missed: (owner, stanza) => { hooks.runMissed(owner, stanza) },
       moderated: (author, message) => { void hooks.runModerated(author, message) },
     },
@@ -133,7 +134,7 @@ export function fakeParts(host = 'example.net') {
       const session = {
         jid, owner: jid.bare, host: jid.domain, address: '192.0.2.1', connected: true, priority: 0,
         presence: available ? makeStanza('presence', { from: full }) : undefined,
-        active: true, held: new Map<string, Stanza>(), directed: new Set<string>(), sent: [] as Stanza[], closed: undefined as string | undefined,
+        active: true, held: new Map<string, Stanza>(), directed: new Set<string>(), directedAt: () => [] as string[], sent: [] as Stanza[], closed: undefined as string | undefined,
         get: (name: string) => kept.get(name),
         set: (name: string, value: Value | undefined) => { if (value === undefined) kept.delete(name); else kept.set(name, value) },
         changed: () => undefined,

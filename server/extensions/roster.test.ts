@@ -48,6 +48,7 @@ function stage({ versioning = true, allowed = true } = {}) {
       route: (stanza) => { routed.push(`${stanza.type} ${stanza.from} > ${stanza.to}`) },
       service: () => undefined,
       iqService: () => { throw new Error('not here') },
+      toClients: () => undefined,
       multicast: () => undefined,
       missed: () => undefined,
       moderated: () => undefined,

@@ -15,6 +15,7 @@ import type { SendOptions, Session, Taken, Undelivered } from '../sessions/sessi
 import type { SessionRegistry } from '../sessions/sessions.ts'
 import type { PendingIqs } from './iq.ts'
 import type { Delivery } from './hooks.ts'
+import { isInRoomOf, isMarkedPrivate } from './private-messages.ts'
 
 export type Service = (stanza: Stanza, session: Session | undefined) => void
 
@@ -93,6 +94,22 @@ export class Router {
     }
   }
 
+  /** A private message of a service to the clients of one account that have the same nickname (XEP-0045 §7.5): checked and stored once, and sent to each. */
+  toClients(stanza: Stanza, clients: readonly Jid[]): void {
+    const [first, ...others] = clients
+    if (first === undefined) return
+    if (others.length === 0 || !this.#parts.hosts.has(first.domain)) {
+      for (const jid of clients) void this.route(stanza.withAttrs({ to: jid.toString() }))
+      return
+    }
+    const message = stanza.withAttrs({ to: first.toString() })
+    try {
+      this.#message(message, Jid.parse(stanza.from ?? ''), first, undefined, false, others)
+    } catch (error) {
+      this.bounce(message, error)
+    }
+  }
+
   /** A group message for an account of ours that was not in the room. */
   missed(owner: string, stanza: Stanza): void {
     const jid = Jid.tryParse(owner)
@@ -126,7 +143,7 @@ export class Router {
     this.#parts.sessions.get(to.toString())?.send(reply)
   }
 
-  #message(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined, durable: boolean): void {
+  #message(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined, durable: boolean, others?: readonly Jid[]): void {
     const type = stanza.type
     // RFC 6121 §5.2.2: an unknown type is a normal message.
     if (type !== undefined && !MESSAGE_TYPES.has(type)) stanza = stanza.withAttrs({ type: undefined })
@@ -162,11 +179,11 @@ export class Router {
       throw error
     }
     if (type === 'error' && to.resource === '') return // RFC 6121 §8.5.2.1.1, §8.5.2.2.1: silently ignored
-    const targets = this.#targets(delivery)
+    const targets = this.#targets(delivery, others)
     if (targets === undefined) throw new StanzaError('service-unavailable')
     fromHost?.hooks.runStore(delivery)
     if (toHost !== fromHost) toHost.hooks.runStore(delivery)
-    if (targets.length > 0) this.#send(toHost, delivery, targets)
+    if (targets.length > 0) this.#send(toHost, delivery, targets, others)
     else if (type !== 'error' && !toHost.hooks.runUndeliverable(delivery) && type !== 'headline' && !delivery.archivedTo) {
       throw new StanzaError('service-unavailable') // RFC 6121 §8.5.2.2
     }
@@ -174,7 +191,7 @@ export class Router {
     if (toHost !== fromHost) toHost.hooks.runCopy(delivery)
   }
 
-  #send(host: Host, delivery: Delivery, targets: readonly Session[]): void {
+  #send(host: Host, delivery: Delivery, targets: readonly Session[], others?: readonly Jid[]): void {
     // Whoever manages the stream takes the message for safe once it is acknowledged (XEP-0198 §4).
     // So does who caused a service to send it.
     const promised = delivery.accepted === true || delivery.session?.management !== undefined || (delivery.session === undefined && this.#parts.services.has(delivery.from.domain))
@@ -185,12 +202,16 @@ export class Router {
       taken: taken === undefined || targets.length === 1 ? taken : byOneOf(targets.length, taken),
     }
     delivery.reached = targets
-    for (const target of targets) target.send(delivery.stanza, options)
+    for (const target of targets) target.send(others === undefined ? delivery.stanza : delivery.stanza.withAttrs({ to: target.jid.toString() }), options)
   }
 
-  /** RFC 6121 §8.5.2 and §8.5.3: the sessions that get the message; undefined when it must be refused. */
-  #targets(delivery: Delivery): readonly Session[] | undefined {
+  /** RFC 6121 §8.5.2 and §8.5.3: the sessions that get the message, those of `others` too; undefined when it must be refused. */
+  #targets(delivery: Delivery, others?: readonly Jid[]): readonly Session[] | undefined {
     const { to } = delivery
+    if (others !== undefined) {
+      const there = [to, ...others].map((each) => this.#parts.sessions.get(each.toString())).filter((each) => each !== undefined)
+      if (there.length > 0) return there
+    }
     const type = delivery.stanza.type ?? 'normal'
     if (to.resource !== '') {
       const session = this.#parts.sessions.get(to.toString())
@@ -348,6 +369,8 @@ export class Router {
     const others = type === 'groupchat' ? NONE : this.#parts.sessions.available(owner)
     if (others.length > 0) {
       const toAll = !(stanza.to ?? '').includes('/')
+      // A room has sent it to each client that is in it, and those that came later find it in the archive.
+      if (delivery.archivedTo && from.resource !== '' && isMarkedPrivate(stanza) && others.some((other) => isInRoomOf(other, from))) return
       // Those that were here have had it (RFC 6121 §8.5.2.1), or a copy of it.
       const without = others.filter((other) => !(toAll && (other.availableFrom ?? id) < id) && !host.hooks.runCopied(delivery, other))
       delivery.stanza = withDelay(stanza, host.name, delivery.time)

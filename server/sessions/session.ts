@@ -199,6 +199,11 @@ export class Session implements GateWaiter {
   get carrier(): Carrier | undefined { return this.#carrier }
   /** JIDs that got directed presence and are to hear of the end of this session (RFC 6121 §4.6). */
   get directed(): Set<string> { return (this.#directed ??= new Set()) }
+  /** Those of them at one bare JID. */
+  directedAt(bare: string): string[] {
+    return this.#directed === undefined ? [] : [...this.#directed].filter((address) => address.startsWith(bare) && address[bare.length] === '/')
+  }
+
 
   /** What an extension keeps with the session, also across resumption and restart. */
   get(name: string): Value | undefined {

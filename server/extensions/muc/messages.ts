@@ -100,10 +100,8 @@ export function sendPrivately(room: Room, client: Client | undefined, stanza: St
   if (!allowed || (allowPm === 'none' && sender.role !== 'moderator')) throw new StanzaError('forbidden', 'private messages are not allowed here')
   const message = cleaned(room, stanza).withAttrs({ from: sender.jid.toString(), to: undefined })
     .append('x', MUC_USER_NS, `<x xmlns='${MUC_USER_NS}'/>`).append('occupant-id', OCCUPANT_ID_NS, sender.idXml)
-  const [shown, ...others] = target.clients.toReversed()
   // By the way that any message to an account takes, once: it is archived there, and safe before its sender is told so.
-  room.rooms.parts.router.route(message.withAttrs({ to: shown?.full }))
-  room.rooms.parts.router.multicast(message, sender.jid, others, { durable: true })
+  room.rooms.parts.router.toClients(message, target.clients.toReversed().map(({ jid }) => jid))
 }
 
 // ---- What who enters is sent
