@@ -275,7 +275,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
         iqService: (domain, name, others) => iqService(host, domain, name, others),
         multicast: (stanza, from, recipients, options) => { router.multicast(stanza, from, recipients, options) },
         toClients: (stanza, clients) => { router.toClients(stanza, clients) },
-        missed: (owner, stanza) => { router.missed(owner, stanza) },
+        missed: (owner, stanza, sentTo) => { router.missed(owner, stanza, sentTo) },
         moderated(author, message) {
           void hosts.get(Jid.parse(author).domain)?.hooks.runModerated(author, message).catch((error: unknown) => log.error({ what: 'moderation_failed', error }))
         },

@@ -241,7 +241,7 @@ export interface Router {
   /** Sends one private message of a local service to the clients of one account that share a nickname there: it is checked and stored as if it were for one of them. */
   toClients(stanza: Stanza, clients: readonly Jid[]): void
   /** Runs the hook `missed` for a local account. */
-  missed(owner: string, stanza: Stanza): void
+  missed(owner: string, stanza: Stanza, sentTo: (session: Session) => boolean): void
   /** Runs the hook `moderated`; nothing happens unless the author (a bare JID) is of this server. */
   moderated(author: string, message: Stanza): void
 }

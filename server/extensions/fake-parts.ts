@@ -90,7 +90,7 @@ export function fakeParts(host = 'example.net') {
       iqService: () => ({ iq, disco }),
       multicast: (stanza, _from, recipients) => { for (const { jid } of recipients) routed.push(stanza.withAttrs({ to: jid.toString() })) },
       toClients: (stanza, clients) => { for (const jid of clients) routed.push(stanza.withAttrs({ to: jid.toString() })) },
-      missed: (owner, stanza) => { hooks.runMissed(owner, stanza) },
+      missed: (owner, stanza, sentTo) => { hooks.runMissed(owner, stanza, sentTo) },
       moderated: (author, message) => { void hooks.runModerated(author, message) },
     },
     sessions: {

@@ -142,12 +142,30 @@ describe('XEP-0357 push notifications', () => {
     fake.login(`${JULIET}/desktop`)
     const spoken = (content: string): Stanza => stanza(`<message xmlns='jabber:client' type='groupchat' from='coven@rooms.example.net/Hecate' to='${JULIET}'>${content}<stanza-id xmlns='urn:xmpp:sid:0' by='coven@rooms.example.net' id='${nextMessageId()}'/></message>`)
     const said = spoken(body('hi'))
-    fake.parts.router.missed(JULIET, spoken("<displayed xmlns='urn:xmpp:chat-markers:0' id='1'/>"))
-    fake.parts.router.missed(JULIET, said)
-    fake.parts.router.missed(JULIET, said)
+    const nobody = (): boolean => false
+    fake.parts.router.missed(JULIET, spoken("<displayed xmlns='urn:xmpp:chat-markers:0' id='1'/>"), nobody)
+    fake.parts.router.missed(JULIET, said, nobody)
+    fake.parts.router.missed(JULIET, said, nobody)
     const requests = await published()
     expect(nodes(requests)).to.deep.equal(['gone'])
     expect(field(requests[0], 'last-message-sender')).to.equal('coven@rooms.example.net/Hecate')
+  })
+
+  it('a group message on devices that are away while another is in the room, and none of the user\'s own', async () => {
+    const { fake, published } = started()
+    const [inside, outside, here] = ['inside', 'outside', 'here'].map((name) => fake.login(`${JULIET}/${name}`))
+    for (const name of ['inside', 'outside', 'here', 'gone']) await fake.ask(`${JULIET}/${name}`, 'set', enable(name))
+    Object.assign(inside as object, { connected: false })
+    Object.assign(outside as object, { connected: false })
+    inside?.directed.add('coven@rooms.example.net/juliet')
+    const said = (nick: string): Stanza => stanza(`<message xmlns='jabber:client' type='groupchat' from='coven@rooms.example.net/${nick}' to='${JULIET}'>${body('hi')}<stanza-id xmlns='urn:xmpp:sid:0' by='coven@rooms.example.net' id='${nextMessageId()}'/></message>`)
+    const first = said('Hecate')
+    fake.parts.router.missed(JULIET, first, (session) => session === (inside as unknown) || session === (here as unknown))
+    expect(nodes(await published())).to.deep.equal(['outside', 'gone'])
+    fake.hooks.runWaiting(JULIET, first, undefined, inside as unknown as Session)
+    expect(nodes(await published())).to.deep.equal(['outside', 'gone', 'inside'])
+    fake.hooks.runWaiting(JULIET, said('juliet'), undefined, inside as unknown as Session)
+    expect(await published()).to.have.length(3)
   })
 
   it('what waited when the server was stopped, after it has started again', async () => {

@@ -201,7 +201,7 @@ function startPush({ host, iq, disco, hooks, sessions, storage, log, metrics, no
     const name = session?.get(REGISTRATION)
     if (session !== undefined && name === undefined) return
     withRegistrations(owner, (list) => {
-      if (!isWorth(stanza)) return
+      if (!isWorth(stanza) || (session !== undefined && isOwn(session, stanza))) return
       if (session?.connected === true) return awaitAcknowledgement(session)
       const at = idOf(owner, stanza, id)
       for (const registration of list) {
@@ -210,11 +210,15 @@ function startPush({ host, iq, disco, hooks, sessions, storage, log, metrics, no
     })
   })
 
-  hooks.missed((owner, stanza) => {
+  // What waits for a session that is in the room is announced as it waits.
+  hooks.missed((owner, stanza, sentTo) => {
     withRegistrations(owner, (list) => {
       if (!isWorth(stanza)) return
       const id = idOf(owner, stanza, undefined)
-      for (const registration of list) if (sessionOf(owner, registration)?.connected !== true) announce(owner, registration, stanza, id)
+      for (const registration of list) {
+        const session = sessionOf(owner, registration)
+        if (session === undefined || !(session.connected || sentTo(session))) announce(owner, registration, stanza, id)
+      }
     })
   })
 
@@ -278,7 +282,7 @@ function startPush({ host, iq, disco, hooks, sessions, storage, log, metrics, no
     if (name === undefined) return
     withRegistrations(session.owner, (list) => {
       const registration = list.find((each) => nameOf(each) === name)
-      const latest = session.management?.queue.findLast(({ stanza }) => isWorth(stanza))
+      const latest = session.management?.queue.findLast(({ stanza }) => isWorth(stanza) && !isOwn(session, stanza))
       if (registration !== undefined && latest !== undefined) announce(session.owner, registration, latest.stanza, idOf(session.owner, latest.stanza, latest.id))
     })
   }
@@ -479,6 +483,11 @@ function unwrapped(stanza: Stanza): Stanza | undefined {
   const copy = stanza.from === stanza.to?.split('/', 1)[0] ? stanza.find('received', CARBONS_NS) : undefined
   const inner = copy === undefined ? undefined : stanza.childElement(copy).getChild('forwarded', FORWARD_NS)?.getChild('message', CLIENT_NS)
   return inner === undefined ? undefined : stanzaOf('message', inner.attrs, ...inner.getChildElements())
+}
+
+/** Whether a message of a room is the user's own, under the nickname that this client has there too. */
+function isOwn(session: Session, stanza: Stanza): boolean {
+  return stanza.type === 'groupchat' && session.directed.has(stanza.from ?? '')
 }
 
 /** The id of a message's delivery, which sorts by time: its own, or that of the archive of its account or of a room of ours. */

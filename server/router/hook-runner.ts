@@ -28,7 +28,7 @@ export class HookRunner implements Hooks {
   readonly #closed: ((session: Session) => void)[] = []
   readonly #started: (() => void)[] = []
   readonly #stopping: (() => void)[] = []
-  readonly #missed: ((owner: string, stanza: Stanza) => void)[] = []
+  readonly #missed: ((owner: string, stanza: Stanza, sentTo: (session: Session) => boolean) => void)[] = []
   readonly #moderated: ((author: string, message: Stanza) => void | Promise<void>)[] = []
   readonly #vcardRead: ((owner: string, asker: Jid, vcard: Element) => void)[] = []
   readonly #vcardWritten: ((owner: string, vcard: Element, before: Element | undefined) => void)[] = []
@@ -58,7 +58,7 @@ export class HookRunner implements Hooks {
   closed(handler: (session: Session) => void): void { this.#closed.push(handler) }
   started(handler: () => void): void { this.#started.push(handler) }
   stopping(handler: () => void): void { this.#stopping.push(handler) }
-  missed(handler: (owner: string, stanza: Stanza) => void): void { this.#missed.push(handler) }
+  missed(handler: (owner: string, stanza: Stanza, sentTo: (session: Session) => boolean) => void): void { this.#missed.push(handler) }
   moderated(handler: (author: string, message: Stanza) => void | Promise<void>): void { this.#moderated.push(handler) }
   vcardRead(handler: (owner: string, asker: Jid, vcard: Element) => void): void { this.#vcardRead.push(handler) }
   vcardWritten(handler: (owner: string, vcard: Element, before: Element | undefined) => void): void { this.#vcardWritten.push(handler) }
@@ -118,7 +118,7 @@ export class HookRunner implements Hooks {
   runStarted(): void { for (const handler of this.#started) handler() }
   runStopping(): void { for (const handler of this.#stopping) handler() }
   get hasMissed(): boolean { return this.#missed.length > 0 }
-  runMissed(owner: string, stanza: Stanza): void { for (const handler of this.#missed) handler(owner, stanza) }
+  runMissed(owner: string, stanza: Stanza, sentTo: (session: Session) => boolean): void { for (const handler of this.#missed) handler(owner, stanza, sentTo) }
   async runModerated(author: string, message: Stanza): Promise<void> { for (const handler of this.#moderated) await handler(author, message) }
   runVcardRead(owner: string, asker: Jid, vcard: Element): void { for (const handler of this.#vcardRead) handler(owner, asker, vcard) }
   runVcardWritten(owner: string, vcard: Element, before: Element | undefined): void { for (const handler of this.#vcardWritten) handler(owner, vcard, before) }

@@ -100,8 +100,8 @@ export interface Hooks {
   started(handler: () => void): void
   /** The server is about to stop: sessions that end from now on end because of it. */
   stopping(handler: () => void): void
-  /** A group message that a local account (a bare JID) takes part in by right, while none of its clients is in the room. */
-  missed(handler: (owner: string, stanza: Stanza) => void): void
+  /** A group message of somebody else that a local account (a bare JID) takes part in by right: `sentTo` says which of its sessions are in the room, where they get it. */
+  missed(handler: (owner: string, stanza: Stanza, sentTo: (session: Session) => boolean) => void): void
   /** A moderator took back what a local account (a bare JID) had said in a room: the files that it had uploaded for that go too (XEP-0425). */
   moderated(handler: (author: string, message: Stanza) => void | Promise<void>): void
   /** Somebody asks for an account's vCard (XEP-0054); it may be changed for them. */

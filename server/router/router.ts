@@ -110,11 +110,11 @@ export class Router {
     }
   }
 
-  /** A group message for an account of ours that was not in the room. */
-  missed(owner: string, stanza: Stanza): void {
+  /** A group message for an account of ours, of whose sessions these are in the room. */
+  missed(owner: string, stanza: Stanza, sentTo: (session: Session) => boolean): void {
     const jid = Jid.tryParse(owner)
     const host = jid === undefined ? undefined : this.#parts.hosts.get(jid.domain)
-    if (host?.hooks.hasMissed === true && this.#parts.accountExists(owner)) host.hooks.runMissed(owner, stanza)
+    if (host?.hooks.hasMissed === true && this.#parts.accountExists(owner)) host.hooks.runMissed(owner, stanza, sentTo)
   }
 
   /** Answers a stanza with an error, unless it is one of those that must not be answered (RFC 6120 §8.3.1). */

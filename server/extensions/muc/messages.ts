@@ -9,6 +9,7 @@ import { nextMessageId, timeOfLastId, timeOfMessageId } from '../../../lib/stanz
 import { readStanza } from '../../../lib/stanza/read.ts'
 import { CLIENT_NS, makeStanza, type Stanza } from '../../../lib/stanza/stanza.ts'
 import { type Element, escapeXml } from '../../../lib/xml/element.ts'
+import type { Session } from '../../sessions/session.ts'
 import { type Client, MUC_USER_NS, OCCUPANT_ID_NS, type Room } from './room.ts'
 import { reaches } from './room-config.ts'
 
@@ -54,7 +55,9 @@ export function publish(room: Room, message: Stanza, from: Client['jid'], author
   }
   const live = kept || setsSubject ? withStanzaId(message, room.address, id) : message
   rooms.parts.router.multicast(live, from, room.clients.values(), durable ? { durable: true } : {})
-  if (kept) for (const [jid, { affiliation }] of room.affiliations) if (!room.accounts.has(jid) && reaches(affiliation, 'member')) rooms.parts.router.missed(jid, live)
+  if (!kept) return id
+  const sentTo = (session: Session): boolean => room.client(session.jid) !== undefined
+  for (const [jid, { affiliation }] of room.affiliations) if (jid !== author && reaches(affiliation, 'member')) rooms.parts.router.missed(jid, live, sentTo)
   return id
 }
 

@@ -95,22 +95,64 @@ describe('rooms over a restart', () => {
     expect(await other.tries('get', `<query xmlns='${MUC}#owner'/>`, 'alone@conference.localhost')).to.equal('item-not-found')
   })
 
-  it('a member who is away is told of, once for each message worth it', async () => {
+  it('members are told of each message worth it, and which of their clients have it; its author is not', async () => {
     const crone = await stage.login('crone')
     await crone.found('first')
     await crone.admin("<item affiliation='member' jid='hag@localhost'/><item affiliation='outcast' jid='hecate@localhost'/>")
     const told: string[] = []
-    stage.tidings.server.hosts.get('localhost')?.hooks.missed((owner, stanza) => { told.push(`${owner} ${stanza.find('body') === undefined ? '' : stanza.element().getChildText('body')}`) })
+    stage.tidings.server.hosts.get('localhost')?.hooks.missed((owner, stanza, sentTo) => {
+      const text = stanza.find('body') === undefined ? '' : stanza.element().getChildText('body')
+      told.push([owner, text, ...stage.tidings.server.sessions.of(owner).filter(sentTo).map(({ jid }) => jid.resource)].join(' '))
+    })
     crone.say('hello')
     crone.send(`<message to='${ROOM}' type='groupchat'><composing xmlns='http://jabber.org/protocol/chatstates'/></message>`)
     await crone.news()
     expect(told).to.deep.equal(['hag@localhost hello'])
     const hag = await stage.login('hag')
+    await stage.login('hag', { resource: 'phone' })
     hag.join('third')
     await hag.news()
     crone.say('again')
     await crone.news()
-    expect(told).to.have.lengthOf(1)
+    expect(told.slice(1)).to.deep.equal(['hag@localhost again desktop'])
+    hag.say('mine')
+    await hag.news()
+    expect(told.slice(2)).to.deep.equal(['crone@localhost mine desktop'])
+  })
+
+  it('XEP-0357: a member whose desktop is in the room is told on the phone that has no session, once', async () => {
+    await stage[Symbol.asyncDispose]()
+    stage = await setStage(undefined, (config) => `${config}  mod_push: {}\n`)
+    const crone = await stage.login('crone')
+    await crone.found('first')
+    await crone.admin("<item affiliation='member' jid='hag@localhost'/>")
+    const app = await stage.login('hecate')
+    const hag = await stage.login('hag')
+    const phone = await stage.login('hag', { resource: 'phone', sm: true })
+    await phone.ask('set', `<enable xmlns='urn:xmpp:push:0' jid='${app.full}' node='phone'/>`, phone.bare)
+    for (const each of [hag, phone]) each.join('hag')
+    for (const each of [hag, phone, crone, app]) await each.news()
+    const pushes = async (): Promise<number> => {
+      await crone.news()
+      return (await app.stanzas()).filter((each) => each.name === 'iq' && each.getChild('pubsub') !== undefined).length
+    }
+    crone.say('everybody here')
+    expect(await pushes()).to.equal(0)
+    // It waits in the room for its client.
+    phone.client.destroy()
+    while (stage.tidings.server.sessions.get(phone.full)?.connected === true) await new Promise((resolve) => { setTimeout(resolve, 5) })
+    await pushes()
+    crone.say('waits')
+    expect(await pushes()).to.equal(1)
+    hag.say('of the desktop')
+    expect(await pushes()).to.equal(0)
+    // It is over, and the room knows nothing of it.
+    stage.tidings.server.sessions.get(phone.full)?.close()
+    await pushes()
+    crone.say('in the archive')
+    expect(await pushes()).to.equal(1)
+    hag.say('of the desktop')
+    expect(await pushes()).to.equal(0)
   })
 })
 
