@@ -112,3 +112,30 @@ play('XEP-0060 §8.4 §8.5 subscribers hear that a node is purged and deleted', 
   await juliet.receives(`<message from='${service}'><event xmlns='${EVENT}'><delete node='${node}'/></event></message>`)
   await juliet.asks(gets(`<items node='${node}'/>`, service), error('item-not-found'))
 })
+
+play('XEP-0060 §6.3 a subscriber sets what it wants of its subscription', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
+  const { service, node } = await createsNode(romeo)
+  const options = `<options node='${node}' jid='${juliet.bare}'`
+  await juliet.asks(gets(`${options}/>`, service), error('unexpected-request', 'not-subscribed'))
+  await juliet.asks(sets(`<subscribe node='${node}' jid='${juliet.bare}'/>`, service), DONE)
+  await juliet.asks(gets(`${options}/>`, service), `<iq type='result'><pubsub xmlns='${PUBSUB}'><options node='${node}' jid='${juliet.bare}'><x xmlns='jabber:x:data' type='form'><field var='pubsub#deliver'><value>1</value></field></x></options></pubsub></iq>`)
+  await juliet.asks(gets(`<options node='${node}'/>`, service), error('bad-request', 'jid-required'))
+  await romeo.asks(gets(`${options}/>`, service), error('forbidden'))
+  await juliet.asks(gets(`${options} subid='nonesuch'/>`, service), error('not-acceptable', 'invalid-subid'))
+  await juliet.asks(sets(`${options}>${fields('subscribe_options', { expire: 'some day' })}</options>`, service), error('bad-request', 'invalid-options'))
+  await juliet.asks(sets(`${options}>${fields('subscribe_options', { deliver: '0' })}</options>`, service), DONE)
+  await romeo.asks(publishes(node, 'one', service), DONE)
+  await juliet.asks(sets(`${options}>${fields('subscribe_options', { deliver: '1' })}</options>`, service), DONE)
+  await romeo.asks(publishes(node, 'two', service), DONE)
+  const told = await juliet.receives(`<message from='${service}'><event xmlns='${EVENT}'><items node='${node}'/></event></message>`)
+  check(told.getChild('event')?.getChild('items')?.getChild('item')?.attrs['id'] === 'two', 'nothing is delivered while delivery is off')
+})
+
+play('XEP-0060 §6.3.7 §12.4 a subscription comes with its options, and ends with the presence of its subscriber', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
+  const { service, node } = await createsNode(romeo)
+  await juliet.asks(sets(`<subscribe node='${node}' jid='${juliet.bare}'/><options>${fields('subscribe_options', { expire: 'presence' })}</options>`, service),
+    `<iq type='result'><pubsub xmlns='${PUBSUB}'><subscription node='${node}' jid='${juliet.bare}' subscription='subscribed'/><options><x xmlns='jabber:x:data' type='result'><field var='pubsub#expire'><value>presence</value></field></x></options></pubsub></iq>`)
+  juliet.sends("<presence type='unavailable'/>")
+  const answer = await juliet.asks(gets(`<subscriptions node='${node}'/>`, service), DONE)
+  check(answer.getChild('pubsub')?.getChild('subscriptions')?.getChildElements().length === 0, 'the subscription has ended')
+})

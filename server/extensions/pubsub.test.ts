@@ -191,6 +191,8 @@ describe('XEP-0060 and XEP-0163 on the wire', () => {
       await tidings.restart()
       const again = await login('romeo')
       expect(itemsOf(await get(again, "<items node='news'/>", SERVICE))).to.deep.equal(['one'])
+      // §4.3: the last item comes with its presence
+      expect(eventOf(await again.receive(event)).getChild('items')?.getChild('item')?.attrs['id']).to.equal('one')
       await publish(again, 'news', 'two', SERVICE)
       expect(eventOf(await again.receive(event)).getChild('items')?.getChild('item')?.attrs['id']).to.equal('two')
     })

@@ -24,7 +24,7 @@ export const pubsub = defineExtension({
   name: 'pubsub',
   ejabberd: 'mod_pubsub',
   specs: [
-    { xep: 60, version: '1.30.0', status: 'partial', note: 'leaf nodes; no subscription options, no collections' },
+    { xep: 60, version: '1.30.0', status: 'partial', note: 'leaf nodes; an address has one subscription of a node; no digests' },
     { xep: 163, version: '1.2.2', status: 'complete' },
     { xep: 172, version: '1.1', status: 'complete', note: 'as personal events' },
     { xep: 223, version: '1.1.1', status: 'complete' },
@@ -76,6 +76,12 @@ export const pubsub = defineExtension({
       describeService(service.disco, engine, domain, options.max_nodes_discoitems)
     }
     every(EXPIRE_EVERY_MS, () => { engine.expire() })
+    hooks.unavailable((session) => { engine.left(session.jid) })
+    hooks.started(() => { engine.left() })
+    /** XEP-0060 §4.3: a subscriber that has become available hears the last items of the services' nodes. */
+    hooks.available((session, _presence, first) => {
+      if (first) engine.welcome(session)
+    })
     hooks.accountRemoved((owner) => { engine.forget(owner) })
     accountData.exports((owner) => exportNodes(engine.store, owner))
     accountData.imports('http://jabber.org/protocol/pubsub#owner pubsub', (owner, element) => { importConfigurations(engine.store, owner, element, now()) })

@@ -58,5 +58,5 @@ export function setSubscription(engine: Engine, node: Node, subscription: Subscr
   if (state === 'none') store.unsubscribe(node.service, node.name, subscription.jid)
   else store.subscribe(node.service, node.name, { ...subscription, state })
   events.tell(node.service, subscription.jid, subscriptionXml(node, { ...subscription, state }))
-  if (state === 'subscribed' && asked && node.config.send_last_published_item !== 'never') events.last(node, Jid.parse(subscription.jid))
+  if (state === 'subscribed' && asked && node.config.send_last_published_item !== 'never') events.lastTo(node, { ...subscription, state })
 }

@@ -12,9 +12,9 @@ import { PUBSUB_NS } from './requests.ts'
 const FEATURES = [
   'access-authorize', 'access-open', 'access-presence', 'access-roster', 'access-whitelist', 'auto-create',
   'config-node', 'config-node-max', 'create-and-configure', 'create-nodes', 'delete-items', 'delete-nodes',
-  'instant-nodes', 'item-ids', 'last-published', 'manage-subscriptions', 'member-affiliation', 'meta-data', 'modify-affiliations', 'multi-items',
+  'instant-nodes', 'item-ids', 'last-published', 'leased-subscription', 'manage-subscriptions', 'member-affiliation', 'meta-data', 'modify-affiliations', 'multi-items',
   'outcast-affiliation', 'persistent-items', 'publish', 'publish-only-affiliation', 'publish-options', 'publisher-affiliation', 'purge-nodes',
-  'retract-items', 'retrieve-affiliations', 'retrieve-default', 'retrieve-items', 'retrieve-subscriptions', 'rsm', 'subscribe',
+  'retract-items', 'retrieve-affiliations', 'retrieve-default', 'retrieve-default-sub', 'retrieve-items', 'retrieve-subscriptions', 'rsm', 'subscribe', 'subscription-notifications', 'subscription-options',
 ].map((name) => `${PUBSUB_NS}#${name}`)
 /** XEP-0163 §6 */
 const PERSONAL_FEATURES = ['auto-subscribe', 'filtered-notifications'].map((name) => `${PUBSUB_NS}#${name}`)

@@ -40,6 +40,22 @@ describe('nodes', () => {
     expect(engine.create('pubsub.example.net', 'olds', romeo, { item_expire: 'max' }).config.item_expire).to.equal('3600')
   })
 
+  it('XEP-0060 §12.18: a lease ends at its time, and its subscriber hears of it', () => {
+    const { engine, clock, routed } = start()
+    const node = engine.create('pubsub.example.net', 'news', romeo, {})
+    engine.subscribe(node, Jid.parse('juliet@example.net'), (before) => ({ ...before, expire: clock.now + 60_000 }))
+    engine.publish(node, [item('a')], romeo)
+    expect(routed.splice(0).map(({ to }) => to)).to.deep.equal(['juliet@example.net'])
+    clock.now += 61_000
+    engine.publish(node, [item('b')], romeo)
+    expect(routed).to.deep.equal([])
+    engine.expire()
+    expect(engine.store.subscriptions('pubsub.example.net', 'news')).to.deep.equal([])
+    expect(routed.map((told) => told.toString())).to.have.length(1).and.to.have.property('0').that.contains("subscription='none'")
+    engine.expire()
+    expect(routed).to.have.length(1)
+  })
+
   it('XEP-0060 §6.1.3.9: too many subscriptions are refused', () => {
     const { engine } = start()
     const node = engine.create('pubsub.example.net', 'news', romeo, {})

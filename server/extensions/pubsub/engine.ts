@@ -5,6 +5,7 @@
 import { Jid } from '../../../lib/jid.ts'
 import { StanzaError } from '../../../lib/stanza/errors.ts'
 import { randomId } from '../../../lib/stanza/ids.ts'
+import type { Session } from '../../sessions/session.ts'
 import type { Parts } from '../extension.ts'
 import { createNodeAccess, type NodeAccess } from './access.ts'
 import { createRemoteContacts, type RemoteContacts } from './contacts.ts'
@@ -12,6 +13,7 @@ import { pubsubError } from './errors.ts'
 import { createEvents, hasExpired, itemsEvent, retractEvent, type Events } from './events.ts'
 import { configForm, PERSONAL_DEFAULTS, SERVICE_DEFAULTS, type NodeConfig } from './node-config.ts'
 import { escapeXml } from '../../../lib/xml/element.ts'
+import { DEFAULT_OPTIONS, type SubscriptionOptions } from './subscription-options.ts'
 import { isAccount, type Item, type Node, type NodeStore, type Subscription } from './node-store.ts'
 
 export interface EngineOptions {
@@ -63,11 +65,16 @@ export interface Engine {
   /** The items' ids that have not expired, oldest first. */
   order(node: Node): readonly { readonly id: string; readonly seq: string }[]
   item(node: Node, id: string): Item | undefined
-  subscribe(node: Node, jid: Jid): Subscription
+  /** Subscribes an address, or answers the subscription that it has; `options` changes what it wants of it. */
+  subscribe(node: Node, jid: Jid, options?: (before: SubscriptionOptions) => SubscriptionOptions): Subscription
   unsubscribe(node: Node, jid: string): void
   watch(watcher: (change: Change) => void): void
+  /** A client has become available: the last items of the services' nodes that it, or its account, has subscribed to (§4.3). */
+  welcome(client: Session): void
   /** Removes what has expired. */
   expire(): void
+  /** The presence of a client has ended (of all that are not here: without `client`), and with it the subscriptions that were to last as long (§12.4). */
+  left(client?: Jid): void
   /** The account (a bare JID) is gone, and with it what it owns, subscribes to and may do. */
   forget(account: string): void
 }
@@ -77,6 +84,8 @@ export const PAYLOAD_BYTES_MAX = 262_144
 /** A name is part of keys of the store. */
 const NAME_BYTES_MAX = 512
 const EXPIRING_PER_STEP = 200
+/** Nodes of services whose last items one client gets when it becomes available. */
+const WELCOME_NODES = 200
 /** Subscriptions of one node that the addresses of one account have. */
 export const SUBSCRIPTIONS_PER_ENTITY = 20
 /** Subscriptions of a node up to which its owners can subscribe those who have not asked. */
@@ -178,7 +187,7 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
         for (const item of written) store.putItem(node.service, node.name, { ...item, publisher: publisher?.bare ?? '' })
         trim(node)
       }
-      events.send(node, itemsEvent(node, written), { item: true, publisher: publisher?.toString() })
+      events.send(node, itemsEvent(node, written), { items: written, publisher: publisher?.toString() })
       changed(node, publisher)
       return written.map(({ id }) => id)
     },
@@ -205,20 +214,24 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
       const item = store.item(node.service, node.name, id)
       return item === undefined || hasExpired(node, item.seq, now()) ? undefined : item
     },
-    subscribe(node, jid) {
+    subscribe(node, jid, change) {
       const address = jid.toString()
       const before = store.subscription(node.service, node.name, address)
       if (before !== undefined) {
         if (before.state === 'pending') throw pubsubError('not-authorized', 'pending-subscription') // §6.1.3.7
-        return before
+        if (change === undefined) return before
+        const changed = { ...before, options: change(before.options ?? DEFAULT_OPTIONS) }
+        store.subscribe(node.service, node.name, changed)
+        return changed
       }
+      const wanted = change?.(DEFAULT_OPTIONS)
       const own = store.placesOf(jid.bare, node.service, node.name).filter(({ kind }) => kind === 's').length
       if (own >= SUBSCRIPTIONS_PER_ENTITY || store.subscriptionCount(node.service, node.name) >= options.maxSubscriptions) throw pubsubError('policy-violation', 'too-many-subscriptions')
       const pending = node.config.access_model === 'authorize' && !access.mayRead(node, jid)
-      const subscription: Subscription = { jid: address, subid: randomId(), state: pending ? 'pending' : 'subscribed' }
+      const subscription: Subscription = { jid: address, subid: randomId(), state: pending ? 'pending' : 'subscribed', ...(wanted === undefined ? {} : { options: wanted }) }
       store.subscribe(node.service, node.name, subscription)
       if (!pending && node.config.notify_sub) events.send(node, subscriptionXml(node, subscription), { owners: true })
-      if (!pending && node.config.send_last_published_item !== 'never') events.last(node, jid)
+      if (!pending && node.config.send_last_published_item !== 'never') events.lastTo(node, subscription)
       return subscription
     },
     unsubscribe(node, jid) {
@@ -236,7 +249,34 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
       }
       store.erase(account)
     },
+    welcome(client) {
+      const addresses = new Set([client.owner, client.jid.toString()])
+      const places = store.placesOf(client.owner).filter(({ service, kind, jid }) => kind === 's' && !isAccount(service) && addresses.has(jid))
+      for (const { service, node: name, jid } of places.slice(0, WELCOME_NODES)) {
+        const node = store.node(service, name)
+        const subscription = store.subscription(service, name, jid)
+        if (node?.config.send_last_published_item === 'on_sub_and_presence' && subscription !== undefined) events.lastTo(node, subscription, client)
+      }
+    },
+    left(client) {
+      for (const { service, node: name, jid } of store.temporary(client?.bare)) {
+        if (parts.sessions.get(jid)?.presence !== undefined) continue
+        if (!jid.includes('/') && parts.sessions.of(jid).some(({ presence }) => presence !== undefined)) continue
+        const node = store.node(service, name)
+        if (node === undefined) store.unsubscribe(service, name, jid)
+        else engine.unsubscribe(node, jid)
+      }
+    },
     expire() {
+      for (const { service, node: name, jid } of store.ended(now(), EXPIRING_PER_STEP)) {
+        const node = store.node(service, name)
+        const subscription = store.subscription(service, name, jid)
+        if (node === undefined || subscription === undefined) store.unsubscribe(service, name, jid)
+        else {
+          engine.unsubscribe(node, jid)
+          events.tell(service, jid, subscriptionXml(node, { ...subscription, state: 'none' }))
+        }
+      }
       const places = store.expiring(expireAfter, EXPIRING_PER_STEP)
       for (const { service, node: name } of places) {
         const node = store.node(service, name)

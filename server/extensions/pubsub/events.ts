@@ -2,14 +2,16 @@
 import { Jid } from '../../../lib/jid.ts'
 import { delayXml, DELAY_NS } from '../../../lib/stanza/delay.ts'
 import { randomId, timeOfMessageId } from '../../../lib/stanza/ids.ts'
-import { makeStanza, type Stanza } from '../../../lib/stanza/stanza.ts'
+import { CLIENT_NS, makeStanza, type Stanza } from '../../../lib/stanza/stanza.ts'
 import { escapeXml } from '../../../lib/xml/element.ts'
 import type { Parts, Recipient } from '../extension.ts'
 import type { Session } from '../../sessions/session.ts'
 import type { Interests } from '../../sessions/capabilities.ts'
 import type { NodeAccess } from './access.ts'
 import type { RemoteContacts } from './contacts.ts'
-import { bareOf, isAccount, type Item, type Node, type NodeStore } from './node-store.ts'
+import { bareOf, isAccount, type Item, type Node, type NodeStore, type Subscription } from './node-store.ts'
+import { DEFAULT_OPTIONS, type Show } from './subscription-options.ts'
+import { summarises, summaryOf } from './summary.ts'
 
 const EVENT_NS = 'http://jabber.org/protocol/pubsub#event'
 const ADDRESS_NS = 'http://jabber.org/protocol/address'
@@ -17,8 +19,8 @@ const ADDRESS_NS = 'http://jabber.org/protocol/address'
 export interface EventOptions {
   /** The full JID of the client that published, for contacts (XEP-0163 §4.3.1). */
   readonly publisher?: string | undefined
-  /** It tells of a new item. */
-  readonly item?: boolean
+  /** It tells of these new items. */
+  readonly items?: readonly { readonly payload: string }[]
   /** Only owners of the node hear of it. */
   readonly owners?: boolean
 }
@@ -28,6 +30,8 @@ export interface Events {
   send(node: Node, content: string, options?: EventOptions): void
   /** Sends the last item of a node to one address. */
   last(node: Node, to: Jid, session?: Session): void
+  /** Sends the last item of a node to a subscriber, or to one of its clients, as the options of its subscription say. */
+  lastTo(node: Node, subscription: Subscription, client?: Session): void
   /** A client has become available, or has got other interests: the last items of the nodes of one account that it wants. */
   greet(owner: string, client: Jid, interests: Interests, session?: Session): void
   /** One message about a node to one address. */
@@ -51,10 +55,10 @@ export function retractEvent(node: Node, ids: readonly string[]): string {
   return `<items node='${escapeXml(node.name)}'>${ids.map((id) => `<retract id='${escapeXml(id)}'/>`).join('')}</items>`
 }
 
-type Needed = Pick<Parts, 'host' | 'router' | 'rosters' | 'sessions' | 'capabilities' | 'storage'>
+type Needed = Pick<Parts, 'host' | 'router' | 'rosters' | 'sessions' | 'capabilities' | 'storage' | 'now'>
 
 export function createEvents(parts: Needed, store: NodeStore, access: NodeAccess, remote: RemoteContacts): Events {
-  const { host, router, rosters, sessions, capabilities, storage } = parts
+  const { host, router, rosters, sessions, capabilities, storage, now } = parts
 
   /** Nodes whose newest item will be told to a client once its interests are known: it need not be told as the last item too. */
   const coming = new WeakMap<Session, Set<string>>()
@@ -73,6 +77,11 @@ export function createEvents(parts: Needed, store: NodeStore, access: NodeAccess
   function message(service: string, type: string, content: string): Stanza {
     return makeStanza('message', { from: service, type: type === 'normal' ? undefined : type, id: randomId(9) },
       [{ name: 'event', xmlns: EVENT_NS, text: `<event xmlns='${EVENT_NS}'>${content}</event>` }])
+  }
+
+  function lastMessage(node: Node, item: Item): Stanza {
+    return message(node.service, node.config.notification_type, itemsEvent(node, [item]))
+      .append('delay', DELAY_NS, delayXml(node.service, timeOfMessageId(item.seq) ?? 0))
   }
 
   /** What tells of a write is shown after its commit; an inactive client may have it held back, and forgotten with the session. */
@@ -110,47 +119,70 @@ export function createEvents(parts: Needed, store: NodeStore, access: NodeAccess
     return present
   }
 
-  function sendPersonal(node: Node, content: string, isItem: boolean, publisher: string | undefined): void {
+  function sendPersonal(node: Node, content: string, { items, publisher }: EventOptions): void {
     const from = Jid.parse(node.service)
     const plain = message(node.service, node.config.notification_type, content)
     // XEP-0163 §4.3.1: only who has a presence subscription may learn of the resource.
     const shown = publisher === undefined ? plain : plain.append('addresses', ADDRESS_NS, `<addresses xmlns='${ADDRESS_NS}'><address type='replyto' jid='${escapeXml(publisher)}'/></addresses>`)
     const reached: Recipient[] = []
-    const present = interested(node, isItem, (client, late) => {
+    const present = interested(node, items !== undefined, (client, late) => {
       if (late) multicast(shown, from, [client])
       else reached.push(client)
     })
     multicast(shown, from, reached)
     // §4.3.2: who has subscribed without sharing presence gets one message.
     const full = new Set(reached.map(({ jid }) => jid.toString()))
-    const others = subscribers(node).filter(({ jid }) => (jid.resource === '' ? !present.has(jid.bare) : !full.has(jid.toString())))
-    multicast(plain, from, others)
+    sendToSubscribers(node, plain, items, ({ jid }) => (jid.resource === '' ? !present.has(jid.bare) : !full.has(jid.toString())))
   }
 
-  function subscribers(node: Node): Recipient[] {
-    return store.subscriptions(node.service, node.name).flatMap(({ jid, state }) => {
-      const to = state === 'subscribed' ? Jid.tryParse(jid) : undefined
-      return to === undefined || !access.mayRead(node, to) ? [] : [recipient(to, sessions.get(jid))]
-    })
+  /** Those of the subscribers whom the filter lets pass; each as its options say. */
+  function sendToSubscribers(node: Node, plain: Stanza, items: EventOptions['items'], filter: (to: Recipient) => boolean = () => true): void {
+    const from = Jid.parse(node.service)
+    const text = items !== undefined && summarises(node.config.type)
+    const alike: Recipient[] = []
+    const readers: Recipient[] = []
+    for (const subscription of store.subscriptions(node.service, node.name)) {
+      const list = text && subscription.options?.includeBody === true ? readers : alike
+      for (const each of recipientsOf(node, subscription)) if (filter(each)) list.push(each)
+    }
+    multicast(plain, from, alike)
+    if (readers.length > 0) multicast(withBody(plain, items ?? []), from, readers)
+  }
+
+  /** Where events of a subscription go at present (§6.3): to the address that is subscribed, or to its clients in the presence asked for. */
+  function recipientsOf(node: Node, { jid, state, options }: Subscription): Recipient[] {
+    const to = state === 'subscribed' ? Jid.tryParse(jid) : undefined
+    if (to === undefined || !access.mayRead(node, to)) return []
+    const { deliver, expire, shows } = options ?? DEFAULT_OPTIONS
+    if (!deliver || (typeof expire === 'number' && expire <= now())) return []
+    if (shows === undefined) return [recipient(to, sessions.get(jid))]
+    const clients = to.resource === '' ? sessions.available(jid) : [sessions.get(jid)]
+    return clients.flatMap((session) => (session !== undefined && isShown(session, shows) ? [recipient(session.jid, session)] : []))
   }
 
   return {
-    send(node, content, { publisher, owners = false, item = false } = {}) {
-      if (owners) {
+    send(node, content, options = {}) {
+      if (options.owners === true) {
         const from = Jid.parse(node.service)
         const list = isAccount(node.service) ? [node.service] : store.affiliations(node.service, node.name).filter(({ affiliation }) => affiliation === 'owner').map(({ jid }) => jid)
         return multicast(message(node.service, 'headline', content), from, list.map((jid) => recipient(Jid.parse(jid))))
       }
       if (!node.config.deliver_notifications) return
-      if (isAccount(node.service)) return sendPersonal(node, content, item, publisher)
-      multicast(message(node.service, node.config.notification_type, content), Jid.parse(node.service), subscribers(node))
+      if (isAccount(node.service)) return sendPersonal(node, content, options)
+      sendToSubscribers(node, message(node.service, node.config.notification_type, content), options.items)
     },
     last(node, to, session) {
-      const item = lastItem(store, node)
-      if (item === undefined) return
-      const told = message(node.service, node.config.notification_type, itemsEvent(node, [item]))
-        .append('delay', DELAY_NS, delayXml(node.service, timeOfMessageId(item.seq) ?? 0))
-      multicast(told, Jid.parse(node.service), [recipient(to, session ?? sessions.get(to.toString()))])
+      const item = lastItem(store, node, now())
+      if (item !== undefined) multicast(lastMessage(node, item), Jid.parse(node.service), [recipient(to, session ?? sessions.get(to.toString()))])
+    },
+    lastTo(node, subscription, client) {
+      const item = lastItem(store, node, now())
+      if (item === undefined || !node.config.deliver_notifications) return
+      const to = recipientsOf(node, subscription)
+      const clientWants = client !== undefined && to.length > 0 && (subscription.options?.shows === undefined || to.some(({ session }) => session === client))
+      const body = subscription.options?.includeBody === true && summarises(node.config.type)
+      const told = body ? withBody(lastMessage(node, item), [item]) : lastMessage(node, item)
+      multicast(told, Jid.parse(node.service), client === undefined ? to : clientWants ? [recipient(client.jid, client)] : [])
     },
     greet(owner, client, interests, session) {
       if (interests.size === 0) return
@@ -166,12 +198,26 @@ export function createEvents(parts: Needed, store: NodeStore, access: NodeAccess
   }
 }
 
+/** §12.7 */
+function withBody(plain: Stanza, items: readonly { readonly payload: string }[]): Stanza {
+  const text = summaryOf(items.map(({ payload }) => payload))
+  return text === undefined ? plain : plain.append('body', CLIENT_NS, `<body>${escapeXml(text)}</body>`)
+}
+
+/** Whether a client is in one of these states of presence. */
+function isShown({ presence }: Session, shows: readonly Show[]): boolean {
+  if (presence === undefined) return false
+  const span = presence.find('show', CLIENT_NS)
+  const show = span === undefined ? 'online' : presence.childElement(span).text().trim()
+  return shows.some((each) => each === show)
+}
+
 function recipient(jid: Jid, session?: Session): Recipient {
   return { jid, session, escaped: undefined }
 }
 
 /** The newest item that has not expired. */
-export function lastItem(store: NodeStore, node: Node, nowMs: number = Date.now()): Item | undefined {
+export function lastItem(store: NodeStore, node: Node, nowMs: number): Item | undefined {
   const item = store.items(node.service, node.name, 1)[0]
   return item === undefined || hasExpired(node, item.seq, nowMs) ? undefined : item
 }

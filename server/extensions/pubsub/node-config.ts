@@ -87,7 +87,7 @@ const COMMON: NodeConfig = {
 }
 
 /** Of a service's nodes. */
-export const SERVICE_DEFAULTS: NodeConfig = { ...COMMON, send_last_published_item: 'on_sub' }
+export const SERVICE_DEFAULTS: NodeConfig = { ...COMMON, send_last_published_item: 'on_sub_and_presence' } // XEP-0060 §4.3
 /** XEP-0163 §5 */
 export const PERSONAL_DEFAULTS: NodeConfig = { ...COMMON, access_model: 'presence', max_items: '1', send_last_published_item: 'on_sub_and_presence' }
 

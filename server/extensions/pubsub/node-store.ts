@@ -3,6 +3,7 @@ import { Recent } from '../../../lib/recent.ts'
 import { nextMessageId } from '../../../lib/stanza/ids.ts'
 import type { Key, MaybePromise, Records, Value } from '../../storage/shapes.ts'
 import { PERSONAL_DEFAULTS, SERVICE_DEFAULTS, type NodeConfig } from './node-config.ts'
+import { areSet, DEFAULT_OPTIONS, type SubscriptionOptions } from './subscription-options.ts'
 
 /** Key [service, node] */
 const NODES = 'pubsub_nodes'
@@ -20,6 +21,10 @@ const ENTITIES = 'pubsub_entities'
 const CREATED = 'pubsub_created'
 /** Key [service, node]: nodes whose items expire. */
 const EXPIRING = 'pubsub_expiring'
+/** Key [time, service, node, JID]: subscriptions that end at a time, in milliseconds since 1970 with 16 digits. */
+const LEASES = 'pubsub_leases'
+/** Key [bare JID, service, node, JID]: subscriptions that end with the presence of the subscriber. */
+const TEMPORARY = 'pubsub_temporary'
 /** Accounts whose nodes are kept in memory; nodes of services kept there. */
 const CACHED_MAX = 20_000
 
@@ -48,6 +53,8 @@ export interface Subscription {
   readonly jid: string
   readonly subid: string
   readonly state: 'subscribed' | 'pending'
+  /** Left out where they are the default. */
+  readonly options?: SubscriptionOptions
 }
 
 export interface Place { readonly service: string; readonly node: string }
@@ -92,6 +99,16 @@ export function createNodeStore(records: Records) {
     const key = [bareOf(jid), service, node, jid, kind]
     if (there) records.put(ENTITIES, key, true)
     else records.delete(ENTITIES, key)
+  }
+
+  /** Notes, or forgets, when a subscription ends. */
+  function end(service: string, node: string, subscription: Subscription | undefined, there: boolean): void {
+    const { expire } = subscription?.options ?? DEFAULT_OPTIONS
+    if (subscription === undefined || expire === undefined) return
+    const { jid } = subscription
+    const [table, key] = expire === 'presence' ? [TEMPORARY, [bareOf(jid), service, node, jid]] as const : [LEASES, [String(expire).padStart(16, '0'), service, node, jid]] as const
+    if (there) records.put(table, key, true)
+    else records.delete(table, key)
   }
 
   const store = {
@@ -208,15 +225,31 @@ export function createNodeStore(records: Records) {
     subscriptionCount(service: string, node: string): number {
       return counted(SUBSCRIPTIONS, service, node)
     },
-    subscribe(service: string, node: string, { jid, subid, state }: Subscription): void {
-      if (store.subscription(service, node, jid) === undefined) recount(SUBSCRIPTIONS, service, node, 1)
-      records.put(SUBSCRIPTIONS, [service, node, jid], { subid, state })
+    subscribe(service: string, node: string, subscription: Subscription): void {
+      const { jid, subid, state, options } = subscription
+      const before = store.subscription(service, node, jid)
+      if (before === undefined) recount(SUBSCRIPTIONS, service, node, 1)
+      records.put(SUBSCRIPTIONS, [service, node, jid], { subid, state, ...(options !== undefined && areSet(options) ? { options: { ...options } } : {}) })
       entity(service, node, jid, 's', true)
+      end(service, node, before, false)
+      end(service, node, subscription, true)
     },
     unsubscribe(service: string, node: string, jid: string): void {
-      if (store.subscription(service, node, jid) !== undefined) recount(SUBSCRIPTIONS, service, node, -1)
+      const before = store.subscription(service, node, jid)
+      if (before !== undefined) recount(SUBSCRIPTIONS, service, node, -1)
+      end(service, node, before, false)
       records.delete(SUBSCRIPTIONS, [service, node, jid])
       entity(service, node, jid, 's', false)
+    },
+
+    /** Subscriptions that have ended, in the order of time. */
+    ended(nowMs: number, limit: number): readonly (Place & { readonly jid: string })[] {
+      const ended = (time: string): boolean => Number(time) <= nowMs
+      return listed(LEASES, [], { limit }).filter(({ key }) => ended(key[0] as string)).map(({ key }) => ({ service: key[1] as string, node: key[2] as string, jid: key[3] as string }))
+    },
+    /** Subscriptions that last as long as the presence of somebody (a bare JID), or of everybody. */
+    temporary(bare?: string): readonly (Place & { readonly jid: string })[] {
+      return listed(TEMPORARY, bare === undefined ? [] : [bare]).map(({ key }) => ({ service: key[1] as string, node: key[2] as string, jid: key[3] as string }))
     },
 
     /** Where an entity is subscribed or affiliated: everywhere, at a service, or at one of its nodes. */

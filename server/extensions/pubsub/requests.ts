@@ -11,8 +11,9 @@ import { standalone } from '../standalone-element.ts'
 import { askOwners } from './authorization.ts'
 import type { Engine, NewItem } from './engine.ts'
 import { pubsubError, unsupported } from './errors.ts'
+import { DEFAULT_OPTIONS, optionsForm, readOptions, SUBSCRIBE_OPTIONS, type Offer } from './subscription-options.ts'
 import { configForm, meets, NODE_CONFIG, readConfig, type NodeConfig } from './node-config.ts'
-import { isAccount, type Node } from './node-store.ts'
+import { isAccount, type Node, type Subscription } from './node-store.ts'
 
 export const PUBSUB_NS = 'http://jabber.org/protocol/pubsub'
 const PUBLISH_OPTIONS = 'http://jabber.org/protocol/pubsub#publish-options'
@@ -21,20 +22,20 @@ const PAGE_ITEMS = 1000
 const PAGE_BYTES = 1_048_576
 const ITEM_ID_BYTES_MAX = 512
 
-export function answerGet(engine: Engine, { payload, from, to }: IqRequest): Element {
+export function answerGet(engine: Engine, { payload, from, to, session }: IqRequest): Element {
   const service = to.toString()
   const [request] = payload.getChildElements().filter((child) => child.getNS() === PUBSUB_NS)
   switch (request?.getName()) {
     case 'items': return items(engine, service, from, payload, request)
     case 'subscriptions': return subscriptions(engine, service, from, request)
     case 'affiliations': return affiliations(engine, service, from, request)
-    case 'options': throw unsupported('subscription-options')
-    case 'default': throw unsupported('subscription-options')
+    case 'options': return options(engine, service, from, request, session !== undefined)
+    case 'default': return defaultOptions(engine, service, from, request, session !== undefined)
     default: throw new StanzaError('bad-request')
   }
 }
 
-export function answerSet(engine: Engine, { payload, from, to }: IqRequest): Element | undefined {
+export function answerSet(engine: Engine, { payload, from, to, session }: IqRequest): Element | undefined {
   const service = to.toString()
   const children = payload.getChildElements().filter((child) => child.getNS() === PUBSUB_NS)
   const named = (name: string): Element | undefined => children.find((child) => child.getName() === name)
@@ -53,12 +54,13 @@ export function answerSet(engine: Engine, { payload, from, to }: IqRequest): Ele
       return publish(engine, service, from, publishing, named('publish-options'))
     }
     case 'retract': return retract(engine, service, from, request)
-    case 'subscribe': {
-      if (named('options') !== undefined) throw unsupported('subscription-options')
-      return subscribe(engine, service, from, request)
-    }
+    case 'subscribe': return subscribe(engine, service, from, request, named('options'), session !== undefined)
     case 'unsubscribe': return unsubscribe(engine, service, from, request)
-    case 'options': throw unsupported('subscription-options')
+    case 'options': {
+      // §6.3.7: what configures a subscription that is asked for follows it.
+      if (named('subscribe') !== undefined) throw new StanzaError('bad-request', 'options follow subscribe')
+      return setOptions(engine, service, from, request, session !== undefined)
+    }
     default: throw new StanzaError('bad-request')
   }
 }
@@ -150,6 +152,8 @@ function retract(engine: Engine, service: string, from: Jid, request: Element): 
 function items(engine: Engine, service: string, from: Jid, payload: Element, request: Element): Element {
   const node = engine.require(service, nodeName(request))
   engine.access.requireRead(node, from)
+  const own = request.attrs['subid'] === undefined ? [] : engine.store.placesOf(from.bare, service, node.name).flatMap(({ kind, jid }) => (kind === 's' ? engine.store.subscription(service, node.name, jid)?.subid ?? [] : []))
+  if (own.length > 0) requireSubid(request, own) // §6.5.9.2
   if (!node.config.persist_items) throw unsupported('persistent-items') // §6.5.9.4
   const wanted = request.getChildren('item').map((item) => item.attrs['id'] ?? '')
   if (wanted.length > 0) {
@@ -243,28 +247,79 @@ function subscriber(request: Element, from: Jid): Jid {
   return jid
 }
 
-function subscribe(engine: Engine, service: string, from: Jid, request: Element): Element {
+function subscribe(engine: Engine, service: string, from: Jid, request: Element, options: Element | undefined, presence: boolean): Element {
   const name = nodeName(request)
   const jid = subscriber(request, from)
   const node = engine.require(service, name)
   engine.access.requireSubscribe(node, from)
   if (!node.config.subscribe) throw unsupported('subscribe') // §6.1.3.10
-  const subscription = engine.subscribe(node, jid)
+  // §6.3.7
+  if (options?.attrs['node'] !== undefined || options?.attrs['jid'] !== undefined) throw new StanzaError('bad-request', 'options belong to the node and the address of subscribe')
+  const form = formIn(options, SUBSCRIBE_OPTIONS)
+  const offer: Offer = { config: node.config, presence }
+  const subscription = engine.subscribe(node, jid, form?.kind === 'submit' ? (before) => readOptions(form, before, offer, engine.now()) : undefined)
   if (subscription.state === 'pending') askOwners(engine, node, subscription)
-  return xml('pubsub', { xmlns: PUBSUB_NS }, xml('subscription', { node: name, jid: subscription.jid, subid: subscription.subid, subscription: subscription.state }))
+  return xml('pubsub', { xmlns: PUBSUB_NS },
+    xml('subscription', { node: name, jid: subscription.jid, subid: subscription.subid, subscription: subscription.state }),
+    form?.kind === 'submit' && xml('options', null, optionsForm('result', subscription.options ?? DEFAULT_OPTIONS, offer)))
+}
+
+// ---- §6.3, §6.4 what is wanted of a subscription
+
+/** The subscription that a request is about, which must be the sender's. */
+function subscriptionIn(engine: Engine, node: Node, from: Jid, request: Element): Subscription {
+  const written = request.attrs['jid'] ?? ''
+  if (written === '') throw pubsubError('bad-request', 'jid-required') // §6.3.4.3
+  const jid = Jid.tryParse(written)
+  if (jid === undefined) throw pubsubError('bad-request', 'invalid-jid')
+  if (jid.bare !== from.bare) throw new StanzaError('forbidden') // §6.2.3.3, §6.3.4.1
+  const subscription = engine.store.subscription(node.service, node.name, jid.toString())
+  return subscription ?? fail(pubsubError('unexpected-request', 'not-subscribed', { type: 'cancel' })) // §6.2.3.2, §6.3.4.2
+}
+
+/** Each address has one subscription of a node, so that a request need not say which; what it says must be right (§6.2.3.5). */
+function requireSubid(request: Element, subids: readonly string[]): void {
+  const subid = request.attrs['subid']
+  if (subid !== undefined && !subids.includes(subid)) throw pubsubError('not-acceptable', 'invalid-subid')
+}
+
+function fail(error: StanzaError): never {
+  throw error
+}
+
+function options(engine: Engine, service: string, from: Jid, request: Element, presence: boolean): Element {
+  const node = engine.require(service, nodeName(request))
+  const { jid, subid, options: set } = ownSubscription(engine, node, from, request)
+  return xml('pubsub', { xmlns: PUBSUB_NS }, xml('options', { node: node.name, jid, subid }, optionsForm('form', set ?? DEFAULT_OPTIONS, { config: node.config, presence })))
+}
+
+function setOptions(engine: Engine, service: string, from: Jid, request: Element, presence: boolean): undefined {
+  const node = engine.require(service, nodeName(request))
+  const subscription = ownSubscription(engine, node, from, request)
+  const form = formIn(request, SUBSCRIBE_OPTIONS)
+  if (form === undefined) throw new StanzaError('bad-request', 'no form')
+  if (form.kind === 'cancel') return undefined
+  const changed = readOptions(form, subscription.options ?? DEFAULT_OPTIONS, { config: node.config, presence }, engine.now())
+  engine.store.subscribe(service, node.name, { ...subscription, options: changed })
+  return undefined
+}
+
+function ownSubscription(engine: Engine, node: Node, from: Jid, request: Element): Subscription {
+  const subscription = subscriptionIn(engine, node, from, request)
+  requireSubid(request, [subscription.subid])
+  return subscription
+}
+
+function defaultOptions(engine: Engine, service: string, from: Jid, request: Element, presence: boolean): Element {
+  const name = request.attrs['node']
+  const node = name === undefined || name === '' ? undefined : engine.require(service, name)
+  if (node !== undefined) engine.access.requireSubscribe(node, from)
+  return xml('pubsub', { xmlns: PUBSUB_NS }, xml('default', { node: node?.name }, optionsForm('result', DEFAULT_OPTIONS, { config: node?.config, presence })))
 }
 
 function unsubscribe(engine: Engine, service: string, from: Jid, request: Element): undefined {
-  const name = nodeName(request)
-  const node = engine.require(service, name)
-  const jid = Jid.tryParse(request.attrs['jid'] ?? '')
-  if (jid === undefined) throw pubsubError('bad-request', 'invalid-jid')
-  if (jid.bare !== from.bare) throw new StanzaError('forbidden') // §6.2.3.3
-  const subscription = engine.store.subscription(service, name, jid.toString())
-  if (subscription === undefined) throw pubsubError('unexpected-request', 'not-subscribed', { type: 'cancel' }) // §6.2.3.2
-  const subid = request.attrs['subid']
-  if (subid !== undefined && subid !== subscription.subid) throw pubsubError('not-acceptable', 'invalid-subid') // §6.2.3.5
-  engine.unsubscribe(node, jid.toString())
+  const node = engine.require(service, nodeName(request))
+  engine.unsubscribe(node, ownSubscription(engine, node, from, request).jid)
   return undefined
 }
 
