@@ -1,5 +1,5 @@
 /** RFC 6120 §8.3: stanza errors. */
-import { escapeXml } from '../xml/element.ts'
+import { type Element, escapeXml } from '../xml/element.ts'
 
 export const STANZAS_NS = 'urn:ietf:params:xml:ns:xmpp-stanzas'
 
@@ -39,13 +39,16 @@ export class StanzaError extends Error {
   readonly text: string | undefined
   /** An application-specific condition, serialised (RFC 6120 §8.3.4). */
   readonly extra: string | undefined
+  /** What stands before `<error/>` in the answer to an IQ. */
+  readonly payload: Element | undefined
 
-  constructor(condition: StanzaErrorCondition, text?: string, options: { type?: StanzaErrorType; extra?: string } = {}) {
+  constructor(condition: StanzaErrorCondition, text?: string, options: { type?: StanzaErrorType; extra?: string; payload?: Element } = {}) {
     super(text ?? condition)
     this.condition = condition
     this.type = options.type ?? DEFAULT_TYPES[condition]
     this.text = text
     this.extra = options.extra
+    this.payload = options.payload
   }
 
   /** The `<error/>` element, serialised. */

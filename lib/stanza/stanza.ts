@@ -238,11 +238,15 @@ export function iqResult(request: Stanza, child?: Element): Stanza {
   return child ? stanzaOf('iq', attrs, child) : makeStanza('iq', attrs)
 }
 
-/** The error that answers a stanza, with its addresses swapped (RFC 6120 §8.3.1); the payload is not repeated. */
+/** The error that answers a stanza, with its addresses swapped (RFC 6120 §8.3.1); the payload is not repeated, unless the error has one. */
 export function errorReply(stanza: Stanza, error: StanzaError): Stanza {
+  const { payload } = error
   return makeStanza(
     stanza.name,
     { type: 'error', id: stanza.id, from: stanza.to, to: stanza.from },
-    [{ name: 'error', xmlns: CLIENT_NS, text: error.toXml() }],
+    [
+      ...(payload === undefined ? [] : [{ name: payload.getName(), xmlns: payload.getNS() ?? CLIENT_NS, text: payload.toString() }]),
+      { name: 'error', xmlns: CLIENT_NS, text: error.toXml() },
+    ],
   )
 }

@@ -39,6 +39,7 @@ export interface Limits {
   readonly clientsKeptMs: number
   readonly pubsubNodes: number
   readonly pubsubSubscriptions: number
+  readonly pubsubBytes: number
   // Failed logins
   readonly loginFailures: number
   readonly loginFailureEveryMs: number
@@ -104,6 +105,7 @@ export const limitTable: OptionTable<Limits> = {
   clientsPerAccount: { type: count, default: 100, help: 'Clients of one account that are kept in its list, and as many that have tokens to log in by.' },
   pubsubNodes: { type: count, default: 1000, help: 'Nodes of one account (XEP-0163), and nodes that one account has at a publish-subscribe service.' },
   pubsubSubscriptions: { type: count, default: 100_000, help: 'Subscriptions of one node.' },
+  pubsubBytes: { type: bytes, default: 67_108_864, help: 'Bytes of the items in all nodes of one account (XEP-0163), and in all nodes that one account has at a publish-subscribe service.' },
   clientsKeptMs: { type: duration(), default: 7_776_000_000, help: 'How long a client stays in the list of its account after it was seen last.' },
 
   loginFailures: { type: count, default: 100, help: 'Failed logins to one account from one network at once.' },

@@ -164,4 +164,84 @@ describe('XEP-0060 §6: subscriptions', () => {
     expect(await heard(third)).to.deep.equal([])
     for (const client of [second, third]) client.destroy()
   })
+
+  // ---- §8.6 to §8.9, what owners do
+
+  const COMMANDS = 'http://jabber.org/protocol/commands'
+  const pending = (client: Client, inner = '', attrs = ''): Promise<Element> =>
+    client.sendIq(`<iq type='set' to='${SERVICE}'><command xmlns='${COMMANDS}' node='${NS}#get-pending'${attrs}>${inner}</command></iq>`)
+  const isQuestion = (element: Element): boolean => element.name === 'message' && element.getChild('x', 'jabber:x:data') !== undefined
+  const decide = (client: Client, allow: string): void => { client.send(`<message to='${SERVICE}'>${form('subscribe_authorization', { node: 'news', subscriber_jid: juliet.bare, allow })}</message>`) }
+
+  it('§8.7: an owner is asked again, by a command, about the requests for a node; others may not run it', async () => {
+    expect(await refused(pending(romeo))).to.equal('forbidden')
+    await create({ access_model: 'authorize' })
+    await subscribe()
+    romeo.inbox.splice(0)
+    expect(await refused(pending(juliet))).to.equal('forbidden')
+    const first = (await pending(romeo)).getChild('command', COMMANDS)
+    expect(first?.attrs['status']).to.equal('executing')
+    const field = first?.getChild('x', 'jabber:x:data')?.getChildren('field').find(({ attrs }) => attrs['var'] === 'pubsub#node')
+    expect([field?.attrs['type'], field?.getChildren('option').map((option) => option.getChildText('value'))]).to.deep.equal(['list-single', ['news']])
+    const session = ` sessionid='${first?.attrs['sessionid'] ?? ''}'`
+    expect(await refused(pending(romeo, "<x xmlns='jabber:x:data' type='submit'><field var='pubsub#node'><value>olds</value></field></x>", session))).to.equal('item-not-found')
+    const done = await pending(romeo, "<x xmlns='jabber:x:data' type='submit'><field var='pubsub#node'><value>news</value></field></x>", session)
+    expect(done.getChild('command', COMMANDS)?.attrs['status']).to.equal('completed')
+    const question = await romeo.receive(isQuestion)
+    expect(question.attrs['to']).to.equal(romeo.jid)
+    decide(romeo, '1')
+    await juliet.receive((element) => element.getChild('event', EVENT)?.getChild('subscription')?.attrs['subscription'] === 'subscribed')
+  })
+
+  it('§8.6: a form that is cancelled leaves the request pending; the first answer wins', async () => {
+    await create({ access_model: 'authorize' })
+    await subscribe()
+    romeo.send(`<message to='${SERVICE}'><x xmlns='jabber:x:data' type='cancel'><field var='FORM_TYPE' type='hidden'><value>${NS}#subscribe_authorization</value></field></x></message>`)
+    await romeo.ping()
+    expect(await refused(subscribe())).to.equal('not-authorized pending-subscription')
+    // §8.8.1.2: who is pending is not among the subscribers
+    expect((await get(romeo, "<subscriptions node='news'/>", SERVICE, OWNER)).getChild('pubsub', OWNER)?.getChild('subscriptions')?.getChildElements()).to.deep.equal([])
+    decide(romeo, '1')
+    decide(romeo, '0')
+    await romeo.ping()
+    expect(await refused(subscribe())).to.equal('accepted')
+    expect(await heard(juliet)).to.deep.equal(['subscription subscribed'])
+  })
+
+  it('§8.7.4: who becomes a publisher is subscribed, who becomes an outcast is refused, and an open node has nobody wait', async () => {
+    await create({ access_model: 'authorize' })
+    for (const [affiliation, state] of [['publisher', 'subscribed'], ['outcast', 'none']] as const) {
+      await set(romeo, "<affiliations node='news'><affiliation jid='juliet@localhost' affiliation='none'/></affiliations>", SERVICE, OWNER)
+      await subscribe()
+      await heard(juliet)
+      await set(romeo, `<affiliations node='news'><affiliation jid='juliet@localhost' affiliation='${affiliation}'/></affiliations>`, SERVICE, OWNER)
+      expect(await heard(juliet)).to.deep.equal([`subscription ${state}`])
+      if (state === 'subscribed') await set(juliet, "<unsubscribe node='news' jid='juliet@localhost'/>")
+    }
+    await set(romeo, "<affiliations node='news'><affiliation jid='juliet@localhost' affiliation='none'/></affiliations>", SERVICE, OWNER)
+    await subscribe()
+    await set(romeo, `<configure node='news'>${form('node_config', { access_model: 'open' })}</configure>`, SERVICE, OWNER)
+    expect(await heard(juliet)).to.deep.equal(['subscription subscribed'])
+  })
+
+  it('§8.8.2.4, §8.9.2.5: what cannot be changed is answered as it is, the rest is changed', async () => {
+    await create()
+    await subscribe()
+    async function left(inner: string): Promise<string[]> {
+      try {
+        await set(romeo, inner, SERVICE, OWNER)
+      } catch (error) {
+        const { condition, element } = error as { condition: string; element: Element }
+        return [condition, ...(element.getChild('pubsub', OWNER)?.getChildElements()[0]?.getChildElements() ?? []).map(({ attrs }) => `${attrs['jid'] ?? ''} ${attrs['affiliation'] ?? attrs['subscription'] ?? ''}`)]
+      }
+      return []
+    }
+    expect(await left("<subscriptions node='news'><subscription jid='juliet@localhost' subscription='unconfigured'/><subscription jid='nurse@localhost' subscription='subscribed'/><subscription jid='romeo@localhost'/></subscriptions>")).to.deep.equal(['not-acceptable', 'juliet@localhost subscribed'])
+    const list = await get(romeo, "<subscriptions node='news'/>", SERVICE, OWNER)
+    expect(list.getChild('pubsub', OWNER)?.getChild('subscriptions')?.getChildElements().map(({ attrs }) => attrs['jid'])).to.have.members(['juliet@localhost', 'nurse@localhost'])
+    expect(await left("<affiliations node='news'><affiliation jid='romeo@localhost' affiliation='none'/><affiliation jid='juliet@localhost' affiliation='publisher'/><affiliation jid='nurse@localhost'/></affiliations>")).to.deep.equal(['not-acceptable', 'romeo@localhost owner'])
+    const affiliations = await get(romeo, "<affiliations node='news'/>", SERVICE, OWNER)
+    expect(affiliations.getChild('pubsub', OWNER)?.getChild('affiliations')?.getChildElements().map(({ attrs }) => `${attrs['jid'] ?? ''} ${attrs['affiliation'] ?? ''}`)).to.have.members(['romeo@localhost owner', 'juliet@localhost publisher'])
+    expect(await left("<affiliations node='news'><affiliation jid='juliet@localhost' affiliation='none'/><affiliation jid='juliet@localhost/a' affiliation='owner'/></affiliations>")).to.deep.equal(['bad-request'])
+  })
 })

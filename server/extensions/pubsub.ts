@@ -7,9 +7,10 @@ import type { Interests } from '../sessions/capabilities.ts'
 import type { Session } from '../sessions/session.ts'
 import { accessRule, anything, bool, duration, either, host as hostType, int, list, map, oneOf, text } from '../config/options.ts'
 import { defineExtension, type IqRegistry, type IqTarget, type PersonalNodes } from './extension.ts'
-import { takeDecision } from './pubsub/authorization.ts'
+import { createCommands } from './commands-registry.ts'
+import { getPending, takeDecision } from './pubsub/authorization.ts'
 import { describeAccount, describeService } from './pubsub/disco.ts'
-import { createEngine, dropRefused, type Engine } from './pubsub/engine.ts'
+import { createEngine, reviewSubscriptions, type Engine } from './pubsub/engine.ts'
 import { configOf, meets, type NodeConfig } from './pubsub/node-config.ts'
 import { exportNodes, importConfigurations, importItems } from './pubsub/moving.ts'
 import { createNodeStore, isAccount } from './pubsub/node-store.ts'
@@ -31,7 +32,7 @@ export const pubsub = defineExtension({
     { xep: 292, version: '0.12.0', status: 'partial', note: 'as personal nodes' },
     { xep: 384, version: '0.9.1', status: 'complete', note: 'the nodes of devices and bundles' },
   ],
-  needs: ['host', 'iq', 'disco', 'hooks', 'router', 'rosters', 'sessions', 'capabilities', 'pep', 'access', 'storage', 'limits', 'lasting', 'every', 'now', 'log', 'accountData'],
+  needs: ['host', 'iq', 'disco', 'hooks', 'router', 'rosters', 'sessions', 'capabilities', 'pep', 'access', 'storage', 'limits', 'lasting', 'every', 'now', 'log', 'accountData', 'metrics'],
   options: {
     access_createnode: { type: accessRule(), default: 'all', help: 'Who may create nodes at the service.' },
     host: { type: hostType(), default: 'pubsub.@HOST@', help: 'Domain of the service.' },
@@ -74,6 +75,7 @@ export const pubsub = defineExtension({
         stanza.name === 'message' && stanza.type !== 'error' && stanza.to === domain && takeDecision(engine, domain, Jid.parse(stanza.from ?? ''), stanza))
       answerRequests(service.iq, ['host'], engine)
       describeService(service.disco, engine, domain, options.max_nodes_discoitems)
+      createCommands({ jid: domain, iq: service.iq, disco: service.disco, now }).add(getPending(engine))
     }
     every(EXPIRE_EVERY_MS, () => { engine.expire() })
     hooks.unavailable((session) => { engine.left(session.jid) })
@@ -144,7 +146,7 @@ export const pubsub = defineExtension({
       if (!owner.endsWith(`@${host}`)) return
       for (const { node: name, kind } of engine.store.placesOf(contact, owner)) {
         const node = kind === 's' ? engine.store.node(owner, name) : undefined
-        if (node !== undefined && (node.config.access_model === 'roster' || (node.config.access_model === 'presence' && !seen(item)))) dropRefused(engine, node, new Set([contact]))
+        if (node !== undefined && (node.config.access_model === 'roster' || (node.config.access_model === 'presence' && !seen(item)))) reviewSubscriptions(engine, node, new Set([contact]))
       }
     })
     const withdraw = pep.provide(host, personalNodes(engine))

@@ -1,17 +1,22 @@
 /** XEP-0060 §8.6: owners decide who is subscribed to a node of the access model `authorize`. */
 import { buildForm, parseForm } from '../../../lib/forms.ts'
-import { Jid } from '../../../lib/jid.ts'
+import type { Jid } from '../../../lib/jid.ts'
 import { StanzaError } from '../../../lib/stanza/errors.ts'
 import { randomId } from '../../../lib/stanza/ids.ts'
 import { stanzaOf, type Stanza } from '../../../lib/stanza/stanza.ts'
-import { subscriptionXml, type Engine } from './engine.ts'
+import type { Command } from '../commands-registry.ts'
+import type { IqRequest } from '../extension.ts'
+import type { Engine } from './engine.ts'
 import { isAccount, type Node, type Subscription } from './node-store.ts'
 
-const AUTHORIZATION = 'http://jabber.org/protocol/pubsub#subscribe_authorization'
+const PUBSUB_NS = 'http://jabber.org/protocol/pubsub'
+const AUTHORIZATION = `${PUBSUB_NS}#subscribe_authorization`
+/** Forms sent for one command. */
+const PENDING_MAX = 1000
 const FORMS_NS = 'jabber:x:data'
 
-/** Sends the owners of a node the form by which they answer a request (§8.6). */
-export function askOwners({ store, events }: Engine, node: Node, subscription: Subscription): void {
+/** Sends the owners of a node, or one of them, the form by which they answer a request (§8.6). */
+export function askOwners({ store, events }: Engine, node: Node, subscription: Subscription, owners: readonly string[] = ownersOf(node, store)): void {
   const form = buildForm('form', {
     formType: AUTHORIZATION,
     title: 'PubSub subscriber request',
@@ -23,7 +28,7 @@ export function askOwners({ store, events }: Engine, node: Node, subscription: S
       { var: 'pubsub#allow', type: 'boolean', label: 'Allow this JID to subscribe to this node?', value: false },
     ],
   })
-  for (const owner of ownersOf(node, store)) events.write(stanzaOf('message', { from: node.service, to: owner, id: randomId(9) }, form))
+  for (const owner of owners) events.write(stanzaOf('message', { from: node.service, to: owner, id: randomId(9) }, form))
 }
 
 function ownersOf(node: Node, store: Engine['store']): readonly string[] {
@@ -46,17 +51,33 @@ export function takeDecision(engine: Engine, service: string, from: Jid, message
   const subscription = engine.store.subscription(service, node.name, jid)
   const subid = form.value('pubsub#subid')
   if (subscription === undefined || (subid !== undefined && subid !== '' && subid !== subscription.subid)) throw new StanzaError('item-not-found')
-  setSubscription(engine, node, subscription, form.boolean('pubsub#allow') === true ? 'subscribed' : 'none')
+  const allow = form.boolean('pubsub#allow')
+  if (allow === undefined) throw new StanzaError('bad-request', 'pubsub#allow is missing')
+  // §12.11: the first answer wins.
+  if (subscription.state === 'pending') engine.setSubscription(node, subscription, allow ? 'subscribed' : 'none')
   return true
 }
 
-/** An owner gives, or takes away, a subscription; its subscriber hears of it (§8.8.4). */
-export function setSubscription(engine: Engine, node: Node, subscription: Subscription, state: 'subscribed' | 'pending' | 'none'): void {
-  const { store, events } = engine
-  // Who has not asked gets what is published from now on.
-  const asked = store.subscription(node.service, node.name, subscription.jid)?.state === 'pending'
-  if (state === 'none') store.unsubscribe(node.service, node.name, subscription.jid)
-  else store.subscribe(node.service, node.name, { ...subscription, state })
-  events.tell(node.service, subscription.jid, subscriptionXml(node, { ...subscription, state }))
-  if (state === 'subscribed' && asked && node.config.send_last_published_item !== 'never') events.lastTo(node, { ...subscription, state })
+/** §8.7: the command by which an owner is asked again about the requests for one of its nodes. */
+export function getPending(engine: Engine): Command {
+  const { store } = engine
+  const owned = ({ from, to }: IqRequest): readonly string[] => store.placesOf(from.bare, to.toString())
+    .flatMap(({ kind, node }) => (kind === 'a' && store.affiliation(to.toString(), node, from.bare) === 'owner' ? [node] : []))
+  return {
+    node: `${PUBSUB_NS}#get-pending`, name: 'Pending subscription requests',
+    mayRun: (request) => owned(request).length > 0,
+    run: (request) => ({
+      form: {
+        formType: AUTHORIZATION, title: 'Pending subscription requests',
+        fields: [{ var: 'pubsub#node', type: 'list-single', label: 'Node', required: true, options: owned(request) }],
+      },
+      submit(form, { from, to }) {
+        const node = engine.require(to.toString(), form.value('pubsub#node') ?? '')
+        engine.access.requireOwner(node, from)
+        const pending = store.subscriptions(node.service, node.name).filter(({ state }) => state === 'pending')
+        for (const subscription of pending.slice(0, PENDING_MAX)) askOwners(engine, node, subscription, [from.toString()])
+        return { notes: [{ type: 'info', text: `${pending.length} requests are pending` }] }
+      },
+    }),
+  }
 }

@@ -17,13 +17,16 @@ const FEATURES = [
   'retract-items', 'retrieve-affiliations', 'retrieve-default', 'retrieve-default-sub', 'retrieve-items', 'retrieve-subscriptions', 'rsm', 'subscribe', 'subscription-notifications', 'subscription-options',
 ].map((name) => `${PUBSUB_NS}#${name}`)
 /** XEP-0163 §6 */
-const PERSONAL_FEATURES = ['auto-subscribe', 'filtered-notifications'].map((name) => `${PUBSUB_NS}#${name}`)
+const PERSONAL_FEATURES = ['auto-subscribe', 'filtered-notifications', 'presence-subscribe', 'pubsub-on-a-jid'].map((name) => `${PUBSUB_NS}#${name}`)
 /** Items of a node that service discovery lists. */
 const ITEMS_MAX = 1000
 
+/** Of a service with ad-hoc commands. */
+const SERVICE_FEATURES = [`${PUBSUB_NS}#get-pending`]
+
 export function describeService(disco: DiscoRegistry, engine: Engine, domain: string, nodesMax: number): void {
   disco.identity('host', { category: 'pubsub', type: 'service' })
-  disco.feature('host', PUBSUB_NS, ...FEATURES)
+  disco.feature('host', PUBSUB_NS, ...FEATURES, ...SERVICE_FEATURES)
   disco.items('host', ({ from }) => engine.store.nodes(domain, { limit: Math.min(nodesMax, ITEMS_MAX) })
     .filter((node) => mayKnow(engine, node, from)).map(({ name, config }) => item(domain, name, config.title)))
   describeNodes(disco, engine, 'host')

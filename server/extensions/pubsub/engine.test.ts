@@ -40,6 +40,26 @@ describe('nodes', () => {
     expect(engine.create('pubsub.example.net', 'olds', romeo, { item_expire: 'max' }).config.item_expire).to.equal('3600')
   })
 
+  it('what the nodes of an account hold together has a limit; what makes room for an item does not count', () => {
+    const fake = fakeParts()
+    const engine = createEngine({ ...fake.parts, limits: { ...fake.parts.limits, pubsubBytes: 2000 } }, createNodeStore(fake.storage.records), {
+      maxItems: 100, maxExpireSeconds: 3600, maxSubscriptions: 2, mayCreate: () => true, defaults: {}, forced: () => ({}),
+    })
+    const big = (id: string) => ({ id, payload: `<tune xmlns='urn:tune'>${'x'.repeat(700)}</tune>` })
+    const account = romeo.bare
+    const one = engine.create(account, 'one', romeo, { max_items: '1' })
+    const two = engine.create(account, 'two', romeo, { max_items: 'max' })
+    engine.publish(one, [big('a')], romeo)
+    engine.publish(one, [big('b')], romeo)
+    engine.publish(two, [big('a')], romeo)
+    expect(() => engine.publish(two, [big('b')], romeo)).to.throw().that.has.property('condition', 'resource-constraint')
+    engine.publish(two, [big('a')], romeo)
+    engine.publish(one, [big('c')], romeo)
+    engine.retract(two, ['a'], false, romeo)
+    engine.publish(two, [big('b')], romeo)
+    expect([one, two].map((node) => engine.order(node).map(({ id }) => id))).to.deep.equal([['c'], ['b']])
+  })
+
   it('XEP-0060 §12.18: a lease ends at its time, and its subscriber hears of it', () => {
     const { engine, clock, routed } = start()
     const node = engine.create('pubsub.example.net', 'news', romeo, {})

@@ -14,7 +14,7 @@ import { createEvents, hasExpired, itemsEvent, retractEvent, type Events } from 
 import { configForm, PERSONAL_DEFAULTS, SERVICE_DEFAULTS, type NodeConfig } from './node-config.ts'
 import { escapeXml } from '../../../lib/xml/element.ts'
 import { DEFAULT_OPTIONS, type SubscriptionOptions } from './subscription-options.ts'
-import { isAccount, type Item, type Node, type NodeStore, type Subscription } from './node-store.ts'
+import { isAccount, itemBytes, type Item, type Node, type NodeStore, type Subscription } from './node-store.ts'
 
 export interface EngineOptions {
   /** Items of one node (`max` stands for it). */
@@ -30,7 +30,7 @@ export interface EngineOptions {
   forced(node: string): Partial<NodeConfig>
 }
 
-export type EngineParts = Pick<Parts, 'host' | 'router' | 'rosters' | 'sessions' | 'capabilities' | 'storage' | 'limits' | 'now'>
+export type EngineParts = Pick<Parts, 'host' | 'router' | 'rosters' | 'sessions' | 'capabilities' | 'storage' | 'limits' | 'now' | 'metrics'>
 
 /** An item as it is to be published. */
 export interface NewItem {
@@ -68,6 +68,8 @@ export interface Engine {
   /** Subscribes an address, or answers the subscription that it has; `options` changes what it wants of it. */
   subscribe(node: Node, jid: Jid, options?: (before: SubscriptionOptions) => SubscriptionOptions): Subscription
   unsubscribe(node: Node, jid: string): void
+  /** An owner gives, or takes away, a subscription; its subscriber hears of it (§8.8.4). */
+  setSubscription(node: Node, subscription: Subscription, state: Subscription['state'] | 'none'): void
   watch(watcher: (change: Change) => void): void
   /** A client has become available: the last items of the services' nodes that it, or its account, has subscribed to (§4.3). */
   welcome(client: Session): void
@@ -92,7 +94,8 @@ export const SUBSCRIPTIONS_PER_ENTITY = 20
 export const GIVEN_SUBSCRIPTIONS_MAX = 1000
 
 export function createEngine(parts: EngineParts, store: NodeStore, options: EngineOptions): Engine {
-  const { rosters, limits, now } = parts
+  const { rosters, limits, now, metrics } = parts
+  const full = metrics.counter('tidings_pubsub_full_total', 'Items that were refused because the nodes of their owner hold as much as they may.')
   const access = createNodeAccess(store, rosters)
   const remote = createRemoteContacts()
   const events = createEvents(parts, store, access, remote)
@@ -140,6 +143,22 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
     if (Buffer.byteLength(payload) > max) throw pubsubError('not-acceptable', 'payload-too-big') // §7.1.3.4
   }
 
+  /** Throws `resource-constraint` when all nodes of the same holder would have too many bytes after these items. */
+  function requireRoom(node: Node, items: readonly { readonly id: string; readonly payload: string }[]): void {
+    const { service, name } = node
+    const bytes = store.bytes(store.holder(service, name) ?? '', service) + items.reduce((sum, item) => sum + itemBytes(item), 0)
+    if (bytes <= limits.pubsubBytes) return
+    // What makes room for them does not count.
+    const replaced = items.flatMap(({ id }) => store.item(service, name, id) ?? [])
+    const over = Math.max(0, store.count(service, name) - replaced.length + items.length - itemsMax(node))
+    const ids = new Set(replaced.map(({ id }) => id))
+    const oldest = store.order(service, name, over + ids.size).filter(({ id }) => !ids.has(id)).slice(0, over).flatMap(({ id }) => store.item(service, name, id) ?? [])
+    const freed = [...replaced, ...oldest].reduce((sum, item) => sum + itemBytes(item), 0)
+    if (bytes - freed <= limits.pubsubBytes) return
+    full.inc()
+    throw new StanzaError('resource-constraint', `nodes hold at most ${limits.pubsubBytes} bytes together`)
+  }
+
   const engine: Engine = {
     store, access, events, remote, options, now, defaults,
     require(service, name) {
@@ -152,7 +171,7 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
       if (store.node(service, name) !== undefined) throw new StanzaError('conflict') // §8.1.1
       if (Buffer.byteLength(name) > NAME_BYTES_MAX) throw new StanzaError('not-acceptable', 'the name of the node is too long')
       const owned = isAccount(service) ? store.nodesOf(service).size : store.createdBy(creator.bare, service)
-      if (owned >= limits.pubsubNodes) throw new StanzaError('resource-constraint', `more than ${limits.pubsubNodes} nodes`)
+      if (owned >= limits.pubsubNodes) throw pubsubError('resource-constraint', 'max-nodes-exceeded', { text: `more than ${limits.pubsubNodes} nodes` })
       const node: Node = { service, name, creator: creator.bare, created: now(), config: checked(name, { ...defaults(service, name), ...config }) }
       store.putNode(node)
       if (!isAccount(service)) store.setAffiliation(service, name, creator.bare, 'owner')
@@ -164,7 +183,7 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
       if (!node.config.persist_items) store.purge(node.service, node.name)
       else trim(node)
       // Who may not read any more is not subscribed any more.
-      if (node.config.access_model !== before.config.access_model || node.config.roster_groups_allowed !== before.config.roster_groups_allowed) dropRefused(engine, node)
+      if (node.config.access_model !== before.config.access_model || node.config.roster_groups_allowed !== before.config.roster_groups_allowed) reviewSubscriptions(engine, node)
       if (node.config.notify_config) {
         const form = node.config.deliver_payloads ? configForm('result', node.config).toString() : ''
         events.send(node, `<configuration node='${escapeXml(node.name)}'>${form}</configuration>`)
@@ -184,6 +203,7 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
       if (node.config.persist_items && items.length > itemsMax(node)) throw pubsubError('not-allowed', 'max-items-exceeded')
       const written = items.map(({ id, payload }) => ({ id: id ?? randomId(), payload }))
       if (node.config.persist_items) {
+        if (publisher !== undefined) requireRoom(node, written)
         for (const item of written) store.putItem(node.service, node.name, { ...item, publisher: publisher?.bare ?? '' })
         trim(node)
       }
@@ -238,6 +258,14 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
       const subscription = store.subscription(node.service, node.name, jid)
       store.unsubscribe(node.service, node.name, jid)
       if (subscription !== undefined && node.config.notify_sub) events.send(node, subscriptionXml(node, { ...subscription, state: 'none' }), { owners: true })
+    },
+    setSubscription(node, subscription, state) {
+      // Who has not asked gets what is published from now on.
+      const asked = store.subscription(node.service, node.name, subscription.jid)?.state === 'pending'
+      if (state === 'none') store.unsubscribe(node.service, node.name, subscription.jid)
+      else store.subscribe(node.service, node.name, { ...subscription, state })
+      events.tell(node.service, subscription.jid, subscriptionXml(node, { ...subscription, state }))
+      if (state === 'subscribed' && asked && node.config.send_last_published_item !== 'never') events.lastTo(node, { ...subscription, state })
     },
     watch(watcher) { watchers.push(watcher) },
     forget(account) {
@@ -296,12 +324,19 @@ export function subscriptionXml(node: Pick<Node, 'name'>, { jid, subid, state }:
   return `<subscription node='${escapeXml(node.name)}' jid='${escapeXml(jid)}' subscription='${state}'${subid === '' ? '' : ` subid='${escapeXml(subid)}'`}/>`
 }
 
-/** XEP-0163 §8.1, XEP-0060 §8.2: ends the subscriptions of those who may not read the node any more; `contacts`: only of these. */
-export function dropRefused({ store, access, events }: Pick<Engine, 'store' | 'access' | 'events'>, node: Node, contacts?: ReadonlySet<string>): void {
+/**
+ * XEP-0163 §8.1, XEP-0060 §8.2, §8.7.4: ends the subscriptions of those who may not read the node any more, and grants the requests of those
+ * who may; `contacts`: only of these.
+ */
+export function reviewSubscriptions(engine: Engine, node: Node, contacts?: ReadonlySet<string>): void {
+  const { store, access, events } = engine
   const isAsked = node.config.access_model === 'authorize' // who was let in once stays
   for (const subscription of store.subscriptions(node.service, node.name)) {
     const jid = Jid.tryParse(subscription.jid)
-    if (jid === undefined || contacts?.has(jid.bare) === false || (isAsked ? access.affiliation(node, jid) !== 'outcast' : access.mayRead(node, jid))) continue
+    if (jid === undefined || contacts?.has(jid.bare) === false) continue
+    const reads = access.mayRead(node, jid)
+    if (reads && subscription.state === 'pending') engine.setSubscription(node, subscription, 'subscribed')
+    if (isAsked ? access.affiliation(node, jid) !== 'outcast' : reads) continue
     store.unsubscribe(node.service, node.name, subscription.jid)
     events.tell(node.service, subscription.jid, subscriptionXml(node, { ...subscription, subid: '', state: 'none' }))
   }

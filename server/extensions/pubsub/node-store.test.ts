@@ -1,7 +1,7 @@
 import { expect } from 'chai'
 import { openMemory } from '../../storage/memory/memory.ts'
 import { SERVICE_DEFAULTS } from './node-config.ts'
-import { createNodeStore } from './node-store.ts'
+import { createNodeStore, itemBytes } from './node-store.ts'
 
 const service = 'pubsub.example.net'
 
@@ -47,6 +47,25 @@ describe('the store of nodes', () => {
     expect(store.items(service, 'news').map(({ id }) => id)).to.deep.equal(['c'])
     store.purge(service, 'news')
     expect(counts()).to.deep.equal([0, 0])
+  })
+
+  it('weighs what nodes hold, whatever was done in between, and what was there before it was weighed', () => {
+    const { records } = openMemory()
+    const store = createNodeStore(records)
+    const weighed = (): boolean => store.bytes('romeo@example.net', service) === ['news', 'olds'].flatMap((node) => store.items(service, node)).reduce((sum, item) => sum + itemBytes(item), 0)
+    for (const name of ['news', 'olds']) store.putNode({ service, name, config: SERVICE_DEFAULTS, creator: 'romeo@example.net', created: 1 })
+    for (const [id, length] of [['a', 10], ['b', 20], ['a', 500], ['ü', 3]] as const) {
+      store.putItem(service, 'news', { id, payload: 'x'.repeat(length), publisher: '' })
+      store.putItem(service, 'olds', { id, payload: 'x'.repeat(length), publisher: '' })
+      expect(weighed()).to.equal(true)
+    }
+    records.delete('pubsub_bytes', ['romeo@example.net', service])
+    for (const item of store.order(service, 'news', 1)) store.deleteItem(service, 'news', item)
+    expect([weighed(), store.bytes('romeo@example.net', service) > 600]).to.deep.equal([true, true])
+    store.purge(service, 'news')
+    expect(weighed()).to.equal(true)
+    store.deleteNode(service, 'olds')
+    expect([weighed(), store.bytes('romeo@example.net', service)]).to.deep.equal([true, 0])
   })
 
   it('erases an account: its nodes, and its part in those of others', () => {

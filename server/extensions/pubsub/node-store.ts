@@ -25,6 +25,10 @@ const EXPIRING = 'pubsub_expiring'
 const LEASES = 'pubsub_leases'
 /** Key [bare JID, service, node, JID]: subscriptions that end with the presence of the subscriber. */
 const TEMPORARY = 'pubsub_temporary'
+/** Key [bare JID, service]: the bytes of the items of an account's own nodes, or of the nodes that it created at a service. */
+const BYTES = 'pubsub_bytes'
+/** What an item costs beside its id and payload, bytes. */
+const ITEM_OVERHEAD = 100
 /** Accounts whose nodes are kept in memory; nodes of services kept there. */
 const CACHED_MAX = 20_000
 
@@ -101,6 +105,23 @@ export function createNodeStore(records: Records) {
     else records.delete(ENTITIES, key)
   }
 
+  function holderOf(service: string, node: string): string | undefined {
+    return isAccount(service) ? service : store.node(service, node)?.creator
+  }
+
+  /** Written before the items change: what is not known yet is counted as it is. */
+  function weigh(service: string, node: string, difference: number): void {
+    const holder = holderOf(service, node)
+    if (holder === undefined || difference === 0) return
+    const bytes = store.bytes(holder, service) + difference
+    if (bytes > 0) records.put(BYTES, [holder, service], bytes)
+    else records.delete(BYTES, [holder, service])
+  }
+
+  function weightOf(service: string, node: string): number {
+    return listed(ITEMS, [service, node]).reduce((sum, { key, value }) => sum + itemBytes({ id: key[2] as string, payload: (value as unknown as Item).payload }), 0)
+  }
+
   /** Notes, or forgets, when a subscription ends. */
   function end(service: string, node: string, subscription: Subscription | undefined, there: boolean): void {
     const { expire } = subscription?.options ?? DEFAULT_OPTIONS
@@ -149,6 +170,15 @@ export function createNodeStore(records: Records) {
     createdBy(creator: string, service: string): number {
       return listed(CREATED, [creator, service]).length
     },
+    /** Bytes of the items of an account's own nodes, or of the nodes that it created at a service. */
+    bytes(holder: string, service: string): number {
+      const known = now(records.get(BYTES, [holder, service]))
+      if (typeof known === 'number') return known
+      const names = isAccount(service) ? [...store.nodesOf(service).keys()] : listed(CREATED, [holder, service]).map(({ key }) => key[2] as string)
+      return names.reduce((sum, name) => sum + weightOf(service, name), 0)
+    },
+    /** Who created a node of a service, or whose it is. */
+    holder: holderOf,
     /** Nodes whose items expire, after one of them. */
     expiring(after: Place | undefined, limit: number): readonly Place[] {
       return listed(EXPIRING, [], { limit, ...(after === undefined ? {} : { after: [after.service, after.node] }) }).map(({ key }) => ({ service: key[0] as string, node: key[1] as string }))
@@ -184,6 +214,7 @@ export function createNodeStore(records: Records) {
     /** Adds an item, or replaces the one of the same id. */
     putItem(service: string, node: string, item: Omit<Item, 'seq'>): Item {
       const before = store.item(service, node, item.id)
+      weigh(service, node, itemBytes(item) - (before === undefined ? 0 : itemBytes(before)))
       if (before === undefined) recount(ORDER, service, node, 1)
       else records.delete(ORDER, [service, node, before.seq])
       const seq = nextMessageId()
@@ -192,11 +223,14 @@ export function createNodeStore(records: Records) {
       return { ...item, seq }
     },
     deleteItem(service: string, node: string, { id, seq }: Pick<Item, 'id' | 'seq'>): void {
+      const before = store.item(service, node, id)
+      if (before !== undefined) weigh(service, node, -itemBytes(before))
       recount(ORDER, service, node, -1)
       records.delete(ORDER, [service, node, seq])
       records.delete(ITEMS, [service, node, id])
     },
     purge(service: string, node: string): void {
+      if (store.order(service, node, 1).length > 0) weigh(service, node, -weightOf(service, node))
       counts.delete(`${ORDER} ${service} ${node}`)
       now(records.deleteRange(ORDER, [service, node]))
       now(records.deleteRange(ITEMS, [service, node]))
@@ -267,6 +301,10 @@ export function createNodeStore(records: Records) {
     },
   }
   return store
+}
+
+export function itemBytes({ id, payload }: Pick<Item, 'id' | 'payload'>): number {
+  return Buffer.byteLength(id) + Buffer.byteLength(payload) + ITEM_OVERHEAD
 }
 
 /** A service is an account or a domain. */

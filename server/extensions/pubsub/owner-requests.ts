@@ -4,8 +4,7 @@ import { StanzaError } from '../../../lib/stanza/errors.ts'
 import { randomId } from '../../../lib/stanza/ids.ts'
 import { type Element, xml } from '../../../lib/xml/element.ts'
 import type { IqRequest } from '../extension.ts'
-import { setSubscription } from './authorization.ts'
-import { dropRefused, GIVEN_SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_PER_ENTITY, type Engine } from './engine.ts'
+import { reviewSubscriptions, GIVEN_SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_PER_ENTITY, type Engine } from './engine.ts'
 import { configForm, NODE_CONFIG, readConfig } from './node-config.ts'
 import { bareOf, isAccount, type Affiliation, type Node } from './node-store.ts'
 import { defaultForm, formIn, nodeName } from './requests.ts'
@@ -23,6 +22,7 @@ export function answerOwnerGet(engine: Engine, { payload, from, to }: IqRequest)
     case 'configure': return wrap(xml('configure', { node: node.name }, configForm('form', node.config)))
     case 'subscriptions':
       return wrap(xml('subscriptions', { node: node.name }, engine.store.subscriptions(service, node.name)
+        .filter(({ state }) => state === 'subscribed') // §8.8.1.2
         .map(({ jid, subid, state }) => xml('subscription', { jid, subid, subscription: state }))))
     case 'affiliations':
       return wrap(xml('affiliations', { node: node.name }, affiliationsOf(engine, node).map(({ jid, affiliation }) => xml('affiliation', { jid, affiliation }))))
@@ -76,46 +76,60 @@ function affiliationsOf({ store }: Engine, node: Node): readonly { jid: string; 
   return isAccount(node.service) ? [{ jid: node.service, affiliation: 'owner' }, ...given] : given
 }
 
-/** §8.8.2 */
+/** §8.8.2: those that can be made are made; the others are answered as they are. */
 function changeSubscriptions(engine: Engine, node: Node, request: Element): undefined {
-  const changes = request.getChildren('subscription').flatMap((element) => {
-    const jid = Jid.tryParse(element.attrs['jid'] ?? '')
-    const state = element.attrs['subscription']
-    if (state === undefined) return []
-    if (jid === undefined || (state !== 'subscribed' && state !== 'pending' && state !== 'none')) throw new StanzaError('not-acceptable')
-    return [{ jid: jid.toString(), state } as const]
-  })
   const { store, options } = engine
-  const given = new Set(changes.flatMap(({ jid, state }) => (state === 'none' || store.subscription(node.service, node.name, jid) !== undefined ? [] : [jid]))).size
-  if (given > 0 && store.subscriptionCount(node.service, node.name) + given > Math.min(options.maxSubscriptions, GIVEN_SUBSCRIPTIONS_MAX)) throw new StanzaError('not-acceptable', 'too many subscriptions')
-  const perEntity = Map.groupBy(changes.filter(({ state }) => state !== 'none'), ({ jid }) => bareOf(jid))
-  for (const [bare, added] of perEntity) {
-    const before = store.placesOf(bare, node.service, node.name).flatMap(({ kind, jid }) => (kind === 's' ? [jid] : []))
-    if (new Set([...before, ...added.map(({ jid }) => jid)]).size > SUBSCRIPTIONS_PER_ENTITY) throw new StanzaError('not-acceptable', `more than ${SUBSCRIPTIONS_PER_ENTITY} subscriptions of ${bare}`)
+  const most = Math.min(options.maxSubscriptions, GIVEN_SUBSCRIPTIONS_MAX)
+  const refused: Element[] = []
+  const seen = new Set<string>()
+  for (const element of request.getChildren('subscription')) {
+    const { jid: written = '', subscription: state, subid } = element.attrs
+    if (state === undefined) continue
+    const jid = Jid.tryParse(written)?.toString()
+    const before = jid === undefined ? undefined : store.subscription(node.service, node.name, jid)
+    const mayBe = jid !== undefined && isState(state) && !seen.has(jid) && (subid === undefined || subid === before?.subid)
+      && (before !== undefined || state === 'none' || isRoomFor(jid))
+    if (!mayBe) refused.push(xml('subscription', { jid: written, subid: before?.subid, subscription: before?.state ?? 'none' }))
+    else if ((before?.state ?? 'none') !== state) engine.setSubscription(node, before ?? { jid, subid: randomId(), state: 'pending' }, state)
+    if (jid !== undefined) seen.add(jid)
   }
-  for (const { jid, state } of changes) {
-    const before = store.subscription(node.service, node.name, jid)
-    if ((before?.state ?? 'none') === state) continue
-    setSubscription(engine, node, before ?? { jid, subid: randomId(), state: 'pending' }, state)
-  }
+  if (refused.length > 0) throw new StanzaError('not-acceptable', undefined, { payload: wrap(xml('subscriptions', { node: node.name }, refused)) })
   return undefined
+
+  function isRoomFor(jid: string): boolean {
+    const own = store.placesOf(bareOf(jid), node.service, node.name).filter(({ kind }) => kind === 's').length
+    return own < SUBSCRIPTIONS_PER_ENTITY && store.subscriptionCount(node.service, node.name) < most
+  }
 }
 
-/** §8.9.2 */
+function isState(text: string): text is 'subscribed' | 'pending' | 'none' {
+  return text === 'subscribed' || text === 'pending' || text === 'none'
+}
+
+/** §8.9.2: those that can be made are made; the others are answered as they are. */
 function changeAffiliations(engine: Engine, node: Node, request: Element): undefined {
   const { store } = engine
-  const changes = request.getChildren('affiliation').map((element) => {
-    const jid = Jid.tryParse(element.attrs['jid'] ?? '')
-    const affiliation = AFFILIATIONS.find((each) => each === element.attrs['affiliation'])
-    if (jid === undefined || affiliation === undefined) throw new StanzaError('bad-request')
-    return { jid: jid.bare, affiliation }
-  })
-  const after = new Map(affiliationsOf(engine, node).map(({ jid, affiliation }) => [jid, affiliation]))
-  for (const { jid, affiliation } of changes) after.set(jid, affiliation)
-  // §8.9.2.4: a node has an owner; that of an account is the account.
-  if (![...after.values()].includes('owner') || (isAccount(node.service) && after.get(node.service) !== 'owner')) throw new StanzaError('not-acceptable', 'a node has an owner')
+  const before = new Map(affiliationsOf(engine, node).map(({ jid, affiliation }) => [jid, affiliation]))
+  const changes = new Map<string, Affiliation>()
+  const refused: Element[] = []
+  for (const { attrs } of request.getChildren('affiliation')) {
+    const jid = Jid.tryParse(attrs['jid'] ?? '')?.bare
+    if (attrs['affiliation'] === undefined) continue
+    const affiliation = AFFILIATIONS.find((each) => each === attrs['affiliation'])
+    if (jid !== undefined && changes.has(jid)) throw new StanzaError('bad-request', `${jid} is there twice`)
+    if (jid === undefined || affiliation === undefined) refused.push(xml('affiliation', { jid: attrs['jid'], affiliation: before.get(jid ?? '') ?? 'none' }))
+    else changes.set(jid, affiliation)
+  }
+  const after = new Map([...before, ...changes])
   if (after.size > AFFILIATIONS_MAX) throw new StanzaError('not-acceptable', 'too many affiliations')
-  for (const { jid, affiliation } of changes) if (jid !== node.service) store.setAffiliation(node.service, node.name, jid, affiliation)
-  dropRefused(engine, node, new Set(changes.map(({ jid }) => jid)))
+  // A node has an owner; that of an account is the account.
+  const keeps = [...after.values()].includes('owner')
+  for (const [jid, affiliation] of changes) {
+    const loses = before.get(jid) === 'owner' && affiliation !== 'owner' && (!keeps || jid === node.service)
+    if (loses) refused.push(xml('affiliation', { jid, affiliation: 'owner' }))
+    else if (jid !== node.service) store.setAffiliation(node.service, node.name, jid, affiliation)
+  }
+  reviewSubscriptions(engine, node, new Set(changes.keys()))
+  if (refused.length > 0) throw new StanzaError('not-acceptable', undefined, { payload: wrap(xml('affiliations', { node: node.name }, refused)) })
   return undefined
 }
