@@ -183,6 +183,19 @@ describe('XEP-0060 and XEP-0163 on the wire', () => {
       expect(node.toString()).to.contain('#meta-data').and.to.contain('romeo@localhost')
     })
 
+    it('§5.1, §8.1.1: the server lists no features of nodes, as nobody can have any there', async () => {
+      const romeo = await login('romeo')
+      const infoOf = async (to: string): Promise<Element | undefined> => (await romeo.sendIq(`<iq type='get' to='${to}'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>`)).getChild('query')
+      const featuresOf = (info: Element | undefined): string[] => info?.getChildren('feature').flatMap(({ attrs }) => (attrs['var']?.startsWith(NS) === true ? [attrs['var']] : [])) ?? []
+      const host = await infoOf('localhost')
+      expect(featuresOf(host)).to.deep.equal([NS])
+      expect(host?.getChildren('identity').map(({ attrs }) => `${attrs['category'] ?? ''}/${attrs['type'] ?? ''}`)).to.include('pubsub/pep')
+      expect(featuresOf(await infoOf('romeo@localhost'))).to.include.members([NS, `${NS}#create-nodes`, `${NS}#publish-options`, `${NS}#subscription-options`, `${NS}#pubsub-on-a-jid`])
+      expect(featuresOf(await infoOf(SERVICE))).to.include.members([`${NS}#create-nodes`, `${NS}#get-pending`, `${NS}#retrieve-default-sub`]).and.not.to.include.members([`${NS}#pubsub-on-a-jid`])
+      expect(await refused(set(romeo, "<create node='news'/>", 'localhost'))).to.equal('feature-not-implemented unsupported')
+      expect(await refused(get(romeo, "<items node='news'/>", 'localhost'))).to.equal('item-not-found')
+    })
+
     it('keeps nodes, items and subscriptions across a restart', async () => {
       const romeo = await login('romeo')
       await set(romeo, "<create node='news'/>", SERVICE)

@@ -61,7 +61,8 @@ export const pubsub = defineExtension({
       maxItems: options.max_items_node,
       maxExpireSeconds: options.max_item_expire_node / 1000,
       maxSubscriptions: Math.min(maxSubscriptions, limits.pubsubSubscriptions),
-      mayCreate: (service, jid) => service !== host && access.allows(options.access_createnode, { jid }),
+      hasNodes: (service) => isAccount(service) || domains.includes(service),
+      mayCreate: (_service, jid) => access.allows(options.access_createnode, { jid }),
       defaults: configOf(Object.fromEntries(options.default_node_config)),
       forced(name) {
         let config: Partial<NodeConfig> = {}
@@ -90,7 +91,7 @@ export const pubsub = defineExtension({
     accountData.imports('http://jabber.org/protocol/pubsub pubsub', (owner, element) => { importItems(engine.store, owner, element, now()) })
     if (!options.plugins.includes('pep')) return undefined
 
-    // Clients look at the host to learn whether accounts have nodes. It answers for itself as well, though it has none.
+    // The host says that accounts have nodes, and answers that it has none itself.
     answerRequests(iq, ['account', 'nobody', 'host'], engine)
     describeAccount(disco, engine, options.max_nodes_discoitems)
     const known = new WeakMap<Session, Interests>()

@@ -33,10 +33,10 @@ export function describeService(disco: DiscoRegistry, engine: Engine, domain: st
 }
 
 export function describeAccount(disco: DiscoRegistry, engine: Engine, nodesMax: number): void {
-  for (const target of ['account', 'host'] as const) {
-    disco.feature(target, PUBSUB_NS, ...FEATURES, ...PERSONAL_FEATURES)
-    disco.identity(target, { category: 'pubsub', type: 'pep' })
-  }
+  disco.feature('account', PUBSUB_NS, ...FEATURES, ...PERSONAL_FEATURES)
+  for (const target of ['account', 'host'] as const) disco.identity(target, { category: 'pubsub', type: 'pep' })
+  // compat: clients that ask the server whether accounts have nodes; it has none itself (docs/decisions/publish-subscribe.md)
+  disco.feature('host', PUBSUB_NS)
   // XEP-0163 §7.2: only what the asker may read
   disco.items('account', ({ from, to }) => [...engine.store.nodesOf(to.bare).values()].filter((node) => mayKnow(engine, node, from)).slice(0, nodesMax)
     .map(({ name, config }) => item(to.bare, name, config.title)))

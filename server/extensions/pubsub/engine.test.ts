@@ -16,7 +16,7 @@ function start() {
   const fake = fakeParts()
   const capabilities = createCapabilities(() => Promise.resolve(stanzaOf('iq', { type: 'result' }, info)))
   const engine = createEngine({ ...fake.parts, capabilities }, createNodeStore(fake.storage.records), {
-    maxItems: 100, maxExpireSeconds: 3600, maxSubscriptions: 2, mayCreate: () => true, defaults: {}, forced: () => ({}),
+    maxItems: 100, maxExpireSeconds: 3600, maxSubscriptions: 2, hasNodes: () => true, mayCreate: () => true, defaults: {}, forced: () => ({}),
   })
   const befriend = (contact: Jid): void => fake.rosters.set('romeo@example.net', { jid: contact.bare, subscription: 'both', ask: false, approved: false, groups: [] })
   return { ...fake, engine, befriend }
@@ -43,7 +43,7 @@ describe('nodes', () => {
   it('what the nodes of an account hold together has a limit; what makes room for an item does not count', () => {
     const fake = fakeParts()
     const engine = createEngine({ ...fake.parts, limits: { ...fake.parts.limits, pubsubBytes: 2000 } }, createNodeStore(fake.storage.records), {
-      maxItems: 100, maxExpireSeconds: 3600, maxSubscriptions: 2, mayCreate: () => true, defaults: {}, forced: () => ({}),
+      maxItems: 100, maxExpireSeconds: 3600, maxSubscriptions: 2, hasNodes: () => true, mayCreate: () => true, defaults: {}, forced: () => ({}),
     })
     const big = (id: string) => ({ id, payload: `<tune xmlns='urn:tune'>${'x'.repeat(700)}</tune>` })
     const account = romeo.bare

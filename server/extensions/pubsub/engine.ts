@@ -9,7 +9,7 @@ import type { Session } from '../../sessions/session.ts'
 import type { Parts } from '../extension.ts'
 import { createNodeAccess, type NodeAccess } from './access.ts'
 import { createRemoteContacts, type RemoteContacts } from './contacts.ts'
-import { pubsubError } from './errors.ts'
+import { pubsubError, unsupported } from './errors.ts'
 import { createEvents, hasExpired, itemsEvent, retractEvent, type Events } from './events.ts'
 import { configForm, PERSONAL_DEFAULTS, SERVICE_DEFAULTS, type NodeConfig } from './node-config.ts'
 import { escapeXml } from '../../../lib/xml/element.ts'
@@ -23,7 +23,9 @@ export interface EngineOptions {
   readonly maxExpireSeconds: number
   /** Subscriptions of one node. */
   readonly maxSubscriptions: number
-  /** Whether somebody may create a node at a service. */
+  /** Whether there can be nodes at a service at all. */
+  hasNodes(service: string): boolean
+  /** Whether somebody may create a node at a service that is no account. */
   mayCreate(service: string, creator: Jid): boolean
   /** The operator's defaults of a new node, and what a node must be. */
   readonly defaults: Partial<NodeConfig>
@@ -52,6 +54,7 @@ export interface Engine {
   /** The node; throws `item-not-found` when there is none. */
   require(service: string, name: string): Node
   defaults(service: string, name: string): NodeConfig
+  /** Whether somebody may create nodes at a service; throws when nobody can. */
   mayCreate(service: string, creator: Jid): boolean
   /** Creates a node, its creator being the owner. Throws `conflict` when it exists, `resource-constraint` when there are too many. */
   create(service: string, name: string, creator: Jid, config: Partial<NodeConfig>): Node
@@ -166,7 +169,10 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
       if (node === undefined) throw new StanzaError('item-not-found')
       return node
     },
-    mayCreate: (service, creator) => (isAccount(service) ? service === creator.bare : options.mayCreate(service, creator)),
+    mayCreate(service, creator) {
+      if (!options.hasNodes(service)) throw unsupported('create-nodes') // §8.1.1
+      return isAccount(service) ? service === creator.bare : options.mayCreate(service, creator)
+    },
     create(service, name, creator, config) {
       if (store.node(service, name) !== undefined) throw new StanzaError('conflict') // §8.1.1
       if (Buffer.byteLength(name) > NAME_BYTES_MAX) throw new StanzaError('not-acceptable', 'the name of the node is too long')
