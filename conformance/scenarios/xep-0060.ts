@@ -139,3 +139,24 @@ play('XEP-0060 §6.3.7 §12.4 a subscription comes with its options, and ends wi
   const answer = await juliet.asks(gets(`<subscriptions node='${node}'/>`, service), DONE)
   check(answer.getChild('pubsub')?.getChild('subscriptions')?.getChildElements().length === 0, 'the subscription has ended')
 })
+
+play('XEP-0060 §8.7 an owner asks for the requests that are pending', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
+  const { service, node } = await createsNode(romeo, { access_model: 'authorize' })
+  const command = (attrs: string, inner = ''): string => `<iq type='set' id='p${ids++}' to='${service}'><command xmlns='http://jabber.org/protocol/commands' node='${PUBSUB}#get-pending'${attrs}>${inner}</command></iq>`
+  await juliet.asks(command(" action='execute'"), error('forbidden'))
+  await juliet.asks(sets(`<subscribe node='${node}' jid='${juliet.bare}'/>`, service), DONE)
+  await romeo.receives(`<message from='${service}'><x xmlns='jabber:x:data' type='form'/></message>`)
+  const form = await romeo.asks(command(" action='execute'"), "<iq type='result'><command xmlns='http://jabber.org/protocol/commands' status='executing'><x xmlns='jabber:x:data' type='form'><field var='pubsub#node'/></x></command></iq>")
+  const session = ` sessionid='${form.getChild('command')?.attrs['sessionid'] ?? ''}'`
+  await romeo.asks(command(session, `<x xmlns='jabber:x:data' type='submit'><field var='pubsub#node'><value>${node}</value></field></x>`), "<iq type='result'><command xmlns='http://jabber.org/protocol/commands' status='completed'/></iq>")
+  await romeo.receives(`<message from='${service}'><x xmlns='jabber:x:data' type='form'><field var='pubsub#subscriber_jid'><value>${juliet.bare}</value></field></x></message>`)
+})
+
+play('XEP-0060 §8.8.2.4 §8.9.2.5 what an owner cannot change is answered as it is', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
+  const { service, node } = await createsNode(romeo)
+  await romeo.asks(sets(`<affiliations node='${node}'><affiliation jid='${romeo.bare}' affiliation='none'/><affiliation jid='${juliet.bare}' affiliation='publisher'/></affiliations>`, service, OWNER),
+    `<iq type='error'><pubsub xmlns='${OWNER}'><affiliations node='${node}'><affiliation jid='${romeo.bare}' affiliation='owner'/></affiliations></pubsub><error><not-acceptable xmlns='${STANZAS}'/></error></iq>`)
+  await juliet.asks(publishes(node, 'one', service), DONE)
+  await romeo.asks(sets(`<subscriptions node='${node}'><subscription jid='${juliet.bare}' subscription='unheard-of'/></subscriptions>`, service, OWNER),
+    `<iq type='error'><pubsub xmlns='${OWNER}'><subscriptions node='${node}'><subscription jid='${juliet.bare}' subscription='none'/></subscriptions></pubsub><error><not-acceptable xmlns='${STANZAS}'/></error></iq>`)
+})
