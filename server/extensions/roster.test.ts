@@ -159,6 +159,17 @@ describe('roster (RFC 6121 §2)', () => {
     expect(balcony.got[0]).to.contain(`<item jid='${romeo}' subscription='remove'/>`)
   })
 
+  it('§2.5.2: a contact hears of the end before who ends it hears that it is done', async () => {
+    const { login, gets, sets, contact, routed } = stage()
+    contact({ subscription: 'to' })
+    const balcony = login(`${juliet}/balcony`)
+    await gets(balcony)
+    const before: number[] = []
+    balcony.send = () => { before.push(routed.length) }
+    await sets(balcony, `<item jid='${romeo}' subscription='remove'/>`)
+    expect(before).to.deep.equal([1])
+  })
+
   it('keeps a waiting request when the client adds its sender', async () => {
     const { login, sets, contact, rosters } = stage()
     contact({ hidden: true, pendingIn: '<presence/>' })

@@ -69,8 +69,9 @@ export const roster = defineExtension({
       if (element.attrs['subscription'] === 'remove') {
         const item = rosters.item(from.bare, contact)
         if (item === undefined || item.hidden) throw new StanzaError('item-not-found') // RFC 6121 §2.5.3
-        rosters.remove(from.bare, contact)
+        // In this order: who has heard that it is done may ask the contact anew at once.
         endSubscriptions(from.bare, item)
+        rosters.remove(from.bare, contact)
         return
       }
       // RFC 6121 §2.4.2: pushed also when it leaves the item as it was.
