@@ -845,7 +845,7 @@ export class ClientStream implements StreamHandler, Carrier {
       answer(`<resumed xmlns='${NS.sm}' previd='${escapeXml(previous)}' h='${handled}'/>`)
       sendAgain()
       session.requestAck()
-      host.hooks.runResumed(session)
+      host.hooks.runResumed(session, restarted)
       if (restarted) host.presence.resumedAfterRestart(session)
       resolve()
     })

@@ -24,7 +24,7 @@ export class HookRunner implements Hooks {
   readonly #available: ((session: Session, presence: Stanza, first: boolean) => void)[] = []
   readonly #unavailable: ((session: Session) => void)[] = []
   readonly #detached: ((session: Session) => void)[] = []
-  readonly #resumed: ((session: Session) => void)[] = []
+  readonly #resumed: ((session: Session, restarted: boolean) => void)[] = []
   readonly #closed: ((session: Session) => void)[] = []
   readonly #started: (() => void)[] = []
   readonly #stopping: (() => void)[] = []
@@ -54,7 +54,7 @@ export class HookRunner implements Hooks {
   available(handler: (session: Session, presence: Stanza, first: boolean) => void): void { this.#available.push(handler) }
   unavailable(handler: (session: Session) => void): void { this.#unavailable.push(handler) }
   detached(handler: (session: Session) => void): void { this.#detached.push(handler) }
-  resumed(handler: (session: Session) => void): void { this.#resumed.push(handler) }
+  resumed(handler: (session: Session, restarted: boolean) => void): void { this.#resumed.push(handler) }
   closed(handler: (session: Session) => void): void { this.#closed.push(handler) }
   started(handler: () => void): void { this.#started.push(handler) }
   stopping(handler: () => void): void { this.#stopping.push(handler) }
@@ -113,7 +113,7 @@ export class HookRunner implements Hooks {
   runAvailable(session: Session, presence: Stanza, first: boolean): void { for (const handler of this.#available) handler(session, presence, first) }
   runUnavailable(session: Session): void { for (const handler of this.#unavailable) handler(session) }
   runDetached(session: Session): void { for (const handler of this.#detached) handler(session) }
-  runResumed(session: Session): void { for (const handler of this.#resumed) handler(session) }
+  runResumed(session: Session, restarted = false): void { for (const handler of this.#resumed) handler(session, restarted) }
   runClosed(session: Session): void { for (const handler of this.#closed) handler(session) }
   runStarted(): void { for (const handler of this.#started) handler() }
   runStopping(): void { for (const handler of this.#stopping) handler() }

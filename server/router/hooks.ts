@@ -93,7 +93,8 @@ export interface Hooks {
   unavailable(handler: (session: Session) => void): void
   /** The connection is gone but the session waits for resumption (XEP-0198 §5). */
   detached(handler: (session: Session) => void): void
-  resumed(handler: (session: Session) => void): void
+  /** `restarted`: it is the first time since the process began; presence that its client had not got is lost. */
+  resumed(handler: (session: Session, restarted: boolean) => void): void
   /** The session is over; stanzas that could not be delivered come back through `undeliverable`. */
   closed(handler: (session: Session) => void): void
   /** The host serves from now on: at a start after the sessions that wait for resumption are back, and after each reload. */

@@ -646,11 +646,16 @@ export class Session implements GateWaiter {
 
 /**
  * Whether an unacknowledged stanza is kept for a restart: messages and IQs that are not volatile, of a volatile answer that it is
- * missing, and of presence what is said once (RFC 6121 §3).
+ * missing, and of presence what is said once: of subscriptions (RFC 6121 §3), and that the client is out of a room (XEP-0045 §8.2).
  */
-function isStored({ name, type }: Stanza, volatile: boolean): boolean {
-  if (name === 'presence') return type === 'subscribe' || type === 'subscribed' || type === 'unsubscribe' || type === 'unsubscribed'
+function isStored(stanza: Stanza, volatile: boolean): boolean {
+  const { name, type } = stanza
+  if (name === 'presence') return type === 'subscribe' || type === 'subscribed' || type === 'unsubscribe' || type === 'unsubscribed' || (type === 'unavailable' && isOwnExit(stanza))
   return name === 'iq' || (name === 'message' && !volatile)
+}
+
+function isOwnExit({ content, children }: Stanza): boolean {
+  return children.some(({ name, xmlns, start, end }) => name === 'x' && xmlns === 'http://jabber.org/protocol/muc#user' && /code=.110/.test(content.latin1Slice(start, end)))
 }
 
 /** What is kept of it: its bytes, with the id of its delivery before them when it has one. */

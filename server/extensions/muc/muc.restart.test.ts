@@ -40,7 +40,9 @@ describe('rooms over a restart', () => {
     const croneAgain = await stage.login('crone', { resume: crones })
     expect(croneAgain.client.resumed).to.equal(true)
     croneAgain.say('after')
-    expect((await croneAgain.news()).filter((each) => !each.startsWith('iq'))).to.deep.equal([`gone:second none/none ${wicca.full}`, 'message:first after'])
+    expect((await croneAgain.news()).filter((each) => !each.startsWith('iq'))).to.deep.equal([
+      `gone:second none/none ${wicca.full}`, `presence:third none/participant ${hag.full}`, `presence:first owner/moderator ${crone.full} 170,110`, 'message:first after',
+    ])
     const hagAgain = await stage.login('hag', { resume: hags })
     expect(hagAgain.client.resumed).to.equal(true)
     hagAgain.say('here too')
@@ -187,6 +189,65 @@ describe('rooms and a process that is killed', () => {
     expect((await hag.news()).filter((each) => !each.startsWith('presence:hag@'))).to.deep.equal([
       'presence:first owner/moderator', `presence:third none/participant ${hag.full} 170,110`, 'message:first hello delayed', 'message:first after delayed', 'message:first subject=Brew delayed',
     ])
+    for (const client of clients) client.destroy()
+    await second[Symbol.asyncDispose]()
+    await first[Symbol.asyncDispose]()
+  })
+
+  it('who resumes has no ghosts in the room: hears who left, who came, and that they are out themselves', async () => {
+    const storage = openHeldStorage()
+    const config = `${TEST_CONFIG}  mod_muc: { default_room_options: { mam: true } }\n`
+    const first = await startTestServer({ accounts: { crone: 'secret', hag: 'secret', wiccarocks: 'secret', hecate: 'secret' }, storage, config })
+    const clients: Client[] = []
+    const login = async (on: TestServer, user: string, resume?: ReturnType<Client['resumeState']>): Promise<Person> => {
+      const client = await connect({ host: on.host, port: on.port, domain: on.domain, tls: 'none', user, password: 'secret', resource: 'desktop', sm: true, ...(resume && { resume }) })
+      clients.push(client)
+      if (!client.resumed) client.send('<presence/>')
+      return new Person(client)
+    }
+    const [crone, hag, wicca, hecate] = [await login(first, 'crone'), await login(first, 'hag'), await login(first, 'wiccarocks'), await login(first, 'hecate')]
+    await crone.found('first')
+    for (const [who, nick] of [[hag, 'hag'], [wicca, 'second']] as const) who.join(nick)
+    for (const each of [hag, wicca, crone, hag, crone]) {
+      await each.news()
+      each.client.acknowledge()
+      await each.client.requestAck()
+    }
+    // One is away, the other does not look (XEP-0352); neither has had any of what follows.
+    const away = hag.client.resumeState()
+    hag.client.destroy()
+    while (first.server.sessions.get(hag.full)?.connected === true) await new Promise((resolve) => { setTimeout(resolve, 5) })
+    crone.send("<inactive xmlns='urn:xmpp:csi:0'/>")
+    await crone.news()
+    wicca.send(`<presence to='${ROOM}/third'/>`)
+    await wicca.news()
+    wicca.send(`<presence to='${ROOM}/third' type='unavailable'/>`)
+    await wicca.news()
+    hecate.join('hecate')
+    await hecate.news()
+    expect(await crone.admin("<item nick='hag' role='none'/>")).to.equal('done')
+    crone.client.acknowledge()
+    const inactive = crone.client.resumeState()
+    await hecate.client.requestAck()
+    crone.client.destroy()
+    const second = await startTestServer({ storage: storage.survivor, config })
+    const hagAgain = await login(second, 'hag', away)
+    expect(hagAgain.client.resumed).to.equal(true)
+    expect((await hagAgain.news()).filter((each) => each.includes('hag'))).to.deep.equal([`gone:hag none/none ${hag.full} by first 307,110`])
+    const croneAgain = await login(second, 'crone', inactive)
+    expect(croneAgain.client.resumed).to.equal(true)
+    const heard = (await croneAgain.news()).filter((each) => !each.startsWith('iq'))
+    const state = new Map(heard.map((each) => [each.split(/[: ]/)[1], each.split(':')[0]]))
+    expect(Object.fromEntries(state)).to.include({ second: 'gone', third: 'gone', hag: 'gone', first: 'presence' })
+    // Whoever has not resumed by the end of a start waits.
+    expect(state.get('hecate')).to.equal('presence')
+    croneAgain.say('hello')
+    expect((await croneAgain.news()).at(-1)).to.equal('message:first hello')
+    // The same name may be taken again.
+    const wiccaAgain = await login(second, 'wiccarocks')
+    wiccaAgain.join('third')
+    await wiccaAgain.news()
+    expect(storage.survivor.records.get('muc-departed', ['conference.localhost', 'coven', 'third'])).to.equal(undefined)
     for (const client of clients) client.destroy()
     await second[Symbol.asyncDispose]()
     await first[Symbol.asyncDispose]()

@@ -19,7 +19,7 @@ import { Forwarding } from './forwarding.ts'
 import { serveHats } from './hats.ts'
 import { mediate } from './mediation.ts'
 import { sendPrivately, sendToAll } from './messages.ts'
-import { exit, expel, isBlank, join, tellStranger, update } from './presences.ts'
+import { exit, expel, isBlank, join, refresh, tellStranger, update } from './presences.ts'
 import { roomHandlers } from './requests.ts'
 import { type Client, MUC_NS, OCCUPANT_ID_NS, Room, type Rooms } from './room.ts'
 import type { Role, RoomConfig, Whom } from './room-config.ts'
@@ -260,6 +260,7 @@ class RoomService implements Rooms {
     })
     serveHats(commands, (jid) => this.room(jid.local))
     parts.hooks.started(() => { this.#findOccupants() })
+    parts.hooks.resumed((session, restarted) => { if (restarted) this.#refresh(session) })
     parts.hooks.stopping(() => { this.#stopping = true })
     parts.hooks.accountRemoved((bare) => { this.#forgetAccount(bare) })
   }
@@ -540,11 +541,20 @@ class RoomService implements Rooms {
     for (const local of this.store.occupied()) {
       const room = this.room(local)
       if (room === undefined) continue
+      for (const client of room.clients.values()) client.session = this.parts.sessions.get(client.full)
       for (const client of room.clients.values()) {
-        client.session = this.parts.sessions.get(client.full)
         if (client.session?.directed.has(client.occupant.jid.toString()) !== true) room.tellGone(client)
       }
       room.tidy()
+    }
+  }
+
+  #refresh(session: Session): void {
+    for (const address of session.directed) {
+      const jid = Jid.tryParse(address)
+      const room = jid?.domain === this.domain ? this.room(jid.local) : undefined
+      const client = room?.client(session.jid)
+      if (room !== undefined && client !== undefined && client.occupant.jid.toString() === address) refresh(room, client)
     }
   }
 

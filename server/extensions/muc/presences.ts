@@ -55,6 +55,8 @@ function changeNick(room: Room, client: Client, presence: Stanza, nick: string, 
   const before = occupant.jid
   room.tell(occupant, client, { codes: [303], nick, gone: true, answers: { client, id } })
   room.occupants.delete(occupant.nick)
+  room.noteGone(occupant.nick)
+  room.noteBack(nick)
   occupant.nick = nick
   occupant.jid = room.jid.withResource(nick)
   room.occupants.set(nick, occupant)
@@ -124,6 +126,19 @@ function sendOccupants(room: Room, client: Client): void {
     if (each === client.occupant || shown === undefined || !room.shows(each.role)) continue
     room.rooms.parts.router.multicast(room.presenceOf(each, shown, sees, []), each.jid, [client])
   }
+}
+
+/** A client that resumes its stream after a restart, before which presence may have been lost, hears how things stand. */
+export function refresh(room: Room, client: Client): void {
+  const { occupant } = client
+  for (const [nick, id] of room.departed) {
+    if (id < client.since || id > room.readAt) continue
+    const x = `<x xmlns='${MUC_USER_NS}'><item affiliation='none' role='none'/></x>`
+    room.send(client, makeStanza('presence', { from: `${room.address}/${nick}`, type: 'unavailable' }, [{ name: 'x', xmlns: MUC_USER_NS, text: x }]))
+  }
+  sendOccupants(room, client)
+  room.send(client, room.presenceOf(occupant, occupant.clients.at(-1) ?? client, true, [...ownCodes(room), 110]))
+  if (room.avatars.length > 0) room.tellAvatar([client])
 }
 
 /** §7.2.3, §7.2.12: what who enters has to know of the room. */

@@ -1,7 +1,7 @@
 /** A room: who is in it and what they may do (XEP-0045 §5), and how it tells its occupants. */
 import { createHmac } from 'node:crypto'
 import { Jid } from '../../../lib/jid.ts'
-import { firstIdOf } from '../../../lib/stanza/ids.ts'
+import { firstIdOf, nextMessageId } from '../../../lib/stanza/ids.ts'
 import { readStanza } from '../../../lib/stanza/read.ts'
 import { CLIENT_NS, makeStanza, type Stanza } from '../../../lib/stanza/stanza.ts'
 import { type Element, escapeXml } from '../../../lib/xml/element.ts'
@@ -18,6 +18,8 @@ export const MUC_OWNER_NS = `${MUC_NS}#owner`
 export const OCCUPANT_ID_NS = 'urn:xmpp:occupant-id:0'
 export const HATS_NS = 'urn:xmpp:hats:0'
 const AVATAR_UPDATE_NS = 'vcard-temp:x:update'
+/** Nicknames of those who have left that a room remembers. */
+const DEPARTED_MAX = 500
 
 /** What a service's rooms share. */
 export interface Rooms {
@@ -59,6 +61,8 @@ export interface Client extends Recipient {
   occupant: Occupant
   /** As it is shown, without what depends on who sees it. */
   presence: Stanza
+  /** An id made when it entered. */
+  readonly since: string
   /** When it last sent a message or a presence, ms. */
   messageAt: number
   presenceAt: number
@@ -118,6 +122,10 @@ export class Room {
   readonly clients = new Map<string, Client>()
   /** By account. */
   readonly accounts = new Map<string, Client[]>()
+  /** Nicknames whose occupants have left, the last ones last, each with an id made then: presence does not outlive a process, and who resumes a stream after a restart has to hear of them. */
+  readonly departed: Map<string, string>
+  /** An id made when the room was read: those who left later have been seen to, by all who are here. */
+  readonly readAt = nextMessageId()
   destroyed = false
 
   constructor(rooms: Rooms, local: string, stored: StoredRoom) {
@@ -135,7 +143,8 @@ export class Room {
     this.hats = new Map((stored.hats ?? []).map(([uri, title, hue]) => [uri, { title, hue }]))
     this.wearers = new Map(stored.wearers)
     this.affiliations = rooms.store.affiliations(local)
-    for (const [full, { nick, role, presence }] of rooms.store.occupants(local)) this.#enter(Jid.parse(full), nick, role, readStanza(Buffer.from(presence)))
+    for (const [full, { nick, role, presence, since }] of rooms.store.occupants(local)) this.#enter(Jid.parse(full), nick, role, readStanza(Buffer.from(presence)), since ?? this.since)
+    this.departed = new Map(rooms.store.departed(local).sort(([, a], [, b]) => (a < b ? -1 : 1)))
   }
 
   save(): void {
@@ -193,19 +202,20 @@ export class Room {
 
   /** A client takes a nickname. */
   enter(jid: Jid, nick: string, role: Role, presence: Stanza): Client {
-    const client = this.#enter(jid, nick, role, presence)
+    const client = this.#enter(jid, nick, role, presence, nextMessageId())
     this.store(client)
+    this.noteBack(nick)
     return client
   }
 
-  #enter(jid: Jid, nick: string, role: Role, presence: Stanza): Client {
+  #enter(jid: Jid, nick: string, role: Role, presence: Stanza, since: string): Client {
     let occupant = this.occupants.get(nick)
     if (occupant === undefined) {
       const id = this.occupantId(jid.bare)
       occupant = { nick, jid: this.jid.withResource(nick), bare: jid.bare, role, id, idXml: `<occupant-id xmlns='${OCCUPANT_ID_NS}' id='${id}'/>`, clients: [] }
       this.occupants.set(nick, occupant)
     }
-    const client: Client = { jid, full: jid.toString(), session: undefined, escaped: undefined, occupant, presence: presence.compact(), messageAt: 0, presenceAt: 0 }
+    const client: Client = { jid, full: jid.toString(), session: undefined, escaped: undefined, occupant, presence: presence.compact(), since, messageAt: 0, presenceAt: 0 }
     occupant.clients.push(client)
     this.clients.set(client.full, client)
     const others = this.accounts.get(jid.bare)
@@ -217,8 +227,29 @@ export class Room {
   }
 
   store(client: Client): void {
-    const { occupant, full, presence } = client
-    this.rooms.store.putOccupant(this.local, full, { nick: occupant.nick, role: occupant.role, presence: presence.encode() })
+    const { occupant, full, presence, since } = client
+    this.rooms.store.putOccupant(this.local, full, { nick: occupant.nick, role: occupant.role, presence: presence.encode(), since })
+  }
+
+  /** A nickname is nobody's any more; remembered while there is somebody who may resume after a restart. */
+  noteGone(nick: string): void {
+    const { store } = this.rooms
+    let resumable = false
+    for (const { session } of this.clients.values()) if (session?.management?.resumable === true) { resumable = true; break }
+    if (!resumable) return
+    const id = nextMessageId()
+    this.departed.delete(nick)
+    this.departed.set(nick, id)
+    store.putDeparted(this.local, nick, id)
+    for (const oldest of this.departed.keys()) {
+      if (this.departed.size <= DEPARTED_MAX) break
+      this.noteBack(oldest)
+    }
+  }
+
+  /** A nickname is somebody's again, or needs not be remembered. */
+  noteBack(nick: string): void {
+    if (this.departed.delete(nick)) this.rooms.store.putDeparted(this.local, nick, undefined)
   }
 
   /** A client is not in the room any more; nobody is told. */
@@ -237,6 +268,7 @@ export class Room {
   /** After clients have left: a room that nobody is in is forgotten, and removed when it is temporary. */
   tidy(): void {
     if (this.clients.size > 0 || this.destroyed) return
+    for (const nick of this.departed.keys()) this.noteBack(nick)
     // §10.1.3: a room that was never accepted ends when its owner is gone.
     if (this.config.persistent && !this.locked) this.rooms.empty(this)
     else this.remove()
@@ -329,8 +361,9 @@ export class Room {
       this.tell(occupant, left)
       return
     }
-    const hidden = !this.shows(occupant.role)
-    if (!hidden) this.tell(occupant, client, { ...change, gone: true })
+    if (!this.shows(occupant.role)) return
+    this.noteGone(occupant.nick)
+    this.tell(occupant, client, { ...change, gone: true })
   }
 
   /** Sends a stanza to one client. */

@@ -8,6 +8,8 @@ const ROOMS = 'muc-rooms'
 const AFFILIATIONS = 'muc-affiliations'
 /** [service, room, full JID] */
 const OCCUPANTS = 'muc-occupants'
+/** [service, room, nickname]: those who have left while others were there, and an id made then. */
+const DEPARTED = 'muc-departed'
 /** [bare JID, service, room]: where an account has an affiliation or wears a hat. */
 const RELATIONS = 'muc-relations'
 /** [service, room, id]: the last messages of a room without an archive. */
@@ -52,6 +54,8 @@ export interface StoredOccupant {
   readonly role: Role
   /** As it is shown, without what depends on who sees it. */
   readonly presence: Uint8Array
+  /** An id made when it entered. */
+  readonly since?: string
 }
 
 export interface StoredMessage {
@@ -100,7 +104,7 @@ export class RoomStore {
   /** `related`: everybody who is. */
   removeRoom(local: string, related: Iterable<string>): void {
     for (const jid of related) this.relate(local, jid, false)
-    for (const table of [ROOMS, VCARDS, AFFILIATIONS, OCCUPANTS, HISTORY]) void now(this.#records.deleteRange(table, this.#key(local)) ?? null)
+    for (const table of [ROOMS, VCARDS, AFFILIATIONS, OCCUPANTS, DEPARTED, HISTORY]) void now(this.#records.deleteRange(table, this.#key(local)) ?? null)
   }
 
   affiliations(local: string): Map<string, StoredAffiliation> {
@@ -144,6 +148,15 @@ export class RoomStore {
   putOccupant(local: string, full: string, value: StoredOccupant | undefined): void {
     if (value === undefined) this.#records.delete(OCCUPANTS, this.#key(local, full))
     else this.#records.put(OCCUPANTS, this.#key(local, full), value)
+  }
+
+  departed(local: string): [string, string][] {
+    return now(this.#records.range(DEPARTED, this.#key(local))).map(({ key, value }) => [key[2] as string, value as string])
+  }
+
+  putDeparted(local: string, nick: string, id: string | undefined): void {
+    if (id === undefined) this.#records.delete(DEPARTED, this.#key(local, nick))
+    else this.#records.put(DEPARTED, this.#key(local, nick), id)
   }
 
   /** The last messages, oldest first. */
