@@ -6,8 +6,9 @@ import { acceptTls, type SecureContexts } from '../../lib/net/certificates.ts'
 import { awaitFirstBytes } from '../../lib/net/first-bytes.ts'
 import { listenOn } from '../../lib/net/listen.ts'
 import { readProxyHeader } from '../../lib/net/proxy-protocol.ts'
+import { DELAY_NS, withDelay } from '../../lib/stanza/delay.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
-import { nextMessageId } from '../../lib/stanza/ids.ts'
+import { nextMessageId, timeOfMessageId } from '../../lib/stanza/ids.ts'
 import { readStanza } from '../../lib/stanza/read.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
@@ -274,7 +275,7 @@ export class Components implements AsyncDisposable {
     for (const { key, value } of await this.storage.records.range(MESSAGES, [])) {
       const [domain = ''] = key
       try {
-        const found = { stanza: readStanza(Buffer.from(value as Uint8Array)), key }
+        const found = { stanza: this.#dated(readStanza(Buffer.from(value as Uint8Array)), key), key }
         const others = this.#found.get(domain)
         if (others === undefined) this.#found.set(domain, [found])
         else others.push(found)
@@ -288,6 +289,12 @@ export class Components implements AsyncDisposable {
       for (const domain of this.#found.keys()) this.#sendFound(domain)
     }, this.limits.preAuthTimeoutMs)
     this.#foundTimer.unref()
+  }
+
+  /** With the time at which it came (XEP-0203): the component may have it already. */
+  #dated(stanza: Stanza, [, id = '']: Key): Stanza {
+    const time = timeOfMessageId(id)
+    return time === undefined || stanza.has('delay', DELAY_NS) ? stanza : withDelay(stanza, Jid.tryParse(stanza.from ?? '')?.domain ?? this.defaultHost, time)
   }
 
   #sendFound(domain: string): void {
