@@ -160,3 +160,40 @@ play('XEP-0060 §8.8.2.4 §8.9.2.5 what an owner cannot change is answered as it
   await romeo.asks(sets(`<subscriptions node='${node}'><subscription jid='${juliet.bare}' subscription='unheard-of'/></subscriptions>`, service, OWNER),
     `<iq type='error'><pubsub xmlns='${OWNER}'><subscriptions node='${node}'><subscription jid='${juliet.bare}' subscription='none'/></subscriptions></pubsub><error><not-acceptable xmlns='${STANZAS}'/></error></iq>`)
 })
+
+play('XEP-0060 §4.3 §7.1.3.7 §8.5.3.3 items and payloads are as the type of events asks for', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
+  const { service, node } = await createsNode(romeo, { persist_items: '0', deliver_payloads: '0' })
+  await juliet.asks(sets(`<subscribe node='${node}' jid='${juliet.bare}'/>`, service), DONE)
+  await romeo.asks(sets(`<publish node='${node}'><item/></publish>`, service), error('bad-request', 'item-forbidden'))
+  await romeo.asks(sets(`<purge node='${node}'/>`, service, OWNER), error('feature-not-implemented', 'unsupported'))
+  await romeo.asks(sets(`<publish node='${node}'/>`, service), DONE)
+  const told = await juliet.receives(`<message from='${service}'><event xmlns='${EVENT}'><items node='${node}'/></event></message>`)
+  check(told.getChild('event')?.getChild('items')?.getChildElements().length === 0, 'there is no item')
+  await romeo.asks(sets(`<configure node='${node}'>${fields('node_config', { persist_items: '1' })}</configure>`, service, OWNER), DONE)
+  await romeo.asks(sets(`<publish node='${node}'/>`, service), error('bad-request', 'item-required'))
+  await romeo.asks(sets(`<publish node='${node}'><item id='one'/></publish>`, service), DONE)
+})
+
+play('XEP-0060 §7.1.3.4 a full node that is to reject items does', { romeo: {} }, async ({ romeo }) => {
+  const { service, node } = await createsNode(romeo, { max_items: '1', publish_node_full: 'reject' })
+  await romeo.asks(publishes(node, 'one', service), DONE)
+  await romeo.asks(publishes(node, 'two', service), error('conflict', 'node-full'))
+  await romeo.asks(publishes(node, 'one', service), DONE)
+})
+
+play('XEP-0060 §7.1.2.3 items come with their publisher when the node is configured so', { romeo: {}, juliet: {} }, async ({ romeo, juliet }) => {
+  const { service, node } = await createsNode(romeo, { itemreply: 'publisher', publish_model: 'open' })
+  await romeo.asks(sets(`<subscribe node='${node}' jid='${romeo.bare}'/>`, service), DONE)
+  await juliet.asks(publishes(node, 'one', service), DONE)
+  await romeo.receives(`<message from='${service}'><event xmlns='${EVENT}'><items node='${node}'><item id='one' publisher='{any}'>${NOTE}</item></items></event></message>`)
+  const answer = await romeo.asks(gets(`<items node='${node}'/>`, service), DONE)
+  check(answer.getChild('pubsub')?.getChild('items')?.getChild('item')?.attrs['publisher']?.split('/')[0] === juliet.bare, 'the publisher is told')
+})
+
+play('XEP-0060 §8.1.3 §8.1.2 a configuration follows the node that it is for, and collections are refused where there are none', { romeo: {} }, async ({ romeo }) => {
+  const { service } = await createsNode(romeo)
+  const config = fields('node_config', { title: 'x' })
+  await romeo.asks(sets(`<configure>${config}</configure><create/>`, service), error('bad-request'))
+  await romeo.asks(sets(`<create/><configure node='x'>${config}</configure>`, service), error('bad-request'))
+  await romeo.asks(sets(`<create/><configure>${fields('node_config', { node_type: 'collection' })}</configure>`, service), error('feature-not-implemented', 'unsupported'))
+})

@@ -244,4 +244,68 @@ describe('XEP-0060 §6: subscriptions', () => {
     expect(affiliations.getChild('pubsub', OWNER)?.getChild('affiliations')?.getChildElements().map(({ attrs }) => `${attrs['jid'] ?? ''} ${attrs['affiliation'] ?? ''}`)).to.have.members(['romeo@localhost owner', 'juliet@localhost publisher'])
     expect(await left("<affiliations node='news'><affiliation jid='juliet@localhost' affiliation='none'/><affiliation jid='juliet@localhost/a' affiliation='owner'/></affiliations>")).to.deep.equal(['bad-request'])
   })
+
+  // ---- §7 and §8, what nodes are configured for
+
+  const told = async (client: Client): Promise<string[]> => {
+    await client.ping()
+    return client.inbox.splice(0).flatMap((stanza) => stanza.element().getChild('event', EVENT)?.getChildElements().map(String) ?? [])
+  }
+  const configure = (fields: Fields): Promise<Element> => set(romeo, `<configure node='news'>${form('node_config', fields)}</configure>`, SERVICE, OWNER)
+
+  it('§4.3, §7.1.3.7: items and payloads are as the type of events asks for', async () => {
+    await create({ deliver_payloads: '0' })
+    await subscribe()
+    await set(romeo, "<publish node='news'><item id='one'/></publish>")
+    expect(await told(juliet)).to.deep.equal([`<items node="news"><item id="one"/></items>`])
+    expect(await refused(set(romeo, "<publish node='news'/>"))).to.equal('bad-request item-required')
+    await configure({ persist_items: '0' })
+    expect(await refused(set(romeo, "<publish node='news'><item/></publish>"))).to.equal('bad-request item-forbidden')
+    const answer = await set(romeo, "<publish node='news'/>")
+    expect(answer.getChild('pubsub', NS)?.getChild('publish')?.getChildElements()).to.deep.equal([])
+    expect(await told(juliet)).to.deep.equal([`<items node="news"/>`])
+    expect(await refused(set(romeo, "<purge node='news'/>", SERVICE, OWNER))).to.equal('feature-not-implemented unsupported') // §8.5.3.3
+    await configure({ deliver_payloads: '1' })
+    expect(await refused(set(romeo, "<publish node='news'><item/></publish>"))).to.equal('bad-request payload-required')
+  })
+
+  it('§7.1.3.4: a full node that is to reject items does; those that are there may be published again', async () => {
+    await create({ max_items: '1', publish_node_full: 'reject' })
+    await publish('one')
+    expect(await refused(publish('two'))).to.equal('conflict node-full')
+    expect(await refused(publish('one'))).to.equal('accepted')
+    await configure({ publish_node_full: 'discard-oldest' })
+    expect(await refused(publish('two'))).to.equal('accepted')
+  })
+
+  it('§7.1.2.3: items come with their publisher when the node is configured so, however they are retrieved', async () => {
+    await create({ itemreply: 'publisher', publish_model: 'open' })
+    await subscribe()
+    await set(juliet, `<publish node='news'><item id='one' publisher='romeo@localhost'><entry xmlns='${ATOM}'/></item></publish>`)
+    expect((await told(juliet))[0]).to.contain('<item id="one" publisher="juliet@localhost">')
+    const item = async (): Promise<Record<string, string | undefined> | undefined> => (await get(juliet, "<items node='news'/>")).getChild('pubsub', NS)?.getChild('items')?.getChild('item')?.attrs
+    expect(await item()).to.deep.equal({ id: 'one', publisher: 'juliet@localhost' })
+    await configure({ itemreply: 'none' })
+    expect(await item()).to.deep.equal({ id: 'one' })
+  })
+
+  it('§8.1.3, §8.1.2, §8.3: a configuration follows the node that it is for; there are no collections', async () => {
+    const config = form('node_config', { title: 'x' })
+    expect(await refused(set(romeo, `<configure>${config}</configure><create node='a'/>`))).to.equal('bad-request')
+    expect(await refused(set(romeo, `<create node='a'/><configure node='a'>${config}</configure>`))).to.equal('bad-request')
+    expect(await refused(create({ node_type: 'collection' }))).to.equal('feature-not-implemented unsupported')
+    expect(await refused(get(romeo, "<default type='collection'/>", SERVICE, OWNER))).to.equal('feature-not-implemented unsupported')
+    expect(await refused(get(romeo, "<default type='leaf'/>", SERVICE, OWNER))).to.equal('accepted')
+    expect(await refused(create({ node_type: 'leaf' }))).to.equal('accepted')
+  })
+
+  it('§8.4.2, §5.4: who waits to be let in hears that the node is deleted; the metadata name owners and publishers', async () => {
+    await create({ access_model: 'authorize' })
+    await subscribe()
+    await set(romeo, "<affiliations node='news'><affiliation jid='nurse@localhost' affiliation='publisher'/></affiliations>", SERVICE, OWNER)
+    const info = (await romeo.sendIq(`<iq type='get' to='${SERVICE}'><query xmlns='http://jabber.org/protocol/disco#info' node='news'/></iq>`)).getChild('query')
+    expect(fieldsOf(info)).to.include({ owner: 'romeo@localhost', publisher: 'nurse@localhost' })
+    await set(romeo, "<delete node='news'/>", SERVICE, OWNER)
+    expect(await told(juliet)).to.deep.equal([`<delete node="news"/>`])
+  })
 })

@@ -9,17 +9,20 @@ import type { Engine } from './engine.ts'
 import { isAccount, type Node } from './node-store.ts'
 import { PUBSUB_NS } from './requests.ts'
 
-const FEATURES = [
-  'access-authorize', 'access-open', 'access-presence', 'access-roster', 'access-whitelist', 'auto-create',
+const ACCESS_FEATURES = ['authorize', 'open', 'presence', 'roster', 'whitelist'].map((model) => `${PUBSUB_NS}#access-${model}`)
+const FEATURES = [...ACCESS_FEATURES, ...[
+  'auto-create',
   'config-node', 'config-node-max', 'create-and-configure', 'create-nodes', 'delete-items', 'delete-nodes',
   'instant-nodes', 'item-ids', 'last-published', 'leased-subscription', 'manage-subscriptions', 'member-affiliation', 'meta-data', 'modify-affiliations', 'multi-items',
-  'outcast-affiliation', 'persistent-items', 'publish', 'publish-only-affiliation', 'publish-options', 'publisher-affiliation', 'purge-nodes',
+  'outcast-affiliation', 'persistent-items', 'publish', 'publish-node-full', 'publish-only-affiliation', 'publish-options', 'publisher-affiliation', 'purge-nodes',
   'retract-items', 'retrieve-affiliations', 'retrieve-default', 'retrieve-default-sub', 'retrieve-items', 'retrieve-subscriptions', 'rsm', 'subscribe', 'subscription-notifications', 'subscription-options',
-].map((name) => `${PUBSUB_NS}#${name}`)
+].map((name) => `${PUBSUB_NS}#${name}`)]
 /** XEP-0163 §6 */
 const PERSONAL_FEATURES = ['auto-subscribe', 'filtered-notifications', 'presence-subscribe', 'pubsub-on-a-jid'].map((name) => `${PUBSUB_NS}#${name}`)
 /** Items of a node that service discovery lists. */
 const ITEMS_MAX = 1000
+/** Owners, and publishers, that its metadata name. */
+const ROLES_MAX = 100
 
 /** Of a service with ad-hoc commands. */
 const SERVICE_FEATURES = [`${PUBSUB_NS}#get-pending`]
@@ -36,7 +39,7 @@ export function describeAccount(disco: DiscoRegistry, engine: Engine, nodesMax: 
   disco.feature('account', PUBSUB_NS, ...FEATURES, ...PERSONAL_FEATURES)
   for (const target of ['account', 'host'] as const) disco.identity(target, { category: 'pubsub', type: 'pep' })
   // compat: clients that ask the server whether accounts have nodes; it has none itself (docs/decisions/publish-subscribe.md)
-  disco.feature('host', PUBSUB_NS)
+  disco.feature('host', PUBSUB_NS, ...ACCESS_FEATURES)
   // XEP-0163 §7.2: only what the asker may read
   disco.items('account', ({ from, to }) => [...engine.store.nodesOf(to.bare).values()].filter((node) => mayKnow(engine, node, from)).slice(0, nodesMax)
     .map(({ name, config }) => item(to.bare, name, config.title)))
@@ -71,6 +74,8 @@ function describeNodes(disco: DiscoRegistry, engine: Engine, target: DiscoTarget
 /** §5.3 and §5.4 */
 function nodeInfo({ store }: Engine, node: Node): Element {
   const { config } = node
+  const affiliations = [...(isAccount(node.service) ? [{ jid: node.service, affiliation: 'owner' }] : []), ...store.affiliations(node.service, node.name)]
+  const withRole = (role: string): readonly string[] => affiliations.flatMap(({ jid, affiliation }) => (affiliation === role ? [jid] : [])).slice(0, ROLES_MAX)
   return xml('query', { xmlns: DISCO_INFO_NS, node: node.name },
     xml('identity', { category: 'pubsub', type: 'leaf', name: config.title === '' ? undefined : config.title }),
     [DISCO_INFO_NS, DISCO_ITEMS_NS, PUBSUB_NS].map((feature) => xml('feature', { var: feature })),
@@ -85,6 +90,8 @@ function nodeInfo({ store }: Engine, node: Node): Element {
         { var: 'pubsub#access_model', type: 'list-single', label: 'Who may subscribe and retrieve items', value: config.access_model },
         { var: 'pubsub#publish_model', type: 'list-single', label: 'Who may publish', value: config.publish_model },
         { var: 'pubsub#max_items', type: 'text-single', label: 'The number of items kept', value: config.max_items },
+        { var: 'pubsub#owner', type: 'jid-multi', label: 'Node owners', value: withRole('owner') },
+        { var: 'pubsub#publisher', type: 'jid-multi', label: 'Publishers to this node', value: withRole('publisher') },
         { var: 'pubsub#num_subscribers', type: 'text-single', label: 'Number of subscribers to this node', value: store.subscriptionCount(node.service, node.name) },
       ],
     }))

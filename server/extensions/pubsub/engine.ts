@@ -138,12 +138,16 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
 
   function requirePayload(node: Node, { payload }: NewItem): void {
     const { config } = node
-    const wanted = config.persist_items || config.deliver_payloads
-    // §7.1.3.6
-    if (!wanted && payload !== '') throw pubsubError('bad-request', 'item-forbidden')
-    if (wanted && payload === '') throw pubsubError('bad-request', 'payload-required')
+    if (config.deliver_payloads && payload === '') throw pubsubError('bad-request', 'payload-required') // §7.1.3.7
     const max = config.max_payload_size === 'max' ? PAYLOAD_BYTES_MAX : Number(config.max_payload_size)
     if (Buffer.byteLength(payload) > max) throw pubsubError('not-acceptable', 'payload-too-big') // §7.1.3.4
+  }
+
+  /** §7.1.3.4: throws `node-full` when an item would have to go for these. */
+  function requirePlace(node: Node, items: readonly { readonly id: string }[]): void {
+    const { service, name } = node
+    const added = new Set(items.map(({ id }) => id).filter((id) => store.item(service, name, id) === undefined)).size
+    if (added > 0 && store.count(service, name) + added > itemsMax(node)) throw pubsubError('conflict', 'node-full')
   }
 
   /** Throws `resource-constraint` when all nodes of the same holder would have too many bytes after these items. */
@@ -199,7 +203,10 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
     delete(node, redirect) {
       if (node.config.notify_delete) {
         const inner = redirect === undefined ? '' : `<redirect uri='${escapeXml(redirect)}'/>`
-        events.send(node, `<delete node='${escapeXml(node.name)}'>${inner}</delete>`)
+        const content = `<delete node='${escapeXml(node.name)}'>${inner}</delete>`
+        events.send(node, content)
+        // §8.4.2: so do those whose request is pending
+        for (const { jid, state } of store.subscriptions(node.service, node.name)) if (state === 'pending') events.tell(node.service, jid, content)
       }
       store.deleteNode(node.service, node.name)
       changed(node, undefined)
@@ -207,10 +214,11 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
     publish(node, items, publisher) {
       for (const item of items) requirePayload(node, item)
       if (node.config.persist_items && items.length > itemsMax(node)) throw pubsubError('not-allowed', 'max-items-exceeded')
-      const written = items.map(({ id, payload }) => ({ id: id ?? randomId(), payload }))
+      const written = items.map(({ id, payload }) => ({ id: id ?? randomId(), payload, publisher: publisher?.bare ?? '' }))
       if (node.config.persist_items) {
+        if (node.config.publish_node_full === 'reject') requirePlace(node, written)
         if (publisher !== undefined) requireRoom(node, written)
-        for (const item of written) store.putItem(node.service, node.name, { ...item, publisher: publisher?.bare ?? '' })
+        for (const item of written) store.putItem(node.service, node.name, item)
         trim(node)
       }
       events.send(node, itemsEvent(node, written), { items: written, publisher: publisher?.toString() })
@@ -252,7 +260,7 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
       }
       const wanted = change?.(DEFAULT_OPTIONS)
       const own = store.placesOf(jid.bare, node.service, node.name).filter(({ kind }) => kind === 's').length
-      if (own >= SUBSCRIPTIONS_PER_ENTITY || store.subscriptionCount(node.service, node.name) >= options.maxSubscriptions) throw pubsubError('policy-violation', 'too-many-subscriptions')
+      if (own >= SUBSCRIPTIONS_PER_ENTITY || store.subscriptionCount(node.service, node.name) >= options.maxSubscriptions) throw pubsubError('policy-violation', 'too-many-subscriptions', { type: 'wait' }) // §6.1.3.9
       const pending = node.config.access_model === 'authorize' && !access.mayRead(node, jid)
       const subscription: Subscription = { jid: address, subid: randomId(), state: pending ? 'pending' : 'subscribed', ...(wanted === undefined ? {} : { options: wanted }) }
       store.subscribe(node.service, node.name, subscription)

@@ -8,6 +8,7 @@ import type { Parts, Recipient } from '../extension.ts'
 import type { Session } from '../../sessions/session.ts'
 import type { Interests } from '../../sessions/capabilities.ts'
 import type { NodeAccess } from './access.ts'
+import type { NodeConfig } from './node-config.ts'
 import type { RemoteContacts } from './contacts.ts'
 import { bareOf, isAccount, type Item, type Node, type NodeStore, type Subscription } from './node-store.ts'
 import { DEFAULT_OPTIONS, type Show } from './subscription-options.ts'
@@ -40,15 +41,33 @@ export interface Events {
   write(message: Stanza): void
 }
 
-export function itemXml(item: { readonly id: string; readonly payload: string }): string {
-  const id = escapeXml(item.id)
-  return item.payload === '' ? `<item id='${id}'/>` : `<item id='${id}'>${item.payload}</item>`
+/** What is told of an item; `publisher` is a bare JID, or empty. */
+export type Told = Pick<Item, 'id' | 'payload' | 'publisher'>
+
+function itemXml(node: Node, item: Told): string {
+  const publisher = publisherShown(node, item)
+  const start = `<item id='${escapeXml(item.id)}'${publisher === undefined ? '' : ` publisher='${escapeXml(publisher)}'`}`
+  return item.payload === '' || !node.config.deliver_payloads ? `${start}/>` : `${start}>${item.payload}</item>`
+}
+
+/** §12.15: the address that an item comes with. */
+export function publisherShown({ config, creator }: Node, { publisher }: Pick<Item, 'publisher'>): string | undefined {
+  switch (config.itemreply) {
+    case 'none': return undefined
+    case 'owner': return creator
+    case 'publisher': return publisher === '' ? undefined : publisher
+    default: return config.itemreply satisfies never
+  }
+}
+
+/** Whether only that something happened is told: there are no items (§4.3). */
+export function isSignal({ persist_items: persists, deliver_payloads: delivers }: NodeConfig): boolean {
+  return !persists && !delivers
 }
 
 /** `<items/>` of an event (§7.1.2): with payloads only when the node delivers them. */
-export function itemsEvent(node: Node, items: readonly { readonly id: string; readonly payload: string }[]): string {
-  const shown = node.config.deliver_payloads ? items : items.map(({ id }) => ({ id, payload: '' }))
-  return `<items node='${escapeXml(node.name)}'>${shown.map(itemXml).join('')}</items>`
+export function itemsEvent(node: Node, items: readonly Told[]): string {
+  return `<items node='${escapeXml(node.name)}'>${isSignal(node.config) ? '' : items.map((item) => itemXml(node, item)).join('')}</items>`
 }
 
 export function retractEvent(node: Node, ids: readonly string[]): string {

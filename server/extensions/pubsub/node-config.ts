@@ -2,14 +2,18 @@
 import { buildForm, type FieldSpec, type Form, type FormKind } from '../../../lib/forms.ts'
 import { StanzaError } from '../../../lib/stanza/errors.ts'
 import type { Element } from '../../../lib/xml/element.ts'
-import { pubsubError } from './errors.ts'
+import { pubsubError, unsupported } from './errors.ts'
 
 export const NODE_CONFIG = 'http://jabber.org/protocol/pubsub#node_config'
 const PREFIX = 'pubsub#'
+/** All nodes are leaves: collections are XEP-0248. */
+const NODE_TYPE = 'pubsub#node_type'
 
 export const ACCESS_MODELS = ['open', 'presence', 'roster', 'whitelist', 'authorize'] as const
 export const PUBLISH_MODELS = ['publishers', 'subscribers', 'open'] as const
 export const SEND_LAST = ['never', 'on_sub', 'on_sub_and_presence'] as const
+export const NODE_FULL = ['retract-oldest', 'discard-oldest', 'reject'] as const
+export const ITEM_REPLY = ['none', 'publisher', 'owner'] as const
 export const NOTIFICATION_TYPES = ['headline', 'normal', 'chat'] as const
 
 export interface NodeConfig {
@@ -36,6 +40,10 @@ export interface NodeConfig {
   readonly notification_type: (typeof NOTIFICATION_TYPES)[number]
   readonly send_last_published_item: (typeof SEND_LAST)[number]
   readonly subscribe: boolean
+  /** What is done when there are too many items (§7.1.2.5). */
+  readonly publish_node_full: (typeof NODE_FULL)[number]
+  /** Whose address is told with an item (§12.15). */
+  readonly itemreply: (typeof ITEM_REPLY)[number]
 }
 
 export type ConfigName = keyof NodeConfig
@@ -73,6 +81,8 @@ const FIELDS: Readonly<Record<ConfigName, Field>> = {
   notification_type: { type: 'list-single', label: 'The type of messages', options: NOTIFICATION_TYPES },
   send_last_published_item: { type: 'list-single', label: 'When the last item is sent', options: SEND_LAST },
   subscribe: { type: 'boolean', label: 'Whether to allow subscriptions' },
+  publish_node_full: { type: 'list-single', label: 'What is done when an item is published and the node is full', options: NODE_FULL },
+  itemreply: { type: 'list-single', label: 'Whose address is told with an item', options: ITEM_REPLY },
 }
 
 const NAMES = Object.keys(FIELDS) as ConfigName[]
@@ -84,6 +94,7 @@ const COMMON: NodeConfig = {
   deliver_notifications: true, deliver_payloads: true,
   notify_config: false, notify_delete: true, notify_retract: true, notify_sub: false,
   notification_type: 'headline', send_last_published_item: 'never', subscribe: true,
+  publish_node_full: 'retract-oldest', itemreply: 'none',
 }
 
 /** Of a service's nodes. */
@@ -105,6 +116,10 @@ export function readConfig(form: Form, unknown?: () => StanzaError): Partial<Nod
   const found: Record<string, unknown> = {}
   for (const name of form.fields.keys()) {
     const known = name.startsWith(PREFIX) ? NAMES.find((each) => PREFIX + each === name) : undefined
+    if (name === NODE_TYPE) {
+      if (form.value(name) !== 'leaf') throw unsupported('collections')
+      continue
+    }
     if (known === undefined) {
       if (unknown !== undefined) throw unknown()
       continue

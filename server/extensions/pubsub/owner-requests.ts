@@ -5,6 +5,7 @@ import { randomId } from '../../../lib/stanza/ids.ts'
 import { type Element, xml } from '../../../lib/xml/element.ts'
 import type { IqRequest } from '../extension.ts'
 import { reviewSubscriptions, GIVEN_SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_PER_ENTITY, type Engine } from './engine.ts'
+import { unsupported } from './errors.ts'
 import { configForm, NODE_CONFIG, readConfig } from './node-config.ts'
 import { bareOf, isAccount, type Affiliation, type Node } from './node-store.ts'
 import { defaultForm, formIn, nodeName } from './requests.ts'
@@ -16,6 +17,8 @@ const AFFILIATIONS_MAX = 10_000
 export function answerOwnerGet(engine: Engine, { payload, from, to }: IqRequest): Element {
   const service = to.toString()
   const request = only(payload)
+  // §8.3: all nodes are leaves
+  if (request.getName() === 'default' && request.attrs['type'] !== undefined && request.attrs['type'] !== 'leaf') throw unsupported('collections')
   if (request.getName() === 'default') return wrap(xml('default', null, defaultForm(engine, service))) // §8.3
   const node = owned(engine, service, from, request)
   switch (request.getName()) {
@@ -44,6 +47,7 @@ export function answerOwnerSet(engine: Engine, { payload, from, to }: IqRequest)
       engine.delete(node, request.getChild('redirect')?.attrs['uri'])
       return undefined
     case 'purge':
+      if (!node.config.persist_items) throw unsupported('persistent-items') // §8.5.3.3
       engine.purge(node)
       return undefined
     case 'subscriptions': return changeSubscriptions(engine, node, request)

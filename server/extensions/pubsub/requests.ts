@@ -11,6 +11,7 @@ import { standalone } from '../standalone-element.ts'
 import { askOwners } from './authorization.ts'
 import type { Engine, NewItem } from './engine.ts'
 import { pubsubError, unsupported } from './errors.ts'
+import { isSignal, publisherShown } from './events.ts'
 import { DEFAULT_OPTIONS, optionsForm, readOptions, SUBSCRIBE_OPTIONS, type Offer } from './subscription-options.ts'
 import { configForm, meets, NODE_CONFIG, readConfig, type NodeConfig } from './node-config.ts'
 import { isAccount, type Node, type Subscription } from './node-store.ts'
@@ -41,12 +42,7 @@ export function answerSet(engine: Engine, { payload, from, to, session }: IqRequ
   const named = (name: string): Element | undefined => children.find((child) => child.getName() === name)
   const [request] = children
   switch (request?.getName()) {
-    case 'create':
-    case 'configure': {
-      const create = named('create')
-      if (create === undefined) throw new StanzaError('bad-request')
-      return createNode(engine, service, from, create, named('configure'))
-    }
+    case 'create': return createNode(engine, service, from, request, named('configure'))
     case 'publish':
     case 'publish-options': {
       const publishing = named('publish')
@@ -84,6 +80,7 @@ function createNode(engine: Engine, service: string, from: Jid, create: Element,
   if (!engine.mayCreate(service, from)) throw new StanzaError('forbidden')
   const given = create.attrs['node']
   const name = given === undefined || given === '' ? randomId() : given
+  if (configure?.attrs['node'] !== undefined) throw new StanzaError('bad-request', 'the node is that of create') // §8.1.3
   const form = formIn(configure, NODE_CONFIG)
   engine.create(service, name, from, form === undefined || form.kind === 'cancel' ? {} : readConfig(form))
   // §8.1.1: the name is told only to who did not give it.
@@ -107,7 +104,7 @@ function publish(engine: Engine, service: string, from: Jid, request: Element, o
   const node = existing ?? engine.create(service, name, from, wanted) // §7.1.4
   // §7.1.3.6: without an item only its being published is told.
   const ids = engine.publish(node, items.length === 0 ? [{ id: undefined, payload: '' }] : items, from)
-  return xml('pubsub', { xmlns: PUBSUB_NS }, xml('publish', { node: name }, ids.map((id) => xml('item', { id }))))
+  return xml('pubsub', { xmlns: PUBSUB_NS }, xml('publish', { node: name }, isSignal(node.config) ? [] : ids.map((id) => xml('item', { id }))))
 }
 
 function preconditions(options: Element | undefined): Partial<NodeConfig> {
@@ -127,7 +124,9 @@ function readItem(item: Element): NewItem & { readonly namespace: string | undef
 }
 
 function checkPayloads(config: NodeConfig, items: readonly { readonly payload: string; readonly namespace: string | undefined }[]): void {
-  if (items.length === 0 && (config.persist_items || config.deliver_payloads)) throw pubsubError('bad-request', 'item-required') // §7.1.3.6
+  // §7.1.3.7
+  if (items.length === 0 && !isSignal(config)) throw pubsubError('bad-request', 'item-required')
+  if (items.length > 0 && isSignal(config)) throw pubsubError('bad-request', 'item-forbidden')
   for (const { payload, namespace } of items) {
     if (payload !== '' && config.type !== '' && namespace !== config.type) throw pubsubError('bad-request', 'invalid-payload') // §7.1.3.5
   }
@@ -204,13 +203,9 @@ function load(engine: Engine, node: Node, order: readonly { readonly id: string 
       taken--
       break
     }
-    elements.push(itemElement(item.id, item.payload))
+    elements.push(xml('item', { id: item.id, publisher: publisherShown(node, item) }, item.payload === '' ? null : buildElement(Buffer.from(item.payload))))
   }
   return { elements: backward ? elements.reverse() : elements, complete: taken === order.length }
-}
-
-function itemElement(id: string, payload: string): Element {
-  return xml('item', { id }, payload === '' ? null : buildElement(Buffer.from(payload)))
 }
 
 function answer(node: Node, elements: readonly Element[], set?: Element): Element {
@@ -267,24 +262,23 @@ function subscribe(engine: Engine, service: string, from: Jid, request: Element,
 // ---- §6.3, §6.4 what is wanted of a subscription
 
 /** The subscription that a request is about, which must be the sender's. */
-function subscriptionIn(engine: Engine, node: Node, from: Jid, request: Element): Subscription {
+function ownSubscription(engine: Engine, node: Node, from: Jid, request: Element): Subscription {
   const written = request.attrs['jid'] ?? ''
   if (written === '') throw pubsubError('bad-request', 'jid-required') // §6.3.4.3
   const jid = Jid.tryParse(written)
   if (jid === undefined) throw pubsubError('bad-request', 'invalid-jid')
   if (jid.bare !== from.bare) throw new StanzaError('forbidden') // §6.2.3.3, §6.3.4.1
   const subscription = engine.store.subscription(node.service, node.name, jid.toString())
-  return subscription ?? fail(pubsubError('unexpected-request', 'not-subscribed', { type: 'cancel' })) // §6.2.3.2, §6.3.4.2
+  // §6.2.3.2, §6.3.4.2
+  if (subscription === undefined) throw pubsubError('unexpected-request', 'not-subscribed', { type: request.is('options') ? 'modify' : 'cancel' })
+  requireSubid(request, [subscription.subid])
+  return subscription
 }
 
 /** Each address has one subscription of a node, so that a request need not say which; what it says must be right (§6.2.3.5). */
 function requireSubid(request: Element, subids: readonly string[]): void {
   const subid = request.attrs['subid']
   if (subid !== undefined && !subids.includes(subid)) throw pubsubError('not-acceptable', 'invalid-subid')
-}
-
-function fail(error: StanzaError): never {
-  throw error
 }
 
 function options(engine: Engine, service: string, from: Jid, request: Element, presence: boolean): Element {
@@ -302,12 +296,6 @@ function setOptions(engine: Engine, service: string, from: Jid, request: Element
   const changed = readOptions(form, subscription.options ?? DEFAULT_OPTIONS, { config: node.config, presence }, engine.now())
   engine.store.subscribe(service, node.name, { ...subscription, options: changed })
   return undefined
-}
-
-function ownSubscription(engine: Engine, node: Node, from: Jid, request: Element): Subscription {
-  const subscription = subscriptionIn(engine, node, from, request)
-  requireSubid(request, [subscription.subid])
-  return subscription
 }
 
 function defaultOptions(engine: Engine, service: string, from: Jid, request: Element, presence: boolean): Element {
