@@ -111,7 +111,13 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     tokens.revoke(bareJid)
     hosts.get(bareJid.slice(bareJid.indexOf('@') + 1))?.hooks.runPasswordChanged(bareJid)
   }
-  const accounts = createAccounts(storage.records, { cachedMax: limits.accountCache, committed: () => storage.committed(), passwordGone, hashesOf: (host) => config.host(host).passwordHashes })
+  const accountDisabled = (bareJid: string, reason: string): void => {
+    const text = reason === '' ? 'the account is disabled' : `the account is disabled: ${reason}`
+    for (const session of [...sessions.of(bareJid)]) session.close(new StreamError('policy-violation', text))
+    c2s.closeStreamsOf(bareJid, new StreamError('policy-violation', text))
+    log.info({ what: 'account_disabled', jid: bareJid })
+  }
+  const accounts = createAccounts(storage.records, { cachedMax: limits.accountCache, committed: () => storage.committed(), passwordGone, accountDisabled, hashesOf: (host) => config.host(host).passwordHashes })
   let certificates: SecureContexts | undefined
   const http = createHttp({ contexts: () => certificates, log, metrics, trustedProxies: config.trustedProxies, limits: httpLimits(limits) })
   const sessions = new SessionRegistry()

@@ -23,6 +23,13 @@ export class AccountError extends Error {
   }
 }
 
+/** Why nobody can log in to an account for now (XEP-0133 §4.3). */
+export interface Disabled {
+  /** Since when, ms. */
+  readonly at: number
+  readonly reason: string
+}
+
 /** What changes an account resolves when the change is on stable storage. */
 export interface Accounts {
   exists(bare: string): MaybePromise<boolean>
@@ -38,6 +45,16 @@ export interface Accounts {
   unregister(bare: string): Promise<void>
   /** Throws an AccountError: `item-not-found` without an account, `not-acceptable` for a password that cannot be. */
   setPassword(bare: string, password: string): Promise<void>
+  /**
+   * Lets nobody log in to the account until it is enabled again; all that belongs to it stays. Throws an AccountError: `item-not-found`
+   * without an account.
+   */
+  disable(bare: string, reason: string): Promise<void>
+  /** Whether it was disabled. */
+  enable(bare: string): Promise<boolean>
+  disabled(bare: string): MaybePromise<Disabled | undefined>
+  /** Localparts of a host's disabled accounts, in order. */
+  listDisabled(host: string): Promise<readonly string[]>
   /** Takes as long for an account that does not exist. */
   checkPassword(bare: string, password: string): Promise<boolean>
   scramKeys(bare: string, hash: ScramHash): MaybePromise<ScramKeys | undefined>
@@ -62,6 +79,8 @@ export interface AccountsOptions {
   readonly committed?: () => Promise<void>
   /** The password of this account is not the one it was, or the account is gone; called in the turn in which that is written. */
   readonly passwordGone?: (bare: string) => void
+  /** Nobody may be logged in to this account; called in the turn in which that is written. */
+  readonly accountDisabled?: (bare: string, reason: string) => void
   /** Hashes for which new passwords of a host are kept; all when left out. */
   readonly hashesOf?: (host: string) => readonly ScramHash[]
 }
@@ -75,6 +94,8 @@ const PASSWORD_BYTES_MAX = 1024
 /** Of which keys a password in the clear is checked: the quickest of those without known weakness first. */
 const PREFERRED: readonly ScramHash[] = ['SHA-256', 'SHA-512', 'SHA-1']
 const TABLE = 'accounts'
+const DISABLED = 'disabled-accounts'
+const REASON_LENGTH_MAX = 1000
 const SECRETS = 'account-secrets'
 const PAGE = 500
 
@@ -91,6 +112,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
   const committed = options.committed ?? (() => Promise.resolve())
   const hashesOf = options.hashesOf ?? (() => SCRAM_HASHES)
   const passwordGone = options.passwordGone ?? (() => undefined)
+  const accountDisabled = options.accountDisabled ?? (() => undefined)
   /** Accounts that exist, with the hashes they have; the keys are needed at a login alone, and read from storage. */
   const known = new Recent<readonly ScramHash[]>(cachedMax)
   /** Moves with every change, so that a read begun before it is not remembered after it. */
@@ -140,6 +162,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     changes++
     known.delete(bare)
     records.delete(TABLE, key)
+    records.delete(DISABLED, key)
     passwordGone(bare)
     counts.delete(key[0] as string)
     await committed()
@@ -157,6 +180,30 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     write(bare, key, { created: account.created, keys })
     passwordGone(bare)
     await committed()
+  }
+
+  async function disable(bare: string, reason: string): Promise<void> {
+    const key = keyOf(bare)
+    const found = find(bare)
+    // Without a wait where there is none: the account is there when this is written.
+    const account = found instanceof Promise ? await found : found
+    if (key === undefined || account === undefined) throw new AccountError('item-not-found')
+    records.put(DISABLED, key, { at: now(), reason: reason.slice(0, REASON_LENGTH_MAX) })
+    accountDisabled(bare, reason)
+    await committed()
+  }
+
+  async function enable(bare: string): Promise<boolean> {
+    const key = keyOf(bare)
+    if (key === undefined || (await disabled(bare)) === undefined) return false
+    records.delete(DISABLED, key)
+    await committed()
+    return true
+  }
+
+  function disabled(bare: string): MaybePromise<Disabled | undefined> {
+    const key = keyOf(bare)
+    return key === undefined ? undefined : then(records.get(DISABLED, key), (value) => value as Disabled | undefined)
   }
 
   async function checkPassword(bare: string, password: string): Promise<boolean> {
@@ -191,11 +238,14 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     return then(secretOf(host), (secret) => makeDecoyKeys(hash, secret, bare, iterations))
   }
 
-  async function list(host: string): Promise<readonly string[]> {
+  const list = (host: string): Promise<readonly string[]> => localparts(TABLE, host)
+  const listDisabled = (host: string): Promise<readonly string[]> => localparts(DISABLED, host)
+
+  async function localparts(table: string, host: string): Promise<readonly string[]> {
     const names: string[] = []
     let after: Key | undefined
     for (;;) {
-      const page = await records.range(TABLE, [host], after === undefined ? { limit: PAGE } : { limit: PAGE, after })
+      const page = await records.range(table, [host], after === undefined ? { limit: PAGE } : { limit: PAGE, after })
       for (const { key } of page) names.push(key[1] as string)
       const last = page.at(-1)
       if (last === undefined || page.length < PAGE) return names
@@ -249,7 +299,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     })
   }
 
-  return { exists, register, registerWithoutPassword, unregister, setPassword, checkPassword, scramKeys, hashes, addKeys, decoyKeys, list, count }
+  return { exists, register, registerWithoutPassword, unregister, setPassword, disable, enable, disabled, listDisabled, checkPassword, scramKeys, hashes, addKeys, decoyKeys, list, count }
 }
 
 function then<A, B>(value: MaybePromise<A>, next: (value: A) => B): MaybePromise<B> {

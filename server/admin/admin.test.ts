@@ -37,6 +37,18 @@ describe('administration', () => {
     expect((await admin.run('check_account', ['alice', 'localhost'])).code).to.equal(1)
   })
 
+  it('bans an account and lets it in again, by the names that ejabberdctl has', async () => {
+    await admin.run('register', ['alice', 'localhost', 'secret'])
+    expect(await admin.run('get_ban_details', ['alice', 'localhost'])).to.deep.equal({ code: 0, lines: [] })
+    expect(await admin.run('ban_account', ['alice', 'localhost', 'spam'])).to.deep.equal({ code: 0, lines: [] })
+    const { lines } = await admin.run('get_ban_details', ['alice', 'localhost'])
+    expect(lines[0]).to.match(/^bandate\t\d{4}-\d\d-\d\dT/)
+    expect(lines[1]).to.equal('reason\tspam')
+    expect((await admin.run('unban_account', ['alice', 'localhost'])).code).to.equal(0)
+    expect((await admin.run('unban_account', ['alice', 'localhost'])).lines).to.deep.equal(['Error: alice@localhost is not banned'])
+    expect((await admin.run('ban_account', ['nobody', 'localhost', ''])).lines).to.deep.equal(['Error: There is no account nobody@localhost'])
+  })
+
   it('lifts the ban of one address', async () => {
     const lifted: string[] = []
     const running = { sessions: { all: () => [], of: () => [] }, status: () => { throw new Error('not asked') }, stop: () => undefined, reload: () => Promise.resolve([]), unban: (address: string) => lifted.push(address) === 1, operation: () => Promise.resolve(undefined) }

@@ -15,7 +15,7 @@ export interface AdminResult {
 /** What a running server offers; an operation that lacks its part says that the server is not running. */
 export interface AdminParts {
   hosts(): readonly string[]
-  readonly accounts: Pick<Accounts, 'exists' | 'setPassword' | 'checkPassword' | 'list' | 'count'>
+  readonly accounts: Pick<Accounts, 'exists' | 'setPassword' | 'checkPassword' | 'list' | 'count' | 'disable' | 'enable' | 'disabled'>
   register(bareJid: string, password: string): Promise<void>
   /** Removes the account and all that belongs to it. */
   unregister(bareJid: string): Promise<void>
@@ -57,6 +57,9 @@ export const OPERATIONS: readonly { readonly name: string; readonly args: readon
   { name: 'register', args: ['user', 'host', 'password'], help: 'Add an account.' },
   { name: 'unregister', args: ['user', 'host'], help: 'Remove an account and all that belongs to it.' },
   { name: 'change_password', args: ['user', 'host', 'password'], help: 'Give an account another password.' },
+  { name: 'ban_account', args: ['user', 'host', 'reason'], help: 'End the sessions of an account and let nobody log in to it; it keeps what it has.' },
+  { name: 'unban_account', args: ['user', 'host'], help: 'Let its owner log in again.' },
+  { name: 'get_ban_details', args: ['user', 'host'], help: 'Since when an account is banned, and why; nothing when it is not.' },
   { name: 'check_account', args: ['user', 'host'], help: 'Succeed when the account exists.' },
   { name: 'check_password', args: ['user', 'host', 'password'], help: 'Succeed when the password is right.' },
   { name: 'export_piefxis', args: ['dir'], help: 'Write all accounts with what they have into files (XEP-0227).' },
@@ -147,6 +150,22 @@ export function createAdmin(parts: AdminParts): Admin {
       writable()
       await parts.accounts.setPassword(bare, password)
       return done()
+    },
+    async ban_account([user = '', host = '', reason = '']) {
+      const bare = await existing(user, host)
+      writable()
+      await parts.accounts.disable(bare, reason)
+      return done()
+    },
+    async unban_account([user = '', host = '']) {
+      const bare = await existing(user, host)
+      writable()
+      if (!await parts.accounts.enable(bare)) throw new Refused(`${bare} is not banned`)
+      return done()
+    },
+    async get_ban_details([user = '', host = '']) {
+      const ban = await parts.accounts.disabled(await existing(user, host))
+      return ban === undefined ? done() : done(`bandate\t${new Date(ban.at).toISOString()}`, `reason\t${ban.reason}`)
     },
     export_piefxis: ([dir = '']) => exportInto(dir, parts.hosts()),
     export_piefxis_host: ([dir = '', host = '']) => exportInto(dir, [onHost(host)]),

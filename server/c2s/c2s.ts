@@ -285,6 +285,11 @@ export class C2s implements AsyncDisposable {
 
   accountLeft(bare: string): void { this.#parts.accountLeft(bare) }
 
+  /** Ends the streams of an account that have logged in, also those without a session. */
+  closeStreamsOf(bare: string, error: StreamError): void {
+    for (const stream of [...this.#streams]) if (stream.account === bare) stream.close(error)
+  }
+
   closed(stream: ClientStream): void {
     this.#streams.delete(stream)
   }

@@ -42,7 +42,7 @@ const EMPTY = Buffer.alloc(0)
 const STREAM_END = Buffer.from('</stream:stream>')
 const COUNTER_MAX = 2 ** 32 - 1
 /** SASL failures (RFC 6120 §6.5) that are no wrong user name or password. */
-const NO_GUESS: ReadonlySet<string> = new Set(['aborted', 'credentials-expired', 'encryption-required', 'invalid-mechanism', 'temporary-auth-failure'])
+const NO_GUESS: ReadonlySet<string> = new Set(['aborted', 'account-disabled', 'credentials-expired', 'encryption-required', 'invalid-mechanism', 'temporary-auth-failure'])
 
 export class ClientStream implements StreamHandler, Carrier {
   readonly address: string
@@ -114,6 +114,8 @@ export class ClientStream implements StreamHandler, Carrier {
 
   get secure(): boolean { return this.#secure }
   get session(): Session | undefined { return this.#session }
+  /** The bare JID of who has logged in. */
+  get account(): string | undefined { return this.#user === undefined ? undefined : `${this.#user}@${this.host}` }
   get host(): string { return this.#host?.name ?? '' }
   /** Whether nothing is to be expected of the client for now, as it was granted. */
   get away(): boolean { return this.#framed?.away === true }
@@ -520,7 +522,7 @@ export class ClientStream implements StreamHandler, Carrier {
     const host = this.#host as Host
     this.#wait(
       sasl.step(Buffer.from(text, 'base64')).then(
-        (outcome) => {
+        async (outcome) => {
           if (outcome.kind === 'success') this.#try?.succeeded()
           if (this.#closed) return outcome.kind === 'success' ? this.#c2s.accountLeft(`${outcome.user}@${host.name}`) : undefined
           if (outcome.kind === 'challenge') return this.#sendChallenge(outcome.data)
@@ -531,6 +533,7 @@ export class ClientStream implements StreamHandler, Carrier {
             this.#c2s.accountLeft(jid.bare)
             return this.#saslFailure('not-authorized', undefined, false)
           }
+          if (await this.#refusedAsDisabled(jid)) return undefined
           if (this.#login !== undefined) return this.#checked(host, this.#login, jid, outcome.data)
           this.#authenticated(host, jid)
           this.#parser.reset()
@@ -544,6 +547,14 @@ export class ClientStream implements StreamHandler, Carrier {
       ),
       () => {},
     )
+  }
+
+  /** RFC 6120 §6.5.2: told to who has shown that the account is his, whatever the mechanism. */
+  async #refusedAsDisabled(account: Jid): Promise<boolean> {
+    const found = this.#c2s.accounts.disabled(account.bare)
+    const disabled = found instanceof Promise ? await found : found
+    if (disabled !== undefined && !this.#closed) this.#saslFailure('account-disabled', disabled.reason)
+    return disabled !== undefined || this.#closed
   }
 
   #authenticated(host: Host, account: Jid): void {
@@ -639,6 +650,8 @@ export class ClientStream implements StreamHandler, Carrier {
 
   /** §2.6.1: the client is who it says; now what it asked for beside that. Resolves when it has been answered. */
   async #succeed(host: Host, login: Login, account: Jid, data: Buffer | undefined): Promise<void> {
+    // Tasks take their time.
+    if (await this.#refusedAsDisabled(account)) return
     this.#authenticated(host, account)
     let more = await host.sasl2.success(account.bare, login)
     const resume = login.request.find('resume', NS.sm)

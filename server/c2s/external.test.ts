@@ -88,6 +88,12 @@ describe('SASL EXTERNAL (XEP-0178)', () => {
     expect(await site.server.accounts.exists('nobody@localhost')).to.equal(false)
   })
 
+  it('RFC 6120 §6.5.2: nor is one that is disabled let in', async () => {
+    const given = await authority.issue(['romeo@localhost'])
+    await site.server.accounts.disable('romeo@localhost', '')
+    expect((await visit(given, [auth(''), authenticate('')])).answers).to.deep.equal(['account-disabled', 'account-disabled'])
+  })
+
   it('a resumed TLS session has the certificate too', async () => {
     const given = await authority.issue(['romeo@localhost'])
     const { ticket } = await visit(given, [auth('')])

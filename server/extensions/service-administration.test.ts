@@ -52,6 +52,20 @@ describe('XEP-0133 service administration', () => {
     expect(await fake.accounts.list(host)).to.deep.equal(['bard'])
   })
 
+  it('§4.3 Disable User and §4.4 Re-Enable User, with their number (§4.14) and list (§4.19)', async () => {
+    const { fake, run, values, status } = await stage()
+    expect(conditionOf(await run('disable-user', { accountjids: [juliet, 'nobody@example.net'] }))).to.equal('item-not-found')
+    expect(conditionOf(await run('disable-user', { accountjids: [juliet, 'bard@example.net'] }))).to.equal('not-allowed')
+    expect(await fake.accounts.disabled(juliet)).to.equal(undefined)
+    expect(status(await run('disable-user', { accountjids: [juliet, 'romeo@example.net'] }))).to.equal('completed')
+    expect(values(await run('get-disabled-users-num'), 'disabledusersnum')).to.deep.equal(['2'])
+    expect(values(await run('get-disabled-users-list', { max_items: 'none' }), 'disableduserjids')).to.deep.equal([juliet, 'romeo@example.net'])
+    expect(status(await run('reenable-user', { accountjids: juliet }))).to.equal('completed')
+    expect(values(await run('get-disabled-users-list', { max_items: 'none' }), 'disableduserjids')).to.deep.equal(['romeo@example.net'])
+    await run('delete-user', { accountjids: 'romeo@example.net' })
+    expect(values(await run('get-disabled-users-num'), 'disabledusersnum')).to.deep.equal(['0'])
+  })
+
   it('§4.5 End User Session: one, or all of an account', async () => {
     const { fake, run, status } = await stage()
     const [a, b] = [fake.login(`${juliet}/a`), fake.login(`${juliet}/b`)]

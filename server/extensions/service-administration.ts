@@ -23,7 +23,7 @@ const PASSWORD = { var: 'password', type: 'text-private', label: 'Password', req
 export const serviceAdministration = defineExtension({
   name: 'service-administration',
   ejabberd: 'mod_configure',
-  specs: [{ xep: 133, version: '1.3.1', status: 'partial', note: 'accounts, sessions, figures and announcements; no disabling of accounts, no lists of blocked servers, no restart' }],
+  specs: [{ xep: 133, version: '1.3.1', status: 'partial', note: 'accounts, sessions and figures; no lists of blocked servers, no restart' }],
   needs: ['host', 'commands', 'accounts', 'sessions', 'rosters', 'access', 'log'],
   options: {
     access: { type: accessRule(), default: 'configure', help: 'Who may administer the host.' },
@@ -105,6 +105,27 @@ export const serviceAdministration = defineExtension({
       return {}
     })
 
+    add('disable-user', 'Disable users', {
+      instructions: 'Ends their sessions, and lets nobody log in until the accounts are enabled again. They keep what they have.', fields: [ACCOUNTS],
+    }, async (form, { from }) => {
+      const bares = await allExisting(form)
+      // Who locks himself out cannot undo it.
+      if (bares.includes(from.bare)) throw new StanzaError('not-allowed', 'This is your own account')
+      for (const bare of bares) {
+        await accounts.disable(bare, '')
+        log.info({ what: 'account_disabled_by', jid: bare, by: from.bare })
+      }
+      return {}
+    })
+
+    add('reenable-user', 'Enable users again', { fields: [ACCOUNTS] }, async (form, { from }) => {
+      for (const bare of await allExisting(form)) {
+        await accounts.enable(bare)
+        log.info({ what: 'account_enabled', jid: bare, by: from.bare })
+      }
+      return {}
+    })
+
     add('end-user-session', 'End sessions', {
       instructions: 'An address with a resource ends that session, one without all of the account.', fields: [ACCOUNTS],
     }, async (form, { from }) => {
@@ -161,10 +182,12 @@ export const serviceAdministration = defineExtension({
     // ---- §4.13 to §4.22: figures and lists
 
     tell('get-registered-users-num', 'Number of registered users', 'registeredusersnum', () => accounts.count(host))
+    tell('get-disabled-users-num', 'Number of disabled users', 'disabledusersnum', async () => (await accounts.listDisabled(host)).length)
     tell('get-online-users-num', 'Number of online users', 'onlineusersnum', () => online().length)
     tell('get-active-users-num', 'Number of active users', 'activeusersnum', () => online(isActive).length)
     tell('get-idle-users-num', 'Number of idle users', 'idleusersnum', () => online((own) => !isActive(own)).length)
     list('get-registered-users-list', 'Registered users', 'registereduserjids', async () => (await accounts.list(host)).map((local) => `${local}@${host}`))
+    list('get-disabled-users-list', 'Disabled users', 'disableduserjids', async () => (await accounts.listDisabled(host)).map((local) => `${local}@${host}`))
     list('get-online-users-list', 'Online users', 'onlineuserjids', () => online())
     list('get-active-users', 'Active users', 'activeuserjids', () => online(isActive))
     list('get-idle-users', 'Idle users', 'activeuserjids', () => online((own) => !isActive(own))) // §4.22 calls the field so
