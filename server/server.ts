@@ -113,7 +113,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   }
   const accountDisabled = (bareJid: string, reason: string): void => {
     const text = reason === '' ? 'the account is disabled' : `the account is disabled: ${reason}`
-    for (const session of [...sessions.of(bareJid)]) session.close(new StreamError('policy-violation', text))
+    for (const session of sessions.of(bareJid).slice()) session.close(new StreamError('policy-violation', text))
     c2s.closeStreamsOf(bareJid, new StreamError('policy-violation', text))
     log.info({ what: 'account_disabled', jid: bareJid })
   }

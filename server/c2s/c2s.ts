@@ -287,7 +287,7 @@ export class C2s implements AsyncDisposable {
 
   /** Ends the streams of an account that have logged in, also those without a session. */
   closeStreamsOf(bare: string, error: StreamError): void {
-    for (const stream of [...this.#streams]) if (stream.account === bare) stream.close(error)
+    for (const stream of this.#streams) if (stream.account === bare) stream.close(error)
   }
 
   closed(stream: ClientStream): void {
