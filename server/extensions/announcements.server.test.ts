@@ -44,6 +44,18 @@ describe('the administrator\'s commands and the directory, on a whole server', (
     await bard.disconnect()
   })
 
+  it('a message to HOST/announce/all reaches everybody, those who are away later; others hear that they may not', async () => {
+    const bard = await login('bard')
+    bard.send("<message to='localhost/announce/all'><body>Tomorrow</body></message>")
+    await bard.receive((element) => element.getChildText('body') === 'Tomorrow' && element.attrs['from'] === 'localhost')
+    const juliet = await login('juliet')
+    await juliet.receive((element) => element.getChildText('body') === 'Tomorrow' && element.attrs['from'] === 'localhost')
+    juliet.send("<message id='no' to='localhost/announce/all'><body>Ha</body></message>")
+    expect((await juliet.receive((element) => element.attrs['id'] === 'no')).getChild('error')?.getChild('forbidden')).to.not.equal(undefined)
+    await juliet.disconnect()
+    await bard.disconnect()
+  })
+
   it('nobody else may', async () => {
     const juliet = await login('juliet')
     const refused = await run(juliet, 'delete-user', { accountjids: 'bard@localhost' }).catch((error: { condition: string }) => error.condition)

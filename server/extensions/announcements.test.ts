@@ -89,4 +89,73 @@ describe('XEP-0133 announcements', () => {
     arrives('juliet@example.net/c')
     expect(sent()).to.deep.equal([])
   })
+
+  describe('messages to the host, as to ejabberd', () => {
+    const say = (fake: ReturnType<typeof fakeParts>, resource: string, body = 'Tonight', type = '') => fake.hooks.runToHost(fake.delivery(`<message from='${bard}' to='${host}/${resource}'${type && ` type='${type}'`}><subject>Play</subject>${body && `<body>${body}</body>`}</message>`))
+    const later = () => new Promise((resolve) => { setTimeout(resolve, 5) })
+
+    it('announce/online, announce/all and their type', async () => {
+      const { fake, sent } = await stage()
+      fake.login('juliet@example.net/a')
+      expect(say(fake, 'announce/online', 'Now', 'headline')).to.equal(true)
+      expect(fake.routed[0]?.element().getChildText('subject')).to.equal('Play')
+      expect(sent()).to.deep.equal(['headline juliet@example.net/a Now'])
+      expect(say(fake, 'announce/all')).to.equal(true)
+      await later()
+      expect(sent()).to.deep.equal(['normal juliet@example.net Tonight', 'normal romeo@example.net Tonight'])
+      expect(await fake.storage.records.range('announcements', [host])).to.deep.equal([])
+    })
+
+    it('announce/motd, announce/motd/update and announce/motd/delete', async () => {
+      const { fake, sent, arrives } = await stage()
+      fake.login('juliet@example.net/a')
+      say(fake, 'announce/motd', 'Tonihgt')
+      expect(sent()).to.deep.equal(['normal juliet@example.net/a Tonihgt'])
+      say(fake, 'announce/motd/update', 'Tonight')
+      expect(sent()).to.deep.equal([])
+      arrives('romeo@example.net/a')
+      arrives('juliet@example.net/b')
+      expect(sent()).to.deep.equal(['normal romeo@example.net/a Tonight'])
+      say(fake, 'announce/motd/delete', '')
+      expect(await fake.storage.records.get('motd', [host])).to.equal(undefined)
+    })
+
+    it('are forbidden to others, and other resources are nobody', async () => {
+      const { fake, sent } = await stage()
+      fake.login('juliet@example.net/a')
+      for (const resource of ['announce', 'announce/', 'announce/nobody', 'announce/online/', 'x/announce/online', 'announce/all-hosts']) expect(say(fake, resource), resource).to.equal(false)
+      fake.allowed.rules = (rule) => rule !== 'announce'
+      for (const resource of ['announce/online', 'announce/all-hosts/motd/delete']) expect(() => say(fake, resource)).to.throw().with.property('condition', 'forbidden')
+      expect(sent()).to.deep.equal([])
+    })
+
+    it('an announcement to all goes on where a killed process left it', async () => {
+      const { fake } = await stage()
+      await fake.storage.records.put('announcements', [host, 'id'], { subject: '', text: 'Tonight', type: 'normal', after: 'juliet' })
+      const again = fakeParts()
+      again.start(announcements, {}, { storage: fake.storage, accounts: fake.accounts })
+      again.hooks.runStarted()
+      await later()
+      expect(again.routed.map((each) => each.to)).to.deep.equal(['romeo@example.net'])
+      expect(await fake.storage.records.range('announcements', [host])).to.deep.equal([])
+    })
+  })
+
+  it('on all hosts, for those who may on each', async () => {
+    const { fake, run, sent } = await stage()
+    const other = fakeParts('example.org')
+    other.start(announcements, { access: 'others' }, { lasting: fake.parts.lasting })
+    other.login('nurse@example.org/a')
+    fake.login('juliet@example.net/a')
+    expect((await run('announce-allhosts', { announcement: 'Now' })).getChild('command')?.getChildText('note')).to.equal('On 2 hosts')
+    expect(sent()).to.deep.equal(['headline juliet@example.net/a Now'])
+    expect(other.routed.splice(0).map((each) => `${each.from} ${each.to}`)).to.deep.equal(['example.org nurse@example.org/a'])
+    await run('set-motd-allhosts', { motd: 'Tonight' })
+    expect(await other.storage.records.get('motd', ['example.org'])).to.include({ text: 'Tonight' })
+    await run('delete-motd-allhosts')
+    expect(await other.storage.records.get('motd', ['example.org'])).to.equal(undefined)
+    other.allowed.rules = (rule) => rule !== 'others'
+    expect(conditionOf(await run('announce-allhosts', { announcement: 'Now' }))).to.equal('forbidden')
+    expect((await run('announce', { announcement: 'Now' })).getChild('command')?.attrs['status']).to.equal('completed')
+  })
 })

@@ -18,6 +18,7 @@ export class HookRunner implements Hooks {
   readonly #safeguard: ((delivery: Delivery) => Taken | undefined)[] = []
   readonly #copied: ((delivery: Delivery, session: Session) => boolean)[] = []
   readonly #undeliverable: ((delivery: Delivery) => boolean)[] = []
+  readonly #toHost: ((delivery: Delivery) => boolean)[] = []
   readonly #whileInactive: ((session: Session, stanza: Stanza) => WhileInactive | undefined)[] = []
   readonly #waiting: ((owner: string, stanza: Stanza, id: string | undefined, session: Session | undefined) => void)[] = []
   readonly #bound: ((session: Session) => void)[] = []
@@ -48,6 +49,7 @@ export class HookRunner implements Hooks {
   safeguard(handler: (delivery: Delivery) => Taken | undefined): void { this.#safeguard.push(handler) }
   copied(handler: (delivery: Delivery, session: Session) => boolean): void { this.#copied.push(handler) }
   undeliverable(handler: (delivery: Delivery) => boolean): void { this.#undeliverable.push(handler) }
+  toHost(handler: (delivery: Delivery) => boolean): void { this.#toHost.push(handler) }
   whileInactive(handler: (session: Session, stanza: Stanza) => WhileInactive | undefined): void { this.#whileInactive.push(handler) }
   waiting(handler: (owner: string, stanza: Stanza, id: string | undefined, session: Session | undefined) => void): void { this.#waiting.push(handler) }
   bound(handler: (session: Session) => void): void { this.#bound.push(handler) }
@@ -97,6 +99,10 @@ export class HookRunner implements Hooks {
   }
   runUndeliverable(delivery: Delivery): boolean {
     for (const handler of this.#undeliverable) if (handler(delivery)) return true
+    return false
+  }
+  runToHost(delivery: Delivery): boolean {
+    for (const handler of this.#toHost) if (handler(delivery)) return true
     return false
   }
   runWhileInactive(session: Session, stanza: Stanza): WhileInactive {

@@ -72,6 +72,8 @@ export interface Hooks {
   copied(handler: (delivery: Delivery, session: Session) => boolean): void
   /** No session took this message (RFC 6121 §8.5.2.2): true when the handler did. Otherwise the router answers as the RFC says. */
   undeliverable(handler: (delivery: Delivery) => boolean): void
+  /** A message, and no error, for the host itself: true when the handler took it. May refuse, by throwing a StanzaError. */
+  toHost(handler: (delivery: Delivery) => boolean): void
 
   /**
    * Before a stanza is sent to a session: `hold` keeps it with the session, in place of what is held under the same name, until

@@ -163,7 +163,12 @@ export class Router {
     const toHost = hosts.get(to.domain)
     if (toHost === undefined) throw new StanzaError('remote-server-not-found') // RFC 6120 §10.4
     if (to.local === '') {
-      // RFC 6121 §8.5: the server itself takes no messages.
+      if (type !== 'error' && toHost.hooks.runToHost(delivery)) {
+        fromHost?.hooks.runStore(delivery)
+        fromHost?.hooks.runCopy(delivery)
+        return
+      }
+      // RFC 6121 §8.5: the server itself takes no other messages.
       if (type === 'error' || type === 'headline') return
       throw new StanzaError('service-unavailable')
     }
