@@ -5,7 +5,7 @@ import type { Stanza } from '../lib/stanza/stanza.ts'
 import type { Element } from '../lib/xml/element.ts'
 import type { Recent } from '../lib/recent.ts'
 import type { StreamError } from '../lib/stream/errors.ts'
-import type { Bind2, FailedLogins, Files, Login, LoginWatcher, Logins, Nonzas, OfferedFile, Operations, RegistrationPass, RegistrationRequest, Registrations, Resumption, Sasl2, Stranger, StreamFeatures, Task } from './extensions/extension.ts'
+import type { Bind2, FailedLogins, Files, Login, LoginWatcher, Logins, Nonzas, OfferedFile, Operations, Registrar, RegistrationPass, RegistrationRequest, Registrations, Resumption, Sasl2, Stranger, StreamFeatures, Task } from './extensions/extension.ts'
 import type { Commands } from './extensions/commands-registry.ts'
 import type { HostAccountData } from './accounts/account-data.ts'
 import type { HostDisco } from './extensions/disco-registry.ts'
@@ -77,11 +77,13 @@ export class HostLogins implements Logins {
 }
 
 export class HostRegistrations implements Registrations {
-  #registrar: Parameters<Registrations['serve']>[0] | undefined
+  #registrar: Registrar | undefined
   readonly #admit: ((stream: Stranger) => RegistrationPass | undefined)[] = []
   readonly #reserve: ((bareJid: string) => boolean | Promise<boolean>)[] = []
 
-  serve(registrar: Parameters<Registrations['serve']>[0]): void { this.#registrar = registrar }
+  serve(registrar: Registrar): void { this.#registrar = registrar }
+  async welcome(): Promise<{ readonly subject: string; readonly body: string } | undefined> { return this.#registrar?.welcome() }
+  async setWelcome(message: { readonly subject: string; readonly body: string }): Promise<void> { await this.#registrar?.setWelcome(message) }
   open(module: string): boolean { return this.#registrar?.open(module) ?? false }
   async register(request: RegistrationRequest): Promise<string> {
     if (this.#registrar === undefined) throw new StanzaError('not-allowed', 'Accounts cannot be registered here')

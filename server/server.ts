@@ -7,8 +7,10 @@ import { Recent } from '../lib/recent.ts'
 import { createJwtCheck } from '../lib/sasl/jwt.ts'
 import { SaslFailure } from '../lib/sasl/mechanism.ts'
 import { StanzaError } from '../lib/stanza/errors.ts'
-import { makeStanza, type Stanza } from '../lib/stanza/stanza.ts'
+import { nextMessageId } from '../lib/stanza/ids.ts'
+import { makeStanza, stanzaOf, type Stanza } from '../lib/stanza/stanza.ts'
 import { StreamError } from '../lib/stream/errors.ts'
+import { xml } from '../lib/xml/element.ts'
 import { HostAccountData } from './accounts/account-data.ts'
 import { AccountError, createAccounts, type Accounts, type ScramKeySet } from './accounts/accounts.ts'
 import { createCredentials } from './accounts/credentials.ts'
@@ -49,6 +51,8 @@ export interface ServerOptions {
   /** In place of the embedded store; not closed by the server. */
   readonly storage?: Storage
   readonly now?: () => number
+  /** How the process ends, or begins anew; without it, nobody who is connected can have it do so. */
+  readonly ending?: { stop(): void; restart(): void }
 }
 
 export interface ServerPort {
@@ -81,6 +85,8 @@ export interface Server extends AsyncDisposable {
    * at the next start; rejects when a listener cannot be opened.
    */
   reload(config: Config): Promise<readonly string[]>
+  /** Tells everybody who is online, unless the text is empty, and ends the server after a while; a later call replaces an earlier one. */
+  end(how: 'stop' | 'restart', delayMs: number, announcement: string): void
   /** Forgets failed logins from an address, and its ban; whether there were any. */
   unban(address: string): boolean
   status(): { readonly healthy: boolean; readonly storage: ReturnType<Storage['status']>; readonly sessions: number; readonly uptimeMs: number }
@@ -266,7 +272,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   function partsOf(host: Host, isOn: (extension: Extension) => boolean): Parts {
     return {
       host: host.name,
-      iq: host.iq, disco: host.disco, commands: host.commands, features: host.features, nonzas: host.nonzas, logins: host.logins, registrations: host.registrations, captchas, operations: host.operations, sasl2: host.sasl2, bind2: host.bind2, tokens, hooks: host.hooks,
+      iq: host.iq, disco: host.disco, commands: host.commands, features: host.features, nonzas: host.nonzas, logins: host.logins, registrations: host.registrations, captchas, operations: host.operations, lifecycle: options.ending && { hosts: () => [...hosts.keys()], end }, sasl2: host.sasl2, bind2: host.bind2, tokens, hooks: host.hooks,
       sessions, rosters, capabilities, pep, tell: host.hooks, storage, http, streams: c2s, log, metrics, limits, now,
       access: host.config.access, config: host.config,
       accounts: { ...accounts, register, unregister },
@@ -437,6 +443,18 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     }
   }
 
+  let endTimer: NodeJS.Timeout | undefined
+
+  function end(how: 'stop' | 'restart', delayMs: number, announcement: string): void {
+    if (announcement !== '') {
+      for (const { jid, host } of sessions.all()) void router.route(stanzaOf('message', { id: nextMessageId(now()), from: host, to: jid.toString(), type: 'headline' }, xml('body', null, announcement)))
+    }
+    log.info({ what: 'server_will_end', how, delayMs })
+    clearTimeout(endTimer)
+    endTimer = setTimeout(() => options.ending?.[how](), delayMs)
+    endTimer.unref()
+  }
+
   let reloading: Promise<readonly string[]> = Promise.resolve([])
 
   async function reload(next: Config): Promise<readonly string[]> {
@@ -471,6 +489,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     },
     register,
     unregister,
+    end,
     reload(next) {
       // One at a time, also after one that failed.
       return (reloading = reloading.then(() => reload(next), () => reload(next)))
@@ -484,6 +503,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     status: () => ({ healthy: storage.healthy, storage: storage.status(), sessions: sessions.size, uptimeMs: now() - startedAt }),
     close() {
       return (closed ??= (async () => {
+        clearTimeout(endTimer)
         for (const host of hosts.values()) host.hooks.runStopping()
         await c2s[Symbol.asyncDispose]()
         await components[Symbol.asyncDispose]()

@@ -124,10 +124,22 @@ export interface RegistrationRequest {
   readonly pass?: RegistrationPass | undefined
 }
 
+/** What makes accounts for those who ask for one, and greets them. */
+export interface Registrar {
+  open(module: string): boolean
+  register(request: RegistrationRequest): Promise<string>
+  welcome(): Promise<{ readonly subject: string; readonly body: string }>
+  setWelcome(message: { readonly subject: string; readonly body: string }): Promise<void>
+}
+
 /** Accounts that people make themselves. */
 export interface Registrations {
   /** Where accounts are made; `module` is ejabberd's name of the way (`mod_invites`) that the operator may close. */
-  serve(registrar: { open(module: string): boolean; register(request: RegistrationRequest): Promise<string> }): void
+  serve(registrar: Registrar): void
+  /** The message for every new account; undefined where none are made. */
+  welcome(): Promise<{ readonly subject: string; readonly body: string } | undefined>
+  /** Resolves when it is on stable storage. An empty one: none. */
+  setWelcome(message: { readonly subject: string; readonly body: string }): Promise<void>
   /** Whether accounts can be made by this way. */
   open(module: string): boolean
   /** Makes one and answers its bare JID. Throws a StanzaError when it cannot be. */
@@ -314,6 +326,13 @@ export interface PersonalEvents {
   provide(host: string, nodes: PersonalNodes): () => void
 }
 
+/** The running server as a whole, with all its hosts. */
+export interface Lifecycle {
+  hosts(): readonly string[]
+  /** Tells everybody who is online, unless the text is empty, and ends the server after a while; a later call replaces an earlier one. */
+  end(how: 'stop' | 'restart', delayMs: number, announcement: string): void
+}
+
 /** How a host manages streams (XEP-0198). */
 export interface Resumption {
   /** How long a session waits for its client to come back, ms, and the longest that the client may ask for; 0: not at all. */
@@ -345,6 +364,8 @@ export interface Parts {
   /** Pictures that only people can read (XEP-0158). */
   captchas: Captchas
   operations: Operations
+  /** Undefined where nothing outside ends the server, such as in a test. */
+  lifecycle: Lifecycle | undefined
   sasl2: Sasl2
   bind2: Bind2
   /** Tokens to log in by (XEP-0484). */

@@ -60,6 +60,7 @@ export function fakeParts(host = 'example.net') {
   const rosters = createRosters(storage.records, { rosterItems: 1000, rosterCache: 100, pendingSubscriptions: 100 })
   const accounts = createAccounts(storage.records, { iterations: 1 })
   const online: FakeSession[] = []
+  const ended: (readonly [how: string, delayMs: number, announcement: string])[] = []
   const tasks: (() => void | Promise<void>)[] = []
   const resumptions: Resumption[] = []
   const clock = { now: Date.parse('2026-01-01T00:00:00Z') }
@@ -106,6 +107,7 @@ export function fakeParts(host = 'example.net') {
     config: { registrationTimeoutMs: 600_000, authMethods: ['internal'] } as unknown as Parts['config'],
     every: (_ms, run) => { tasks.push(run) },
     now: () => clock.now,
+    lifecycle: { hosts: () => [host], end: (...asked) => { ended.push(asked) } },
     lasting<Value>(name: string, make: () => Value): Value {
       if (!lasting.has(name)) lasting.set(name, make())
       return lasting.get(name) as Value
@@ -117,7 +119,7 @@ export function fakeParts(host = 'example.net') {
   }
 
   return {
-    parts, routed, hooks, disco, commands, rosters, storage, accounts, accountData, tasks, resumptions, clock, allowed, features, nonzas, logins, registrations, captchas, operations, sasl2, bind2, tokens, pending,
+    parts, routed, hooks, disco, commands, rosters, storage, accounts, accountData, tasks, ended, resumptions, clock, allowed, features, nonzas, logins, registrations, captchas, operations, sasl2, bind2, tokens, pending,
 
     /** Starts an extension with the defaults of its options and these, and with `others` in place of these parts. */
     start<Options>(extension: Extension<never, Options> | Extension<keyof Parts, Options> | { start: unknown; options?: unknown; features?: readonly string[] }, options: Record<string, unknown> = {}, others: Partial<Parts> = {}): void {

@@ -10,6 +10,7 @@ import { AccountError } from '../accounts/accounts.ts'
 import type { Challenge } from '../captcha/captchas.ts'
 import { accessRule, bool, int, list, record, text } from '../config/options.ts'
 import { defineExtension, type IqRequest, type RegistrationPass, type Stranger } from './extension.ts'
+import { setWelcomeMessage, type WelcomeMessage, welcomeMessage } from './welcome-message.ts'
 
 const NS = 'jabber:iq:register'
 const FEATURE_NS = 'http://jabber.org/features/iq-register'
@@ -20,11 +21,6 @@ const MEDIA_NS = 'urn:xmpp:media-element'
 const ADDRESSES_MAX = 20_000
 const INSTRUCTIONS = 'Choose a username and password to register with this server'
 const REGISTERED = 'You have an account here. Give its username and a new password to change the password'
-
-interface WelcomeMessage {
-  readonly subject: string
-  readonly body: string
-}
 
 export const register = defineExtension({
   name: 'register',
@@ -99,7 +95,7 @@ export const register = defineExtension({
         throw error
       }
       log.info({ what: 'account_registered', jid: jid.bare, address, by: by?.bare, invited: pass !== undefined })
-      const { subject, body } = options.welcome_message
+      const { subject, body } = await welcomeMessage(storage.records, host, options.welcome_message)
       if (subject !== '' || body !== '') sendMessage(jid.bare, body, subject)
       for (const watcher of options.registration_watchers) sendMessage(watcher, `The account ${jid.bare} was registered from ${address}`)
       return jid.bare
@@ -108,6 +104,11 @@ export const register = defineExtension({
     // Where passwords are of no use nobody needs an account.
     const isOpen = (module: string): boolean => config.authMethods.includes('internal') && (options.allow_modules.includes('all') || options.allow_modules.includes(module))
     registrations.serve({
+      welcome: () => welcomeMessage(storage.records, host, options.welcome_message),
+      async setWelcome(message) {
+        setWelcomeMessage(storage.records, host, options.welcome_message, message)
+        await storage.committed()
+      },
       open: isOpen,
       async register(request) {
         // What waits for a commit is not begun while there is none to come.

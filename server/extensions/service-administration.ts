@@ -1,17 +1,24 @@
 // XEP-0133: Service Administration, version 1.3.1 (2024-09-01)
 import { type Form, type FormSpec, buildForm } from '../../lib/forms.ts'
 import { Jid } from '../../lib/jid.ts'
+import { formatDateTime } from '../../lib/stanza/delay.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
 import { accessRule } from '../config/options.ts'
 import type { Session } from '../sessions/session.ts'
-import type { CommandOutcome, CommandResult } from './commands-registry.ts'
+import type { Command, CommandOutcome, CommandResult } from './commands-registry.ts'
 import { defineExtension, type IqRequest } from './extension.ts'
 import { withStanzaErrors } from './register.ts'
 
 const ADMIN_NS = 'http://jabber.org/protocol/admin'
 const PAGES = ['25', '50', '75', '100', '150', '200', 'none']
+/** Key [host]; value: addresses of accounts. */
+const ADMINISTRATORS = 'administrators'
+/** Key [owner]; value: when it last logged in and bound a resource, ms. */
+const LAST_LOGIN = 'last-login'
+const DELAYS = ['30', '60', '90', '120', '180', '240', '300']
+const DELAY_MAX_S = 86_400
 /** Addresses in one list, whatever was asked for: an answer fits a stanza. */
 const LIST_MAX = 2000
 const JIDS_MAX = 200
@@ -23,17 +30,27 @@ const PASSWORD = { var: 'password', type: 'text-private', label: 'Password', req
 export const serviceAdministration = defineExtension({
   name: 'service-administration',
   ejabberd: 'mod_configure',
-  specs: [{ xep: 133, version: '1.3.1', status: 'partial', note: 'accounts, sessions and figures; no lists of blocked servers, no restart' }],
-  needs: ['host', 'commands', 'accounts', 'sessions', 'rosters', 'access', 'log'],
+  specs: [{ xep: 133, version: '1.3.1', status: 'partial', note: 'all but the lists of blocked and of admitted servers' }],
+  needs: ['host', 'commands', 'accounts', 'sessions', 'rosters', 'access', 'registrations', 'hooks', 'storage', 'lifecycle', 'lasting', 'enabled', 'log', 'now'],
   options: {
     access: { type: accessRule(), default: 'configure', help: 'Who may administer the host.' },
   },
-  start({ host, commands, accounts, sessions, rosters, access, log }, options) {
-    const mayRun = ({ from, session }: IqRequest): boolean => access.allows(options.access, { jid: from, address: session?.address })
+  start({ host, commands, accounts, sessions, rosters, access, registrations, hooks, storage, lifecycle, lasting, enabled, log, now }, options) {
+    const { records } = storage
+    const byRule = ({ from, session }: IqRequest): boolean => access.allows(options.access, { jid: from, address: session?.address })
+    const mayRun = async (request: IqRequest): Promise<boolean> => byRule(request) || (request.session !== undefined && (await appointed()).includes(request.from.bare))
+    const hosts = lasting('administered-hosts', () => new Map<string, (request: IqRequest) => boolean>())
+    hosts.set(host, byRule)
+    const mayEndServer = (request: IqRequest): boolean => lifecycle?.hosts().every((name) => hosts.get(name)?.(request) === true) === true
+
+    /** Administrators beside those of the configuration (§4.29). */
+    async function appointed(): Promise<readonly string[]> {
+      return ((await records.get(ADMINISTRATORS, [host])) as readonly string[] | undefined) ?? []
+    }
 
     /** A command with one form. */
-    function add(node: string, name: string, form: FormSpec, submit: (form: Form, request: IqRequest) => CommandResult | Promise<CommandResult>): void {
-      commands.add({ node: `${ADMIN_NS}#${node}`, name, mayRun, run: () => ({ form: { formType: ADMIN_NS, title: name, ...form }, submit }) })
+    function add(node: string, name: string, form: FormSpec, submit: (form: Form, request: IqRequest) => CommandResult | Promise<CommandResult>, who: Command['mayRun'] = mayRun): void {
+      commands.add({ node: `${ADMIN_NS}#${node}`, name, mayRun: who, run: () => ({ form: { formType: ADMIN_NS, title: name, ...form }, submit }) })
     }
     /** A command that answers at once. */
     function tell(node: string, name: string, field: string, count: () => number | Promise<number>): void {
@@ -164,6 +181,27 @@ export const serviceAdministration = defineExtension({
         xml('item', { jid: item.jid, name: item.name, subscription: item.subscription, ask: item.ask ? 'subscribe' : undefined }, item.groups.map((group) => xml('group', null, group)))))
     }
 
+    hooks.bound((session) => records.put(LAST_LOGIN, [session.owner], now()))
+    hooks.accountRemoved((owner) => records.delete(LAST_LOGIN, [owner]))
+    async function lastLogin(bare: string): Promise<string | undefined> {
+      const at = await records.get(LAST_LOGIN, [bare])
+      return at === undefined ? undefined : formatDateTime(at as number)
+    }
+
+    add('get-user-lastlogin', 'Show last logins', { instructions: 'Of several accounts, the times are in the order of the accounts; never for one that has none.', fields: [ACCOUNTS] }, async (form) => {
+      const bares = await allExisting(form)
+      const times = await Promise.all(bares.map(lastLogin))
+      return {
+        result: {
+          formType: ADMIN_NS,
+          fields: [
+            { var: 'accountjids', type: 'jid-multi', label: 'Accounts', value: bares },
+            { var: 'lastlogin', type: bares.length === 1 ? 'text-single' : 'text-multi', label: 'Last login', value: times.map((time) => time ?? 'never') },
+          ],
+        },
+      }
+    })
+
     add('user-stats', 'Show a user', { fields: [ACCOUNT] }, async (form) => {
       const bare = await existing(form.value('accountjid') ?? '')
       const own = sessions.of(bare)
@@ -173,6 +211,7 @@ export const serviceAdministration = defineExtension({
           fields: [
             { var: 'ipaddresses', type: 'text-multi', label: 'Addresses of its clients', value: [...new Set(own.map(({ address }) => address).filter((address) => address !== ''))] },
             { var: 'rostersize', type: 'text-single', label: 'Contacts', value: [...rosters.get(bare).items.values()].filter(({ hidden }) => hidden !== true).length },
+            { var: 'lastlogin', type: 'text-single', label: 'Last login', value: await lastLogin(bare) ?? 'never' },
             { var: 'onlineresources', type: 'text-multi', label: 'Resources', value: own.map(({ jid }) => jid.resource).sort() },
           ],
         },
@@ -191,5 +230,85 @@ export const serviceAdministration = defineExtension({
     list('get-online-users-list', 'Online users', 'onlineuserjids', () => online())
     list('get-active-users', 'Active users', 'activeuserjids', () => online(isActive))
     list('get-idle-users', 'Idle users', 'activeuserjids', () => online((own) => !isActive(own))) // §4.22 calls the field so
+
+    // ---- §4.27 and §4.28: the message for new accounts
+
+    if (enabled('register')) {
+      commands.add({
+        node: `${ADMIN_NS}#set-welcome`, name: 'Set the welcome message', mayRun,
+        async run() {
+          const current = await registrations.welcome()
+          return {
+            form: {
+              formType: ADMIN_NS, title: 'Set the welcome message', instructions: 'Everybody who registers an account gets it.',
+              fields: [{ var: 'subject', type: 'text-single', label: 'Subject', value: current?.subject }, { var: 'welcome', type: 'text-multi', label: 'Text', required: true, value: current?.body }],
+            },
+            async submit(form: Form, { from }: IqRequest) {
+              log.info({ what: 'welcome_message_set', by: from.bare })
+              await registrations.setWelcome({ subject: form.value('subject') ?? '', body: form.text('welcome') ?? '' })
+              return {}
+            },
+          }
+        },
+      })
+      commands.add({
+        node: `${ADMIN_NS}#delete-welcome`, name: 'Delete the welcome message', mayRun,
+        async run({ from }) {
+          log.info({ what: 'welcome_message_deleted', by: from.bare })
+          await registrations.setWelcome({ subject: '', body: '' })
+          return {}
+        },
+      })
+    }
+
+    // ---- §4.29: only who is an administrator by the configuration appoints others
+
+    commands.add({
+      node: `${ADMIN_NS}#edit-admin`, name: 'Edit the list of administrators', mayRun: byRule,
+      run: async () => ({
+        form: {
+          formType: ADMIN_NS, title: 'Edit the list of administrators',
+          instructions: 'They may run these commands, beside those who may by the configuration, which are not in this list.',
+          fields: [{ var: 'adminjids', type: 'jid-multi', label: 'Administrators', value: await appointed() }],
+        },
+        async submit(form: Form, { from }: IqRequest) {
+          const written = form.values('adminjids').filter((each) => each !== '')
+          if (written.length > JIDS_MAX) throw new StanzaError('not-acceptable', `At most ${JIDS_MAX}`)
+          const bares = [...new Set(await Promise.all(written.map(existing)))]
+          records.put(ADMINISTRATORS, [host], bares)
+          log.info({ what: 'administrators_set', administrators: bares, by: from.bare })
+          await storage.committed()
+          return {}
+        },
+      }),
+    })
+    // Whoever has the name next is another.
+    hooks.accountRemoved(async (owner) => {
+      const bares = await appointed()
+      if (bares.includes(owner)) records.put(ADMINISTRATORS, [host], bares.filter((bare) => bare !== owner))
+    })
+
+    // ---- §4.30 and §4.31: of the whole server, so for those who administer each of its hosts
+
+    function end(node: string, name: string, how: 'stop' | 'restart'): void {
+      add(node, name, {
+        instructions: 'Ends all sessions of all hosts after a while; those that can be resumed go on afterwards.',
+        fields: [
+          { var: 'delay', type: 'list-single', label: 'After how many seconds', options: DELAYS, value: '30' },
+          { var: 'announcement', type: 'text-multi', label: 'What everybody who is online is told before' },
+        ],
+      }, (form, { from }) => {
+        const asked = form.value('delay') ?? '30'
+        if (!/^\d{1,5}$/.test(asked) || Number(asked) > DELAY_MAX_S) throw new StanzaError('bad-request', `delay must be a number of seconds, at most ${DELAY_MAX_S}`)
+        log.info({ what: 'server_end_asked', how, by: from.bare })
+        lifecycle?.end(how, Number(asked) * 1000, form.text('announcement') ?? '')
+        return { notes: [{ type: 'info', text: `In ${asked} seconds` }] }
+      }, mayEndServer)
+    }
+    if (lifecycle !== undefined) {
+      end('restart', 'Restart the server', 'restart')
+      end('shutdown', 'Shut the server down', 'stop')
+    }
+    return () => { if (hosts.get(host) === byRule) hosts.delete(host) }
   },
 })
