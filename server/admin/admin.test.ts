@@ -51,7 +51,7 @@ describe('administration', () => {
 
   it('lifts the ban of one address', async () => {
     const lifted: string[] = []
-    const running = { sessions: { all: () => [], of: () => [] }, status: () => { throw new Error('not asked') }, stop: () => undefined, reload: () => Promise.resolve([]), unban: (address: string) => lifted.push(address) === 1, operation: () => Promise.resolve(undefined) }
+    const running = { sessions: { all: () => [], of: () => [] }, status: () => { throw new Error('not asked') }, stop: () => undefined, restart: () => Promise.resolve(), stopKindly: () => undefined, reload: () => Promise.resolve([]), unban: (address: string) => lifted.push(address) === 1, operation: () => Promise.resolve(undefined) }
     const accounts = createAccounts(openMemory().records, { iterations: 1 })
     const able = createAdmin({ hosts: () => ['localhost'], accounts, register: () => Promise.resolve(), unregister: () => Promise.resolve(), running })
     expect((await able.run('unban_ip', ['::FFFF:192.0.2.7/128'])).lines).to.deep.equal(['1'])
@@ -63,7 +63,7 @@ describe('administration', () => {
 
   it('hands invitations to the host\'s extensions', async () => {
     const asked: unknown[] = []
-    const running = { sessions: { all: () => [], of: () => [] }, status: () => ({ healthy: true, sessions: 0, uptimeMs: 0, storage: { driver: 'memory' } }), stop: () => undefined, reload: () => Promise.resolve([]), unban: () => false,
+    const running = { sessions: { all: () => [], of: () => [] }, status: () => ({ healthy: true, sessions: 0, uptimeMs: 0, storage: { driver: 'memory' } }), stop: () => undefined, restart: () => Promise.resolve(), stopKindly: () => undefined, reload: () => Promise.resolve([]), unban: () => false,
       operation: (...call: unknown[]) => { asked.push(call); return Promise.resolve(call[1] === 'generate_invite' ? ['xmpp:localhost?register;preauth=T'] : undefined) } }
     const accounts = createAccounts(openMemory().records, { iterations: 1 })
     const able = createAdmin({ hosts: () => ['localhost'], accounts, register: () => Promise.resolve(), unregister: () => Promise.resolve(), running })

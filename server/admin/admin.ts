@@ -26,6 +26,10 @@ export interface AdminParts {
     status(): { readonly healthy: boolean; readonly sessions: number; readonly uptimeMs: number; readonly storage: { readonly driver: string; readonly problem?: string } }
     /** Begins to stop; the answer is sent before the server is gone. */
     stop(): void
+    /** Stops and begins anew in the same process. Rejects when the configuration cannot be used; then it goes on as it was. */
+    restart(): Promise<void>
+    /** Stops after a while, of which everybody who is online is told before. */
+    stopKindly(delayMs: number, announcement: string): void
     /** Reads the configuration again; answers its problems. Rejects when it cannot be used. */
     reload(): Promise<readonly string[]>
     /** Lifts the ban of an address, or the network it counts as; whether there was one. */
@@ -49,6 +53,8 @@ export interface Admin {
 
 /** Problems of an import that are told. */
 const PROBLEMS_MAX = 1000
+
+const DELAY_MAX_S = 86_400
 
 class Refused extends Error {}
 
@@ -82,6 +88,8 @@ export const OPERATIONS: readonly { readonly name: string; readonly args: readon
   { name: 'expire_invite_tokens', args: ['user', 'host'], help: 'Take back all invitations of an account; answers how many.' },
   { name: 'status', args: [], help: 'Say whether the server runs, and how it is.' },
   { name: 'reload_config', args: [], help: 'Read the configuration again.' },
+  { name: 'restart', args: [], help: 'Stop the server and start it again.' },
+  { name: 'stop_kindly', args: ['delay', 'announcement'], help: 'Tell everybody who is online, wait so many seconds, and stop the server.' },
   { name: 'stop', args: [], help: 'Stop the server.' },
 ]
 
@@ -236,6 +244,15 @@ export function createAdmin(parts: AdminParts): Admin {
     },
     async reload_config() {
       return done(...(await running().reload()))
+    },
+    async restart() {
+      await running().restart()
+      return done()
+    },
+    stop_kindly([delay = '', announcement = '']) {
+      if (!/^\d{1,5}$/.test(delay) || Number(delay) > DELAY_MAX_S) return { code: 2, lines: [`DELAY is a number of seconds, at most ${DELAY_MAX_S}`] }
+      running().stopKindly(Number(delay) * 1000, announcement)
+      return done()
     },
     stop() {
       running().stop()

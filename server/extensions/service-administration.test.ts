@@ -1,6 +1,8 @@
 import { expect } from 'chai'
 import { adhoc } from './adhoc.ts'
+import { disco } from './disco.ts'
 import { conditionOf, fakeParts } from './fake-parts.ts'
+import { register } from './register.ts'
 import { serviceAdministration } from './service-administration.ts'
 
 const NS = 'http://jabber.org/protocol/admin'
@@ -11,6 +13,7 @@ const juliet = 'juliet@example.net'
 describe('XEP-0133 service administration', () => {
   async function stage() {
     const fake = fakeParts()
+    fake.start(disco)
     fake.start(adhoc)
     fake.start(serviceAdministration)
     for (const name of ['bard', 'juliet', 'romeo']) await fake.accounts.register(`${name}@example.net`, 'secret')
@@ -89,6 +92,87 @@ describe('XEP-0133 service administration', () => {
     const form = (await run('get-user-roster', { accountjids: juliet })).getChild('command')?.getChild('x', 'jabber:x:data')
     expect(form?.attrs['type']).to.equal('result')
     expect(form?.getChild('query', 'jabber:iq:roster')?.toString()).to.contain('<item jid="romeo@example.net" name="Romeo" subscription="both"><group>Friends</group></item>')
+  })
+
+  it('§4.9 Get User Last Login Time: of who has logged in', async () => {
+    const { fake, run, values } = await stage()
+    fake.clock.now = Date.parse('2026-03-01T10:00:00Z')
+    fake.login(`${juliet}/home`)
+    fake.clock.now += 5000
+    expect(values(await run('get-user-lastlogin', { accountjids: juliet }), 'lastlogin')).to.deep.equal(['2026-03-01T10:00:00.000Z'])
+    const both = await run('get-user-lastlogin', { accountjids: ['romeo@example.net', juliet] })
+    expect(values(both, 'accountjids')).to.deep.equal(['romeo@example.net', juliet])
+    expect(values(both, 'lastlogin')).to.deep.equal(['never', '2026-03-01T10:00:00.000Z'])
+    await fake.hooks.runAccountRemoved(juliet)
+    expect(values(await run('get-user-lastlogin', { accountjids: juliet }), 'lastlogin')).to.deep.equal(['never'])
+  })
+
+  it('§4.27 and §4.28: the welcome message takes the place of the option, until that is changed', async () => {
+    const { fake, run, values } = await stage()
+    const option = { subject: 'Hi', body: 'Welcome' }
+    fake.start(register, { welcome_message: option })
+    expect(values(await run('set-welcome'), 'welcome')).to.deep.equal(['Welcome'])
+    await run('set-welcome', { welcome: ['Welcome to', 'the Globe'] })
+    expect(await fake.registrations.welcome()).to.deep.equal({ subject: '', body: 'Welcome to\nthe Globe' })
+    const greeted = async (username: string) => {
+      await fake.registrations.register({ username, password: 'secret', address: `192.0.2.${username.length}` })
+      return fake.routed.splice(0).map((each) => each.element().getChildText('body'))
+    }
+    expect(await greeted('a')).to.deep.equal(['Welcome to\nthe Globe'])
+    await run('delete-welcome')
+    expect(await greeted('bb')).to.deep.equal([])
+    const again = fakeParts()
+    again.start(register, { welcome_message: option }, { storage: fake.storage })
+    expect(await again.registrations.welcome()).to.deep.equal({ subject: '', body: '' })
+    const changed = fakeParts()
+    changed.start(register, { welcome_message: { ...option, body: 'Hello' } }, { storage: fake.storage })
+    expect(await changed.registrations.welcome()).to.deep.equal({ subject: 'Hi', body: 'Hello' })
+  })
+
+  it('§4.29 Edit Admin List: who is on it may run the commands, and appoints nobody', async () => {
+    const { fake, run, values } = await stage()
+    fake.allowed.rules = () => false
+    fake.parts.access.allows = (_rule, { jid }) => jid?.bare === 'bard@example.net'
+    const home = `${juliet}/home`
+    fake.login(home)
+    expect(conditionOf(await run('get-registered-users-num', undefined, home))).to.equal('forbidden')
+    expect(conditionOf(await run('edit-admin', { adminjids: 'nobody@example.net' }))).to.equal('item-not-found')
+    expect(conditionOf(await run('edit-admin', { adminjids: 'juliet@example.org' }))).to.equal('not-allowed')
+    await run('edit-admin', { adminjids: juliet })
+    expect(values(await run('edit-admin'), 'adminjids')).to.deep.equal([juliet])
+    expect(values(await run('get-registered-users-num', undefined, home), 'registeredusersnum')).to.deep.equal(['3'])
+    expect(conditionOf(await run('edit-admin', undefined, home))).to.equal('forbidden')
+    expect(conditionOf(await run('shutdown', undefined, home))).to.equal('forbidden')
+    // The next owner of the name is another.
+    await fake.hooks.runAccountRemoved(juliet)
+    expect(conditionOf(await run('get-registered-users-num', undefined, home))).to.equal('forbidden')
+    await run('edit-admin', { adminjids: juliet })
+    await run('edit-admin', {})
+    expect(conditionOf(await run('get-registered-users-num', undefined, home))).to.equal('forbidden')
+  })
+
+  it('§4.30 Restart and §4.31 Shut Down, for those who administer all hosts', async () => {
+    const { fake, run, status } = await stage()
+    expect(conditionOf(await run('shutdown', { delay: 'soon' }))).to.equal('bad-request')
+    expect(status(await run('shutdown', { delay: '120', announcement: ['Please', 'log off'] }))).to.equal('completed')
+    expect(status(await run('restart', {}))).to.equal('completed')
+    expect(fake.ended).to.deep.equal([['stop', 120_000, 'Please\nlog off'], ['restart', 30_000, '']])
+    const other = fakeParts('example.org')
+    other.allowed.rules = () => false
+    fake.parts.lifecycle!.hosts = () => ['example.net', 'example.org']
+    expect(conditionOf(await run('shutdown'))).to.equal('forbidden')
+    other.start(serviceAdministration, {}, { lasting: fake.parts.lasting })
+    expect(conditionOf(await run('shutdown'))).to.equal('forbidden')
+    other.allowed.rules = () => true
+    expect(status(await run('shutdown'))).to.equal('executing')
+  })
+
+  it('where nothing ends the server there are no such commands', async () => {
+    const fake = fakeParts()
+    fake.start(disco)
+    fake.start(serviceAdministration, {}, { lifecycle: undefined })
+    const items = await fake.ask(bard, 'get', "<query xmlns='http://jabber.org/protocol/disco#items' node='http://jabber.org/protocol/commands'/>", host)
+    expect(items.toString()).to.contain('#add-user').and.not.contain('#shutdown').and.not.contain('#restart')
   })
 
   it('§4.10 Get User Statistics', async () => {

@@ -7,6 +7,7 @@ import { parseArgs } from 'node:util'
 import { type AdminResult, OPERATIONS, createAdmin, usage } from '../admin/admin.ts'
 import { askControl, listenControl } from '../admin/control.ts'
 import type { Config, Problem } from '../config/config.ts'
+import type { Log } from '../log.ts'
 import type { Server } from '../server.ts'
 
 /** How long stopping may take before what is left is cut off. */
@@ -182,7 +183,7 @@ async function administer(name: string, args: readonly string[], options: Option
   const dataDir = config === undefined ? path.resolve(options.data ?? 'data') : dataDirOf(options, config)
   const answered = await askControl(dataDir, name, args)
   if (answered !== undefined) return answered
-  if (['status', 'stop', 'reload_config', 'kick_user', 'kick_session', 'user_resources', 'unban_ip'].includes(name) || name.includes('_invite') || name.startsWith('connected_')) {
+  if (['status', 'stop', 'stop_kindly', 'restart', 'reload_config', 'kick_user', 'kick_session', 'user_resources', 'unban_ip'].includes(name) || name.includes('_invite') || name.startsWith('connected_')) {
     return { code: 1, lines: [`The server is not running on ${dataDir}`] }
   }
   return offline(name, args, config ?? (await readConfig(options)), dataDir)
@@ -210,7 +211,7 @@ async function offline(name: string, args: readonly string[], config: Config, da
   return await admin.run(name, args)
 }
 
-function adminOf(server: Server, hosts: () => readonly string[], control?: { stop(): void; reload(): Promise<readonly string[]> }): ReturnType<typeof createAdmin> {
+function adminOf(server: Server, hosts: () => readonly string[], control?: { stop(): void; restart(): Promise<void>; reload(): Promise<readonly string[]> }): ReturnType<typeof createAdmin> {
   return createAdmin({
     hosts,
     accounts: server.accounts,
@@ -222,22 +223,45 @@ function adminOf(server: Server, hosts: () => readonly string[], control?: { sto
       accountData: (host) => server.hosts.get(host)?.accountData,
       committed: () => server.storage.committed(),
     },
-    ...(control === undefined ? {} : { running: { sessions: server.sessions, status: () => server.status(), unban: (address: string) => server.unban(address), operation: async (host: string, name: string, args: readonly string[]) => server.hosts.get(host)?.operations.run(name, args), ...control } }),
+    ...(control === undefined ? {} : { running: { sessions: server.sessions, stopKindly: (delayMs: number, announcement: string) => { server.end('stop', delayMs, announcement) }, status: () => server.status(), unban: (address: string) => server.unban(address), operation: async (host: string, name: string, args: readonly string[]) => server.hosts.get(host)?.operations.run(name, args), ...control } }),
   })
 }
 
 async function serve(options: Options): Promise<number> {
+  let log: Log | undefined
+  const survive = (what: string) => (error: unknown): void => { log?.fatal({ what, error: error instanceof Error ? error.stack : String(error) }) }
+  const started = (server: Server): void => {
+    // A bug in one place must not end everybody's sessions; what was acknowledged is on disk either way.
+    if (log === undefined) process.on('uncaughtException', survive('uncaught_exception')).on('unhandledRejection', survive('unhandled_rejection'))
+    log = server.log
+  }
+  for (;;) {
+    const outcome = await serveOnce(options, started)
+    if (outcome === 'restart') continue
+    // Whatever still holds the process, such as a client's half-closed connection, has had its time.
+    setImmediate(() => process.exit(outcome))
+    return outcome
+  }
+}
+
+/** Serves until it is told to stop, and answers the exit code; or to restart. */
+async function serveOnce(options: Options, started: (server: Server) => void): Promise<number | 'restart'> {
   const warnings: string[] = []
   let config = await readConfig(options, (line) => warnings.push(line))
   for (const line of warnings) console.error(line)
   const dataDir = dataDirOf(options, config)
   const { createServer } = await import('../server.ts')
-  const server = await createServer({ config, dataDir }).catch((error: Error) => {
+  const ending = {
+    stop: () => { stop('administrator') },
+    restart: () => { restart().catch((error: Error) => { log.error({ what: 'not_restarted', error: error.message }) }) },
+  }
+  const server = await createServer({ config, dataDir, ending }).catch((error: Error) => {
     console.error(`Tidings cannot start: ${error.message}`)
     // Parts that were started already would keep the process.
     process.exit(1)
   })
   const { log } = server
+  started(server)
 
   const reload = async (): Promise<readonly string[]> => {
     const problems: string[] = []
@@ -246,15 +270,14 @@ async function serve(options: Options): Promise<number> {
     config = next
     return problems
   }
-  let finish: (code: number) => void = () => undefined
-  const finished = new Promise<number>((resolve) => { finish = resolve })
+  const { promise: finished, resolve: finish } = Promise.withResolvers<number | 'restart'>()
   let stopping = false
-  const stop = (reason: string): void => {
+  const stop = (reason: string, outcome: 0 | 'restart' = 0): void => {
     // Asked twice, it does not wait.
     if (stopping) return process.exit(1)
     stopping = true
     log.info({ what: 'server_stopping', reason })
-    setTimeout(() => {
+    const timeout = setTimeout(() => {
       log.error({ what: 'server_stop_timeout', ms: CLOSE_MS })
       process.exit(1)
     }, CLOSE_MS).unref()
@@ -263,40 +286,44 @@ async function serve(options: Options): Promise<number> {
         await control.close()
         await server.close()
         log.info({ what: 'server_stopped' })
-        finish(0)
+        clearTimeout(timeout)
+        finish(outcome)
       } catch (error) {
         log.error({ what: 'server_stop_failed', error })
         finish(1)
       }
     })()
   }
+  const restart = async (): Promise<void> => {
+    // What could not be started again is not stopped.
+    await readConfig(options)
+    setTimeout(() => { if (!stopping) stop('restart', 'restart') }, 50)
+  }
   const control = await listenControl(dataDir, adminOf(server, () => config.hosts, {
     // The answer goes out first.
     stop: () => { setTimeout(() => { stop('command') }, 50) },
+    restart,
     reload,
   }), log)
 
-  process.on('SIGTERM', () => { stop('SIGTERM') })
-  process.on('SIGINT', () => { stop('SIGINT') })
-  process.on('SIGHUP', () => {
+  const onSignal = (signal: NodeJS.Signals): void => { stop(signal) }
+  const onHangUp = (): void => {
     reload().then(
       (problems) => { for (const problem of problems) log.warn({ what: 'configuration_problem', problem }) },
       (error: Error) => { log.error({ what: 'configuration_not_reloaded', error: error.message }) },
     )
-  })
+  }
+  process.on('SIGTERM', onSignal).on('SIGINT', onSignal).on('SIGHUP', onHangUp)
   // Renewed files are noticed without a signal, and self-signed certificates made anew before they end.
-  setInterval(() => {
+  const renewing = setInterval(() => {
     server.certificates?.reload().catch((error: Error) => { log.error({ what: 'certificates_not_reloaded', error: error.message }) })
   }, CERTIFICATES_MS).unref()
-  // A bug in one place must not end everybody's sessions; what was acknowledged is on disk either way.
-  process.on('uncaughtException', (error) => { log.fatal({ what: 'uncaught_exception', error: error.stack }) })
-  process.on('unhandledRejection', (error) => { log.fatal({ what: 'unhandled_rejection', error: error instanceof Error ? error.stack : String(error) }) })
 
   console.error(welcome(server, config, options))
-  const code = await finished
-  // Whatever still holds the process, such as a client's half-closed connection, has had its time.
-  setImmediate(() => process.exit(code))
-  return code
+  const outcome = await finished
+  clearInterval(renewing)
+  process.off('SIGTERM', onSignal).off('SIGINT', onSignal).off('SIGHUP', onHangUp)
+  return outcome
 }
 
 /** What to do next, for the person who started it. */
