@@ -131,7 +131,7 @@ describe('XEP-0133 announcements', () => {
 
     it('an announcement to all goes on where a killed process left it', async () => {
       const { fake } = await stage()
-      await fake.storage.records.put('announcements', [host, 'id'], { subject: '', text: 'Tonight', type: 'normal', after: 'juliet' })
+      fake.storage.records.put('announcements', [host, 'id'], { subject: '', text: 'Tonight', type: 'normal', after: 'juliet' })
       const again = fakeParts()
       again.start(announcements, {}, { storage: fake.storage, accounts: fake.accounts })
       again.hooks.runStarted()
