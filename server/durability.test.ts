@@ -61,13 +61,17 @@ describe('what changes an account is answered after its commit', () => {
     await answer
   }
 
-  it('when an operator makes an account, changes its password and removes it', async () => {
+  it('when an operator makes an account, changes its password, bans it, lets it in and removes it', async () => {
     const { accounts } = server.server
     const run = async (name: string, ...args: string[]): Promise<void> => { expect(await admin.run(name, args)).to.have.property('code', 0) }
     storage.hold()
     await waits(run('register', 'romeo', 'localhost', 'pencil'), async () => accounts.exists('romeo@localhost'))
     storage.hold()
     await waits(run('change_password', 'romeo', 'localhost', 'other'), () => accounts.checkPassword('romeo@localhost', 'other'))
+    storage.hold()
+    await waits(run('ban_account', 'romeo', 'localhost', ''), async () => (await accounts.disabled('romeo@localhost')) !== undefined)
+    storage.hold()
+    await waits(run('unban_account', 'romeo', 'localhost'), async () => (await accounts.disabled('romeo@localhost')) === undefined)
     storage.hold()
     await waits(run('unregister', 'romeo', 'localhost'), async () => !(await accounts.exists('romeo@localhost')))
   })
