@@ -1,0 +1,150 @@
+/**
+ * What several nodes share. Each unit (a bare JID of an account or room; a domain, for what belongs to a host or service as a whole) has
+ * at most one home: the node that has claimed it. Only its home reads and writes what is stored of it, so that this is done in memory,
+ * and written through a log of the node's own. Drivers: Redis with HBase or Cassandra behind it; the main process of one machine; memory, for tests.
+ */
+import type { ArchivedItem, ArchivePage, ArchiveQuery } from '../storage/shapes.ts'
+import type { LogPosition, LogRecord } from '../storage/embedded/log.ts'
+
+/** A node as the others see it. */
+export interface NodeInfo {
+  /** Its incarnation: another one each time that it joins. */
+  readonly inc: string
+  readonly name: string
+  /** Host and port on which it takes clients that others pass on to it; empty when it takes none. */
+  readonly address: string
+  readonly roles: readonly string[]
+  /** It finishes what it has, and is given nothing new. */
+  readonly leaving: boolean
+}
+
+/** A row of a unit; the key as in `ordered.ts`, one character a byte. */
+export interface UnitRow {
+  readonly unit: string
+  readonly key: string
+  /** `undefined` removes it. */
+  readonly value: Buffer | undefined
+}
+
+/** An item of a unit's history that the history's store may not have yet. */
+export interface TailItem {
+  readonly id: string
+  readonly with: string
+  /** `undefined`: it was removed. */
+  readonly bytes: Buffer | undefined
+  /** Where the queue on the way to the store has it, once that is known. */
+  readonly partition?: number
+  readonly offset?: number
+}
+
+/** What is stored of a unit. */
+export interface LoadedUnit {
+  readonly rows: readonly { readonly key: string; readonly value: Buffer }[]
+  readonly tail: readonly TailItem[]
+}
+
+export type Claim = { readonly here: true; readonly unit: LoadedUnit } | { readonly here: false; readonly inc: string }
+
+/** Several stanzas, or what else the nodes say to each other, on the way to one node. */
+export interface Parcel {
+  /** The incarnation that sent it. */
+  readonly source: string
+  /** Number of its first piece among all that `source` has sent to this node, from 1; the others follow. */
+  readonly first: number
+  readonly pieces: readonly Buffer[]
+}
+
+/** This node's place in a cluster. */
+export interface Membership extends AsyncDisposable {
+  readonly self: NodeInfo
+  /** The live nodes, this one among them. */
+  readonly nodes: readonly NodeInfo[]
+  /** Told of each change of `nodes`, and of incarnations that are over for good, everything of theirs having been recovered. */
+  onChange(listener: (gone: readonly string[]) => void): void
+  /**
+   * Told once when this node has lost its lease, and others may serve its units: its log takes nothing any more. It must not answer
+   * anybody then.
+   */
+  onLost(listener: () => void): void
+
+  /** Makes this node the unit's home, unless another is, and answers what is stored of it. Asked for one unit once at a time. */
+  claim(unit: string): Promise<Claim>
+  /** The unit's home, if it has one. */
+  find(unit: string): Promise<string | undefined>
+  /** The units have no home any more. Everything of theirs has been written by `write`. */
+  release(units: readonly string[]): Promise<void>
+  /** Writes rows to their units' places, and the tails of these units whole. May be repeated. Rejects when it failed; then anything of it may be written. */
+  write(rows: readonly UnitRow[], tails: ReadonlyMap<string, readonly TailItem[]>): Promise<void>
+
+  /** The log of this incarnation. */
+  readonly log: NodeLog
+
+  /** Resolves when the parcel is in the node's inbox, on stable storage; 'gone' when there is no such node any more. The same parcel may be sent again. */
+  send(inc: string, parcel: Parcel): Promise<'sent' | 'gone'>
+  /**
+   * Hands out parcels, those of one source in the order of their numbers; one may come twice. `done` is called when what they caused is
+   * committed, and then they leave the inbox.
+   */
+  receive(handler: (parcel: Parcel, done: () => void) => void): void
+
+  /** False, with the reason, while the cluster cannot be reached. */
+  readonly problem: string | undefined
+}
+
+/** An append-only log of records, in segments, that outlives its node. As WriteAheadLog of the embedded storage. */
+export interface NodeLog {
+  readonly bytes: number
+  /** Resolves when the record is on stable storage. Rejects when that failed: then the same record may be appended again, and is there once; and no other before it. */
+  append(buffer: Buffer, payloadBytes: number, lastIdMs: number): Promise<void>
+  prepare(): Promise<void>
+  turnOver(): { readonly segment: number; readonly record: number }
+  drop(upTo: number): Promise<void>
+  close(): Promise<void>
+}
+
+/** What a lost node leaves: a survivor does again what its log says, and then takes on what was sent to it. */
+export interface Inheritance {
+  readonly inc: string
+  readonly position: LogPosition
+  readonly records: readonly LogRecord[]
+  /** Parcels that had come and were not done. */
+  readonly parcels: readonly Parcel[]
+  /** What is stored of one of its units. */
+  load(unit: string): Promise<LoadedUnit>
+  write(rows: readonly UnitRow[], tails: ReadonlyMap<string, readonly TailItem[]>): Promise<void>
+  /** All of it is done: nothing of that node is left, and its units have no home. */
+  finish(): Promise<void>
+}
+
+/** The slow and large store of rows: HBase or Cassandra. */
+export interface RowStore extends AsyncDisposable {
+  /** All rows of a unit, in order of key. */
+  load(unit: string): Promise<readonly { readonly key: string; readonly value: Buffer }[]>
+  /** Writes rows; the same rows may be written again. Rejects when it failed; then some may be written. */
+  write(rows: readonly UnitRow[]): Promise<void>
+  /** The units that begin with a prefix, in order, after one: for lists of accounts and rooms. */
+  units(prefix: string, after: string | undefined, limit: number): Promise<readonly string[]>
+}
+
+/** A change of one owner's history. `version` rises with each change: an older one never goes over a newer one. */
+export interface HistoryChange {
+  readonly owner: string
+  readonly id: string
+  readonly with: string
+  /** `undefined` removes it. */
+  readonly bytes: Buffer | undefined
+  readonly version: number
+}
+
+/** Everybody's history: HBase or Cassandra. As the Archive of storage/shapes.ts, but asynchronous, and written in batches. */
+export interface HistoryStore extends AsyncDisposable {
+  /** The same changes may be written again, also after newer ones, and change nothing then. */
+  write(changes: readonly HistoryChange[]): Promise<void>
+  query(owner: string, query: ArchiveQuery): Promise<ArchivePage>
+  count(owner: string, query: Omit<ArchiveQuery, 'max' | 'direction'>, limit: number): Promise<number>
+  get(owner: string, id: string): Promise<ArchivedItem | undefined>
+  /** Removes an owner's items older than `before` (ms), or all, that were written with lower versions. */
+  purge(owner: string, before: number | undefined, version: number): Promise<void>
+  /** Removes everybody's items older than `before` (ms). */
+  expire(before: number): Promise<number>
+}
