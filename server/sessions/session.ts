@@ -346,7 +346,7 @@ export class Session implements GateWaiter {
       management.sent = (management.sent + 1) % COUNTER
       this.#enqueue(management, { seq: management.sent, stanza: this.#carrier === undefined ? stanza.compact() : stanza, id, size, volatile })
       if (management.resumable && isStored(stanza, volatile)) {
-        this.#context.storage.streams.push(management.id, management.sent, stored(stanza, id, volatile))
+        this.#context.storage.streams.push(management.id, management.sent, ...stored(stanza, id, volatile))
         // A message must not arrive before it is stored: after a crash nobody could tell that it had.
         if (stanza.name === 'message') gated = true
       }
@@ -543,7 +543,7 @@ export class Session implements GateWaiter {
     management.handledStored = management.handled
     streams.acknowledged(management.id, management.acknowledged)
     for (const { seq, stanza, id, volatile } of management.queue) {
-      if (isStored(stanza, volatile)) streams.push(management.id, seq, stored(stanza, id, volatile))
+      if (isStored(stanza, volatile)) streams.push(management.id, seq, ...stored(stanza, id, volatile))
     }
   }
 
@@ -659,10 +659,10 @@ function isOwnExit({ content, children }: Stanza): boolean {
 }
 
 /** What is kept of it: its bytes, with the id of its delivery before them when it has one. */
-function stored(stanza: Stanza, id: string | undefined, volatile: boolean): Buffer {
-  if (volatile) return askAgain(stanza).bytes()
-  const bytes = stanza.bytes()
-  return id === undefined ? bytes : Buffer.concat([Buffer.from(id, 'latin1'), bytes])
+function stored(stanza: Stanza, id: string | undefined, volatile: boolean): readonly Buffer[] {
+  if (volatile) return askAgain(stanza).parts()
+  const parts = stanza.parts()
+  return id === undefined ? parts : [Buffer.from(id, 'latin1'), ...parts]
 }
 
 /** In place of an answer that did not outlive the process. */

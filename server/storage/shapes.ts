@@ -129,7 +129,8 @@ export interface StreamStore {
   open(id: string, owner: string, resource: string, state: Value): void
   state(id: string, state: Value): void
   handled(id: string, h: number): void
-  push(id: string, seq: number, bytes: Buffer): void
+  /** `parts` are the bytes one after another, so that copies may share what they have in common; nobody changes them. */
+  push(id: string, seq: number, ...parts: readonly Buffer[]): void
   /** The client has acknowledged everything up to and including `seq`. */
   acknowledged(id: string, seq: number): void
   close(id: string): void

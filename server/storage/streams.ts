@@ -4,7 +4,8 @@ import { type StoredStream, type Value } from './shapes.ts'
 
 export interface QueuedPush {
   readonly seq: number
-  readonly bytes: Buffer
+  /** The stanza, as it was pushed. */
+  readonly parts: readonly Buffer[]
 }
 
 export interface OpenStream {
@@ -67,8 +68,8 @@ export class StreamTable {
     if (stream) stream.handled = h
   }
 
-  push(id: string, seq: number, bytes: Buffer): void {
-    this.#byId.get(id)?.queue.push({ seq, bytes })
+  push(id: string, seq: number, ...parts: readonly Buffer[]): void {
+    this.#byId.get(id)?.queue.push({ seq, parts })
   }
 
   acknowledged(id: string, seq: number): void {
@@ -85,7 +86,7 @@ export class StreamTable {
   stored(seenAt: number): StoredStream[] {
     return Array.from(this.#byId.values(), (stream) => ({
       id: stream.id, owner: stream.owner, resource: stream.resource, state: unpackValue(stream.state),
-      handled: stream.handled, unacknowledged: [...stream.queue], acknowledged: stream.acknowledged, seenAt,
+      handled: stream.handled, unacknowledged: stream.queue.map(({ seq, parts }) => ({ seq, bytes: Buffer.concat(parts) })), acknowledged: stream.acknowledged, seenAt,
     }))
   }
 }

@@ -70,10 +70,10 @@ export class StreamJournal implements StreamStore, Participant {
     this.#mark(stream).flags |= HANDLED
   }
 
-  push(id: string, seq: number, bytes: Buffer): void {
+  push(id: string, seq: number, ...parts: readonly Buffer[]): void {
     const stream = this.#table.get(id)
     if (!stream) return
-    const push = { seq, bytes }
+    const push = { seq, parts }
     stream.queue.push(push)
     this.#mark(stream).pushes.push(push)
   }
@@ -216,7 +216,7 @@ function pack(writer: RecordWriter, deltas: Iterable<Delta>): void {
       writer.uint32(pushes.length)
       for (const push of pushes) {
         writer.uint32(push.seq)
-        writer.bytes(push.bytes)
+        writer.bytes(...push.parts)
       }
     }
     if (flags & ACKNOWLEDGED) writer.uint32(stream.acknowledged)
@@ -226,7 +226,7 @@ function pack(writer: RecordWriter, deltas: Iterable<Delta>): void {
 function replayDelta(section: RecordReader, flags: number, stream: OpenStream): void {
   if (flags & STATE) stream.state = Buffer.from(section.bytes())
   if (flags & HANDLED) stream.handled = section.uint32()
-  if (flags & PUSHES) for (let count = section.uint32(); count > 0; count--) stream.queue.push({ seq: section.uint32(), bytes: Buffer.from(section.bytes()) })
+  if (flags & PUSHES) for (let count = section.uint32(); count > 0; count--) stream.queue.push({ seq: section.uint32(), parts: [Buffer.from(section.bytes())] })
   if (flags & ACKNOWLEDGED) {
     stream.acknowledged = section.uint32()
     dropAcknowledged(stream.queue, stream.acknowledged)

@@ -36,12 +36,16 @@ export class RecordWriter {
     this.#at = this.#buffer.writeDoubleBE(value, this.#at)
   }
 
-  /** Length (4 bytes) and bytes. */
-  bytes(value: Uint8Array): void {
-    this.#need(4 + value.length)
-    this.#at = this.#buffer.writeUInt32BE(value.length, this.#at)
-    this.#buffer.set(value, this.#at)
-    this.#at += value.length
+  /** Length (4 bytes) and bytes, which may come in parts. */
+  bytes(...parts: readonly Uint8Array[]): void {
+    let length = 0
+    for (const part of parts) length += part.length
+    this.#need(4 + length)
+    this.#at = this.#buffer.writeUInt32BE(length, this.#at)
+    for (const part of parts) {
+      this.#buffer.set(part, this.#at)
+      this.#at += part.length
+    }
   }
 
   /** Length (4 bytes) and the text in UTF-8. */

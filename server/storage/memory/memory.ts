@@ -90,7 +90,7 @@ function memoryStreams(): StreamStore {
     open: (id, owner, resource, state) => { table.open(id, owner, resource, state) },
     state: (id, state) => { table.state(id, state) },
     handled: (id, h) => { table.handled(id, h) },
-    push: (id, seq, bytes) => { table.push(id, seq, bytes) },
+    push: (id, seq, ...parts) => { table.push(id, seq, ...parts) },
     acknowledged: (id, seq) => { table.acknowledged(id, seq) },
     close: (id) => { table.close(id) },
     load: (): readonly StoredStream[] => table.stored(Date.now()),
