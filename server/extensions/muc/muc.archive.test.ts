@@ -85,7 +85,7 @@ describe('the archive of a room that is gone, where it is kept (clear_archive_on
     for (const run of every) await run()
     expect(await storage.archive.count(ROOM, {}, 10)).to.equal(1)
     expect(storage.records.get('muc-past', ['conference.localhost', 'coven'])).to.equal(true)
-    now += 2 * 86_400_000
+    now = Date.parse('3000-01-01T00:00:00Z')
     for (const run of every) await run()
     expect(await storage.archive.count(ROOM, {}, 10)).to.equal(0)
     expect(storage.records.get('muc-past', ['conference.localhost', 'coven'])).to.equal(undefined)
