@@ -93,6 +93,8 @@ describe('XEP-0033 extended stanza addressing', () => {
     expect(await refused(send(`${juliet}<address jid='nurse@localhost'/>`))).to.equal('bad-request')
     expect(await refused(send(`${juliet}<address type='to' jid='nurse@localhost' uri='sip:n@localhost'/>`))).to.equal('bad-request')
     expect(await refused(send(`${juliet}<address type='bcc' jid='${SERVICE}'/>`)), 'for ever to itself').to.equal('forbidden')
+    const delivered = Array.from({ length: 104 }, (_, at) => `<address type='to' jid='a@localhost/${at}' delivered='true'/>`).join('')
+    expect(await refused(send(juliet + delivered)), 'also of addresses that nothing is delivered to').to.equal('not-acceptable')
     romeo.send(`<message to='${SERVICE}' id='none'><body>Hello</body></message>`)
     expect(await refused('none')).to.equal('bad-request')
     const last = send(juliet)

@@ -2,7 +2,7 @@
 import { Jid } from '../../lib/jid.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
-import { type Element, xml } from '../../lib/xml/element.ts'
+import type { Element } from '../../lib/xml/element.ts'
 import { accessRule, anything, host as hostType, int, list, record, text } from '../config/options.ts'
 import type { Session } from '../sessions/session.ts'
 import { defineExtension } from './extension.ts'
@@ -11,6 +11,8 @@ import { standalone } from './standalone-element.ts'
 const NS = 'http://jabber.org/protocol/address'
 const RECIPIENTS = new Set(['to', 'cc', 'bcc'])
 const TYPES = new Set([...RECIPIENTS, 'replyto', 'replyroom', 'noreply', 'ofrom'])
+/** Addresses of a stanza beyond those that it may be delivered to: answers' addresses, and whom others have delivered it to. */
+const OTHERS_MAX = 100
 /** In a session: whom it shows its presence through the service. */
 const SHOWN = 'multicast'
 
@@ -82,11 +84,11 @@ export const multicast = defineExtension({
       }
       const from = Jid.parse(stanza.from ?? '')
       if (!access.allows(options.access, { jid: from })) throw new StanzaError('forbidden')
-      const addresses = readAddresses(stanza.childElement(span))
-      const recipients = new Map<string, Address>()
-      for (const each of addresses) if (each.jid !== undefined && each.isDue && !recipients.has(each.jid.toString())) recipients.set(each.jid.toString(), each)
       const local = isLocal(from)
       const max = (local ? options.limits.local : options.limits.remote)[stanza.name === 'message' ? 'message' : 'presence']
+      const addresses = readAddresses(stanza.childElement(span), max + OTHERS_MAX)
+      const recipients = new Map<string, Address>()
+      for (const each of addresses) if (each.jid !== undefined && each.isDue && !recipients.has(each.jid.toString())) recipients.set(each.jid.toString(), each)
       if (recipients.size > max) throw new StanzaError('not-acceptable', `at most ${max} addresses`)
       for (const { jid } of recipients.values()) {
         // §2.2: nobody uses this server to reach others. And what comes back to the service would never end.
@@ -97,7 +99,7 @@ export const multicast = defineExtension({
       const forAll = marked(addresses)
       const open = withAddresses(bare, forAll)
       for (const [to, { type, element }] of recipients) {
-        const copy = type === 'bcc' ? withAddresses(bare, [...forAll, element]) : open
+        const copy = type === 'bcc' ? withAddresses(bare, forAll + standalone(element).toString()) : open
         router.route(copy.withAttrs({ to }), session === undefined ? {} : { session })
       }
     }
@@ -129,9 +131,11 @@ interface Address {
   readonly element: Element
 }
 
-/** §4 */
-function readAddresses(addresses: Element): Address[] {
-  return addresses.getChildren('address', NS).map((element) => {
+/** §4. Throws `not-acceptable` when there are more than `max`, whatever they are for. */
+function readAddresses(addresses: Element, max: number): Address[] {
+  const elements = addresses.getChildren('address', NS)
+  if (elements.length > max) throw new StanzaError('not-acceptable', `at most ${max} addresses of all types`)
+  return elements.map((element) => {
     const { type, jid, uri, node, desc, delivered } = element.attrs
     if (type === undefined || !TYPES.has(type)) throw new StanzaError('bad-request', 'an address has a type')
     const isRecipient = RECIPIENTS.has(type)
@@ -146,15 +150,15 @@ function readAddresses(addresses: Element): Address[] {
   })
 }
 
-/** §4.5, §4.6.3: as all recipients see them, without those that nobody else is to see. */
-function marked(addresses: readonly Address[]): Element[] {
+/** §4.5, §4.6.3: as all recipients see them, without those that nobody else is to see; serialised once for all. */
+function marked(addresses: readonly Address[]): string {
   return addresses.filter(({ type }) => type !== 'bcc').map(({ isDue, element }) => {
     const copy = standalone(element)
     if (isDue) copy.attrs['delivered'] = 'true'
-    return copy
-  })
+    return copy.toString()
+  }).join('')
 }
 
-function withAddresses(stanza: Stanza, addresses: readonly Element[]): Stanza {
-  return addresses.length === 0 ? stanza : stanza.append('addresses', NS, xml('addresses', { xmlns: NS }, addresses.map(standalone)).toString())
+function withAddresses(stanza: Stanza, addresses: string): Stanza {
+  return addresses === '' ? stanza : stanza.append('addresses', NS, `<addresses xmlns='${NS}'>${addresses}</addresses>`)
 }
