@@ -1,4 +1,5 @@
-import { writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, rmdir, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { expect } from 'chai'
 import { enter, fetchFile, fillAccount, PASSWORD, readAccount } from '../full-account.fixture.ts'
@@ -33,6 +34,29 @@ describe('XEP-0227: what users take along', () => {
     const { accounts, problems } = await importFile({ accounts: server.accounts, register: (jid, password) => server.register(jid, password), accountData: (host) => server.hosts.get(host)?.accountData, committed: () => server.storage.committed() }, file)
     expect([accounts, problems]).to.deep.equal([1, ['juliet@localhost: exists already; its password stays as it is']])
     expect(await readAccount(second)).to.deep.equal(await readAccount(first))
+  })
+
+  it('is written where a process that is killed leaves nothing of it', async () => {
+    await using site = await startTestServer({ config: CONFIG, accounts: ACCOUNTS })
+    const { TMPDIR } = process.env
+    const folder = await mkdtemp(path.join(tmpdir(), 'tidings-test-'))
+    process.env['TMPDIR'] = folder
+    const [writing, on] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()]
+    site.server.hosts.get('localhost')?.accountData.exports(async function* () {
+      yield '<x/>'
+      writing.resolve()
+      await on.promise
+    })
+    const juliet = await enter(site, 'juliet', 'balcony')
+    const answer = juliet.sendIq(COMMAND)
+    await writing.promise
+    if (TMPDIR === undefined) delete process.env['TMPDIR']
+    else process.env['TMPDIR'] = TMPDIR
+    expect(await readdir(folder)).to.deep.equal([])
+    await rmdir(folder)
+    on.resolve()
+    expect((await answer).getChild('command')?.attrs['status']).to.equal('completed')
+    await juliet.disconnect()
   })
 
   it('is there over a restart, and goes with the account', async () => {

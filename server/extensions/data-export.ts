@@ -1,9 +1,7 @@
 // XEP-0227: Portable Import/Export Format for XMPP-IM Servers, version 1.1, for users themselves
-import { createReadStream, createWriteStream } from 'node:fs'
-import { mkdtemp, rm, stat } from 'node:fs/promises'
+import { mkdtemp, open, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { pipeline } from 'node:stream/promises'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { escapeXml } from '../../lib/xml/element.ts'
 import type { AccountData } from '../accounts/account-data.ts'
@@ -48,13 +46,15 @@ export const dataExport = defineExtension({
     /** Written to a file first: who keeps it must be told its size. */
     async function offer(owner: string): Promise<string | undefined> {
       const folder = await mkdtemp(path.join(tmpdir(), 'tidings-export-'))
+      const file = await open(path.join(folder, 'data.xml'), 'wx+', 0o600)
       try {
-        const file = path.join(folder, 'data.xml')
-        await pipeline(document(accountData, owner), createWriteStream(file, { mode: 0o600 }))
-        const { size } = await stat(file)
-        return await files.offer({ owner, name: `${host}.xml`, type: 'application/xml', size, body: createReadStream(file), lifeMs: FILE_MS })
-      } finally {
+        // Without a name from here on, so that a process that is killed leaves nothing of it.
         await rm(folder, { recursive: true, force: true })
+        await file.writeFile(document(accountData, owner))
+        const { size } = await file.stat()
+        return await files.offer({ owner, name: `${host}.xml`, type: 'application/xml', size, body: file.createReadStream({ start: 0 }), lifeMs: FILE_MS })
+      } finally {
+        await file.close()
       }
     }
   },

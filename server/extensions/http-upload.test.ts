@@ -1,3 +1,6 @@
+import { once } from 'node:events'
+import { type IncomingMessage, request as httpRequest } from 'node:http'
+import { Readable } from 'node:stream'
 import { expect } from 'chai'
 import { Jid } from '../../lib/jid.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
@@ -18,6 +21,7 @@ const ROMEO = 'romeo@montague.tld/garden'
 describe('XEP-0363: HTTP File Upload', () => {
   let http: Http
   let storage: HeldStorage
+  let files: HostFiles
   let time = Date.UTC(2026, 0, 1)
   let ask: IqHandler
   let features: string[]
@@ -31,13 +35,14 @@ describe('XEP-0363: HTTP File Upload', () => {
     http = createHttp({ log: createLog('silent') })
     const { port } = await http.listen({ port: 0, ip: '127.0.0.1', tls: false })
     storage = openHeldStorage()
+    files = new HostFiles()
     features = []
     forms = []
     const options = Object.fromEntries(Object.entries(httpUpload.options ?? {}).map(([name, spec]) => [name, (spec as { default: unknown }).default]))
     const parts = {
       host: 'localhost',
       http, storage,
-      files: new HostFiles(),
+      files,
       log: createLog('silent'),
       metrics: createMetrics({ processMetrics: false }),
       limits: defaultLimits,
@@ -250,6 +255,122 @@ describe('XEP-0363: HTTP File Upload', () => {
     await fetch(put, { method: 'PUT', body: 'x' })
     await removeAccount('romeo@montague.tld')
     expect((await fetch(get)).status).to.equal(404)
+    for (const table of ['uploads', 'upload-secrets', 'upload-times', 'upload-ends']) expect(await storage.records.range(table, []), table).to.deep.equal([])
+  })
+
+  it('rm_on_unregister: false leaves the files of a removed account', async () => {
+    await start({ rm_on_unregister: false })
+    const { put, get } = await slot({ filename: 'a', size: 1 })
+    await fetch(put, { method: 'PUT', body: 'x' })
+    await removeAccount('romeo@montague.tld')
+    expect((await fetch(get)).status).to.equal(200)
+  })
+
+  /** Two bytes, the second when `second` resolves; `first` does when it is asked for. */
+  function slowBody(): { body: ReadableStream<Uint8Array>; first: PromiseWithResolvers<void>; second: PromiseWithResolvers<void> } {
+    const [first, second] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()]
+    let sent = 0
+    const body = new ReadableStream<Uint8Array>({
+      async pull(controller) {
+        if (sent++ === 0) return controller.enqueue(new Uint8Array([1]))
+        first.resolve()
+        await second.promise
+        controller.enqueue(new Uint8Array([2]))
+        controller.close()
+      },
+    })
+    return { body, first, second }
+  }
+
+  /** Sends a file of two bytes; answers when it is in work. */
+  async function beginUpload(url: string): Promise<{ finish: () => Promise<number> }> {
+    const { port, pathname } = new URL(url)
+    const sending = httpRequest({ host: '127.0.0.1', port, path: pathname, method: 'PUT', headers: { 'Content-Length': '2', Expect: '100-continue' } })
+    const answered = once(sending, 'response') as Promise<[IncomingMessage]>
+    const asked = once(sending, 'continue')
+    sending.flushHeaders()
+    await asked
+    sending.write('a')
+    return {
+      async finish() {
+        sending.end('b')
+        const [response] = await answered
+        response.resume()
+        return response.statusCode ?? 0
+      },
+    }
+  }
+
+  it('an upload that goes on when its account is removed leaves nothing', async () => {
+    await start()
+    const { put, get } = await slot({ filename: 'a', size: 2 })
+    const upload = await beginUpload(put)
+    await removeAccount('romeo@montague.tld')
+    expect(await upload.finish()).to.equal(404)
+    expect((await fetch(get)).status).to.equal(404)
+    for (const table of ['uploads', 'upload-secrets', 'upload-times', 'upload-ends']) expect(await storage.records.range(table, []), table).to.deep.equal([])
+    expect(await storage.blobs.size(get.split('/').at(-2) ?? '')).to.equal(undefined)
+  })
+
+  it('§7: an upload that goes on when its slot ends stays in the quota, and becomes a file', async () => {
+    await start()
+    httpUploadQuota.start({
+      host: 'localhost', storage, access: { allows: () => true, value: (rule: string) => (rule === 'hard' ? 3 / 1048576 : undefined), shaper: () => undefined },
+    }, { max_days: Infinity, access_hard_quota: 'hard', access_soft_quota: 'none' })
+    const { put, get } = await slot({ filename: 'a', size: 2 })
+    const upload = await beginUpload(put)
+    time += 301_000
+    await job()
+    expect((await refusal({ filename: 'b', size: 2 })).condition).to.equal('resource-constraint')
+    expect(await upload.finish()).to.equal(201)
+    expect((await fetch(get)).status).to.equal(200)
+  })
+
+  it('§6: neither age nor a soft quota ends a file of a profile or a permanent one', async () => {
+    await start()
+    const kept: string[] = []
+    for (const purpose of ['profile', 'permanent', 'message']) {
+      const { put, get } = await slot({ filename: 'a', size: 300 }, ROMEO, xml(purpose, { xmlns: 'urn:xmpp:http:upload:purpose:0' }))
+      expect((await fetch(put, { method: 'PUT', body: 'x'.repeat(300) })).status).to.equal(201)
+      kept.push(get)
+      time += 1000
+    }
+    httpUploadQuota.start({
+      host: 'localhost', storage, access: { allows: () => true, value: (rule: string) => (rule === 'hard' ? 1000 / 1048576 : rule === 'soft' ? 800 / 1048576 : undefined), shaper: () => undefined },
+    }, { max_days: 1, access_hard_quota: 'hard', access_soft_quota: 'soft' })
+    const status = async (url: string): Promise<number> => (await fetch(url)).status
+    await slot({ filename: 'b', size: 200 })
+    expect(await Promise.all(kept.map(status))).to.deep.equal([200, 200, 404])
+    time += 3 * 86_400_000
+    await job()
+    expect(await Promise.all(kept.map(status))).to.deep.equal([200, 200, 404])
+  })
+
+  it('an address is that of one account and one name', async () => {
+    await start()
+    const { put, get } = await slot({ filename: 'a', size: 1 })
+    expect((await fetch(put, { method: 'PUT', body: 'x' })).status).to.equal(201)
+    const parts = get.split('/')
+    expect((await fetch([...parts.slice(0, -1), 'b'].join('/'))).status).to.equal(404)
+    expect((await fetch([...parts.slice(0, -3), 'f'.repeat(40), ...parts.slice(-2)].join('/'))).status).to.equal(404)
+  })
+
+  it('keeps one file of its own making for an account, and none for one that is removed meanwhile', async () => {
+    await start()
+    const offered = { owner: 'romeo@montague.tld', name: 'data.xml', type: 'application/xml', size: 2, lifeMs: 3_600_000 }
+    const first = await files.offer({ ...offered, body: Readable.from([Buffer.from('ab')]) })
+    const { put, get } = await slot({ filename: 'a', size: 1 })
+    expect((await fetch(put, { method: 'PUT', body: 'x' })).status).to.equal(201)
+    const second = await files.offer({ ...offered, body: Readable.from([Buffer.from('cd')]) })
+    expect((await fetch(first ?? '')).status).to.equal(404)
+    expect(await (await fetch(second ?? '')).text()).to.equal('cd')
+    expect((await fetch(get)).status).to.equal(200)
+    const { body, first: begun, second: rest } = slowBody()
+    const third = files.offer({ ...offered, body })
+    await begun.promise
+    await removeAccount('romeo@montague.tld')
+    rest.resolve()
+    expect(await third).to.equal(undefined)
     for (const table of ['uploads', 'upload-secrets', 'upload-times', 'upload-ends']) expect(await storage.records.range(table, []), table).to.deep.equal([])
   })
 

@@ -259,7 +259,8 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
   /** Refuses the upload, or removes old files, when the account has no room for it. */
   async function makeRoom(from: Jid, asked: Asked, time: number): Promise<void> {
     const all = (await records.range(SLOTS, [from.bare], { limit: FILES_MAX })).map(({ key, value }) => ({ secret: key[1] as string, slot: value as Slot }))
-    const current = all.filter(({ slot }) => slot.ends === null || slot.ends > time)
+    // What is being uploaded when its slot ends becomes a file all the same.
+    const current = all.filter(({ secret, slot }) => slot.ends === null || slot.ends > time || inWork.has(secret))
     const unused = current.filter(({ slot }) => !slot.done)
     if (unused.length >= limits.uploadSlotsPerUser || current.length >= FILES_MAX) {
       throw quotaError(`You can have ${limits.uploadSlotsPerUser} unused slots and ${FILES_MAX} files`, Math.min(...unused.map(({ slot }) => slot.ends ?? Infinity), time + DAY))
@@ -291,6 +292,8 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     records.delete(SECRETS, [ALL, secret])
     records.delete(TIMES, timeKey(slot.host, slot.made, secret))
     if (slot.ends !== null) records.delete(ENDS, timeKey(slot.host, slot.ends, secret))
+    // An upload that ended between the two: now that there is no slot no other does.
+    await blobs.delete(secret)
   }
 
   /** The slot that an address names; undefined when there is none, or it has ended. */
@@ -469,13 +472,17 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     }
   })
 
-  /** A file of the server's own making: no quota, no slot. */
+  /** A file of the server's own making: no quota, no slot; the one that an account had before goes. */
   const stopOffering = parts.files.provide(async ({ owner, name, type, size, body, lifeMs }) => {
     const get = base(options.get_url === '' ? options.put_url : options.get_url)
     if (get === undefined || !storage.healthy) return undefined
+    for (const { key, value } of await records.range(SLOTS, [owner])) {
+      const before = value as Slot
+      if (before['offered'] === true && !inWork.has(key[1] as string)) await remove(owner, key[1] as string, before)
+    }
     const time = now()
     const secret = randomText(options.secret_length)
-    const slot: Slot = { host, dir: dirOf(Jid.parse(owner)), file: name, size, type, purpose: 'ephemeral', made: time, done: false, ends: time + lifeMs, until: time + lifeMs }
+    const slot: Slot = { host, dir: dirOf(Jid.parse(owner)), file: name, size, type, purpose: 'ephemeral', made: time, done: false, ends: time + lifeMs, until: time + lifeMs, offered: true }
     // What is not finished when the process is killed ends as an unused slot does.
     records.put(SLOTS, [owner, secret], slot)
     records.put(SECRETS, [ALL, secret], owner)
@@ -483,6 +490,11 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     inWork.add(secret)
     try {
       await blobs.put(secret, size, body)
+      if ((await records.get(SLOTS, [owner, secret])) === undefined) {
+        // The account went away meanwhile.
+        await blobs.delete(secret)
+        return undefined
+      }
       records.put(SLOTS, [owner, secret], { ...slot, done: true })
       records.put(TIMES, timeKey(host, time, secret), owner)
       await storage.committed()
