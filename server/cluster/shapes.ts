@@ -91,6 +91,45 @@ export interface Membership extends AsyncDisposable {
   readonly problem: string | undefined
 }
 
+/**
+ * What the router of a node needs of the storage that keeps the node's units. Frames are what nodes say to each other
+ * (cluster/frames.ts); the storage does not look into them.
+ */
+export interface Units {
+  /** This node's incarnation. */
+  readonly inc: string
+  /** The live nodes, this one among them. */
+  readonly nodes: readonly NodeInfo[]
+  /** This node is the unit's home, and has it in memory. Asked for each stanza. */
+  isHere(unit: string): boolean
+  /**
+   * Makes this node the unit's home unless another is; resolves with the home's incarnation, this node's when the unit is in memory
+   * here. May be asked at any time and by several at once; rejects when the cluster cannot be reached.
+   */
+  claim(unit: string): Promise<string>
+  /** The incarnation of the unit's home, if it has one. */
+  find(unit: string): Promise<string | undefined>
+  /**
+   * Sends a frame to another node once this turn's group is committed, in the order of the calls. A durable one is part of the group: it
+   * arrives whatever happens to this process after the commit. Others may be lost with the process.
+   */
+  outgoing(inc: string, frame: Buffer, durable: boolean): void
+  /**
+   * Hands out frames of other nodes, those of one source in order. `done` is called in the turn in which the frame took effect, often at
+   * once: with what that turn writes is kept that it need not come again. The handler of one that was handed out may
+   * call `done` after that of later ones. Called once.
+   */
+  incoming(handler: (source: string, frame: Buffer, done: () => void) => void): void
+  /** Hands out frames whose node went before it had them, to be sent to another; as `incoming`. Called once. */
+  returned(handler: (frame: Buffer, done: () => void) => void): void
+  /** Told of each change of `nodes`, and of incarnations that are over for good: everything of theirs is recovered, and their units have no home. */
+  onChange(listener: (gone: readonly string[]) => void): void
+  /** Told of units that this node has given up: what others keep in memory of these is out of date from now on. */
+  onReleased(listener: (units: readonly string[]) => void): void
+  /** Told once when this node has lost its lease: it must not answer anybody any more. */
+  onLost(listener: () => void): void
+}
+
 /** An append-only log of records, in segments, that outlives its node. As WriteAheadLog of the embedded storage. */
 export interface NodeLog {
   readonly bytes: number
