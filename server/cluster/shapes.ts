@@ -175,6 +175,43 @@ export interface HistoryChange {
   readonly version: number
 }
 
+/** Removes an owner's items older than `before` (ms), or all, that were written with lower versions. */
+export interface HistoryPurge {
+  readonly owner: string
+  readonly purge: true
+  readonly before: number | undefined
+  readonly version: number
+}
+
+/** The place of something in a queue: everything of one owner is in one partition, in order. */
+export interface QueuePlace {
+  readonly partition: number
+  readonly offset: number
+}
+
+/** The way of history to its store, through something that outlives this process: Kafka. A worker takes it from there. */
+export interface HistoryQueue extends AsyncDisposable {
+  /**
+   * Resolves with the place of each once they are on stable storage there; what is pushed of one owner stays in order of the calls. It is
+   * tried until it succeeds, so this rejects only when the queue is closed or when one can never be taken (too large).
+   * Takes them also when there is no room; who can wait asks `room` first.
+   */
+  push(entries: readonly (HistoryChange | HistoryPurge)[]): Promise<readonly QueuePlace[]>
+  /** Bytes that wait here. */
+  readonly bytes: number
+  /** Resolves when fewer bytes wait than may; at once when it is so. `undefined` says the same without a promise. */
+  room(): Promise<void> | undefined
+  /** The reason why nothing gets through at present. */
+  readonly problem: string | undefined
+}
+
+/** How far the store has come with what the queue holds, told by the workers to the nodes. */
+export interface HistoryProgress extends AsyncDisposable {
+  /** By partition: the store has everything with a lower offset. Never goes back. */
+  publish(done: ReadonlyMap<number, number>): Promise<void>
+  read(): Promise<ReadonlyMap<number, number>>
+}
+
 /** Everybody's history: HBase or Cassandra. As the Archive of storage/shapes.ts, but asynchronous, and written in batches. */
 export interface HistoryStore extends AsyncDisposable {
   /** The same changes may be written again, also after newer ones, and change nothing then. */
