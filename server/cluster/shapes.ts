@@ -4,7 +4,7 @@
  * and written through a log of the node's own. Drivers: Redis with HBase or Cassandra behind it; the main process of one machine; memory, for tests.
  */
 import type { ArchivedItem, ArchivePage, ArchiveQuery } from '../storage/shapes.ts'
-import type { LogPosition, LogRecord } from '../storage/embedded/log.ts'
+import type { Log, LogPosition, LogRecord } from '../storage/groups/log.ts'
 
 /** A node as the others see it. */
 export interface NodeInfo {
@@ -18,29 +18,27 @@ export interface NodeInfo {
   readonly leaving: boolean
 }
 
-/** A row of a unit; the key as in `ordered.ts`, one character a byte. */
+/** A row of a unit; the key as in `ordered.ts`, one character a byte: its first says what it is, and `r` is a record. */
 export interface UnitRow {
   readonly unit: string
   readonly key: string
   /** `undefined` removes it. */
   readonly value: Buffer | undefined
+  /**
+   * Rises with each write of the key, whichever home it has: milliseconds since 1970 times 4096 and a count. In a store whose cells
+   * have timestamps this is it, so that what a node that was paused writes late does not go over what is newer.
+   */
+  readonly version: number
 }
 
-/** An item of a unit's history that the history's store may not have yet. */
-export interface TailItem {
-  readonly id: string
-  readonly with: string
-  /** `undefined`: it was removed. */
-  readonly bytes: Buffer | undefined
-  /** Where the queue on the way to the store has it, once that is known. */
-  readonly partition?: number
-  readonly offset?: number
-}
-
-/** What is stored of a unit. */
+/** What is stored of a unit beside its records. */
 export interface LoadedUnit {
+  /** Those whose keys do not begin with `r`, in no order. */
   readonly rows: readonly { readonly key: string; readonly value: Buffer }[]
-  readonly tail: readonly TailItem[]
+  /** What of its history the history's store may not have yet, packed; `undefined`: nothing. */
+  readonly tail: Buffer | undefined
+  /** Until when (ms) an earlier home has made ids and versions; 0 when that is not known, or a day ago. */
+  readonly lastMs: number
 }
 
 export type Claim = { readonly here: true; readonly unit: LoadedUnit } | { readonly here: false; readonly inc: string }
@@ -71,16 +69,24 @@ export interface Membership extends AsyncDisposable {
   claim(unit: string): Promise<Claim>
   /** The unit's home, if it has one. */
   find(unit: string): Promise<string | undefined>
-  /** The units have no home any more. Everything of theirs has been written by `write`. */
-  release(units: readonly string[]): Promise<void>
-  /** Writes rows to their units' places, and the tails of these units whole. May be repeated. Rejects when it failed; then anything of it may be written. */
-  write(rows: readonly UnitRow[], tails: ReadonlyMap<string, readonly TailItem[]>): Promise<void>
+  /** The units have no home any more. Everything of theirs has been written by `write`. `lastMs`: as of a LoadedUnit. May be repeated. */
+  release(units: readonly string[], lastMs: number): Promise<void>
+  /**
+   * Writes rows (no records) to the places of units whose home this node is, and the tails of these units whole; `undefined` removes a tail.
+   * May be repeated. Rejects when it failed; then anything of it may be written.
+   */
+  write(rows: readonly UnitRow[], tails: ReadonlyMap<string, Buffer | undefined>): Promise<void>
 
   /** The log of this incarnation. */
   readonly log: NodeLog
 
-  /** Resolves when the parcel is in the node's inbox, on stable storage; 'gone' when there is no such node any more. The same parcel may be sent again. */
+  /**
+   * Resolves when the parcel is in the node's inbox, on stable storage; 'gone' when there is no such node any more, everything of it having been recovered.
+   * The same parcel may be sent again. Its source may be a node that is lost.
+   */
   send(inc: string, parcel: Parcel): Promise<'sent' | 'gone'>
+  /** Of a node that is gone: the highest number from this source that it had, 0 when none is known. Kept for an hour at least. */
+  receivedBy(inc: string, source: string): Promise<number>
   /**
    * Hands out parcels, those of one source in the order of their numbers; one may come twice. `done` is called when what they caused is
    * committed, and then they leave the inbox.
@@ -130,16 +136,12 @@ export interface Units {
   onLost(listener: () => void): void
 }
 
-/** An append-only log of records, in segments, that outlives its node. As WriteAheadLog of the embedded storage. */
-export interface NodeLog {
-  readonly bytes: number
-  /** Resolves when the record is on stable storage. Rejects when that failed: then the same record may be appended again, and is there once; and no other before it. */
-  append(buffer: Buffer, payloadBytes: number, lastIdMs: number): Promise<void>
-  prepare(): Promise<void>
-  turnOver(): { readonly segment: number; readonly record: number }
-  drop(upTo: number): Promise<void>
-  close(): Promise<void>
-}
+/**
+ * An append-only log of records, in segments, that outlives its node: as the WriteAheadLog of the embedded storage. `append` leaves the
+ * first HEADER_BYTES of the buffer to the log; the payload follows. It rejects when it failed: then the same record is appended again,
+ * and must be there once, and no other before it.
+ */
+export type NodeLog = Log
 
 /** What a lost node leaves: a survivor does again what its log says, and then takes on what was sent to it. */
 export interface Inheritance {
@@ -150,14 +152,15 @@ export interface Inheritance {
   readonly parcels: readonly Parcel[]
   /** What is stored of one of its units. */
   load(unit: string): Promise<LoadedUnit>
-  write(rows: readonly UnitRow[], tails: ReadonlyMap<string, readonly TailItem[]>): Promise<void>
-  /** All of it is done: nothing of that node is left, and its units have no home. */
-  finish(): Promise<void>
+  /** As Membership's, for the lost node's units. */
+  write(rows: readonly UnitRow[], tails: ReadonlyMap<string, Buffer | undefined>): Promise<void>
+  /** All of it is done: nothing of that node is left, and its units have no home. `lastMs`: as of a LoadedUnit; `received`: for `receivedBy`. */
+  finish(lastMs: number, received: ReadonlyMap<string, number>): Promise<void>
 }
 
-/** The slow and large store of rows: HBase or Cassandra. */
+/** The slow and large store of records (rows whose keys begin with `r`): HBase or Cassandra. */
 export interface RowStore extends AsyncDisposable {
-  /** All rows of a unit, in order of key. */
+  /** All records of a unit, in order of key. */
   load(unit: string): Promise<readonly { readonly key: string; readonly value: Buffer }[]>
   /** Writes rows; the same rows may be written again. Rejects when it failed; then some may be written. */
   write(rows: readonly UnitRow[]): Promise<void>
@@ -183,6 +186,8 @@ export interface HistoryPurge {
   readonly version: number
 }
 
+export type HistoryEntry = HistoryChange | HistoryPurge
+
 /** The place of something in a queue: everything of one owner is in one partition, in order. */
 export interface QueuePlace {
   readonly partition: number
@@ -194,9 +199,9 @@ export interface HistoryQueue extends AsyncDisposable {
   /**
    * Resolves with the place of each once they are on stable storage there; what is pushed of one owner stays in order of the calls. It is
    * tried until it succeeds, so this rejects only when the queue is closed or when one can never be taken (too large).
-   * Takes them also when there is no room; who can wait asks `room` first.
+   * `undefined` is the place of what the store has already. Takes them also when there is no room; who can wait asks `room` first.
    */
-  push(entries: readonly (HistoryChange | HistoryPurge)[]): Promise<readonly QueuePlace[]>
+  push(entries: readonly HistoryEntry[]): Promise<readonly (QueuePlace | undefined)[]>
   /** Bytes that wait here. */
   readonly bytes: number
   /** Resolves when fewer bytes wait than may; at once when it is so. `undefined` says the same without a promise. */

@@ -2,8 +2,9 @@
 import { type Archive, type ArchiveEntry } from '../shapes.ts'
 import { TailArchive } from '../archive/archive.ts'
 import { Blocks } from '../archive/blocks.ts'
-import { FIRST_SECTION, type GroupedStore, type Participant, type Row } from './groups.ts'
-import { type RecordReader } from './record.ts'
+import { type Row } from '../groups/database.ts'
+import { FIRST_SECTION, type GroupedStore, type Participant } from '../groups/groups.ts'
+import { type RecordReader } from '../groups/record.ts'
 
 const APPENDED = 1
 const REMOVED = 2

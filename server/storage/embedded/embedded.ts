@@ -5,16 +5,18 @@ import { dirname, join, resolve } from 'node:path'
 import { open, type RootDatabase } from 'lmdb'
 import { continueIdsAfter, firstIdOf, timeOfLastId } from '../../../lib/stanza/ids.ts'
 import { StorageError } from '../errors.ts'
+import { GroupedStore } from '../groups/groups.ts'
+import { type LogPosition, type LogRecord } from '../groups/log.ts'
 import { createOfflineQueue } from '../offline.ts'
 import { createRecords } from '../records.ts'
 import { type Storage } from '../shapes.ts'
 import { LoggedArchive } from './archive.ts'
 import { openBlobs } from './blobs.ts'
 import { checkDirectory, DATABASE, finishDirectory, LOG } from './check.ts'
-import { decodePosition, encodePosition, GroupedStore, POSITION_KEY } from './groups.ts'
+import { decodePosition, encodePosition, LmdbDatabase, POSITION_KEY } from './database.ts'
 import { StreamJournal } from './journal.ts'
 import { lockDirectory } from './lock.ts'
-import { type LogPosition, type LogRecord, WriteAheadLog } from './log.ts'
+import { WriteAheadLog } from './log.ts'
 import { syncPathNow } from './sync.ts'
 
 export interface EmbeddedOptions {
@@ -159,7 +161,7 @@ class EmbeddedStorage implements Storage {
     this.#minFreeBytes = minFreeBytes
     this.#options = options
     this.#release = release
-    this.#store = new GroupedStore(db, log, {
+    this.#store = new GroupedStore(new LmdbDatabase(db), log, {
       commitEveryMs: options.commitEveryMs ?? COMMIT_EVERY_MS,
       segmentBytes: options.segmentBytes ?? SEGMENT_BYTES,
       segmentMs: options.segmentMs ?? SEGMENT_MS,

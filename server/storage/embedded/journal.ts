@@ -9,8 +9,9 @@
 import { KEY_END, type OrderedStore } from '../ordered.ts'
 import { type StoredStream, type StreamStore, type Value } from '../shapes.ts'
 import { dropAcknowledged, type OpenStream, type QueuedPush, StreamTable } from '../streams.ts'
-import { FIRST_SECTION, type Participant, type Row, type SectionWriter } from './groups.ts'
-import { RecordReader, RecordWriter } from './record.ts'
+import { type Row } from '../groups/database.ts'
+import { FIRST_SECTION, type Participant, type SectionWriter } from '../groups/groups.ts'
+import { RecordReader, RecordWriter } from '../groups/record.ts'
 
 const SEEN_KEY = 't'
 

@@ -4,8 +4,9 @@ import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { expect } from 'chai'
 import { StorageError } from '../errors.ts'
-import { alignedSize, HEADER_BYTES, type LogPosition, type LogRecord, RECORD_ALIGN, WriteAheadLog } from './log.ts'
-import { RecordReader, RecordWriter } from './record.ts'
+import { HEADER_BYTES, type LogPosition, type LogRecord, RECORD_ALIGN } from '../groups/log.ts'
+import { RecordReader, RecordWriter } from '../groups/record.ts'
+import { alignedSize, WriteAheadLog } from './log.ts'
 
 const START: LogPosition = { segment: 0, record: 0, lastIdMs: 0 }
 

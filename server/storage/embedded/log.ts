@@ -11,34 +11,18 @@ import { open, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { StorageError } from '../errors.ts'
+import { HEADER_BYTES, type Log, type LogPosition, type LogRecord, RECORD_ALIGN } from '../groups/log.ts'
 import { syncPath } from './sync.ts'
 
 /** Not to be found in text: these bytes never occur in UTF-8. */
 const MAGIC = 0xfff5d1fe
-export const HEADER_BYTES = 32
-export const RECORD_ALIGN = 64
 /** Files grow by this much, filled with zeros. */
 const GROW_BYTES = 1024 * 1024
 const SPARE = 'spare'
 /** A file larger than this is not kept for the next segment. */
 const SPARE_BYTES_MAX = 64 * 1024 * 1024
 
-export interface LogRecord {
-  /** Counted from 1 over all segments. */
-  readonly number: number
-  readonly lastIdMs: number
-  readonly payload: Buffer
-}
-
-/** Where the log stands after everything before it has been written elsewhere. */
-export interface LogPosition {
-  readonly segment: number
-  /** Number of the last record of that segment. */
-  readonly record: number
-  readonly lastIdMs: number
-}
-
-export class WriteAheadLog {
+export class WriteAheadLog implements Log {
   readonly #dir: string
   #fd: number
   #segment: number

@@ -3,12 +3,13 @@ import { mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { firstIdOf, timeOfLastId } from '../../../lib/stanza/ids.ts'
+import { type GroupOptions, GroupedStore } from '../groups/groups.ts'
 import { createOfflineQueue } from '../offline.ts'
 import { createRecords } from '../records.ts'
 import { type Archive, type OfflineQueue, type Records, type StreamStore } from '../shapes.ts'
 import { LoggedArchive } from './archive.ts'
 import { openDatabase, openEmbedded } from './embedded.ts'
-import { decodePosition, type GroupOptions, GroupedStore, POSITION_KEY } from './groups.ts'
+import { decodePosition, LmdbDatabase, POSITION_KEY } from './database.ts'
 import { StreamJournal } from './journal.ts'
 import { WriteAheadLog } from './log.ts'
 
@@ -44,7 +45,7 @@ export async function openParts(dir: string, between: Between, options: Partial<
   const db = openDatabase(join(dir, 'store'))
   const position = decodePosition(db.getBinary(POSITION_KEY) as Buffer)
   const { log, records } = await WriteAheadLog.open(join(dir, 'log'), position, false)
-  const store = new GroupedStore(between.database?.(db) ?? db, between.log?.(log) ?? log, {
+  const store = new GroupedStore(new LmdbDatabase(between.database?.(db) ?? db), between.log?.(log) ?? log, {
     onProblem: () => {}, onCallbackError: (error) => { throw error }, commitEveryMs: 0, segmentBytes: 20_000, segmentMs: Infinity, ...options,
   })
   const archive = new LoggedArchive(store)

@@ -3,21 +3,15 @@
  * written and synced while the next one gathers: the busier the server, the larger the groups.
  *
  * What is logged stays in memory, and reads see it there, until enough has come. Then the log turns over to a new segment, and
- * in the background everything of the old one goes into the database (LMDB), many rows in a transaction; what was overwritten
- * or removed meanwhile never reaches it. The last transaction notes the segment, and its file is free again.
+ * in the background everything of the old one goes into the database, many rows in a batch; what was overwritten
+ * or removed meanwhile never reaches it. The last batch notes the segment, and the log drops it.
  */
-import { type RootDatabase } from 'lmdb'
 import { continueIdsAfter, timeOfLastId } from '../../../lib/stanza/ids.ts'
 import { type OrderedStore } from '../ordered.ts'
-import { HEADER_BYTES, type LogPosition, type LogRecord, RECORD_ALIGN, type WriteAheadLog } from './log.ts'
+import { type Database, type Row } from './database.ts'
+import { HEADER_BYTES, type Log, type LogPosition, type LogRecord, RECORD_ALIGN } from './log.ts'
 import { type Entry, Overlay } from './overlay.ts'
 import { RecordReader, RecordWriter } from './record.ts'
-
-/** A row to be written to the database, or removed from it. */
-export interface Row {
-  readonly key: string
-  readonly value: Buffer | undefined
-}
 
 /** A part of the storage whose changes are in the log in its own words. */
 export interface Participant {
@@ -34,6 +28,8 @@ export interface Participant {
   rows(): Iterable<Row | undefined>
   /** Those rows are in the database. */
   applied(): void
+  /** Resolves when the log may forget the old segment, as far as this part is concerned; rejects only when the store closes. */
+  settled?(): Promise<void>
   /** Does again what a section says, also when the database shows it, or later ones, already. */
   replay(section: RecordReader): void
 }
@@ -80,12 +76,10 @@ const TRANSACTION_BYTES = 2 * 1024 * 1024
 const PACE_MS = 2
 const RETRY_FIRST_MS = 50
 const RETRY_MAX_MS = 2000
-/** Where the database notes how far the log has gone into it. */
-export const POSITION_KEY = '!'
 
 export class GroupedStore implements OrderedStore, SectionWriter {
-  readonly #db: RootDatabase<Buffer, string>
-  readonly #log: WriteAheadLog
+  readonly #db: Database
+  readonly #log: Log
   readonly #options: GroupOptions
   readonly #participants: Participant[] = []
   /** What the present segment has written: over `#old`. */
@@ -110,7 +104,7 @@ export class GroupedStore implements OrderedStore, SectionWriter {
   readonly #problems = new Map<What, string>()
   readonly #closing = new AbortController()
 
-  constructor(db: RootDatabase<Buffer, string>, log: WriteAheadLog, options: GroupOptions) {
+  constructor(db: Database, log: Log, options: GroupOptions) {
     this.#db = db
     this.#log = log
     this.#options = options
@@ -139,12 +133,12 @@ export class GroupedStore implements OrderedStore, SectionWriter {
 
   get(key: string): Buffer | undefined {
     const entry = this.#entryOf(key)
-    return entry ? entry.value : this.#db.getBinary(key)
+    return entry ? entry.value : this.#db.get(key)
   }
 
   has(key: string): boolean {
     const entry = this.#entryOf(key)
-    return entry ? entry.value !== undefined : this.#db.doesExist(key)
+    return entry ? entry.value !== undefined : this.#db.has(key)
   }
 
   put(key: string, value: Buffer): void { this.#write(key, value, false) }
@@ -157,7 +151,7 @@ export class GroupedStore implements OrderedStore, SectionWriter {
     // Pending removals may hide as many keys of the database.
     let removals = 0
     for (const entry of pending) if (!entry.value) removals++
-    const stored = this.#storedKeys(start, end, limit + removals, reverse)
+    const stored = this.#db.keys(start, end, limit + removals, reverse)
     if (pending.length === 0) return stored
     pending.sort((a, b) => (a.key < b.key === reverse ? 1 : -1))
     const merged: string[] = []
@@ -182,9 +176,9 @@ export class GroupedStore implements OrderedStore, SectionWriter {
     const pending = this.#pendingBetween(start, end)
     // The database counts ten times as fast without a limit as it hands out keys, but looks at all of them.
     const slack = limit + pending.length
-    let count = Number.isFinite(slack) ? this.#storedKeys(start, end, slack, false).length : this.#db.getKeysCount({ start, end })
+    let count = Number.isFinite(slack) ? this.#db.keys(start, end, slack, false).length : this.#db.count(start, end)
     for (const { key, value } of pending) {
-      const stored = this.#db.doesExist(key)
+      const stored = this.#db.has(key)
       if (value && !stored) count++
       else if (!value && stored) count--
     }
@@ -245,6 +239,13 @@ export class GroupedStore implements OrderedStore, SectionWriter {
     return done
   }
 
+  /** Nothing is written any more, and no callback called: the log has been taken away from this store. */
+  abandon(): void {
+    this.#closing.abort()
+    clearTimeout(this.#scheduled as NodeJS.Timeout | undefined)
+    clearImmediate(this.#scheduled as NodeJS.Immediate | undefined)
+  }
+
   async #empty(): Promise<void> {
     do {
       await this.committed()
@@ -252,13 +253,6 @@ export class GroupedStore implements OrderedStore, SectionWriter {
       await this.#applying
       if (this.pendingBytes > 0) this.turnOver()
     } while (!this.#closing.signal.aborted && this.pendingBytes > 0)
-  }
-
-  #storedKeys(start: string, end: string, limit: number, reverse: boolean): string[] {
-    const range = reverse ? { start: end, end: start, exclusiveStart: true, inclusiveEnd: true, reverse: true } : { start, end }
-    const found: string[] = []
-    for (const key of this.#db.getKeys(Number.isFinite(limit) ? { ...range, limit } : range)) found.push(key)
-    return found
   }
 
   #pendingBetween(start: string, end: string): Entry[] {
@@ -274,6 +268,10 @@ export class GroupedStore implements OrderedStore, SectionWriter {
     const group = this.#open
     const entry = this.#young.get(key)
     if (!entry) {
+      if (this.#db.isInMemory) {
+        isNew = !this.#old.get(key) && !this.#db.has(key)
+        if (isNew && value === undefined) return
+      }
       const added: Entry = { key, value, group: group.number, isLogged: false, isNew, isGone: false }
       this.#young.add(added)
       group.writes.push(added)
@@ -417,7 +415,7 @@ export class GroupedStore implements OrderedStore, SectionWriter {
   /** Writes the content of the old segment to the database. False when that failed; then it can be done again. */
   async #apply(position: LogPosition): Promise<boolean> {
     try {
-      this.#db.resetReadTxn()
+      this.#db.refresh()
       const pacer = new Pacer()
       let rows: Row[] = []
       let bytes = 0
@@ -432,15 +430,19 @@ export class GroupedStore implements OrderedStore, SectionWriter {
         }
         if (pacer.isDue) await pacer.pause()
       }
-      rows.push({ key: POSITION_KEY, value: encodePosition(position) })
-      if (!await this.#persist(() => this.#transact(rows))) return false
-      // The read transaction must be younger than the commit before what lies over the database goes.
-      this.#db.resetReadTxn()
+      if (!await this.#persist(() => this.#transact(rows, position))) return false
+      // Before what lies over the database goes.
+      this.#db.refresh()
       for (const participant of this.#participants) participant.applied()
       this.#old = new Overlay()
       this.#oldBytes = 0
     } catch (error) {
       this.#report('database', `writing to the database failed: ${(error as Error).message}`)
+      return false
+    }
+    try {
+      for (const participant of this.#participants) await participant.settled?.()
+    } catch {
       return false
     }
     // What cannot be dropped now is dropped with the next segment.
@@ -457,19 +459,16 @@ export class GroupedStore implements OrderedStore, SectionWriter {
     return undefined
   }
 
-  /** Writes rows as one transaction; false when it failed, and then nothing of it is written. */
-  async #transact(rows: readonly Row[]): Promise<boolean> {
+  /** Writes rows as one batch; false when it failed, and then it can be done again. */
+  async #transact(rows: readonly Row[], position?: LogPosition): Promise<boolean> {
     // Participants may speak of what is newer than the old segment: it must be logged first.
     if (!await this.#committedOrClosing()) return false
-    const db = this.#db
     try {
-      await db.batch(() => {
-        for (const { key, value } of rows) hear(value ? db.put(key, value) : db.remove(key))
-      })
+      await this.#db.write(rows, position)
       this.#report('database', undefined)
       return true
     } catch (error) {
-      this.#report('database', `writing to the database failed: ${await reasonOf(error)}`)
+      this.#report('database', `writing to the database failed: ${(error as Error).message}`)
       return false
     }
   }
@@ -522,30 +521,7 @@ function isEmpty({ writes, writer, callbacks }: Group): boolean {
   return writes.length === 0 && writer.isEmpty && callbacks.length === 0
 }
 
-export function encodePosition(position: LogPosition): Buffer {
-  return Buffer.from(JSON.stringify(position))
-}
-
-export function decodePosition(row: Buffer): LogPosition {
-  return JSON.parse(row.toString()) as LogPosition
-}
-
 function ignore(): void {}
-
-/** A failed commit rejects the promises of its writes too, which are otherwise of no use. */
-function hear(written: unknown): void {
-  if (written instanceof Promise) written.catch(ignore)
-}
-
-/** LMDB's reason comes as a promise beside the error, and not always. */
-async function reasonOf(error: unknown): Promise<string> {
-  const cause = (error as { commitError?: Promise<unknown> }).commitError
-  if (cause) {
-    const reason = await Promise.race([cause.then(ignore, (reason: unknown) => reason), sleep(10)])
-    if (reason instanceof Error) return reason.message
-  }
-  return error instanceof Error ? error.message : String(error)
-}
 
 function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
