@@ -25,7 +25,7 @@ export interface UnitRow {
   /** `undefined` removes it. */
   readonly value: Buffer | undefined
   /**
-   * Rises with each write of the key, whichever home it has: milliseconds since 1970 times 4096 and a count. In a store whose cells
+   * Rises with each write of the key, whichever home it has: milliseconds since 1970 times 1024 and a count. In a store whose cells
    * have timestamps this is it, so that what a node that was paused writes late does not go over what is newer.
    */
   readonly version: number
@@ -82,7 +82,7 @@ export interface Membership extends AsyncDisposable {
 
   /**
    * Resolves when the parcel is in the node's inbox, on stable storage; 'gone' when there is no such node any more, everything of it having been recovered.
-   * The same parcel may be sent again. Its source may be a node that is lost.
+   * The same parcel may be sent again, and its source may be a node that is lost, with a `>` and the name of another after it, too.
    */
   send(inc: string, parcel: Parcel): Promise<'sent' | 'gone'>
   /** Of a node that is gone: the highest number from this source that it had, 0 when none is known. Kept for an hour at least. */
@@ -93,7 +93,13 @@ export interface Membership extends AsyncDisposable {
    */
   receive(handler: (parcel: Parcel, done: () => void) => void): void
 
-  /** False, with the reason, while the cluster cannot be reached. */
+  /**
+   * Called with what each lost node leaves that this node is to recover; when it rejects, or this node goes before it has called `finish`, it
+   * is done again from the beginning, here or elsewhere. Called once.
+   */
+  inherit(handler: (inheritance: Inheritance) => Promise<void>): void
+
+  /** The reason why the cluster cannot be reached at present. */
   readonly problem: string | undefined
 }
 
