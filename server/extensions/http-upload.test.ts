@@ -309,7 +309,7 @@ describe('XEP-0363: HTTP File Upload', () => {
     expect(await upload.finish()).to.equal(404)
     expect((await fetch(get)).status).to.equal(404)
     for (const table of ['uploads', 'upload-secrets', 'upload-times', 'upload-ends']) expect(await storage.records.range(table, []), table).to.deep.equal([])
-    expect(await storage.blobs.size(get.split('/').at(-2) ?? '')).to.equal(undefined)
+    expect(await storage.blobs.stat(get.split('/').at(-2) ?? '')).to.equal(undefined)
   })
 
   it('§7: an upload that goes on when its slot ends stays in the quota, and becomes a file', async () => {

@@ -341,7 +341,7 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     inWork.add(secret)
     try {
       // Left by an upload that was not finished when the server stopped.
-      if ((await blobs.size(secret)) !== undefined) await blobs.delete(secret)
+      if ((await blobs.stat(secret)) !== undefined) await blobs.delete(secret)
       acceptBody(request, response)
       try {
         await blobs.put(secret, slot.size, bodyOf(request, limits))

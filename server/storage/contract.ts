@@ -2,7 +2,7 @@
 import { expect } from 'chai'
 import fc from 'fast-check'
 import { firstIdOf, nextMessageId, timeOfMessageId } from '../../lib/stanza/ids.ts'
-import { type ArchivePage, type ArchiveQuery, type Key, type Storage, type StoredStream } from './shapes.ts'
+import { type ArchivePage, type ArchiveQuery, type Blobs, type Key, type Storage, type StoredStream } from './shapes.ts'
 
 export interface StorageUnderTest {
   readonly storage: Storage
@@ -612,33 +612,7 @@ export function testStorage(name: string, open: () => Promise<StorageUnderTest>)
     })
 
     describe('blobs', () => {
-      it('keeps a file under any key, and answers parts of it', async () => {
-        const key = '../../../etc/ü\0 passwd'
-        await storage.blobs.put(key, 10, chunks('01234', '56789'))
-        await always(async () => {
-          expect(await storage.blobs.size(key)).to.equal(10)
-          const whole = await storage.blobs.get(key)
-          expect(whole && [whole.size, await read(whole.body)]).to.deep.equal([10, '0123456789'])
-          const part = await storage.blobs.get(key, { start: 3, end: 5 })
-          expect(part && [part.size, await read(part.body)]).to.deep.equal([10, '345'])
-          expect(await storage.blobs.get('none')).to.equal(undefined)
-          expect(await storage.blobs.size('none')).to.equal(undefined)
-        })
-        await storage.blobs.delete(key)
-        await storage.blobs.delete(key)
-        expect(await storage.blobs.get(key)).to.equal(undefined)
-      })
-
-      it('refuses a file that is shorter or longer than announced, or whose key exists', async () => {
-        expect(await failure(storage.blobs.put('a', 4, chunks('123')))).to.be.instanceOf(Error)
-        expect(await failure(storage.blobs.put('a', 4, chunks('123', '45')))).to.be.instanceOf(Error)
-        expect(await storage.blobs.size('a')).to.equal(undefined)
-        await storage.blobs.put('a', 0, chunks())
-        expect(await storage.blobs.size('a')).to.equal(0)
-        expect(await failure(storage.blobs.put('a', 1, chunks('1')))).to.be.instanceOf(Error)
-        const both = await Promise.allSettled([storage.blobs.put('b', 1, chunks('1')), storage.blobs.put('b', 1, chunks('2'))])
-        expect(both.map((one) => one.status).sort()).to.deep.equal(['fulfilled', 'rejected'])
-      })
+      testBlobs(() => storage.blobs, always)
     })
 
     describe('commit', () => {
@@ -667,6 +641,37 @@ export function testStorage(name: string, open: () => Promise<StorageUnderTest>)
         expect(await storage.records.range('t', ['k'])).to.have.lengthOf(200)
       })
     })
+  })
+}
+
+/** What any driver of files must do. `again` runs a check now, and once more when what was written has gone where it stays. */
+export function testBlobs(blobs: () => Blobs, again: (check: () => Promise<void>) => Promise<void> = (check) => check()): void {
+  it('keeps a file under any key, and answers parts of it', async () => {
+    const key = '../../../etc/ü\0 passwd'
+    await blobs().put(key, 10, chunks('01234', '56789'))
+    await again(async () => {
+      expect(await blobs().stat(key)).to.include({ size: 10 })
+      const whole = await blobs().get(key)
+      expect(whole && [whole.size, await read(whole.body)]).to.deep.equal([10, '0123456789'])
+      const part = await blobs().get(key, { start: 3, end: 5 })
+      expect(part && [part.size, await read(part.body)]).to.deep.equal([10, '345'])
+      expect(await blobs().get('none')).to.equal(undefined)
+      expect(await blobs().stat('none')).to.equal(undefined)
+    })
+    await blobs().delete(key)
+    await blobs().delete(key)
+    expect(await blobs().get(key)).to.equal(undefined)
+  })
+
+  it('refuses a file that is shorter or longer than announced, or whose key exists', async () => {
+    expect(await failure(blobs().put('a', 4, chunks('123')))).to.be.instanceOf(Error)
+    expect(await failure(blobs().put('a', 4, chunks('123', '45')))).to.be.instanceOf(Error)
+    expect(await blobs().stat('a')).to.equal(undefined)
+    await blobs().put('a', 0, chunks())
+    expect(await blobs().stat('a')).to.include({ size: 0 })
+    expect(await failure(blobs().put('a', 1, chunks('1')))).to.be.instanceOf(Error)
+    const both = await Promise.allSettled([blobs().put('b', 1, chunks('1')), blobs().put('b', 1, chunks('2'))])
+    expect(both.map((one) => one.status).sort()).to.deep.equal(['fulfilled', 'rejected'])
   })
 }
 

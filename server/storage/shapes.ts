@@ -141,10 +141,11 @@ export interface StreamStore {
 /** Uploaded files. */
 export interface Blobs {
   /** Stores a stream of exactly `size` bytes under a new key; rejects (and leaves nothing) when it is shorter or longer, or the key exists. */
-  put(key: string, size: number, body: AsyncIterable<Uint8Array>): Promise<void>
+  put(key: string, size: number, body: AsyncIterable<Uint8Array>, type?: string): Promise<void>
   /** The file, or the bytes from `start` to `end` inclusive of it. */
   get(key: string, range?: { start: number; end: number }): Promise<{ size: number; body: AsyncIterable<Uint8Array> } | undefined>
-  size(key: string): Promise<number | undefined>
+  /** Its size, the content type that it was put with if that is kept, and when that was (ms). */
+  stat(key: string): Promise<{ readonly size: number; readonly type: string | undefined; readonly made: number } | undefined>
   delete(key: string): Promise<void>
 }
 

@@ -11,7 +11,7 @@ describe('files on disk', () => {
     try {
       const refusal: unknown = await openBlobs(dir, Infinity).put('key', 1, Readable.from([Buffer.from('x')])).catch((error: unknown) => error)
       expect(refusal).to.include({ name: 'StorageError', code: 'ENOSPC' })
-      expect(await openBlobs(dir, 0).size('key')).to.equal(undefined)
+      expect(await openBlobs(dir, 0).stat('key')).to.equal(undefined)
     } finally {
       await rm(dir, { recursive: true })
     }

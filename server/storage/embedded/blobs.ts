@@ -22,9 +22,10 @@ export function openBlobs(dir: string, minFreeBytes: number): Blobs {
     return join(dir, hash.slice(0, 2), hash.slice(2))
   }
 
-  async function sizeOf(path: string): Promise<number | undefined> {
+  async function statOf(path: string): Promise<{ size: number; type: undefined; made: number } | undefined> {
     try {
-      return (await stat(path)).size
+      const { size, mtimeMs } = await stat(path)
+      return { size, type: undefined, made: mtimeMs }
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
       throw error
@@ -34,7 +35,7 @@ export function openBlobs(dir: string, minFreeBytes: number): Blobs {
   return {
     async put(key, size, body) {
       const path = pathOf(key)
-      if (await sizeOf(path) !== undefined) throw new StorageError(`a file of this key exists: ${key}`)
+      if (await statOf(path) !== undefined) throw new StorageError(`a file of this key exists: ${key}`)
       const disk = await statfs(dir)
       if (disk.bavail * disk.bsize - size < minFreeBytes) throw Object.assign(new StorageError('no space is left for this file'), { code: 'ENOSPC' })
       const unfinished = join(temporary, randomBytes(12).toString('hex'))
@@ -65,13 +66,14 @@ export function openBlobs(dir: string, minFreeBytes: number): Blobs {
 
     async get(key, range) {
       const path = pathOf(key)
-      const size = await sizeOf(path)
-      if (size === undefined) return undefined
+      const known = await statOf(path)
+      if (known === undefined) return undefined
+      const { size } = known
       if (size === 0 || (range && (range.start >= size || range.end < range.start))) return { size, body: nothing() }
       return { size, body: createReadStream(path, range ? { start: range.start, end: range.end } : {}) }
     },
 
-    size: (key) => sizeOf(pathOf(key)),
+    stat: (key) => statOf(pathOf(key)),
 
     async delete(key) {
       await rm(pathOf(key), { force: true })

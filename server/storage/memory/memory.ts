@@ -99,6 +99,7 @@ function memoryStreams(): StreamStore {
 
 function memoryBlobs(): Blobs {
   const files = new Map<string, Buffer>()
+  const made = new Map<string, number>()
   return {
     async put(key, size, body) {
       if (files.has(key)) throw new StorageError(`a file of this key exists: ${key}`)
@@ -112,6 +113,7 @@ function memoryBlobs(): Blobs {
       if (length < size) throw new StorageError(`the file is shorter than the ${size} bytes announced`)
       if (files.has(key)) throw new StorageError(`a file of this key exists: ${key}`)
       files.set(key, Buffer.concat(parts))
+      made.set(key, Date.now())
     },
     async get(key, range) {
       const file = files.get(key)
@@ -119,7 +121,10 @@ function memoryBlobs(): Blobs {
       const part = range ? file.subarray(range.start, range.end + 1) : file
       return { size: file.length, body: (async function* () { if (part.length > 0) yield part })() }
     },
-    async size(key) { return files.get(key)?.length },
+    async stat(key) {
+      const size = files.get(key)?.length
+      return size === undefined ? undefined : { size, type: undefined, made: made.get(key) as number }
+    },
     async delete(key) { files.delete(key) },
   }
 }
