@@ -1,13 +1,13 @@
 // XEP-0363: HTTP File Upload, version 1.2.0
 import { createHash, randomInt } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { pipeline } from 'node:stream/promises'
 import { Jid } from '../../lib/jid.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
 import { parseDateTime } from '../../lib/stanza/delay.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { accessRule, anything, bool, duration, headers, host as hostType, int, list, oneOf, shaperRule, size, text } from '../config/options.ts'
-import { HttpError, acceptBody, answer, bodyOf, corsHeaders } from '../http/http.ts'
+import { answerOptions, decodePart, encodePart, essence, isContentType, sendFile, setFileHeaders } from '../http/files.ts'
+import { HttpError, acceptBody, bodyOf } from '../http/http.ts'
 import type { HttpPath } from '../http/routes.ts'
 import type { Key, Storage, Value } from '../storage/shapes.ts'
 import { type IqRequest, type Parts, defineExtension } from './extension.ts'
@@ -307,16 +307,7 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     return slot.ends !== null && slot.ends <= now() ? undefined : { owner, secret, slot }
   }
 
-  function setHeaders(response: ServerResponse): void {
-    // XEP-0363 §9: web clients of other origins.
-    for (const [name, value] of Object.entries(corsHeaders(['OPTIONS', 'HEAD', 'GET', 'PUT']))) response.setHeader(name, value)
-    // XEP-0363 §11: nothing that was uploaded may run in the name of this origin.
-    response.setHeader('Content-Security-Policy', "default-src 'none'; img-src 'self'; media-src 'self'; frame-ancestors 'none'; sandbox")
-    response.setHeader('X-Content-Type-Options', 'nosniff')
-    response.setHeader('Cross-Origin-Resource-Policy', 'cross-origin')
-    response.setHeader('Referrer-Policy', 'no-referrer')
-    for (const [name, value] of options.custom_headers) response.setHeader(name, value.replaceAll('@HOST@', host))
-  }
+  const setHeaders = (response: ServerResponse): void => { setFileHeaders(response, options.custom_headers, host) }
 
   /** XEP-0363 §8 */
   async function receive(request: IncomingMessage, response: ServerResponse, path: HttpPath): Promise<void> {
@@ -377,41 +368,14 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     const found = await find(path)
     if (found === undefined || !found.slot.done) throw new HttpError(404)
     const { secret, slot } = found
-    const tag = `"${createHash('sha256').update(secret).digest('base64url').slice(0, 22)}"`
-    const modified = new Date(Math.floor(slot.made / 1000) * 1000)
-    const age = Math.max(0, Math.min(30 * 86_400, Math.floor(((slot.ends ?? Infinity) - now()) / 1000)))
-    response.setHeader('ETag', tag)
-    response.setHeader('Last-Modified', modified.toUTCString())
-    response.setHeader('Cache-Control', `private, max-age=${age}, immutable`)
-    response.setHeader('Accept-Ranges', 'bytes')
-    if (notModified(request, tag, modified)) {
-      response.writeHead(304)
-      response.end()
-      return
-    }
-    const ifRange = request.headers['if-range']
-    // RFC 9110 §14.2: a part is for GET alone.
-    const range = request.method === 'GET' && (ifRange === undefined || ifRange === tag) ? readRange(request.headers.range, slot.size) : undefined
-    if (range === 'unsatisfiable') throw new HttpError(416, undefined, { 'Content-Range': `bytes */${slot.size}` })
-    const headers = {
-      'Content-Type': slot.type,
-      'Content-Disposition': disposition(slot.type, slot.file),
-      'Content-Length': range ? range.end - range.start + 1 : slot.size,
-      ...(range ? { 'Content-Range': `bytes ${range.start}-${range.end}/${slot.size}` } : {}),
-    }
-    if (request.method === 'HEAD') {
-      response.writeHead(200, headers)
-      response.end()
-      return
-    }
-    const blob = await blobs.get(secret, range)
-    if (blob === undefined) {
-      log.error({ what: 'upload_lost', slot: secret.slice(0, 8) })
-      throw new HttpError(404)
-    }
-    response.writeHead(range ? 206 : 200, headers)
-    await pipeline(blob.body, response).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== 'ERR_STREAM_PREMATURE_CLOSE' && error.code !== 'ECONNRESET' && error.code !== 'EPIPE') throw error
+    await sendFile(request, response, {
+      id: secret, name: slot.file, type: slot.type, size: slot.size, made: slot.made,
+      maxAge: Math.max(0, Math.min(30 * 86_400, Math.floor(((slot.ends ?? Infinity) - now()) / 1000))),
+      async open(range) {
+        const blob = await blobs.get(secret, range)
+        if (blob === undefined) log.error({ what: 'upload_lost', slot: secret.slice(0, 8) })
+        return blob?.body
+      },
     })
   }
 
@@ -420,10 +384,7 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     http.add('GET', ROUTE, send),
     http.add('OPTIONS', ROUTE, (request, response) => {
       setHeaders(response)
-      response.removeHeader('Content-Security-Policy')
-      if (request.headers['access-control-request-method'] === undefined) return answer(request, response, 200, 'OPTIONS, HEAD, GET, PUT', { Allow: 'OPTIONS, HEAD, GET, PUT' })
-      response.writeHead(204)
-      response.end()
+      answerOptions(request, response)
     }),
   ]
 
@@ -559,56 +520,4 @@ function randomText(length: number): string {
 
 function timeKey(host: string, time: number, secret: string): Key {
   return [host, String(Math.floor(time)).padStart(15, '0'), secret]
-}
-
-/** RFC 3986: everything but unreserved characters is encoded. */
-function encodePart(part: string): string {
-  return encodeURIComponent(part).replaceAll(/[!'()*]/g, (character) => `%${character.charCodeAt(0).toString(16).toUpperCase()}`)
-}
-
-function decodePart(part: string): string | undefined {
-  try {
-    return decodeURIComponent(part)
-  } catch {
-    return undefined
-  }
-}
-
-function isContentType(type: string): boolean {
-  return type.length <= 255 && /^[\w!#$&^.+-]+\/[\w!#$&^.+-]+(\s*;\s*[\w!#$&^.+-]+=([\w!#$&^.+:/-]+|"[^"\\\r\n]*"))*\s*;?\s*$/.test(type) && /^[\x20-\x7e]*$/.test(type)
-}
-
-function essence(type: string): string {
-  return (type.split(';')[0] ?? '').trim().toLowerCase()
-}
-
-/** Shown in the browser only when it cannot run anything: no SVG, HTML, XML or PDF. */
-function disposition(type: string, file: string): string {
-  const kind = essence(type)
-  const inline = (kind.startsWith('image/') && kind !== 'image/svg+xml') || kind.startsWith('video/') || kind.startsWith('audio/') || kind === 'text/plain'
-  // RFC 6266 §4.3
-  const plain = file.replaceAll(/[^\w .-]/g, '_')
-  return `${inline ? 'inline' : 'attachment'}; filename="${plain}"; filename*=UTF-8''${encodePart(file)}`
-}
-
-/** RFC 9110 §13.1: If-None-Match goes before If-Modified-Since. */
-function notModified(request: IncomingMessage, tag: string, modified: Date): boolean {
-  const match = request.headers['if-none-match']
-  if (match !== undefined) return match === '*' || match.split(',').some((each) => each.trim().replace(/^W\//, '') === tag)
-  const since = request.headers['if-modified-since']
-  return since !== undefined && Date.parse(since) >= modified.getTime()
-}
-
-/** RFC 9110 §14.2: one range of bytes; anything else is answered with the whole file. */
-function readRange(header: string | undefined, length: number): { start: number; end: number } | 'unsatisfiable' | undefined {
-  const match = /^bytes=(\d*)-(\d*)$/.exec(header?.trim() ?? '')
-  if (match === null || (match[1] === '' && match[2] === '')) return undefined
-  if (match[1] === '') {
-    const last = Number(match[2])
-    return last === 0 ? 'unsatisfiable' : { start: Math.max(0, length - last), end: length - 1 }
-  }
-  const start = Number(match[1])
-  const end = match[2] === '' ? length - 1 : Math.min(Number(match[2]), length - 1)
-  if (match[2] !== '' && Number(match[2]) < start) return undefined
-  return start >= length ? 'unsatisfiable' : { start, end }
 }
