@@ -104,7 +104,9 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const log = options.log ?? createLog(config.loglevel)
   const { limits } = config
   const metrics = createMetrics()
+  const s3 = options.storage === undefined && config.tidings.s3 !== undefined ? await (await import('./storage/s3/blobs.ts')).openS3(config.tidings.s3) : undefined
   const storage = options.storage ?? (await openEmbedded(options.dataDir, {
+    ...(s3 === undefined ? {} : { blobs: s3 }),
     onHealth: (problem) => {
       if (problem === undefined) log.info({ what: 'storage_recovered' })
       else log.error({ what: 'storage_failing', problem })
@@ -514,6 +516,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
         for (const host of hosts.values()) await stopHost(host)
         await storage.committed()
         if (options.storage === undefined) await storage[Symbol.asyncDispose]()
+        s3?.close()
       })())
     },
     [Symbol.asyncDispose]() {
@@ -563,6 +566,7 @@ function waitingForRestart(running: Config, next: Config): string[] {
     'tidings.limits (or max_fsm_queue, negotiation_timeout)': ({ limits }) => limits,
     'tidings.data': ({ tidings }) => tidings.data,
     'tidings.metrics': ({ tidings }) => tidings.metrics,
+    'tidings.s3': ({ tidings }) => tidings.s3,
   }
   const changed = Object.entries(kept).filter(([, of]) => JSON.stringify(of(running)) !== JSON.stringify(of(next)))
   return changed.map(([option]) => `${next.file}: ${option}: the change takes effect at the next start.`)

@@ -8,6 +8,7 @@ import type { SocketRights } from '../../lib/net/listen.ts'
 import { parseDateTime } from '../../lib/stanza/delay.ts'
 import { createJwtCheck } from '../../lib/sasl/jwt.ts'
 import { SCRAM_HASHES, type ScramHash } from '../../lib/sasl/scram-keys.ts'
+import type { S3Options } from '../storage/s3/blobs.ts'
 import { createAccess, isNetwork, type Access, type AccessLayer, type Shaper } from './access.ts'
 import { globalOptionNames, hostOptionNames, moduleNames, removedModuleNames, removedOptionNames, renamedModules, renamedOptions } from './ejabberd-names.ts'
 import { defaultLimits, limitTable, type Limits } from './limits.ts'
@@ -95,6 +96,8 @@ export interface TidingsOptions {
     /** How long a file is kept. */
     readonly expiryMs: number
   }
+  /** Where uploaded files are, unless in the data directory. */
+  readonly s3: S3Options | undefined
   /** Whether hosts without a certificate get one that the server signs itself. */
   readonly selfSigned: boolean
   /** Who gets the reports of abuse (XEP-0377). */
@@ -291,7 +294,7 @@ export const hostTable: OptionTable<HostOptions> = {
   ...sharedTls,
 }
 
-interface TidingsNames { data: string; metrics: unknown; archive_retention: number; upload: unknown; self_signed: boolean; reports: unknown; service_status: unknown; limits: unknown }
+interface TidingsNames { data: string; metrics: unknown; archive_retention: number; upload: unknown; s3: unknown; self_signed: boolean; reports: unknown; service_status: unknown; limits: unknown }
 
 /** The key `tidings`. */
 export const tidingsTable: OptionTable<TidingsNames> = {
@@ -299,6 +302,7 @@ export const tidingsTable: OptionTable<TidingsNames> = {
   metrics: { type: anything(), default: undefined, help: 'Listener of /metrics and /health: port and ip.' },
   archive_retention: { type: duration({ unit: 'days' }), default: Infinity, help: 'How long history is kept; a bare number counts days.' },
   upload: { type: anything(), default: undefined, help: 'Uploads: quota (bytes of one account) and expiry.' },
+  s3: { type: anything(), default: undefined, help: 'Bucket for uploaded files: bucket, endpoint, region, prefix, access_key, secret_key and path_style.' },
   self_signed: { type: bool(), default: true, help: 'Whether hosts without a certificate in certfiles get one that the server signs itself.' },
   reports: { type: anything(), default: undefined, help: 'Reports of abuse: send_to.' },
   service_status: { type: anything(), default: undefined, help: 'What users learn of outages: addresses and outage.' },
@@ -353,6 +357,16 @@ function refuseValue(node: ConfigNode, expects: string): never {
 export const metricsTable: OptionTable<{ port: number; ip: string }> = {
   port: { type: int({ min: 0, max: 65_535 }), default: 5280, help: 'TCP port; 0 picks a free one.' },
   ip: { type: text(), default: '127.0.0.1', help: 'Address to listen on. What it serves is not for the public.' },
+}
+
+export const s3Table: OptionTable<{ bucket: string; endpoint: string; region: string; prefix: string; access_key: string; secret_key: string; path_style: boolean }> = {
+  bucket: { type: text(), default: 'tidings', help: 'The bucket; made when there is none.' },
+  endpoint: { type: text(), default: '', help: 'Address of the server; unless set, that of AWS for the region.' },
+  region: { type: text(), default: 'us-east-1', help: 'Region of the bucket.' },
+  prefix: { type: text(), default: '', help: 'Begins the keys of all objects.' },
+  access_key: { type: text(), default: '', help: 'Access key; unless set, the environment, the shared files and the role of the machine are asked, in the order of AWS.' },
+  secret_key: { type: text(), default: '', help: 'Secret key.' },
+  path_style: { type: bool(), default: true, help: 'Whether the bucket is in the path of addresses, as others than AWS need it.' },
 }
 
 export const uploadTable: OptionTable<{ quota: number; expiry: number }> = {
@@ -828,6 +842,7 @@ function readTidings(entry: MapEntry | undefined, problems: Problem[]): { tiding
   const limitsNode = entry && entryOf(entry.value, 'limits')?.value
   const limitsSet = [...byName].filter(([snake]) => limitsNode && entryOf(limitsNode, snake)).map(([, name]) => name)
   const upload = part('upload', uploadTable)
+  const s3 = part('s3', s3Table)
   const status = part('service_status', serviceStatusTable)
   return {
     limits,
@@ -838,6 +853,7 @@ function readTidings(entry: MapEntry | undefined, problems: Problem[]): { tiding
         metrics: part('metrics', metricsTable),
         archiveRetentionMs: read.options.archive_retention,
         upload: { quotaBytes: upload?.quota ?? Infinity, expiryMs: upload?.expiry ?? Infinity },
+        s3: s3 && { endpoint: s3.endpoint, region: s3.region, bucket: s3.bucket, prefix: s3.prefix, accessKey: s3.access_key, secretKey: s3.secret_key, pathStyle: s3.path_style },
         selfSigned: read.options.self_signed,
         reports: { sendTo: part('reports', reportsTable)?.send_to ?? [] },
         serviceStatus: { addresses: status?.addresses ?? [], outage: status?.outage },

@@ -5,11 +5,12 @@ import { Jid } from '../../lib/jid.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
 import { parseDateTime } from '../../lib/stanza/delay.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
-import { accessRule, anything, bool, duration, headers, host as hostType, int, list, oneOf, shaperRule, size, text } from '../config/options.ts'
+import { type OptionTable, accessRule, anything, bool, duration, headers, host as hostType, int, list, oneOf, shaperRule, size, text } from '../config/options.ts'
 import { answerOptions, decodePart, encodePart, essence, isContentType, sendFile, setFileHeaders } from '../http/files.ts'
 import { HttpError, acceptBody, bodyOf } from '../http/http.ts'
 import type { HttpPath } from '../http/routes.ts'
 import type { Key, Storage, Value } from '../storage/shapes.ts'
+import { signAddress } from '../upload/addresses.ts'
 import { type IqRequest, type Parts, defineExtension } from './extension.ts'
 
 const NS = 'urn:xmpp:http:upload:0'
@@ -38,6 +39,8 @@ const FILES_IN_MESSAGE = 100
 const ADDRESS_MAX = 2000
 const JOB_MS = 600_000
 const DAY = 86_400_000
+/** How long after the end of its slot an upload elsewhere may still be going on. */
+const ELSEWHERE_MS = 6 * 3_600_000
 
 const PURPOSES = ['message', 'profile', 'ephemeral', 'permanent'] as const
 type Purpose = (typeof PURPOSES)[number]
@@ -53,6 +56,8 @@ interface Slot {
   readonly purpose: Purpose
   readonly made: number
   readonly done: boolean
+  /** The address is of an upload service elsewhere: whether the file has come is learnt from the bucket. */
+  readonly elsewhere?: boolean
   /** When the unused slot or the ephemeral file ends; null when nothing but its age ends it. */
   readonly ends: number | null
 }
@@ -113,7 +118,7 @@ export const httpUploadQuota = defineExtension({
   },
 })
 
-interface UploadOptions {
+export interface UploadOptions {
   host: string
   hosts: readonly string[]
   name: string
@@ -136,33 +141,35 @@ interface UploadOptions {
   slot_lifetime: number
 }
 
+export const uploadOptions: OptionTable<UploadOptions> = {
+  host: { type: hostType(), default: 'upload.@HOST@', help: 'Domain of the upload service.' },
+  hosts: { type: list(hostType()), default: [], help: 'Several domains in place of host.' },
+  name: { type: text(), default: 'HTTP File Upload', help: 'Name of the service in the list of services.' },
+  access: { type: accessRule(), default: 'local', help: 'Who may upload.' },
+  max_size: { type: size({ min: 1 }), default: 104_857_600, help: 'Bytes of the largest file.' },
+  secret_length: { type: int({ min: 8, max: 128 }), default: 40, help: 'Characters of the random part of an address.' },
+  jid_in_url: { type: oneOf('sha1', 'node'), default: 'sha1', help: 'Whether an address shows who uploaded: a hash of the account, or its name.' },
+  put_url: { type: text(), default: '', help: 'Where clients upload to; @HOST@ is replaced. Unless set, the address of the HTTP listener with TLS that has mod_http_upload.' },
+  get_url: { type: text(), default: '', help: 'Where files are downloaded from; put_url unless set.' },
+  custom_headers: { type: headers(), default: new Map<string, string>(), help: 'HTTP headers of every answer.' },
+  rm_on_unregister: { type: bool(), default: true, help: 'Whether the files of a removed account are removed.' },
+  slot_lifetime: { type: duration(), default: SLOT_MS, help: 'How long an address can be uploaded to.' },
+  docroot: { type: text(), default: '', help: 'Directory of the files.', ignored: 'has no effect: files are kept in the data directory.' },
+  thumbnail: { type: bool(), default: false, help: 'Thumbnails of images.', ignored: 'has no effect: no thumbnails are made.' },
+  file_mode: { type: text(), default: '', help: 'Permissions of files.', ignored: 'has no effect: files can be read by the server alone.' },
+  dir_mode: { type: text(), default: '', help: 'Permissions of directories.', ignored: 'has no effect: directories can be read by the server alone.' },
+  content_types: { type: anything(), default: undefined, help: 'Content types by file ending.', ignored: 'has no effect: the content type is the one that was uploaded.' },
+  external_secret: { type: text(), default: '', help: 'Secret shared with an upload service that is a process of its own, at put_url: the role upload of this server, with the same bucket, or another program that knows addresses signed with ?v=.' },
+  service_url: { type: text(), default: '', help: 'Address of an external upload service.', ignored: 'has no effect: the files are served here.' },
+  vcard: { type: anything(), default: undefined, help: 'vCard of the service.', ignored: 'has no effect: the service has no vCard.' },
+}
+
 export const httpUpload = defineExtension({
   name: 'http-upload',
   ejabberd: 'mod_http_upload',
   specs: [{ xep: 363, version: '1.2.0', status: 'complete' }],
   needs: ['host', 'router', 'access', 'storage', 'http', 'hooks', 'log', 'metrics', 'limits', 'every', 'now', 'lasting', 'files'],
-  options: {
-    host: { type: hostType(), default: 'upload.@HOST@', help: 'Domain of the upload service.' },
-    hosts: { type: list(hostType()), default: [], help: 'Several domains in place of host.' },
-    name: { type: text(), default: 'HTTP File Upload', help: 'Name of the service in the list of services.' },
-    access: { type: accessRule(), default: 'local', help: 'Who may upload.' },
-    max_size: { type: size({ min: 1 }), default: 104_857_600, help: 'Bytes of the largest file.' },
-    secret_length: { type: int({ min: 8, max: 128 }), default: 40, help: 'Characters of the random part of an address.' },
-    jid_in_url: { type: oneOf('sha1', 'node'), default: 'sha1', help: 'Whether an address shows who uploaded: a hash of the account, or its name.' },
-    put_url: { type: text(), default: '', help: 'Where clients upload to; @HOST@ is replaced. Unless set, the address of the HTTP listener with TLS that has mod_http_upload.' },
-    get_url: { type: text(), default: '', help: 'Where files are downloaded from; put_url unless set.' },
-    custom_headers: { type: headers(), default: new Map<string, string>(), help: 'HTTP headers of every answer.' },
-    rm_on_unregister: { type: bool(), default: true, help: 'Whether the files of a removed account are removed.' },
-    slot_lifetime: { type: duration(), default: SLOT_MS, help: 'How long an address can be uploaded to.' },
-    docroot: { type: text(), default: '', help: 'Directory of the files.', ignored: 'has no effect: files are kept in the data directory.' },
-    thumbnail: { type: bool(), default: false, help: 'Thumbnails of images.', ignored: 'has no effect: no thumbnails are made.' },
-    file_mode: { type: text(), default: '', help: 'Permissions of files.', ignored: 'has no effect: files can be read by the server alone.' },
-    dir_mode: { type: text(), default: '', help: 'Permissions of directories.', ignored: 'has no effect: directories can be read by the server alone.' },
-    content_types: { type: anything(), default: undefined, help: 'Content types by file ending.', ignored: 'has no effect: the content type is the one that was uploaded.' },
-    external_secret: { type: text(), default: '', help: 'Secret shared with an external upload service.', ignored: 'has no effect: the files are served here.' },
-    service_url: { type: text(), default: '', help: 'Address of an external upload service.', ignored: 'has no effect: the files are served here.' },
-    vcard: { type: anything(), default: undefined, help: 'vCard of the service.', ignored: 'has no effect: the service has no vCard.' },
-  },
+  options: uploadOptions,
   start(parts, options: UploadOptions) {
     return startUpload(parts, options)
   },
@@ -173,6 +180,7 @@ type Needed = Pick<Parts, 'host' | 'router' | 'access' | 'storage' | 'http' | 'h
 function startUpload(parts: Needed, options: UploadOptions): () => void {
   const { host, router, access, storage, http, hooks, log, limits, now } = parts
   const { records, blobs } = storage
+  const external = options.external_secret
   const uploads = parts.metrics.counter('tidings_uploads_total', 'Files uploaded')
   const uploadedBytes = parts.metrics.counter('tidings_upload_bytes_total', 'Bytes uploaded')
   /** Secrets being uploaded to. */
@@ -217,7 +225,7 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     const path = await inTurn(from.bare, () => reserve(from, asked, time))
     // The address must not be handed out before the slot is safe.
     await storage.committed()
-    return xml('slot', { xmlns: NS }, xml('put', { url: put + path }), xml('get', { url: get + path }))
+    return xml('slot', { xmlns: NS }, xml('put', { url: put + path.get + path.query }), xml('get', { url: get + path.get }))
   }
 
   /** Runs a request after those of the same account that came before: it has to count what they got. */
@@ -231,18 +239,18 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     }
   }
 
-  /** Makes a slot; its path. */
-  async function reserve(from: Jid, asked: Asked, time: number): Promise<string> {
+  /** Makes a slot: its path, and what is behind it in the address to upload to. */
+  async function reserve(from: Jid, asked: Asked, time: number): Promise<{ readonly get: string; readonly query: string }> {
     const owner = from.bare
     await makeRoom(from, asked, time)
     const secret = randomText(options.secret_length)
     const dir = dirOf(from)
     const ends = Math.min(time + options.slot_lifetime, asked.until ?? Infinity)
-    const slot: Slot = { host, dir, file: asked.file, size: asked.size, type: asked.type, purpose: asked.purpose, made: time, done: false, ends, ...(asked.until === undefined ? {} : { until: asked.until }) }
+    const slot: Slot = { host, dir, file: asked.file, size: asked.size, type: asked.type, purpose: asked.purpose, made: time, done: false, ends, ...(asked.until === undefined ? {} : { until: asked.until }), ...(external === '' ? {} : { elsewhere: true }) }
     records.put(SLOTS, [owner, secret], slot)
     records.put(SECRETS, [ALL, secret], owner)
     records.put(ENDS, timeKey(host, ends, secret), owner)
-    return `/${dir}/${secret}/${encodePart(asked.file)}`
+    return { get: `/${dir}/${secret}/${encodePart(asked.file)}`, query: external === '' ? '' : signAddress(external, { path: [dir, secret, asked.file], size: asked.size, type: asked.type, until: Math.floor(ends / 1000) }) }
   }
 
   function dirOf(owner: Jid): string {
@@ -258,6 +266,7 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
 
   /** Refuses the upload, or removes old files, when the account has no room for it. */
   async function makeRoom(from: Jid, asked: Asked, time: number): Promise<void> {
+    await settle(from.bare, time)
     const all = (await records.range(SLOTS, [from.bare], { limit: FILES_MAX })).map(({ key, value }) => ({ secret: key[1] as string, slot: value as Slot }))
     // What is being uploaded when its slot ends becomes a file all the same.
     const current = all.filter(({ secret, slot }) => slot.ends === null || slot.ends > time || inWork.has(secret))
@@ -286,25 +295,53 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     throw quotaError(`Quota reached. Your files may have ${quota.hard} bytes`, Math.max(time + 60_000, Math.min(first, time + 30 * DAY)))
   }
 
+  /** Learns which of an account's files have been uploaded elsewhere, when it has many slots of which that is not known. */
+  async function settle(owner: string, time: number): Promise<void> {
+    const open = (await records.range(SLOTS, [owner], { limit: FILES_MAX })).filter(({ value }) => (value as Slot).elsewhere === true && !(value as Slot).done && (value as Slot).made < time)
+    if (open.length * 2 < limits.uploadSlotsPerUser) return
+    await Promise.all(open.map(({ key }) => lookUp(owner, key[1] as string)))
+  }
+
+  /** Whether a file that was to be uploaded elsewhere is there; notes that it is. */
+  async function lookUp(owner: string, secret: string): Promise<boolean> {
+    const known = await blobs.stat(secret)
+    const slot = (await records.get(SLOTS, [owner, secret])) as Slot | undefined
+    if (slot === undefined || known === undefined) return false
+    if (!slot.done) complete(owner, secret, slot, known.type)
+    return true
+  }
+
+  /** The file has come. */
+  function complete(owner: string, secret: string, slot: Slot, type: string | undefined): void {
+    const until = typeof slot['until'] === 'number' ? slot['until'] : null
+    if (slot.ends !== null) records.delete(ENDS, timeKey(slot.host, slot.ends, secret))
+    if (until !== null) records.put(ENDS, timeKey(slot.host, until, secret), owner)
+    records.put(TIMES, timeKey(slot.host, slot.made, secret), owner)
+    records.put(SLOTS, [owner, secret], { ...slot, done: true, ends: until, type: slot.type === '' ? type ?? 'application/octet-stream' : slot.type })
+  }
+
   async function remove(owner: string, secret: string, slot: Slot): Promise<void> {
     await blobs.delete(secret)
     records.delete(SLOTS, [owner, secret])
     records.delete(SECRETS, [ALL, secret])
     records.delete(TIMES, timeKey(slot.host, slot.made, secret))
     if (slot.ends !== null) records.delete(ENDS, timeKey(slot.host, slot.ends, secret))
+    // What is being uploaded elsewhere at this moment is removed when it is surely over.
+    if (slot.elsewhere === true && !slot.done) records.put(ENDS, timeKey(slot.host, now() + ELSEWHERE_MS, secret), owner)
     // An upload that ended between the two: now that there is no slot no other does.
     await blobs.delete(secret)
   }
 
-  /** The slot that an address names; undefined when there is none, or it has ended. */
-  async function find(path: Pick<HttpPath, 'path'>): Promise<{ owner: string; secret: string; slot: Slot } | undefined> {
+  /** The slot that an address names; undefined when there is none, or it has ended, unless it may have been uploaded elsewhere before. */
+  async function find(path: Pick<HttpPath, 'path'>): Promise<{ owner: string; secret: string; slot: Slot; isOver: boolean } | undefined> {
     const [, , dir, secret, file, ...more] = path.path.split('/')
     if (dir === undefined || secret === undefined || file === undefined || more.length > 0 || !/^[A-Za-z0-9]{1,128}$/.test(secret)) return undefined
     const owner = await records.get(SECRETS, [ALL, secret])
     if (typeof owner !== 'string') return undefined
     const slot = (await records.get(SLOTS, [owner, secret])) as Slot | undefined
     if (slot === undefined || slot.dir !== dir || slot.file !== decodePart(file)) return undefined
-    return slot.ends !== null && slot.ends <= now() ? undefined : { owner, secret, slot }
+    const isOver = slot.ends !== null && slot.ends <= now()
+    return isOver && (slot.done || slot.elsewhere !== true) ? undefined : { owner, secret, slot, isOver }
   }
 
   const setHeaders = (response: ServerResponse): void => { setFileHeaders(response, options.custom_headers, host) }
@@ -313,7 +350,7 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
   async function receive(request: IncomingMessage, response: ServerResponse, path: HttpPath): Promise<void> {
     setHeaders(response)
     const found = await find(path)
-    if (found === undefined) throw new HttpError(404)
+    if (found === undefined || found.isOver) throw new HttpError(404)
     const { owner, secret, slot } = found
     // An address is for one file: who has it must not be shown another one later.
     if (slot.done || inWork.has(secret)) throw new HttpError(409, 'already uploaded')
@@ -348,11 +385,7 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
         await blobs.delete(secret)
         throw new HttpError(404)
       }
-      const until = typeof slot['until'] === 'number' ? slot['until'] : null
-      if (slot.ends !== null) records.delete(ENDS, timeKey(slot.host, slot.ends, secret))
-      if (until !== null) records.put(ENDS, timeKey(slot.host, until, secret), owner)
-      records.put(TIMES, timeKey(slot.host, slot.made, secret), owner)
-      records.put(SLOTS, [owner, secret], { ...slot, done: true, ends: until, type: slot.type === '' ? sent ?? 'application/octet-stream' : slot.type })
+      complete(owner, secret, slot, sent)
       await storage.committed()
     } finally {
       inWork.delete(secret)
@@ -398,8 +431,12 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
         after = key
         if (typeof value !== 'string' || inWork.has(secret)) continue
         const slot = (await records.get(SLOTS, [value, secret])) as Slot | undefined
-        if (slot === undefined) records.delete(table, key)
-        else if (wanted(slot)) await remove(value, secret, slot)
+        if (slot === undefined) {
+          await blobs.delete(secret)
+          records.delete(table, key)
+        } else if (slot.elsewhere === true && !slot.done) {
+          if (!await lookUp(value, secret) && Number(time) + ELSEWHERE_MS < before) await remove(value, secret, slot)
+        } else if (wanted(slot)) await remove(value, secret, slot)
       }
       if (page.length < 200) return
     }
@@ -428,7 +465,7 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     }
     for (const name of names) {
       const found = await find({ path: ROUTE + name })
-      if (found === undefined || found.owner !== author || !found.slot.done) continue
+      if (found === undefined || found.owner !== author || (!found.slot.done && found.slot.elsewhere !== true)) continue
       if (found.slot.purpose === 'message' || found.slot.purpose === 'ephemeral') await remove(found.owner, found.secret, found.slot)
     }
   })

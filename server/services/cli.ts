@@ -19,6 +19,8 @@ interface Options {
   readonly config: string | undefined
   readonly data: string | undefined
   readonly strict: boolean
+  /** What `serve` is to be; everything unless set. */
+  readonly role?: string
 }
 
 class UsageError extends Error {}
@@ -50,9 +52,12 @@ async function run(argv: readonly string[]): Promise<number> {
     return command === undefined && !values.help ? 2 : 0
   }
   const options: Options = { config: values.config, data: values.data, strict: values.strict ?? false }
-  if (command === 'serve') {
-    if (args.length > 0) throw new UsageError(`serve takes no ${args[0]}; a configuration is named by --config FILE`)
-    return serve(options)
+  if (command === 'serve' || command === 'upload') {
+    if (args.length > 0) throw new UsageError(`${command} takes no ${args[0]}; a configuration is named by --config FILE`)
+    const role = command === 'serve' ? values.role : command
+    if (role === undefined || role === 'all') return serve(options)
+    if (role === 'upload') return serveUpload(options)
+    throw new UsageError(`There is no role ${role}`)
   }
   if (command === 'check-config') {
     if (args.length > 1) throw new UsageError('check-config takes one file')
@@ -68,7 +73,7 @@ async function run(argv: readonly string[]): Promise<number> {
   return show(await administer(operation.name, args, options))
 }
 
-function parse(argv: readonly string[]): { values: { config?: string; data?: string; strict?: boolean; help?: boolean; version?: boolean }; positionals: string[] } {
+function parse(argv: readonly string[]): { values: { config?: string; data?: string; strict?: boolean; role?: string; help?: boolean; version?: boolean }; positionals: string[] } {
   try {
     return parseArgs({
       args: [...argv],
@@ -77,6 +82,7 @@ function parse(argv: readonly string[]): { values: { config?: string; data?: str
         config: { type: 'string', short: 'c' },
         data: { type: 'string', short: 'd' },
         strict: { type: 'boolean' },
+        role: { type: 'string' },
         help: { type: 'boolean', short: 'h' },
         version: { type: 'boolean', short: 'V' },
       },
@@ -324,6 +330,35 @@ async function serveOnce(options: Options, started: (server: Server) => void): P
   clearInterval(renewing)
   process.off('SIGTERM', onSignal).off('SIGINT', onSignal).off('SIGHUP', onHangUp)
   return outcome
+}
+
+/** Serves uploads and downloads alone, until it is told to stop. */
+async function serveUpload(options: Options): Promise<number> {
+  const config = await readConfig(options, (line) => { console.error(line) })
+  const [{ createUploadRole }, { createLog }] = await Promise.all([import('../upload/role.ts'), import('../log.ts')])
+  const log = createLog(config.loglevel)
+  const role = await createUploadRole({ config, dataDir: dataDirOf(options, config), log })
+  console.error([`Tidings ${version()} takes and gives out files`, ...role.ports.map(({ ip, port, tls }) => `  listening for http${tls ? 's' : ''} on ${ip.includes(':') ? `[${ip}]` : ip}:${port}`)].join('\n'))
+  const renewing = setInterval(() => {
+    role.certificates?.reload().catch((error: Error) => { log.error({ what: 'certificates_not_reloaded', error: error.message }) })
+  }, CERTIFICATES_MS).unref()
+  const reason = await signalled()
+  log.info({ what: 'server_stopping', reason })
+  clearInterval(renewing)
+  await role.close()
+  return 0
+}
+
+/** Resolves when the process is asked to stop; asked twice, it does not wait. */
+function signalled(): Promise<NodeJS.Signals> {
+  return new Promise((resolve) => {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+      process.once(signal, () => {
+        process.once(signal, () => process.exit(1))
+        resolve(signal)
+      })
+    }
+  })
 }
 
 /** What to do next, for the person who started it. */

@@ -9,7 +9,7 @@ import { GroupedStore } from '../groups/groups.ts'
 import { type LogPosition, type LogRecord } from '../groups/log.ts'
 import { createOfflineQueue } from '../offline.ts'
 import { createRecords } from '../records.ts'
-import { type Storage } from '../shapes.ts'
+import { type Blobs, type Storage } from '../shapes.ts'
 import { LoggedArchive } from './archive.ts'
 import { openBlobs } from './blobs.ts'
 import { checkDirectory, DATABASE, finishDirectory, LOG } from './check.ts'
@@ -30,6 +30,8 @@ export interface EmbeddedOptions {
   /** What is logged goes into the database after so many bytes, or this time. Until then it is in memory as well. */
   readonly segmentBytes?: number
   readonly segmentMs?: number
+  /** Files that are not in the data directory. */
+  readonly blobs?: Blobs
   /** Told about changes of health; no text when all is well again. */
   readonly onHealth?: (problem: string | undefined) => void
   /** Told about an error thrown by a callback of `afterCommit`; by default it is thrown. */
@@ -137,7 +139,7 @@ class EmbeddedStorage implements Storage {
   readonly archive
   readonly offline
   readonly streams: StreamJournal
-  readonly blobs
+  readonly blobs: Blobs
   readonly #db: RootDatabase<Buffer, string>
   readonly #dir: string
   readonly #minFreeBytes: number
@@ -183,7 +185,7 @@ class EmbeddedStorage implements Storage {
     this.#store.addParticipant(this.streams)
     this.#store.replay(records)
     this.offline = createOfflineQueue(this.#store, committed, firstIdOf(timeOfLastId() + 1))
-    this.blobs = openBlobs(join(dir, 'blobs'), minFreeBytes)
+    this.blobs = options.blobs ?? openBlobs(join(dir, 'blobs'), minFreeBytes)
   }
 
   /** Makes the first commit, so that a directory that cannot be written is found at once, and starts the timers. */
