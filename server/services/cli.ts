@@ -96,7 +96,8 @@ function help(): string {
   const commands = OPERATIONS.map((each) => `  ${usage(each).padEnd(42)} ${each.help}`)
   return `Usage: tidings COMMAND [--config FILE] [--data DIR]
 
-  ${'serve [--strict]'.padEnd(42)} Run the server.
+  ${'serve [--strict] [--role ROLE]'.padEnd(42)} Run the server, or one role of it: upload.
+  ${'upload'.padEnd(42)} The same as serve --role upload: files alone.
   ${'check-config [FILE] [--strict]'.padEnd(42)} Say what of a configuration cannot be used.
 ${commands.join('\n')}
 
