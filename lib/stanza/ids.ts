@@ -74,6 +74,11 @@ export function timeOfLastId(): number {
   return lastMs
 }
 
+/** For tests, in which others make ids of later times: ids go on after this time (ms), wherever they were. */
+export function setTimeOfIds(ms: number): void {
+  lastMs = ms
+}
+
 /** After a restart: ids must not go back behind those made before, of whose last one this is the time (ms). */
 export function continueIdsAfter(ms: number): void {
   if (ms >= lastMs) lastMs = ms + 1

@@ -196,13 +196,15 @@ describe('a session that ends with what its client has not acknowledged', () => 
     juliet.client.connection.stopReading()
     juliet.client.send('<presence/>')
     await until(() => session('phone').takesMessages)
-    await romeoSends(...Array.from({ length: 10 }, (_, number) => big(100 + number)))
-    await until(() => session('phone') === undefined)
+    let sent = 100
+    // What counts is what comes after the network has stopped taking more, which may be a while.
+    while (session('phone') !== undefined && sent < 200) await romeoSends(big(sent++))
+    expect(session('phone')).to.equal(undefined)
     juliet.client.destroy()
     const late = await available('late')
-    await until(() => late.bodies().at(-1)?.startsWith('109 ') === true)
+    await until(() => late.bodies().at(-1)?.startsWith(`${sent - 1} `) === true)
     const numbers = late.bodies().map((body) => Number(body.split(' ')[0]))
-    expect(numbers).to.deep.equal(Array.from({ length: numbers.length }, (_, at) => 110 - numbers.length + at))
+    expect(numbers).to.deep.equal(Array.from({ length: numbers.length }, (_, at) => sent - numbers.length + at))
   })
 
   it('hands messages to the sessions that have not had them, with their date', async () => {

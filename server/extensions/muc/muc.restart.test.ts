@@ -136,6 +136,8 @@ describe('rooms over a restart', () => {
     for (const each of [hag, phone, crone, app]) await each.news()
     const pushes = async (): Promise<number> => {
       await crone.news()
+      // Each goes out after the commit of its message.
+      await stage.tidings.server.storage.committed()
       return (await app.stanzas()).filter((each) => each.name === 'iq' && each.getChild('pubsub') !== undefined).length
     }
     crone.say('everybody here')
@@ -143,7 +145,8 @@ describe('rooms over a restart', () => {
     // It waits in the room for its client.
     phone.client.destroy()
     while (stage.tidings.server.sessions.get(phone.full)?.connected === true) await new Promise((resolve) => { setTimeout(resolve, 5) })
-    await pushes()
+    // What it had not acknowledged.
+    expect(await pushes()).to.equal(1)
     crone.say('waits')
     expect(await pushes()).to.equal(1)
     hag.say('of the desktop')

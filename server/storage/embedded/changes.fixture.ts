@@ -1,6 +1,6 @@
 /** For tests: changes of all shapes that are the same in each run, and what must come of them. */
 import { expect } from 'chai'
-import { firstIdOf, nextMessageId } from '../../../lib/stanza/ids.ts'
+import { firstIdOf, nextMessageId, setTimeOfIds, timeOfLastId } from '../../../lib/stanza/ids.ts'
 import { type Shapes } from './parts.fixture.ts'
 
 const OWNERS = ['romeo@montague.lit', 'juliet@capulet.lit', 'nurse@capulet.lit', `${'l'.repeat(900)}@capulet.lit`]
@@ -15,6 +15,13 @@ export function randomOf(seed: number): (below: number) => number {
     state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
     return Math.floor(state / 2 ** 32 * below)
   }
+}
+
+/** In a suite whose tests make ids of other times: those of the tests after it are of the present again. */
+export function keepTimeOfIds(): void {
+  let time = 0
+  before(() => { time = timeOfLastId() })
+  after(() => { setTimeOfIds(time) })
 }
 
 /** What the shapes do in a turn, of those that are counted from 1. Each seed has its own time. */

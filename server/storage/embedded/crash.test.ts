@@ -6,7 +6,7 @@ import { closeSync, cpSync, mkdtempSync, openSync, rmSync, truncateSync, writeSy
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect } from 'chai'
-import { contentOf, randomOf, writeTurn } from './changes.fixture.ts'
+import { contentOf, keepTimeOfIds, randomOf, writeTurn } from './changes.fixture.ts'
 import { openEmbedded } from './embedded.ts'
 import { type Between, intercept, newDirectory, type Opened, openParts } from './parts.fixture.ts'
 
@@ -114,6 +114,8 @@ async function live(dir: string, seed: number, turn: number, operations: number,
 }
 
 describe('embedded storage when the process is killed or the power fails, at any operation of its disk', () => {
+  keepTimeOfIds()
+
   for (const seed of [1, 2, 3, 4]) {
     it(`holds what was reported committed, in whole turns (${seed})`, async function () {
       this.timeout(120_000)
@@ -127,6 +129,8 @@ describe('embedded storage when the process is killed or the power fails, at any
 })
 
 describe('embedded storage on a disk that fails now and then', () => {
+  keepTimeOfIds()
+
   it('loses and doubles nothing', async function () {
     this.timeout(60_000)
     const dir = await newDirectory()

@@ -8,7 +8,7 @@ import { testStorage } from '../contract.ts'
 import { StorageError } from '../errors.ts'
 import { openMemory } from '../memory/memory.ts'
 import { type Storage } from '../shapes.ts'
-import { contentOf, writeTurn } from './changes.fixture.ts'
+import { contentOf, keepTimeOfIds, writeTurn } from './changes.fixture.ts'
 import { type EmbeddedOptions, openEmbedded } from './embedded.ts'
 
 function temporaryDirectory(): string {
@@ -168,6 +168,8 @@ describe('embedded data directory', () => {
 })
 
 describe('embedded storage and kill -9', () => {
+  keepTimeOfIds()
+
   const child = fileURLToPath(new URL('./kill.fixture.ts', import.meta.url))
 
   it('holds everything that was reported committed, in ten rounds on one directory', async function () {
