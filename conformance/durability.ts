@@ -18,7 +18,7 @@ const REQUEST_EVERY = 10
 /** Messages of one sender before the server is killed; a silent client's queue has a limit. */
 const SENT_MAX = 2000
 const AFTERWARDS = 150
-const DEADLINE_MS = 30_000
+const DEADLINE_MS = 120_000
 /** How long the silent clients that never resume may be waited for, seconds. */
 const EXPIRES_S = 1
 const PAGE = 200
@@ -79,7 +79,7 @@ class Endpoint {
   readonly #ids: Set<string> | undefined
 
   constructor(port: number, user: string, resource: string, faults: string[], byId = false) {
-    this.options = { host: '127.0.0.1', port, domain: 'localhost', tls: 'none', user, password: 'pencil', resource, timeoutMs: 10_000 }
+    this.options = { host: '127.0.0.1', port, domain: 'localhost', tls: 'none', user, password: 'pencil', resource, timeoutMs: 30_000 }
     this.#faults = faults
     if (byId) this.#ids = new Set()
   }

@@ -18,7 +18,9 @@ describe('what was acknowledged is delivered once and stands once in both archiv
 
   // The ways of clients that come late differ from round to round.
   for (const [signal, round, kills] of [['SIGKILL', 0, 1], ['SIGKILL', 1, 2], ['SIGTERM', 0, 1], ['SIGTERM', 2, 1]] as const) {
-    it(`${signal}, ${kills === 1 ? 'once' : 'twice'}, with recipients online, silent, away and logging in anew (round ${round})`, async () => {
+    it(`${signal}, ${kills === 1 ? 'once' : 'twice'}, with recipients online, silent, away and logging in anew (round ${round})`, async function () {
+      // As long as a busy machine needs.
+      this.timeout(300_000)
       const result: RoundResult = await runRound(server, round, signal, { sent: 400, kills })
       expect(result.faults).to.deep.equal([])
       expect(result.acknowledged).to.be.greaterThan(0)
