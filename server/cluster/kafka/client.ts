@@ -99,10 +99,10 @@ async function partitionsOf(admin: Admin, topic: string): Promise<number> {
   return topics[0]?.partitions.length ?? 0
 }
 
-/** Several processes may make it at once. */
+/** Several processes may make it at once. It keeps everything until a worker removes what the store has: a time limit would lose what the workers are late for. */
 async function makeTopic(admin: Admin, topic: string, partitions: number, replication: number): Promise<void> {
   try {
-    await admin.createTopics({ topics: [{ topic, numPartitions: partitions, replicationFactor: replication }], waitForLeaders: true })
+    await admin.createTopics({ topics: [{ topic, numPartitions: partitions, replicationFactor: replication, configEntries: [{ name: 'retention.ms', value: '-1' }] }], waitForLeaders: true })
   } catch (error) {
     const reasons = (error as { errors?: readonly { type?: string }[] }).errors ?? []
     if (!reasons.some((each) => each.type === EXISTS)) throw error
