@@ -1,5 +1,5 @@
 /** Builds the whole server from a configuration, top to bottom. */
-import { randomUUID } from 'node:crypto'
+import { createHash, randomUUID } from 'node:crypto'
 import { Jid } from '../lib/jid.ts'
 import { networkOf } from '../lib/net/addresses.ts'
 import { createSecureContexts, type SecureContexts } from '../lib/net/certificates.ts'
@@ -7,7 +7,7 @@ import { Recent } from '../lib/recent.ts'
 import { createJwtCheck } from '../lib/sasl/jwt.ts'
 import { SaslFailure } from '../lib/sasl/mechanism.ts'
 import { StanzaError } from '../lib/stanza/errors.ts'
-import { nextMessageId } from '../lib/stanza/ids.ts'
+import { nextMessageId, setNodeOfIds } from '../lib/stanza/ids.ts'
 import { makeStanza, stanzaOf, type Stanza } from '../lib/stanza/stanza.ts'
 import { StreamError } from '../lib/stream/errors.ts'
 import { xml } from '../lib/xml/element.ts'
@@ -17,6 +17,9 @@ import { createCredentials } from './accounts/credentials.ts'
 import { createTokens } from './accounts/tokens.ts'
 import { C2s, type ClientListener } from './c2s/c2s.ts'
 import { serveWebSocket } from './c2s/websocket.ts'
+import { accountsAtHome } from './cluster/accounts-at-home.ts'
+import { Homes } from './cluster/homes.ts'
+import type { Units } from './cluster/shapes.ts'
 import { Components, type ComponentListener } from './components/components.ts'
 import { createCaptchas } from './captcha/captchas.ts'
 import type { Config, ListenConfig } from './config/config.ts'
@@ -33,7 +36,7 @@ import { createLog, type Log } from './log.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
 import { HookRunner } from './router/hook-runner.ts'
 import { IqDispatcher, PendingIqs } from './router/iq.ts'
-import { Router, type Service } from './router/router.ts'
+import { Router, type Service, type ServiceUnit } from './router/router.ts'
 import { createCapabilities } from './sessions/capabilities.ts'
 import { Gate } from './sessions/gate.ts'
 import { createPresence } from './sessions/presence.ts'
@@ -50,6 +53,8 @@ export interface ServerOptions {
   readonly log?: Log
   /** In place of the embedded store; not closed by the server. */
   readonly storage?: Storage
+  /** This server's place among several: which accounts and rooms live here, in this `storage`. */
+  readonly units?: Units
   readonly now?: () => number
   /** How the process ends, or begins anew; without it, nobody who is connected can have it do so. */
   readonly ending?: { stop(): void; restart(): void }
@@ -126,6 +131,8 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     log.info({ what: 'account_disabled', jid: bareJid })
   }
   const accounts = createAccounts(storage.records, { cachedMax: limits.accountCache, committed: () => storage.committed(), passwordGone, accountDisabled, hashesOf: (host) => config.host(host).passwordHashes })
+  /** For those who may ask for any account. */
+  const allAccounts = options.units === undefined ? accounts : accountsAtHome(accounts, claim)
   let certificates: SecureContexts | undefined
   const http = createHttp({ contexts: () => certificates, log, metrics, trustedProxies: config.trustedProxies, limits: httpLimits(limits) })
   const sessions = new SessionRegistry()
@@ -133,12 +140,13 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const captchas = createCaptchas({ command: () => config.captcha.command, limit: () => config.captcha.limit, now, log })
   const hosts = new Map<string, Host>()
   const services = new Map<string, Service>()
+  const serviceUnits = new Map<string, ServiceUnit>()
   const gate = new Gate(storage)
   const lasting = new Map<string, unknown>()
   const failedLogins = new Recent<FailedLogins>(limits.loginsRemembered)
 
   const router: Router = new Router({
-    hosts, services, sessions, log,
+    hosts, services, serviceUnits, sessions, log,
     accountExists: (bareJid) => {
       const exists = accounts.exists(bareJid)
       if (exists instanceof Promise) throw new Error('the account store of this driver is not synchronous')
@@ -150,6 +158,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   })
   const pending = new PendingIqs((stanza) => void router.route(stanza))
   router.pending = pending
+  if (options.units !== undefined) join(options.units)
   const capabilities = createCapabilities((request, timeoutMs) => pending.request(request, timeoutMs))
   const personalNodes = new Map<string, PersonalNodes>()
   const pep: PersonalEvents = {
@@ -164,6 +173,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     hosts, router, sessions, accounts, storage, limits, log, metrics, now,
     certificates: () => certificates,
     accountLeft,
+    claim: options.units === undefined ? undefined : (bare) => router.homes?.claim(bare) ?? Promise.resolve(true),
     sessionContext: {
       storage, gate, now,
       limits: { outboundBytes: limits.outboundBytes, unacknowledgedBytes: limits.resumeQueueBytes, held: limits.heldStanzas, heldBytes: limits.heldBytes },
@@ -191,6 +201,28 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   })
   const webSockets = serveWebSocket({ http, streams: c2s, limits, log, options: () => config.webSocket })
 
+  /** Takes this server's place among the nodes of a cluster. */
+  function join(units: Units): void {
+    router.homes = new Homes({
+      units, log,
+      arrived(unit) {
+        for (const session of c2s.bringBack(unit)) hosts.get(session.host)?.presence.movedHere(session)
+      },
+      handle: (frame, source) => { router.arrived(frame, source) },
+      lost(wasThere) {
+        for (const session of sessions.all()) hosts.get(session.host)?.presence.contactsLost(session, wasThere)
+      },
+    })
+    units.mayRelease((unit) => sessions.of(unit).length === 0)
+    pending.suffix = `.${units.inc}`
+    setNodeOfIds(idNumberOf(units.inc))
+    units.onLost(() => {
+      log.error({ what: 'lease_lost', text: 'Other nodes serve what this one served; it ends.' })
+      c2s.abandon()
+      options.ending?.restart()
+    })
+  }
+
   const routePresence = (stanza: Stanza, session?: Session): void => {
     if (stanza.name !== 'presence') return void router.route(stanza)
     try {
@@ -201,6 +233,15 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       if (error instanceof StanzaError && (stanza.type === undefined || stanza.type === 'probe') && session?.directed.has(stanza.to ?? '') !== true) return
       router.bounce(stanza, error)
     }
+  }
+
+  function isHere(unit: string): boolean {
+    return router.homes === undefined || router.homes.here(unit)
+  }
+
+  /** Has an account live here; throws when another node has it. */
+  async function claim(bare: string): Promise<void> {
+    if (router.homes !== undefined && !(await router.homes.claim(bare))) throw new AccountError('not-allowed', 'another node serves this account')
   }
 
   /** Accounts of one session (XEP-0175), which end with it, or with the process. */
@@ -229,7 +270,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   /** Makes the account of somebody who comes with a token for the first time. */
   async function admit(bare: string): Promise<void> {
     if (removing.has(bare)) throw new SaslFailure('temporary-auth-failure', 'The account is being removed')
-    if (await accounts.exists(bare)) return
+    if (await allAccounts.exists(bare)) return
     await accounts.registerWithoutPassword(bare)
     await hosts.get(Jid.parse(bare).domain)?.hooks.runAccountRegistered(bare)
   }
@@ -245,6 +286,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     const presence = createPresence({
       rosters, sessions, log,
       isLocalHost: (domain) => hosts.has(domain),
+      ...(router.homes === undefined ? {} : { isHere, toElsewhere: (stanza: Stanza, contacts: readonly string[]) => { router.presenceElsewhere(stanza, contacts) } }),
       route: routePresence,
       accountExists: (bareJid) => accounts.exists(bareJid),
       directedPresences: limits.directedPresences,
@@ -255,7 +297,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     const commands = createCommands({ jid: name, iq, disco, now })
     const { jwt, authMethods, access } = hostConfig
     const credentials = createCredentials({
-      host: name, accounts, passwords: authMethods.includes('internal'), admit,
+      host: name, accounts: allAccounts, passwords: authMethods.includes('internal'), admit,
       jwt: jwt && createJwtCheck(jwt.key, { jidField: jwt.jidField, now }),
       tokensOnly: (bare) => jwt !== undefined && access.allows(jwt.onlyRule, { jid: Jid.parse(bare) }),
     })
@@ -275,24 +317,23 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     return {
       host: host.name,
       iq: host.iq, disco: host.disco, commands: host.commands, features: host.features, nonzas: host.nonzas, logins: host.logins, registrations: host.registrations, captchas, operations: host.operations, lifecycle: options.ending && { hosts: () => [...hosts.keys()], end }, sasl2: host.sasl2, bind2: host.bind2, tokens, hooks: host.hooks,
-      sessions, rosters, capabilities, pep, tell: host.hooks, storage, http, streams: c2s, log, metrics, limits, now,
+      sessions, rosters, here: isHere, capabilities, pep, tell: host.hooks, storage, http, streams: c2s, log, metrics, limits, now,
       access: host.config.access, config: host.config,
-      accounts: { ...accounts, register, unregister },
+      accounts: { ...allAccounts, register, unregister },
       accountData: host.accountData,
       files: host.files,
       router: {
         route: (stanza, options) => void router.route(stanza, options?.session, options?.durable),
-        service(domain, handler) {
+        service(domain, handler, unit) {
+          serviceUnits.set(domain, unit)
           services.set(domain, handler)
           host.stops.push(() => void services.delete(domain))
         },
-        iqService: (domain, name, others) => iqService(host, domain, name, others),
+        iqService: (domain, name, others, unit) => iqService(host, domain, name, others, unit),
         multicast: (stanza, from, recipients, options) => { router.multicast(stanza, from, recipients, options) },
         toClients: (stanza, clients) => { router.toClients(stanza, clients) },
         missed: (owner, stanza, sentTo) => { router.missed(owner, stanza, sentTo) },
-        moderated(author, message) {
-          void hosts.get(Jid.parse(author).domain)?.hooks.runModerated(author, message).catch((error: unknown) => log.error({ what: 'moderation_failed', error }))
-        },
+        moderated: (author, message) => { router.moderated(author, message) },
       },
       announce(session) {
         if (session.presence !== undefined) void router.route(session.presence, session)
@@ -317,11 +358,12 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     }
   }
 
-  function iqService(host: Host, domain: string, name?: string, others?: Parameters<Parts['router']['iqService']>[2]): { iq: IqRegistry; disco: DiscoRegistry } {
+  function iqService(host: Host, domain: string, name?: string, others?: Parameters<Parts['router']['iqService']>[2], unit?: ServiceUnit): { iq: IqRegistry; disco: DiscoRegistry } {
     const iq = new IqDispatcher(pending, log)
     const disco: HostDisco = createDiscoRegistry()
     serveDisco(iq, disco, 'host')
     host.disco.item('host', name === undefined ? { jid: domain } : { jid: domain, name })
+    serviceUnits.set(domain, unit)
     services.set(domain, (stanza, session) => {
       if (others?.(stanza, session) === true) return
       if (stanza.name !== 'iq') {
@@ -409,7 +451,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   async function register(bareJid: string, password: string | ScramKeySet, alongside?: () => void): Promise<void> {
     // What the last owner of this name left is still being removed.
     if (removing.has(bareJid)) throw new AccountError('conflict')
-    await accounts.register(bareJid, password, alongside)
+    await allAccounts.register(bareJid, password, alongside)
     await hosts.get(Jid.parse(bareJid).domain)?.hooks.runAccountRegistered(bareJid)
   }
 
@@ -418,6 +460,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     if (removing.has(jid.bare)) throw new AccountError('item-not-found')
     removing.add(jid.bare)
     try {
+      if (router.homes !== undefined) await claim(jid.bare)
       // Written with the end of the account, so that a process that is killed on the way is followed by one that goes on.
       storage.records.put(REMOVALS, [jid.bare], now())
       await erase(jid)
@@ -480,7 +523,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   }
 
   const server: Server = {
-    accounts, sessions, storage, hosts, metrics, log,
+    accounts: allAccounts, sessions, storage, hosts, metrics, log,
     dataDir: options.dataDir,
     get certificates() { return certificates },
     get ports() {
@@ -553,6 +596,11 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     throw error
   }
   return server
+}
+
+/** Two digits of ids that tell nodes apart (lib/stanza/ids.ts). */
+function idNumberOf(inc: string): number {
+  return createHash('sha256').update(inc).digest().readUInt16BE(0) % 1024
 }
 
 /** Where a listener listens. Those on free ports are told apart by their place in the list. */

@@ -11,7 +11,7 @@ import { type Key, type MaybePromise, type Records, type Value } from '../storag
 export type { ScramHash, ScramKeys }
 export type ScramKeySet = Readonly<Partial<Record<ScramHash, ScramKeys>>>
 
-export type AccountProblem = 'conflict' | 'not-acceptable' | 'item-not-found'
+export type AccountProblem = 'conflict' | 'not-acceptable' | 'item-not-found' | 'not-allowed'
 
 /** Why an account could not be made or changed; the names are those of the stanza errors to answer with. */
 export class AccountError extends Error {

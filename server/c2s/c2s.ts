@@ -21,7 +21,7 @@ import type { Metrics } from '../metrics.ts'
 import type { Router } from '../router/router.ts'
 import { Session, type Carrier, type SessionContext } from '../sessions/session.ts'
 import type { SessionRegistry } from '../sessions/sessions.ts'
-import type { Storage } from '../storage/shapes.ts'
+import type { Storage, StoredStream } from '../storage/shapes.ts'
 import { ClientStream } from './client-stream.ts'
 import type { FramedConnection } from './framed.ts'
 
@@ -38,6 +38,8 @@ export interface C2sParts {
   readonly sessionContext: SessionContext
   /** A connection that had logged in to this account (a bare JID) is gone, and had no session. */
   accountLeft(bare: string): void
+  /** Has an account (a bare JID) live at this node; false when another has it. Undefined where there is one node. */
+  readonly claim?: ((bare: string) => Promise<boolean>) | undefined
   now(): number
 }
 
@@ -107,6 +109,7 @@ export class C2s implements AsyncDisposable {
 
   get hosts(): ReadonlyMap<string, Host> { return this.#parts.hosts }
   get router(): Router { return this.#parts.router }
+  get claim(): C2sParts['claim'] { return this.#parts.claim }
   get sessions(): SessionRegistry { return this.#parts.sessions }
   get storage(): Storage { return this.#parts.storage }
   get accounts(): Accounts { return this.#parts.accounts }
@@ -344,25 +347,40 @@ export class C2s implements AsyncDisposable {
   async restore(): Promise<void> {
     const stored = await this.#parts.storage.streams.load()
     for (const stream of stored) {
-      const owner = Jid.tryParse(stream.owner)
-      const host = owner === undefined ? undefined : this.#parts.hosts.get(owner.domain)
-      if (owner === undefined || host?.streamManagement === undefined || !(await this.accounts.exists(owner.bare))) {
-        this.#parts.storage.streams.close(stream.id)
-        continue
-      }
-      const jid = owner.withResource(stream.resource)
-      const taken = this.#parts.sessions.get(jid.toString())
-      if (taken !== undefined) taken.close()
-      const session = this.createSession(jid, undefined)
-      session.restore(stream.state, readStanza)
-      const state = stream.state as { resumeMs?: number } | null
-      const { resumeMs, queueMax } = host.streamManagement
-      session.restoreManagement(stream, { resumeMs: Number(state?.resumeMs ?? resumeMs), queueMax }, readStanza)
-      session.detachedAt = this.now()
-      this.#resumable.set(stream.id, session)
-      this.#restarted.add(session)
+      const exists = this.accounts.exists(stream.owner)
+      this.#restore(stream, exists instanceof Promise ? await exists : exists)
     }
     if (stored.length > 0) this.log.info({ what: 'sessions_restored', sessions: this.#resumable.size })
+  }
+
+  /** Brings back the sessions of an account that has come here from another node. */
+  bringBack(account: string): readonly Session[] {
+    const stored = this.#parts.storage.streams.of?.(account) ?? []
+    for (const stream of stored) if (!this.#resumable.has(stream.id)) this.#restore(stream, this.accounts.exists(account) === true)
+    return stored.length === 0 ? [] : this.#parts.sessions.of(account)
+  }
+
+  #restore(stream: StoredStream, exists: boolean): void {
+    const owner = Jid.tryParse(stream.owner)
+    const host = owner === undefined ? undefined : this.#parts.hosts.get(owner.domain)
+    if (owner === undefined || host?.streamManagement === undefined || !exists) return this.#parts.storage.streams.close(stream.id)
+    const jid = owner.withResource(stream.resource)
+    const taken = this.#parts.sessions.get(jid.toString())
+    if (taken !== undefined) taken.close()
+    const session = this.createSession(jid, undefined)
+    session.restore(stream.state, readStanza)
+    const state = stream.state as { resumeMs?: number } | null
+    const { resumeMs, queueMax } = host.streamManagement
+    session.restoreManagement(stream, { resumeMs: Number(state?.resumeMs ?? resumeMs), queueMax }, readStanza)
+    session.detachedAt = this.now()
+    this.#resumable.set(stream.id, session)
+    this.#restarted.add(session)
+  }
+
+  /** Ends all connections at once; nobody is answered any more, and those who can resume do so elsewhere. */
+  abandon(): void {
+    this.#closing = true
+    for (const stream of this.#streams) stream.interrupt()
   }
 
   /** Looks after silence and sessions that wait too long. */

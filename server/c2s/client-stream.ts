@@ -533,6 +533,7 @@ export class ClientStream implements StreamHandler, Carrier {
             this.#c2s.accountLeft(jid.bare)
             return this.#saslFailure('not-authorized', undefined, false)
           }
+          if (this.#c2s.claim !== undefined && !(await this.#c2s.claim(jid.bare))) return this.#saslFailure('temporary-auth-failure', 'Another node serves this account', false)
           if (await this.#refusedAsDisabled(jid)) return undefined
           if (this.#login !== undefined) return this.#checked(host, this.#login, jid, outcome.data)
           this.#authenticated(host, jid)

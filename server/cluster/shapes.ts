@@ -136,6 +136,8 @@ export interface Units {
   returned(handler: (frame: Buffer, done: () => void) => void): void
   /** Told of each change of `nodes`, and of incarnations that are over for good: everything of theirs is recovered, and their units have no home. */
   onChange(listener: (gone: readonly string[]) => void): void
+  /** Asked before a unit is given up; false when somebody here needs it in memory. */
+  mayRelease(ask: (unit: string) => boolean): void
   /** Told of units that this node has given up: what others keep in memory of these is out of date from now on. */
   onReleased(listener: (units: readonly string[]) => void): void
   /** Told once when this node has lost its lease: it must not answer anybody any more. */

@@ -25,8 +25,8 @@ export const blocking = defineExtension({
   ejabberd: 'mod_blocking',
   specs: [{ xep: 191, version: '1.3', status: 'complete' }],
   features: [NS],
-  needs: ['host', 'iq', 'disco', 'hooks', 'blocked', 'router', 'sessions', 'rosters', 'storage', 'accountData'],
-  start({ host, iq, disco, hooks, blocked, router, sessions, rosters, storage, accountData }) {
+  needs: ['host', 'here', 'iq', 'disco', 'hooks', 'blocked', 'router', 'sessions', 'rosters', 'storage', 'accountData'],
+  start({ host, here, iq, disco, hooks, blocked, router, sessions, rosters, storage, accountData }) {
     const { records } = storage
     const cache = new Map<string, ReadonlySet<string>>()
     disco.feature('account', NS)
@@ -73,7 +73,9 @@ export const blocking = defineExtension({
       throw new StanzaError('not-acceptable', undefined, { type: 'cancel', extra: BLOCKED_XML }) // §3.3
     })
 
-    hooks.checkBroadcast((from, to) => !(to.domain === host && blocks(to.bare, from)) && !(from.domain === host && blocks(from.bare, to)))
+    /** An account at another node is asked there. */
+    const mayPass = (owner: Jid, other: Jid): boolean => owner.domain !== host || owner.local === '' || !here(owner.bare) || !blocks(owner.bare, other)
+    hooks.checkBroadcast((from, to) => mayPass(to, from) && mayPass(from, to))
 
     iq.get(`${NS} blocklist`, 'account', async (request) => {
       requireOwner(request)

@@ -18,6 +18,7 @@ import type { HttpRoutes } from '../http/routes.ts'
 import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Hooks, HookCalls } from '../router/hooks.ts'
+import type { ServiceUnit } from '../router/router.ts'
 import type { Capabilities, Interests } from '../sessions/capabilities.ts'
 import type { SendOptions, Session } from '../sessions/session.ts'
 import type { Rosters } from '../sessions/rosters.ts'
@@ -238,13 +239,14 @@ export interface Router {
    * promised what it is promised of all it sends, and hears of errors.
    */
   route(stanza: Stanza, options?: { readonly durable?: boolean; readonly session?: Session }): void
-  /** Takes over a local domain, such as `upload.example.org`, that is not a host: stanzas to it come here. */
-  service(domain: string, handler: (stanza: Stanza, session: Session | undefined) => void): void
+  /** Takes over a local domain, such as `upload.example.org`, that is not a host: stanzas to it come here. `unit`: what of it has a home where there are several nodes. */
+  service(domain: string, handler: (stanza: Stanza, session: Session | undefined) => void, unit?: ServiceUnit): void
   /**
    * A service domain with its own IQ handlers and disco answers. `name` is its disco item's name. Each stanza goes to `first`, which
    * says whether it has taken it, and may throw a StanzaError to answer a message or an IQ; the rest is an IQ for the domain, or for nobody.
+   * `unit`: what of it has a home where there are several nodes; nothing when left out.
    */
-  iqService(domain: string, name?: string, first?: (stanza: Stanza, session: Session | undefined) => boolean): { readonly iq: IqRegistry; readonly disco: DiscoRegistry }
+  iqService(domain: string, name?: string, first?: (stanza: Stanza, session: Session | undefined) => boolean, unit?: ServiceUnit): { readonly iq: IqRegistry; readonly disco: DiscoRegistry }
   /**
    * Sends one stanza of a local service to many; only `to` differs. Who has blocked `from` does not get it (XEP-0191). The service
    * answers for what the stanza says: nothing is removed from it.
@@ -374,6 +376,8 @@ export interface Parts {
   router: Router
   sessions: Sessions
   rosters: Rosters
+  /** Whether this node is the home of a unit: an account or room (a bare JID), a domain. Always true where there is one node. */
+  here(unit: string): boolean
   /** What clients, here and elsewhere, want to be notified of (XEP-0115). */
   capabilities: Capabilities
   pep: PersonalEvents

@@ -94,6 +94,7 @@ export function fakeParts(host = 'example.net') {
       missed: (owner, stanza, sentTo) => { hooks.runMissed(owner, stanza, sentTo) },
       moderated: (author, message) => { void hooks.runModerated(author, message) },
     },
+    here: () => true,
     sessions: {
       get: (full) => online.find((each) => each.jid.toString() === full) as Session | undefined,
       of: (bare) => online.filter((each) => each.owner === bare) as unknown as Session[],

@@ -73,7 +73,7 @@ export const pubsub = defineExtension({
 
     for (const domain of domains) {
       const service = router.iqService(domain, options.name, (stanza) =>
-        stanza.name === 'message' && stanza.type !== 'error' && stanza.to === domain && takeDecision(engine, domain, Jid.parse(stanza.from ?? ''), stanza))
+        stanza.name === 'message' && stanza.type !== 'error' && stanza.to === domain && takeDecision(engine, domain, Jid.parse(stanza.from ?? ''), stanza), 'domain')
       answerRequests(service.iq, ['host'], engine)
       describeService(service.disco, engine, domain, options.max_nodes_discoitems)
       createCommands({ jid: domain, iq: service.iq, disco: service.disco, now }).add(getPending(engine))

@@ -24,9 +24,11 @@ export interface Delivery {
   readonly id: string
   /** Milliseconds since 1970. */
   readonly time: number
-  /** Whether the account of `from` or `to` is one of ours. */
+  /** Whether the account of `from` or `to` is one of ours, with its home at this node: its side of the stanza is to be done here. */
   readonly fromLocal: boolean
   readonly toLocal: boolean
+  /** Its sender was told, by another node, that it is safe. */
+  readonly promised?: boolean
   /** Set by `stampOutgoing` or `stampIncoming` (XEP-0334, XEP-0280 `<private/>`): not archived / not copied / not kept offline. */
   noArchive: boolean
   noCopy: boolean

@@ -14,12 +14,15 @@ export class PendingIqs {
   readonly #pending = new Map<string, { to: string; resolve: (answer: Stanza | undefined) => void; timer: NodeJS.Timeout }>()
   readonly #route: (stanza: Stanza) => void
 
+  /** Ends the ids of its IQs: one node tells by it which other one has asked. */
+  suffix = ''
+
   constructor(route: (stanza: Stanza) => void) {
     this.#route = route
   }
 
   request(stanza: Stanza, timeoutMs: number): Promise<Stanza | undefined> {
-    const id = randomId(9)
+    const id = randomId(9) + this.suffix
     if (this.#pending.size >= PENDING_MAX) return Promise.resolve(undefined)
     return new Promise((resolve) => {
       const timer = setTimeout(() => {

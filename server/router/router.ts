@@ -4,10 +4,13 @@
  */
 import { Jid } from '../../lib/jid.ts'
 import { DELAY_NS, withDelay } from '../../lib/stanza/delay.ts'
-import { nextMessageId, timeOfLastId, timeOfMessageId } from '../../lib/stanza/ids.ts'
+import { continueIdsAfter, nextMessageId, timeOfLastId, timeOfMessageId } from '../../lib/stanza/ids.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
+import { readStanza } from '../../lib/stanza/read.ts'
 import { errorReply, type Stanza } from '../../lib/stanza/stanza.ts'
 import { escapeXml } from '../../lib/xml/element.ts'
+import type { Frame } from '../cluster/frames.ts'
+import type { Homes } from '../cluster/homes.ts'
 import type { Host } from '../host.ts'
 import type { Log } from '../log.ts'
 import type { Recipient } from '../extensions/extension.ts'
@@ -19,9 +22,13 @@ import { isInRoomOf, isMarkedPrivate } from './private-messages.ts'
 
 export type Service = (stanza: Stanza, session: Session | undefined) => void
 
+/** What of a service has a home (cluster/shapes.ts): each address at it, the service as a whole, or nothing, so that each node answers for it. */
+export type ServiceUnit = 'address' | 'domain' | undefined
+
 export interface RouterParts {
   readonly hosts: ReadonlyMap<string, Host>
   readonly services: ReadonlyMap<string, Service>
+  readonly serviceUnits: ReadonlyMap<string, ServiceUnit>
   readonly sessions: SessionRegistry
   readonly log: Log
   accountExists(bareJid: string): boolean
@@ -39,6 +46,8 @@ const IQ_TYPES = new Set(['get', 'set', 'result', 'error'])
 export class Router {
   readonly #parts: RouterParts
   pending!: PendingIqs
+  /** Where accounts and rooms live, when there are several nodes. */
+  homes: Homes | undefined
 
   constructor(parts: RouterParts) {
     this.#parts = parts
@@ -58,6 +67,12 @@ export class Router {
         // RFC 6120 §8.3.3.8; by §8.3.1 the error does not repeat the address.
         return this.bounce(stanza.withAttrs({ to: from.domain }), new StanzaError('jid-malformed'), session)
       }
+      if (this.homes !== undefined && session !== undefined) {
+        const unit = this.#unitOf(to)
+        // Once it is known where the stanza goes, all that it writes is one group. RFC 6120 §10.1: the next one waits too.
+        const known = unit === undefined ? undefined : this.homes.wait(unit)
+        if (known !== undefined) return known.then(() => this.route(stanza, session, durable))
+      }
       switch (stanza.name) {
         case 'message':
           return this.#message(stanza, from, to, session, durable)
@@ -71,12 +86,78 @@ export class Router {
     }
   }
 
+  /** What has a home and gets stanzas to this address; undefined when any node may take them. */
+  #unitOf(to: Jid): string | undefined {
+    const { hosts, services, serviceUnits } = this.#parts
+    if (services.has(to.domain)) {
+      const unit = serviceUnits.get(to.domain)
+      return unit === 'domain' ? to.domain : unit === 'address' && to.local !== '' ? to.bare : undefined
+    }
+    return to.local !== '' && hosts.has(to.domain) ? to.bare : undefined
+  }
+
+  /** The unit of this address, when its home is another node, or may be. */
+  #elsewhere(to: Jid): string | undefined {
+    if (this.homes === undefined) return undefined
+    const unit = this.#unitOf(to)
+    return unit === undefined || this.homes.here(unit) ? undefined : unit
+  }
+
+  /** Whether this node has the sessions and the rows of an account of ours. */
+  #isHere(account: Jid): boolean {
+    return this.homes === undefined || this.homes.here(account.bare)
+  }
+
+  /** A frame of another node, for a unit of this one. Those who sent the stanzas in it have been asked and have theirs stored. */
+  arrived(frame: Frame, source?: string): void {
+    const { kind, unit, list } = frame
+    const stanza = readStanza(frame.stanza)
+    const from = Jid.parse(stanza.from ?? '')
+    if (source !== undefined && this.homes !== undefined && this.#unitOf(from) === from.bare) this.homes.heard(from.bare, source)
+    switch (kind) {
+      case 'stanza':
+      case 'clients':
+        try {
+          const [to, ...others] = kind === 'clients' ? list.map((jid) => Jid.parse(jid)) : [Jid.parse(stanza.to ?? '')]
+          if (stanza.name === 'message') this.#message(stanza, from, to as Jid, undefined, false, kind === 'clients' ? others : undefined, frame)
+          else if (stanza.name === 'presence') this.presenceTo(stanza, from, to as Jid, true)
+          else void this.#iq(stanza, from, to as Jid, undefined, true)
+        } catch (error) {
+          this.bounce(stanza, error)
+        }
+        return
+      case 'reply':
+        this.#toSender(stanza)
+        return
+      case 'presences': {
+        const copyFor = stanza.copies()
+        for (const to of list) this.presenceTo(copyFor(to), from, Jid.parse(to), true)
+        return
+      }
+      case 'multicast':
+        this.multicast(stanza, from, list.map((jid) => ({ jid: Jid.parse(jid), session: undefined, escaped: undefined })), { durable: frame.durable, volatile: frame.volatile })
+        return
+      case 'missed':
+        this.missed(unit, stanza, (session) => list.includes(session.jid.toString()))
+        return
+      case 'moderated':
+        this.moderated(unit, stanza)
+        return
+    }
+  }
+
+  /** A broadcast presence, or a probe, to accounts of ours at other nodes. */
+  presenceElsewhere(stanza: Stanza, contacts: readonly string[]): void {
+    this.homes?.sendAll({ kind: 'presences', stanza: stanza.bytes(), list: contacts, idle: true }, (contact) => contact)
+  }
+
   /** Sends one stanza of a service to many (XEP-0045 §7.4): serialised together, and checked only against who has blocked its sender. */
   multicast(stanza: Stanza, from: Jid, recipients: Iterable<Recipient>, options: SendOptions = {}): void {
     const { hosts, sessions } = this.#parts
     const copyFor = stanza.copies()
     const sender = hosts.get(from.domain)
     let host: Host | undefined
+    let elsewhere: string[] | undefined
     for (const recipient of recipients) {
       const { jid } = recipient
       let { session } = recipient
@@ -84,6 +165,10 @@ export class Router {
       const to = jid.toString()
       const escaped = (recipient.escaped ??= Buffer.from(escapeXml(to)))
       if (session === undefined) {
+        if (this.homes !== undefined && this.#elsewhere(jid) !== undefined) {
+          if (sender?.hooks.runCheckBroadcast(from, jid) !== false) (elsewhere ??= []).push(to)
+          continue
+        }
         void this.route(copyFor(to, escaped), undefined, options.durable)
         continue
       }
@@ -92,6 +177,7 @@ export class Router {
       if (sender !== undefined && sender !== host && sender.hooks.runCheckBroadcast(from, jid) === false) continue
       if (host?.hooks.runCheckBroadcast(from, jid) !== false) session.send(copyFor(to, escaped), options)
     }
+    if (elsewhere !== undefined) this.homes?.sendAll({ kind: 'multicast', stanza: stanza.withAttrs({ to: undefined }).bytes(), list: elsewhere, durable: options.durable === true, volatile: options.volatile === true }, bareOf)
   }
 
   /** A private message of a service to the clients of one account that have the same nickname (XEP-0045 §7.5): checked and stored once, and sent to each. */
@@ -114,7 +200,17 @@ export class Router {
   missed(owner: string, stanza: Stanza, sentTo: (session: Session) => boolean): void {
     const jid = Jid.tryParse(owner)
     const host = jid === undefined ? undefined : this.#parts.hosts.get(jid.domain)
+    if (jid !== undefined && !this.#isHere(jid)) return
     if (host?.hooks.hasMissed === true && this.#parts.accountExists(owner)) host.hooks.runMissed(owner, stanza, sentTo)
+  }
+
+  /** A moderator took back what an account of ours had said in a room. */
+  moderated(author: string, message: Stanza): void {
+    const jid = Jid.parse(author)
+    const host = this.#parts.hosts.get(jid.domain)
+    if (host === undefined) return
+    if (!this.#isHere(jid)) return this.homes?.send({ kind: 'moderated', unit: author, stanza: message.bytes(), durable: true })
+    void host.hooks.runModerated(author, message).catch((error: unknown) => this.#parts.log.error({ what: 'moderation_failed', error }))
   }
 
   /** Answers a stanza with an error, unless it is one of those that must not be answered (RFC 6120 §8.3.1). */
@@ -134,26 +230,42 @@ export class Router {
   #toSender(reply: Stanza): void {
     const to = Jid.tryParse(reply.to ?? '')
     if (to === undefined) return
+    const unit = this.#elsewhere(to)
+    if (unit !== undefined) return this.homes?.send({ kind: 'reply', unit, stanza: reply.bytes(), durable: reply.name === 'message' })
     const service = this.#parts.services.get(to.domain)
     if (service !== undefined) return service(reply, undefined)
     if (to.resource === '') {
-      if (reply.name === 'iq') this.pending.answered(reply)
+      if (reply.name === 'iq') this.#answered(reply)
       return
     }
     this.#parts.sessions.get(to.toString())?.send(reply)
   }
 
-  #message(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined, durable: boolean, others?: readonly Jid[]): void {
+  /** What answers an IQ of the server's own: the node that asked is in the id. */
+  #answered(answer: Stanza): void {
+    if (this.pending.answered(answer) || this.homes === undefined) return
+    const asker = answer.id?.split('.')[1]
+    if (asker !== undefined && asker !== this.homes.inc) this.homes.sendTo(asker, { kind: 'reply', stanza: answer.bytes() })
+  }
+
+  #message(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined, durable: boolean, others?: readonly Jid[], arrived?: Frame): void {
     const type = stanza.type
     // RFC 6121 §5.2.2: an unknown type is a normal message.
     if (type !== undefined && !MESSAGE_TYPES.has(type)) stanza = stanza.withAttrs({ type: undefined })
     if (stanza.to === undefined) stanza = stanza.withAttrs({ to: to.toString() })
-    const delivery = this.#delivery(stanza, from, to, session)
+    const delivery = this.#delivery(stanza, from, to, session, arrived)
     delivery.durable = durable
     const { hosts } = this.#parts
     const fromHost = delivery.fromLocal ? hosts.get(from.domain) : undefined
-    if (!this.#parts.healthy() && type !== 'error') throw new StanzaError('resource-constraint', 'the server cannot store messages at the moment')
+    // What has arrived is safe where it comes from until this has been stored.
+    if (!this.#parts.healthy() && type !== 'error' && arrived === undefined) throw new StanzaError('resource-constraint', 'the server cannot store messages at the moment')
     fromHost?.hooks.runOutgoing(delivery)
+    if (this.homes !== undefined) {
+      if (delivery.fromLocal) this.homes.noteId(from.bare, delivery.id)
+      if (delivery.toLocal && arrived === undefined) this.homes.noteId(to.bare, delivery.id)
+      const unit = this.#elsewhere(to)
+      if (unit !== undefined) return this.#sendElsewhere(unit, fromHost, delivery, others)
+    }
     const service = this.#parts.services.get(to.domain)
     if (service !== undefined) {
       fromHost?.hooks.runStore(delivery)
@@ -196,11 +308,24 @@ export class Router {
     if (toHost !== fromHost) toHost.hooks.runCopy(delivery)
   }
 
+  /** The sender's side of a message whose recipient has another home; the rest is done there. What it writes goes into one group with the message. */
+  #sendElsewhere(unit: string, fromHost: Host | undefined, delivery: Delivery, others?: readonly Jid[]): void {
+    const { stanza, id } = delivery
+    fromHost?.hooks.runStore(delivery)
+    const promised = this.#isPromised(delivery)
+    const frame = { unit, id, promised, durable: promised || delivery.durable, stanza: stanza.bytes() }
+    if (others === undefined) this.homes?.send({ kind: 'stanza', ...frame })
+    else this.homes?.send({ kind: 'clients', ...frame, list: [delivery.to, ...others].map(String) })
+    fromHost?.hooks.runCopy(delivery)
+  }
+
+  /** Whoever manages the stream takes the message for safe once it is acknowledged (XEP-0198 §4). So does who caused a service to send it. */
+  #isPromised(delivery: Delivery): boolean {
+    return delivery.promised === true || delivery.accepted === true || delivery.session?.management !== undefined || (delivery.session === undefined && this.#parts.services.has(delivery.from.domain))
+  }
+
   #send(host: Host, delivery: Delivery, targets: readonly Session[], others?: readonly Jid[]): void {
-    // Whoever manages the stream takes the message for safe once it is acknowledged (XEP-0198 §4).
-    // So does who caused a service to send it.
-    const promised = delivery.accepted === true || delivery.session?.management !== undefined || (delivery.session === undefined && this.#parts.services.has(delivery.from.domain))
-    const taken = promised && !targets.some((target) => target.management?.resumable === true) ? host.hooks.runSafeguard(delivery) : undefined
+    const taken = this.#isPromised(delivery) && !targets.some((target) => target.management?.resumable === true) ? host.hooks.runSafeguard(delivery) : undefined
     const options = {
       durable: delivery.durable,
       id: delivery.archivedTo ? undefined : delivery.id,
@@ -228,8 +353,9 @@ export class Router {
     return this.#parts.sessions.available(to.bare)
   }
 
-  #delivery(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined): Delivery {
+  #delivery(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined, arrived?: Frame): Delivery {
     const { hosts } = this.#parts
+    if (arrived !== undefined) return this.#arrival(stanza, from, to, arrived)
     const id = nextMessageId()
     return {
       stanza,
@@ -238,8 +364,9 @@ export class Router {
       session,
       id,
       time: timeOfLastId(),
-      fromLocal: session !== undefined || (from.local !== '' && hosts.has(from.domain)),
-      toLocal: to.local !== '' && hosts.has(to.domain) && this.#parts.accountExists(to.bare),
+      fromLocal: session !== undefined || (from.local !== '' && hosts.has(from.domain) && this.#isHere(from)),
+      toLocal: this.#isLocal(to),
+      promised: false,
       noArchive: false,
       noCopy: false,
       noOffline: false,
@@ -247,6 +374,24 @@ export class Router {
       archivedTo: false,
       durable: false,
       reached: NONE,
+    }
+  }
+
+  #isLocal(to: Jid): boolean {
+    return to.local !== '' && this.#parts.hosts.has(to.domain) && this.#isHere(to) && this.#parts.accountExists(to.bare)
+  }
+
+  /** As `#delivery`, of what another node has sent: the sender's side is done. Both archives have it under one id where they can. */
+  #arrival(stanza: Stanza, from: Jid, to: Jid, frame: Pick<Frame, 'id' | 'promised'>): Delivery {
+    const toLocal = this.#isLocal(to)
+    const given = timeOfMessageId(frame.id)
+    if (given !== undefined) continueIdsAfter(given)
+    const id = given === undefined ? nextMessageId() : toLocal && this.homes !== undefined ? this.homes.idFor(to.bare, frame.id, nextMessageId) : frame.id
+    return {
+      stanza, from, to, session: undefined, id,
+      time: timeOfMessageId(id) ?? timeOfLastId(),
+      fromLocal: false, toLocal, promised: frame.promised,
+      noArchive: false, noCopy: false, noOffline: false, archivedFrom: false, archivedTo: false, durable: false, reached: NONE,
     }
   }
 
@@ -274,7 +419,14 @@ export class Router {
   }
 
   /** A presence that has passed its sender's side. */
-  presenceTo(stanza: Stanza, from: Jid, to: Jid): void {
+  presenceTo(stanza: Stanza, from: Jid, to: Jid, arrived = false): void {
+    const unit = this.#elsewhere(to)
+    if (unit !== undefined) {
+      const { type } = stanza
+      const isSubscription = type === 'subscribe' || type === 'subscribed' || type === 'unsubscribe' || type === 'unsubscribed'
+      // Where nobody is, nobody sees it; a room may be where nobody has it yet.
+      return this.homes?.send({ kind: 'stanza', unit, stanza: stanza.bytes(), durable: isSubscription, idle: !isSubscription && !this.#parts.services.has(to.domain) })
+    }
     const service = this.#parts.services.get(to.domain)
     if (service !== undefined) return service(stanza, undefined)
     const host = this.#parts.hosts.get(to.domain)
@@ -285,7 +437,7 @@ export class Router {
     if (to.local === '') return
     // RFC 6121 §8.5.1: silently ignored, but a probe is answered as if the account did not want to be seen.
     if (stanza.type !== 'probe' && !this.#parts.accountExists(to.bare)) return
-    const delivery = this.#delivery(stanza, from, to, undefined)
+    const delivery = arrived ? this.#arrival(stanza, from, to, UNKNOWN) : this.#delivery(stanza, from, to, undefined)
     try {
       host.hooks.runIncoming(delivery)
     } catch (error) {
@@ -295,17 +447,19 @@ export class Router {
     host.presence.toAccount(delivery)
   }
 
-  #iq(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined): void | Promise<void> {
+  #iq(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined, arrived = false): void | Promise<void> {
     const type = stanza.type
     if (type === undefined || !IQ_TYPES.has(type) || stanza.id === undefined) throw new StanzaError('bad-request', 'an IQ needs an id and a known type')
     const request = type === 'get' || type === 'set'
     if (request && stanza.children.length !== 1) throw new StanzaError('bad-request', 'an IQ of type get or set has exactly one child')
     const { hosts, sessions } = this.#parts
     if (stanza.to !== undefined && from.bare !== to.bare && (to.local !== '' || to.domain !== session?.host)) {
-      const delivery = this.#delivery(stanza, from, to, session)
+      const delivery = arrived ? this.#arrival(stanza, from, to, UNKNOWN) : this.#delivery(stanza, from, to, session)
       if (delivery.fromLocal) hosts.get(from.domain)?.hooks.runOutgoing(delivery)
       if (delivery.toLocal && to.domain !== '') hosts.get(to.domain)?.hooks.runCheckIncoming(delivery)
     }
+    const unit = this.#elsewhere(to)
+    if (unit !== undefined) return this.homes?.send({ kind: 'stanza', unit, stanza: stanza.to === undefined ? stanza.withAttrs({ to: to.toString() }).bytes() : stanza.bytes() })
     const service = this.#parts.services.get(to.domain)
     if (service !== undefined) return service(stanza, session)
     const host = hosts.get(to.domain)
@@ -322,7 +476,7 @@ export class Router {
       return
     }
     if (!request) {
-      this.pending.answered(stanza)
+      this.#answered(stanza)
       return
     }
     if (to.resource !== '') throw new StanzaError('service-unavailable')
@@ -388,6 +542,12 @@ export class Router {
 }
 
 const NONE: readonly Session[] = []
+const UNKNOWN = { id: '', promised: false }
+
+function bareOf(address: string): string {
+  const slash = address.indexOf('/')
+  return slash === -1 ? address : address.slice(0, slash)
+}
 
 /** What each of several sessions is to tell: it has been taken when one of them took it, and has not when none did. */
 function byOneOf(count: number, taken: Taken): Taken {

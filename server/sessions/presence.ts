@@ -13,8 +13,12 @@ import { type Session } from './session.ts'
 export interface PresenceDeps {
   readonly rosters: Rosters
   readonly sessions: Pick<Sessions, 'of'>
-  /** Whether accounts of this domain live here. */
+  /** Whether accounts of this domain are ours. */
   isLocalHost(domain: string): boolean
+  /** Whether an account of ours has its home at this node; all have when left out. */
+  isHere?(bareJid: string): boolean
+  /** Sends a broadcast or a probe to accounts of ours at other nodes. */
+  toElsewhere?(stanza: Stanza, contacts: readonly string[]): void
   /** Sends on a presence that has passed its sender's side; for a local account it comes back through `toAccount`. */
   route(stanza: Stanza): void
   accountExists(bareJid: string): MaybePromise<boolean>
@@ -37,6 +41,10 @@ export interface Presence {
   sessionGone(session: Session): void
   /** The session was restored after a restart: it hears the present state of its contacts, also who of them is gone. */
   resumedAfterRestart(session: Session): void
+  /** The session was brought back on this node after that of another was lost: its contacts see it again. */
+  movedHere(session: Session): void
+  /** The homes of these contacts are lost: the session hears that they are gone, and then of those that are back elsewhere. */
+  contactsLost(session: Session, isLost: (contact: string) => boolean): void
 }
 
 type SubscriptionType = 'subscribe' | 'subscribed' | 'unsubscribe' | 'unsubscribed'
@@ -51,7 +59,19 @@ export function createPresence(deps: PresenceDeps): Presence {
   const directedMax = deps.directedPresences ?? 1000
 
   function isLocal(bareJid: string): boolean {
-    return deps.isLocalHost(bareJid.slice(bareJid.indexOf('@') + 1))
+    return deps.isLocalHost(bareJid.slice(bareJid.indexOf('@') + 1)) && !isElsewhere(bareJid)
+  }
+
+  /** Of an account of ours. */
+  function isElsewhere(bareJid: string): boolean {
+    return deps.isHere?.(bareJid) === false
+  }
+
+  /** Whether this contact is an account of ours at another node that the user does not block: its home is sent the same as those of others. */
+  function isNeighbour(session: Session, contact: string): boolean {
+    if (!isElsewhere(contact) || !deps.isLocalHost(contact.slice(contact.indexOf('@') + 1))) return false
+    const to = Jid.tryParse(contact)
+    return to !== undefined && deps.mayReceive(session.jid, to)
   }
 
   // ---- Broadcast (RFC 6121 §4.2 – §4.5)
@@ -60,10 +80,13 @@ export function createPresence(deps: PresenceDeps): Presence {
   function broadcast(session: Session, stanza: Stanza): void {
     let copies: ((to: string) => Stanza) | undefined
     const addressed = (to: string): Stanza => (copies ??= stanza.copies())(to)
+    let neighbours: string[] | undefined
     for (const contact of rosters.subscribers(session.owner)) {
       const here = sessions.of(contact)
       if (here.length === 0) {
-        if (!isLocal(contact)) routeElsewhere(session, addressed(contact))
+        if (isLocal(contact)) continue
+        if (isNeighbour(session, contact)) (neighbours ??= []).push(contact)
+        else routeElsewhere(session, addressed(contact))
         continue
       }
       let copy: Stanza | undefined
@@ -71,6 +94,7 @@ export function createPresence(deps: PresenceDeps): Presence {
         if (each.presence !== undefined && deps.mayReceive(session.jid, each.jid)) each.send((copy ??= addressed(contact)))
       }
     }
+    if (neighbours !== undefined) deps.toElsewhere?.(stanza, neighbours)
   }
 
   /** To a contact of another server or of a service, unless the user blocks it (XEP-0191). */
@@ -137,9 +161,11 @@ export function createPresence(deps: PresenceDeps): Presence {
     for (const each of sessions.of(owner)) {
       if (each !== session && each.presence !== undefined) session.send(each.presence.withAttrs({ to }))
     }
+    let neighbours: string[] | undefined
     for (const contact of rosters.subscriptions(owner)) {
       if (!isLocal(contact)) {
-        routeElsewhere(session, makeStanza('presence', { type: 'probe', from: to, to: contact }))
+        if (isNeighbour(session, contact)) (neighbours ??= []).push(contact)
+        else routeElsewhere(session, makeStanza('presence', { type: 'probe', from: to, to: contact }))
         continue
       }
       const others = sessions.of(contact)
@@ -148,6 +174,7 @@ export function createPresence(deps: PresenceDeps): Presence {
         if (each.presence !== undefined && deps.mayReceive(each.jid, session.jid)) session.send(each.presence.withAttrs({ to }))
       }
     }
+    if (neighbours !== undefined) deps.toElsewhere?.(makeStanza('presence', { type: 'probe', from: to }), neighbours)
   }
 
   /** As a probe would be answered (RFC 6121 §4.3.2): nobody is there, whoever was when the client last heard. */
@@ -411,6 +438,19 @@ export function createPresence(deps: PresenceDeps): Presence {
     sessionGone(session) {
       if (session.presence === undefined && session.directed.size === 0) return
       becomeUnavailable(session, makeStanza('presence', { type: 'unavailable', from: session.jid.toString() })) // RFC 6121 §4.5.1
+    },
+
+    movedHere(session) {
+      if (session.presence !== undefined) broadcast(session, session.presence)
+    },
+
+    contactsLost(session, isLost) {
+      if (session.presence === undefined) return
+      const lost = rosters.subscriptions(session.owner).filter((contact) => isLost(contact) && isNeighbour(session, contact))
+      if (lost.length === 0) return
+      const to = session.jid.toString()
+      for (const contact of lost) session.send(makeStanza('presence', { type: 'unavailable', from: contact, to }))
+      deps.toElsewhere?.(makeStanza('presence', { type: 'probe', from: to }), lost)
     },
 
     resumedAfterRestart(session) {

@@ -243,7 +243,7 @@ class RoomService implements Rooms {
     this.#forwarding = new Forwarding(parts.router)
     this.#roomId = options.regexp_room_id === '' ? undefined : new RegExp(options.regexp_room_id, 'u')
 
-    const { iq, disco } = parts.router.iqService(domain, options.name, (stanza, session) => this.#take(stanza, session))
+    const { iq, disco } = parts.router.iqService(domain, options.name, (stanza, session) => this.#take(stanza, session), 'address')
     disco.identity('host', { category: 'conference', type: 'text', name: options.name })
     disco.feature('host', MUC_NS, OCCUPANT_ID_NS, 'urn:xmpp:ping', 'http://jabber.org/protocol/rsm', 'vcard-temp')
     iq.get('urn:xmpp:ping ping', 'host', () => undefined)

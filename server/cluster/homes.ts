@@ -1,0 +1,364 @@
+/**
+ * Where units live, for the router: finds a unit's home, sends frames there, and hands out those that come for units of this node. A unit that
+ * nobody has is claimed by the node that the hash chooses; what comes for it meanwhile waits, in order.
+ */
+import type { Log } from '../log.ts'
+import { chooseNode } from './rendezvous.ts'
+import { decodeFrame, encodeFrame, type Frame } from './frames.ts'
+import type { Units } from './shapes.ts'
+
+export interface HomesParts {
+  readonly units: Units
+  readonly log: Log
+  /** Called when a unit has come, before anything of it is handled: what waits for it in storage is brought back. */
+  arrived(unit: string): void
+  /** A frame for a unit of this node, or a reply to this node; `source` is the node that it came from, if from another. */
+  handle(frame: Frame, source: string | undefined): void
+  /** Nodes are gone for good, and all units that they had; `wasThere` tells of which this is known. */
+  lost(wasThere: (unit: string) => boolean): void
+  /** Units whose homes are remembered. */
+  readonly routesMax?: number
+  readonly retryMs?: number
+}
+
+/** A frame that has come and waits for the claim of its unit. */
+interface Waiting {
+  readonly source: string
+  readonly frame: Frame
+  done(): void
+}
+
+/** A frame that waits until it is known where its unit is. */
+interface Held {
+  readonly frame: Frame
+  readonly done: (() => void) | undefined
+}
+
+interface Finding {
+  readonly found: Promise<void>
+  readonly held: Held[]
+}
+
+const ROUTES_MAX = 200_000
+const RETRY_MS = 500
+/** After so long nobody answers any more where a unit is. */
+const WHERE_MS = 5000
+
+export class Homes {
+  readonly #parts: HomesParts
+  readonly #units: Units
+  /** The home of units that are elsewhere, as it was last heard. */
+  readonly #routes = new Map<string, string>()
+  readonly #routesMax: number
+  /** Units whose home is being found, with what is to be sent there then. */
+  readonly #finding = new Map<string, Finding>()
+  /** Units that are being claimed, with what has come for them. */
+  readonly #claiming = new Map<string, { readonly claimed: Promise<string>; readonly waiting: Waiting[] }>()
+  /** Units that turned out to be elsewhere: called once all that went by the old way has come there. */
+  readonly #moving = new Map<string, (inc: string | undefined) => void>()
+  /** The highest id that each unit here has had, of those that had one since they came. */
+  readonly #lastIds = new Map<string, string>()
+  #closed = false
+
+  constructor(parts: HomesParts) {
+    this.#parts = parts
+    this.#units = parts.units
+    this.#routesMax = parts.routesMax ?? ROUTES_MAX
+    this.#units.incoming((source, bytes, done) => this.#arrived(source, bytes, done))
+    this.#units.returned((bytes, done) => {
+      // Its node is gone for good.
+      const frame = decodeFrame(bytes)
+      const parts = frame.unit === '' ? apart(frame) : [frame]
+      let left = parts.length
+      if (left === 0) return done()
+      for (const each of parts) this.#sendOn(each, () => { if (--left === 0) done() })
+    })
+    this.#units.onChange((gone) => {
+      if (gone.length === 0) return
+      const lost = new Set<string>()
+      for (const [unit, inc] of this.#routes) if (gone.includes(inc)) lost.add(unit)
+      for (const unit of lost) this.#routes.delete(unit)
+      this.#parts.lost((unit) => lost.has(unit))
+    })
+    this.#units.onReleased((units) => {
+      for (const unit of units) this.#lastIds.delete(unit)
+    })
+  }
+
+  get inc(): string { return this.#units.inc }
+
+  /** Whether this node is the unit's home. */
+  here(unit: string): boolean { return this.#units.isHere(unit) }
+
+  /** Resolves once a frame for this unit leaves at once, or the unit is here; undefined when that is so. */
+  wait(unit: string): Promise<void> | undefined {
+    if (this.#units.isHere(unit) || this.#routes.has(unit)) return undefined
+    return this.#find(unit).found
+  }
+
+  /** Makes this node the unit's home if it has none; whether it is now. Waits while the cluster cannot be reached. */
+  async claim(unit: string): Promise<boolean> {
+    return this.#units.isHere(unit) || (await this.#claim(unit).claimed) === this.#units.inc
+  }
+
+  /** Sends a frame to the unit's home. */
+  send(frame: Pick<Frame, 'kind' | 'unit'> & Partial<Frame>): void {
+    this.#sendOn({ ...EMPTY, ...frame })
+  }
+
+  /** Sends a frame that has a list to the homes of those in it: to each node one, with what is its own. `unitOf` tells whose an entry is. */
+  sendAll(frame: Pick<Frame, 'kind' | 'stanza' | 'list'> & Partial<Frame>, unitOf: (entry: string) => string): void {
+    const byNode = new Map<string, string[]>()
+    for (const entry of frame.list) {
+      const unit = unitOf(entry)
+      const inc = this.#units.isHere(unit) || this.#finding.has(unit) ? undefined : this.#routes.get(unit)
+      if (inc === undefined) {
+        this.#sendOn({ ...EMPTY, ...frame, unit, list: [entry] })
+        continue
+      }
+      const list = byNode.get(inc)
+      if (list === undefined) byNode.set(inc, [entry])
+      else list.push(entry)
+    }
+    for (const [inc, list] of byNode) this.#units.outgoing(inc, encodeFrame({ ...frame, list }), frame.durable === true)
+  }
+
+  /** Sends a frame to a node; not at all when there is no such node. */
+  sendTo(inc: string, frame: Pick<Frame, 'kind'> & Partial<Frame>): void {
+    if (this.#units.nodes.some((node) => node.inc === inc)) this.#units.outgoing(inc, encodeFrame(frame), frame.durable === true)
+  }
+
+  /**
+   * The id under which a unit of this node takes what another node has given this id: the same, unless the unit has had a higher one. Ids
+   * of a unit never go back, for who has seen one asks for those after it (XEP-0313 §4.2).
+   */
+  idFor(unit: string, given: string, next: () => string): string {
+    const last = this.#lastIds.get(unit)
+    const id = last !== undefined && last < given ? given : next()
+    this.#lastIds.set(unit, id)
+    return id
+  }
+
+  /** A unit of this node has had this id. */
+  noteId(unit: string, id: string): void {
+    const last = this.#lastIds.get(unit)
+    if (last === undefined || last < id) this.#lastIds.set(unit, id)
+  }
+
+  /** A node speaks for a unit: it is there, unless another home is known. */
+  heard(unit: string, source: string): void {
+    if (!this.#routes.has(unit) && !this.#finding.has(unit) && !this.#units.isHere(unit)) this.#remember(unit, source)
+  }
+
+  close(): void { this.#closed = true }
+
+  #sendOn(frame: Frame, done?: () => void): void {
+    const { unit } = frame
+    if (this.#units.isHere(unit)) {
+      this.#handle(frame)
+      return done?.()
+    }
+    const inc = this.#routes.get(unit)
+    if (inc === undefined || this.#finding.has(unit)) return void this.#find(unit).held.push({ frame, done })
+    this.#units.outgoing(inc, encodeFrame(frame), frame.durable)
+    done?.()
+  }
+
+  #find(unit: string): Finding {
+    const finding = this.#finding.get(unit)
+    if (finding !== undefined) return finding
+    const held: Held[] = []
+    return this.#begin(unit, held, this.#findHome(unit, held))
+  }
+
+  #begin(unit: string, held: Held[], known: Promise<void>): Finding {
+    const found = known.then(() => {
+      this.#finding.delete(unit)
+      for (const { frame, done } of held) this.#sendOn(frame, done)
+    })
+    const finding = { found, held }
+    this.#finding.set(unit, finding)
+    return finding
+  }
+
+  async #findHome(unit: string, held: Held[]): Promise<void> {
+    for (;;) {
+      try {
+        const inc = await this.#units.find(unit)
+        if (inc === undefined && held.length > 0 && held.every(({ frame }) => frame.idle)) {
+          for (const { done } of held.splice(0)) done?.()
+          return
+        }
+        const home = inc ?? chooseNode(unit, this.#units.nodes)?.inc ?? this.#units.inc
+        if (home !== this.#units.inc) return this.#remember(unit, home)
+        const claimed = await this.#claim(unit).claimed
+        if (claimed !== this.#units.inc) this.#remember(unit, claimed)
+        return
+      } catch (error) {
+        if (this.#closed) return
+        this.#parts.log.warn({ what: 'home_not_found', unit, error })
+        await this.#pause()
+      }
+    }
+  }
+
+  #claim(unit: string): { readonly claimed: Promise<string>; readonly waiting: Waiting[] } {
+    const claiming = this.#claiming.get(unit)
+    if (claiming !== undefined) return claiming
+    const waiting: Waiting[] = []
+    const claimed = this.#claimNow(unit).then((inc) => {
+      this.#claiming.delete(unit)
+      if (inc === this.#units.inc) this.#come(unit, waiting)
+      else this.#gone(unit, inc, waiting)
+      return inc
+    })
+    const begun = { claimed, waiting }
+    this.#claiming.set(unit, begun)
+    return begun
+  }
+
+  async #claimNow(unit: string): Promise<string> {
+    for (;;) {
+      try {
+        return await this.#units.claim(unit)
+      } catch (error) {
+        if (this.#closed) throw error
+        this.#parts.log.warn({ what: 'claim_failed', unit, error })
+        await this.#pause()
+      }
+    }
+  }
+
+  #come(unit: string, waiting: readonly Waiting[]): void {
+    this.#routes.delete(unit)
+    try {
+      this.#parts.arrived(unit)
+    } catch (error) {
+      this.#parts.log.error({ what: 'unit_not_restored', unit, error })
+    }
+    for (const { source, frame, done } of waiting) {
+      this.#handle(frame, source)
+      done()
+    }
+  }
+
+  #gone(unit: string, inc: string, waiting: readonly Waiting[]): void {
+    this.#remember(unit, inc)
+    for (const { source, frame, done } of waiting) this.#passOn(inc, source, frame, done)
+  }
+
+  /** To the unit's home; whoever sent it here is told where that is. */
+  #passOn(inc: string, source: string, frame: Frame, done: () => void): void {
+    this.#units.outgoing(inc, encodeFrame(frame), frame.durable)
+    this.sendTo(source, { kind: 'at', unit: frame.unit, list: [inc] })
+    done()
+  }
+
+  #remember(unit: string, inc: string): void {
+    this.#routes.delete(unit)
+    this.#routes.set(unit, inc)
+    if (this.#routes.size > this.#routesMax) this.#routes.delete(this.#routes.keys().next().value as string)
+  }
+
+  #arrived(source: string, bytes: Buffer, done: () => void): void {
+    let frame: Frame
+    try {
+      frame = decodeFrame(bytes)
+    } catch (error) {
+      this.#parts.log.error({ what: 'frame_unreadable', source, error })
+      return done()
+    }
+    const { kind, unit } = frame
+    if (kind === 'at') {
+      this.#told(source, unit, frame.list)
+      return done()
+    }
+    if (unit === '' && kind === 'reply') {
+      this.#handle(frame, source)
+      return done()
+    }
+    if (unit === '') return this.#arrivedForMany(source, frame, done)
+    this.#arrivedFor(source, frame, done)
+  }
+
+  #arrivedFor(source: string, frame: Frame, done: () => void): void {
+    const { unit } = frame
+    const claiming = this.#claiming.get(unit)
+    if (claiming !== undefined) {
+      claiming.waiting.push({ source, frame, done })
+      return
+    }
+    if (this.#units.isHere(unit)) {
+      this.#handle(frame, source)
+      return done()
+    }
+    if (frame.idle) return void this.#passIdle(source, frame, done)
+    this.#claim(unit).waiting.push({ source, frame, done })
+  }
+
+  /** A unit that is nobody's is not claimed for this. */
+  async #passIdle(source: string, frame: Frame, done: () => void): Promise<void> {
+    const inc = await this.#units.find(frame.unit).catch(() => undefined)
+    if (this.#units.isHere(frame.unit)) this.#handle(frame, source)
+    else if (inc !== undefined && inc !== this.#units.inc) return this.#passOn(inc, source, frame, done)
+    done()
+  }
+
+  /** What is for units here takes effect at once; the rest goes its own way. */
+  #arrivedForMany(source: string, frame: Frame, done: () => void): void {
+    const elsewhere: Frame[] = []
+    const here: string[] = []
+    for (const each of apart(frame)) {
+      if (this.#units.isHere(each.unit) && !this.#claiming.has(each.unit)) here.push(each.list[0] as string)
+      else elsewhere.push(each)
+    }
+    if (here.length > 0) this.#handle({ ...frame, list: here }, source)
+    let left = elsewhere.length
+    if (left === 0) return done()
+    for (const each of elsewhere) this.#arrivedFor(source, each, () => { if (--left === 0) done() })
+  }
+
+  /**
+   * A node to which this one sent something for the unit has passed it on. What comes next may not overtake that: it waits until a question
+   * sent by the old way has been answered from the new one.
+   */
+  #told(source: string, unit: string, [inc, arrived]: readonly string[]): void {
+    if (arrived !== undefined) return this.#moving.get(unit)?.(inc)
+    if (inc === undefined || inc === source || this.#routes.get(unit) !== source || this.#finding.has(unit)) return
+    this.#routes.delete(unit)
+    const answered = new Promise<string | undefined>((resolve) => {
+      this.#moving.set(unit, resolve)
+      setTimeout(resolve, WHERE_MS, undefined).unref()
+    })
+    const held: Held[] = []
+    this.#begin(unit, held, answered.then((home) => {
+      this.#moving.delete(unit)
+      if (home !== undefined && home !== this.#units.inc) return this.#remember(unit, home)
+      return this.#findHome(unit, held)
+    }))
+    this.#units.outgoing(source, encodeFrame({ kind: 'where', unit, list: [this.#units.inc] }), false)
+  }
+
+  #handle(frame: Frame, source?: string): void {
+    try {
+      if (frame.kind === 'where') return this.sendTo(frame.list[0] as string, { kind: 'at', unit: frame.unit, list: [this.#units.inc, 'arrived'] })
+      this.#parts.handle(frame, source)
+    } catch (error) {
+      this.#parts.log.error({ what: 'frame_failed', kind: frame.kind, unit: frame.unit, error })
+    }
+  }
+
+  #pause(): Promise<void> {
+    return new Promise((resolve) => { setTimeout(resolve, this.#parts.retryMs ?? RETRY_MS).unref() })
+  }
+}
+
+const EMPTY: Frame = { kind: 'stanza', unit: '', id: '', promised: false, durable: false, idle: false, volatile: false, stanza: Buffer.alloc(0), list: [] }
+
+/** A frame for several units as one for each of its list. */
+function apart(frame: Frame): Frame[] {
+  return frame.list.map((entry) => {
+    const slash = entry.indexOf('/')
+    return { ...frame, unit: slash === -1 ? entry : entry.slice(0, slash), list: [entry] }
+  })
+}

@@ -1,0 +1,27 @@
+/** Which node is to be the home of a unit that has none: rendezvous hashing, so that a node that comes or goes moves no others' units. */
+import type { NodeInfo } from './shapes.ts'
+
+/** The node for a unit among those that take clients and are not about to leave; all of them if there is no such node. Nodes are told apart by name, so that one that comes back has its units again. */
+export function chooseNode<Node extends Pick<NodeInfo, 'name' | 'roles' | 'leaving'>>(unit: string, nodes: readonly Node[]): Node | undefined {
+  let chosen: Node | undefined
+  let highest = -1
+  for (const node of nodes) {
+    if (!node.roles.includes('chat')) continue
+    // One that leaves only when all do.
+    const weight = hash(`${node.name}\0${unit}`) + (node.leaving ? 0 : 2 ** 32)
+    if (weight > highest) {
+      highest = weight
+      chosen = node
+    }
+  }
+  return chosen
+}
+
+/** FNV-1a with the last step of MurmurHash3, which spreads what differs in few characters; 32 bits. */
+function hash(text: string): number {
+  let value = 0x811c9dc5
+  for (let i = 0; i < text.length; i++) value = Math.imul(value ^ text.charCodeAt(i), 0x01000193)
+  value = Math.imul(value ^ (value >>> 16), 0x85ebca6b)
+  value = Math.imul(value ^ (value >>> 13), 0xc2b2ae35)
+  return (value ^ (value >>> 16)) >>> 0
+}
