@@ -2,6 +2,7 @@
  * Where units live, for the router: finds a unit's home, sends frames there, and hands out those that come for units of this node. A unit that
  * nobody has is claimed by the node that the hash chooses; what comes for it meanwhile waits, in order.
  */
+import { nextMessageId } from '../../lib/stanza/ids.ts'
 import type { Log } from '../log.ts'
 import { chooseNode } from './rendezvous.ts'
 import { decodeFrame, encodeFrame, type Frame } from './frames.ts'
@@ -25,7 +26,7 @@ export interface HomesParts {
 interface Waiting {
   readonly source: string
   readonly frame: Frame
-  done(): void
+  readonly done: () => void
 }
 
 /** A frame that waits until it is known where its unit is. */
@@ -56,7 +57,7 @@ export class Homes {
   readonly #claiming = new Map<string, { readonly claimed: Promise<string>; readonly waiting: Waiting[] }>()
   /** Units that turned out to be elsewhere: called once all that went by the old way has come there. */
   readonly #moving = new Map<string, (inc: string | undefined) => void>()
-  /** The highest id that each unit here has had, of those that had one since they came. */
+  /** The highest id that each unit here has had. */
   readonly #lastIds = new Map<string, string>()
   #closed = false
 
@@ -132,9 +133,9 @@ export class Homes {
    * The id under which a unit of this node takes what another node has given this id: the same, unless the unit has had a higher one. Ids
    * of a unit never go back, for who has seen one asks for those after it (XEP-0313 §4.2).
    */
-  idFor(unit: string, given: string, next: () => string): string {
+  idFor(unit: string, given: string): string {
     const last = this.#lastIds.get(unit)
-    const id = last !== undefined && last < given ? given : next()
+    const id = last !== undefined && last < given ? given : nextMessageId()
     this.#lastIds.set(unit, id)
     return id
   }
@@ -231,6 +232,8 @@ export class Homes {
 
   #come(unit: string, waiting: readonly Waiting[]): void {
     this.#routes.delete(unit)
+    // The storage has seen to it that this is higher than what was given out before (continueIdsAfter).
+    this.#lastIds.set(unit, nextMessageId())
     try {
       this.#parts.arrived(unit)
     } catch (error) {

@@ -386,7 +386,7 @@ export class Router {
     const toLocal = this.#isLocal(to)
     const given = timeOfMessageId(frame.id)
     if (given !== undefined) continueIdsAfter(given)
-    const id = given === undefined ? nextMessageId() : toLocal && this.homes !== undefined ? this.homes.idFor(to.bare, frame.id, nextMessageId) : frame.id
+    const id = given === undefined ? nextMessageId() : toLocal && this.homes !== undefined ? this.homes.idFor(to.bare, frame.id) : frame.id
     return {
       stanza, from, to, session: undefined, id,
       time: timeOfMessageId(id) ?? timeOfLastId(),

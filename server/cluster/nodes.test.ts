@@ -1,0 +1,292 @@
+/** Two and three servers that share their accounts: what users of different nodes see of each other. */
+import { createHash } from 'node:crypto'
+import { expect } from 'chai'
+import { type Client, connect, type ConnectOptions } from '../../lib/client/client.ts'
+import type { Element } from '../../lib/xml/element.ts'
+import { startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
+import { SharedNodes, type SharedNode } from './shared-units.fixture.ts'
+
+interface Site {
+  readonly node: SharedNode
+  readonly site: TestServer
+}
+
+const CONFIG = TEST_CONFIG.replace('  mod_bosh: {}\n', '').replace('mod_mam: { default: always }', 'mod_mam: { default: always }\n  mod_muc: {}')
+
+describe('servers of one cluster', () => {
+  let all: SharedNodes
+  let sites: Site[]
+  let clients: Client[]
+
+  beforeEach(async () => {
+    all = new SharedNodes()
+    sites = []
+    clients = []
+    for (const name of ['a', 'b', 'c']) {
+      const node = all.join(name)
+      sites.push({ node, site: await startTestServer({ storage: node.storage, config: CONFIG, units: node }) })
+    }
+    // Accounts are made at the first node and are at home nowhere.
+    for (const name of ['romeo', 'juliet', 'mercutio']) {
+      await at(0).site.server.register(`${name}@localhost`, 'secret')
+      at(0).node.release(`${name}@localhost`)
+    }
+  })
+  afterEach(async () => {
+    for (const client of clients) client.destroy()
+    for (const { site } of sites) await site[Symbol.asyncDispose]()
+  })
+
+  function at(index: number): Site { return sites[index] as Site }
+
+  async function login(index: number, user: string, options: Partial<ConnectOptions> & { readonly presence?: string } = {}): Promise<Client> {
+    const { site } = at(index)
+    const client = await connect({ host: site.host, port: site.port, domain: 'localhost', tls: 'none', user, password: 'secret', resource: 'r', ...options })
+    clients.push(client)
+    if (options.presence !== '') {
+      client.send(options.presence ?? '<presence/>')
+      await client.receive((element) => element.getName() === 'presence' && element.attrs['from'] === `${user}@localhost/${client.jid.split('/')[1]}`)
+    }
+    return client
+  }
+
+  const message = (id: string) => (element: Element): boolean => element.getName() === 'message' && element.attrs['id'] === id
+  const presence = (from: string, type?: string) => (element: Element): boolean => element.getName() === 'presence' && element.attrs['from'] === from && element.attrs['type'] === type
+  const stanzaId = (element: Element, by: string): string | undefined => element.getChildren('stanza-id').find((each) => each.attrs['by'] === by)?.attrs['id']
+
+  async function history(client: Client): Promise<{ id: string; text: string }[]> {
+    const found: { id: string; text: string }[] = []
+    const stop = client.on((stanza) => {
+      const result = stanza.name === 'message' ? stanza.element().getChild('result') : undefined
+      const body = result?.getChild('forwarded')?.getChild('message')?.getChildText('body')
+      if (result !== undefined && typeof body === 'string') found.push({ id: result.attrs['id'] as string, text: body })
+    })
+    await client.sendIq("<iq type='set'><query xmlns='urn:xmpp:mam:2'/></iq>")
+    stop()
+    return found
+  }
+
+  async function befriend(one: Client, other: Client): Promise<void> {
+    const bare = (client: Client): string => client.jid.split('/')[0] as string
+    one.send(`<presence type='subscribe' to='${bare(other)}'/>`)
+    await other.receive(presence(bare(one), 'subscribe'))
+    other.send(`<presence type='subscribed' to='${bare(one)}'/><presence type='subscribe' to='${bare(one)}'/>`)
+    await one.receive(presence(bare(other), 'subscribed'))
+    await one.receive(presence(bare(other), 'subscribe'))
+    one.send(`<presence type='subscribed' to='${bare(other)}'/>`)
+    await other.receive(presence(bare(one), 'subscribed'))
+    await other.receive(presence(one.jid))
+    await one.receive(presence(other.jid))
+  }
+
+  it('carry messages both ways, in order, and both archives have them under the same ids', async () => {
+    const romeo = await login(0, 'romeo')
+    const juliet = await login(1, 'juliet')
+    for (let i = 0; i < 20; i++) romeo.send(`<message type='chat' id='m${i}' to='juliet@localhost'><body>${i}</body></message>`)
+    const order: string[] = []
+    for (let i = 0; i < 20; i++) order.push((await juliet.receive((element) => element.getName() === 'message')).attrs['id'] as string)
+    expect(order).to.deep.equal(Array.from({ length: 20 }, (_, i) => `m${i}`))
+    juliet.send(`<message type='chat' id='back' to='${romeo.jid}'><body>back</body></message>`)
+    await romeo.receive(message('back'))
+    const [his, hers] = [await history(romeo), await history(juliet)]
+    expect(his.map(({ text }) => text)).to.deep.equal([...Array.from({ length: 20 }, (_, i) => String(i)), 'back'])
+    expect(hers).to.deep.equal(his)
+  })
+
+  it('give a message an id in the order of the archive it comes to, whatever its sender\'s clock says', async () => {
+    const romeo = await login(0, 'romeo')
+    const juliet = await login(1, 'juliet')
+    await login(1, 'mercutio', { presence: '' }).then((mercutio) => mercutio.send("<message type='chat' id='first' to='juliet@localhost'><body>first</body></message>"))
+    const first = stanzaId(await juliet.receive(message('first')), 'juliet@localhost') as string
+    romeo.send("<message type='chat' id='second' to='juliet@localhost'><body>second</body></message>")
+    const second = stanzaId(await juliet.receive(message('second')), 'juliet@localhost') as string
+    expect(second > first).to.equal(true)
+  })
+
+  it('answer with the error that the recipient\'s home gives', async () => {
+    const romeo = await login(0, 'romeo')
+    await login(1, 'juliet')
+    romeo.send("<message type='normal' id='e' to='juliet@localhost/nowhere'><body>?</body></message>")
+    const error = await romeo.receive(message('e'))
+    expect([error.attrs['type'], error.attrs['from'], error.getChild('error')?.getChild('service-unavailable') !== undefined]).to.deep.equal(['error', 'juliet@localhost/nowhere', true])
+    romeo.send("<message type='chat' id='n' to='nobody@localhost'><body>?</body></message>")
+    expect((await romeo.receive(message('n'))).attrs['type']).to.equal('error')
+  })
+
+  it('copy what was sent and received to the other clients of both sides (XEP-0280)', async () => {
+    const romeo = await login(0, 'romeo')
+    const desk = await login(0, 'romeo', { resource: 'desk' })
+    const juliet = await login(1, 'juliet')
+    const phone = await login(1, 'juliet', { resource: 'phone' })
+    for (const client of [desk, phone]) await client.sendIq("<iq type='set'><enable xmlns='urn:xmpp:carbons:2'/></iq>")
+    romeo.send(`<message type='chat' id='c' to='${juliet.jid}'><body>Hi</body></message>`)
+    await juliet.receive(message('c'))
+    const sent = await desk.receive((element) => element.getChild('sent') !== undefined)
+    const received = await phone.receive((element) => element.getChild('received') !== undefined)
+    const inside = (copy: Element, kind: string): Element => copy.getChild(kind)?.getChild('forwarded')?.getChild('message') as Element
+    expect([stanzaId(inside(sent, 'sent'), 'romeo@localhost'), stanzaId(inside(sent, 'sent'), 'juliet@localhost')]).to.deep.equal([(await history(romeo))[0]?.id, undefined])
+    expect(stanzaId(inside(received, 'received'), 'juliet@localhost')).to.equal((await history(juliet))[0]?.id)
+  })
+
+  it('keep what is for somebody who is away, once, and send it when they come', async () => {
+    const romeo = await login(0, 'romeo', { sm: true })
+    romeo.send("<message type='chat' id='o' to='juliet@localhost'><body>later</body></message>")
+    await romeo.requestAck()
+    const home = await until(() => all.homes.get('juliet@localhost'))
+    const juliet = await login(sites.findIndex(({ node }) => node.inc === home), 'juliet')
+    const late = await juliet.receive(message('o'))
+    expect(late.getChild('delay') !== undefined).to.equal(true)
+  })
+
+  it('carry IQs between clients and to accounts, and answers', async () => {
+    const romeo = await login(0, 'romeo')
+    const juliet = await login(1, 'juliet')
+    const asked = juliet.receive((element) => element.getName() === 'iq' && element.attrs['type'] === 'get')
+    const answer = romeo.sendIq(`<iq type='get' to='${juliet.jid}'><query xmlns='x:y'/></iq>`)
+    const request = await asked
+    expect(request.attrs['from']).to.equal(romeo.jid)
+    juliet.send(`<iq type='result' id='${request.attrs['id']}' to='${romeo.jid}'><done xmlns='x:y'/></iq>`)
+    expect((await answer).getChild('done') !== undefined).to.equal(true)
+    await juliet.sendIq("<iq type='set'><vCard xmlns='vcard-temp'><FN>Juliet</FN></vCard></iq>")
+    expect((await romeo.sendIq("<iq type='get' to='juliet@localhost'><vCard xmlns='vcard-temp'/></iq>")).getChild('vCard')?.getChildText('FN')).to.equal('Juliet')
+    const refused = await romeo.sendIq("<iq type='get' to='juliet@localhost/none'><query xmlns='x:y'/></iq>").catch((error: unknown) => error)
+    expect((refused as { condition: string }).condition).to.equal('service-unavailable')
+  })
+
+  it('tell the node that asked what a client answers to the server itself', async () => {
+    const juliet = await login(1, 'juliet', { presence: '' })
+    const asked = juliet.receive((element) => element.getName() === 'iq' && element.getChild('question') !== undefined)
+    const host = at(0).site.server.hosts.get('localhost')
+    const { stanzaOf } = await import('../../lib/stanza/stanza.ts')
+    const { xml } = await import('../../lib/xml/element.ts')
+    const answer = host?.iq.request(stanzaOf('iq', { type: 'get', from: 'localhost', to: juliet.jid }, xml('question', { xmlns: 'x:y' })), 3000)
+    juliet.send(`<iq type='result' id='${(await asked).attrs['id']}' to='localhost'/>`)
+    expect((await answer)?.type).to.equal('result')
+  })
+
+  it('show who is there, who goes, and what somebody else was told of it (RFC 6121)', async () => {
+    const romeo = await login(0, 'romeo')
+    const juliet = await login(1, 'juliet')
+    await befriend(romeo, juliet)
+    juliet.send('<presence><show>away</show></presence>')
+    expect((await romeo.receive(presence(juliet.jid))).getChildText('show')).to.equal('away')
+    const phone = await login(0, 'romeo', { resource: 'phone' })
+    expect((await phone.receive(presence(juliet.jid))).getChildText('show')).to.equal('away')
+    await juliet.receive(presence(phone.jid))
+    await juliet.disconnect()
+    await romeo.receive(presence('juliet@localhost/r', 'unavailable'))
+    const back = await login(1, 'juliet')
+    await back.receive(presence(romeo.jid))
+    await back.receive(presence(phone.jid))
+    back.send("<presence type='unsubscribed' to='romeo@localhost'/>")
+    await romeo.receive(presence('juliet@localhost', 'unsubscribed'))
+  })
+
+  it('take back directed presence (RFC 6121 §4.6)', async () => {
+    const romeo = await login(0, 'romeo')
+    const mercutio = await login(1, 'mercutio')
+    romeo.send(`<presence to='${mercutio.jid}'/>`)
+    await mercutio.receive(presence(romeo.jid))
+    await romeo.disconnect()
+    await mercutio.receive(presence('romeo@localhost/r', 'unavailable'))
+  })
+
+  it('keep out whom somebody blocks, on either side (XEP-0191)', async () => {
+    const romeo = await login(0, 'romeo')
+    const juliet = await login(1, 'juliet')
+    await befriend(romeo, juliet)
+    await juliet.sendIq("<iq type='set'><block xmlns='urn:xmpp:blocking'><item jid='romeo@localhost'/></block></iq>")
+    await romeo.receive(presence(juliet.jid, 'unavailable'))
+    romeo.send("<message type='chat' id='b' to='juliet@localhost'><body>?</body></message>")
+    const error = await romeo.receive(message('b'))
+    expect([error.attrs['type'], error.getChild('error')?.getChild('service-unavailable') !== undefined]).to.deep.equal(['error', true])
+    juliet.send("<message type='chat' id='own' to='romeo@localhost'><body>?</body></message>")
+    expect((await juliet.receive(message('own'))).getChild('error')?.getChild('not-acceptable') !== undefined).to.equal(true)
+    const heard: string[] = []
+    juliet.on((stanza) => { if (stanza.name === 'presence') heard.push(stanza.from ?? '') })
+    romeo.send('<presence><show>dnd</show></presence>')
+    await romeo.ping()
+    await new Promise((resolve) => { setTimeout(resolve, 30) })
+    await juliet.ping()
+    expect(heard.filter((from) => from.startsWith('romeo'))).to.deep.equal([])
+  })
+
+  it('notify contacts of what a user publishes (XEP-0163)', async () => {
+    const caps = "<presence><c xmlns='http://jabber.org/protocol/caps' hash='sha-1' node='urn:x' ver='QgayPKawpkPSDYmwT/WM94uAlu0='/></presence>"
+    const romeo = await login(0, 'romeo')
+    const juliet = await login(1, 'juliet')
+    await befriend(romeo, juliet)
+    romeo.on((stanza) => {
+      if (stanza.name !== 'iq' || stanza.type !== 'get') return
+      const query = stanza.element().getChild('query')
+      romeo.send(`<iq type='result' id='${stanza.id}' to='${stanza.from}'><query xmlns='http://jabber.org/protocol/disco#info' node='${query?.attrs['node']}'><identity category='client' type='pc' name='Exodus 0.9.1'/><feature var='http://jabber.org/protocol/caps'/><feature var='http://jabber.org/protocol/disco#info'/><feature var='http://jabber.org/protocol/disco#items'/><feature var='http://jabber.org/protocol/muc'/><feature var='urn:mood+notify'/></query></iq>`)
+    })
+    romeo.send(caps.replace('QgayPKawpkPSDYmwT/WM94uAlu0=', versionWithMood()))
+    await juliet.receive(presence(romeo.jid))
+    await new Promise((resolve) => { setTimeout(resolve, 50) })
+    await juliet.sendIq("<iq type='set'><pubsub xmlns='http://jabber.org/protocol/pubsub'><publish node='urn:mood'><item id='current'><mood xmlns='urn:mood'/></item></publish></pubsub></iq>")
+    const event = await romeo.receive((element) => element.getName() === 'message' && element.getChild('event') !== undefined)
+    expect(event.attrs['from']).to.equal('juliet@localhost')
+  })
+
+  it('give up nothing that was acknowledged when a node dies: its users resume at another, and hear what came meanwhile', async () => {
+    const romeo = await login(0, 'romeo', { sm: true })
+    const juliet = await login(1, 'juliet', { sm: true })
+    await befriend(romeo, juliet)
+    const state = juliet.resumeState()
+    juliet.destroy()
+    romeo.send("<message type='chat' id='1' to='juliet@localhost'><body>1</body></message>")
+    await romeo.requestAck()
+    all.kill(at(1).node)
+    romeo.send("<message type='chat' id='2' to='juliet@localhost'><body>2</body></message>")
+    await romeo.requestAck()
+    const home = await until(() => all.homes.get('juliet@localhost'))
+    const back = await login(sites.findIndex(({ node }) => node.inc === home), 'juliet', { resume: state, presence: '' })
+    expect(back.resumed).to.equal(true)
+    expect([(await back.receive((element) => element.getName() === 'message')).attrs['id'], (await back.receive((element) => element.getName() === 'message')).attrs['id']]).to.deep.equal(['1', '2'])
+    expect((await history(back)).map(({ text }) => text)).to.deep.equal(['1', '2'])
+  })
+
+  it('tell contacts that those who were at a node that died are gone, and that they are back', async () => {
+    const romeo = await login(0, 'romeo')
+    const juliet = await login(1, 'juliet')
+    await befriend(romeo, juliet)
+    all.kill(at(1).node)
+    await romeo.receive(presence('juliet@localhost', 'unavailable'))
+    const back = await login(2, 'juliet')
+    await romeo.receive(presence(back.jid))
+    await back.receive(presence(romeo.jid))
+  })
+
+  it('pass on what comes to a node that is not the home any more, in order', async () => {
+    const romeo = await login(0, 'romeo')
+    const juliet = await login(1, 'juliet')
+    romeo.send("<message type='chat' id='at-b' to='juliet@localhost'><body>0</body></message>")
+    await juliet.receive(message('at-b'))
+    await juliet.disconnect()
+    at(1).node.release('juliet@localhost')
+    const moved = await login(2, 'juliet')
+    for (let i = 0; i < 30; i++) {
+      romeo.send(`<message type='chat' id='p${i}' to='juliet@localhost'><body>${i}</body></message>`)
+      if (i % 5 === 0) await romeo.ping()
+    }
+    const order: string[] = []
+    for (let i = 0; i < 30; i++) order.push((await moved.receive((element) => element.getName() === 'message')).attrs['id'] as string)
+    expect(order).to.deep.equal(Array.from({ length: 30 }, (_, i) => `p${i}`))
+  })
+})
+
+/** The version of the capabilities in the test (XEP-0115 §5.1). */
+function versionWithMood(): string {
+  const text = 'client/pc//Exodus 0.9.1<http://jabber.org/protocol/caps<http://jabber.org/protocol/disco#info<http://jabber.org/protocol/disco#items<http://jabber.org/protocol/muc<urn:mood+notify<'
+  return createHash('sha1').update(text).digest('base64')
+}
+
+async function until<Value>(find: () => Value | undefined): Promise<Value> {
+  for (let i = 0; i < 200; i++) {
+    const value = find()
+    if (value !== undefined) return value
+    await new Promise((resolve) => { setTimeout(resolve, 10) })
+  }
+  throw new Error('it never came')
+}
