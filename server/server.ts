@@ -205,15 +205,20 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   function join(units: Units): void {
     router.homes = new Homes({
       units, log,
-      arrived(unit) {
-        for (const session of c2s.bringBack(unit)) hosts.get(session.host)?.presence.movedHere(session)
-      },
       handle: (frame, source) => { router.arrived(frame, source) },
       lost(wasThere) {
         for (const session of sessions.all()) hosts.get(session.host)?.presence.contactsLost(session, wasThere)
       },
     })
-    units.mayRelease((unit) => sessions.of(unit).length === 0)
+    units.onClaimed((unit, streams) => {
+      try {
+        for (const session of c2s.bringBack(unit, streams)) hosts.get(session.host)?.presence.movedHere(session)
+      } catch (error) {
+        log.error({ what: 'unit_not_restored', unit, error })
+      }
+    })
+    // An account with sessions stays where they are.
+    sessions.onPresent((account) => units.pin(account))
     pending.suffix = `.${units.inc}`
     setNodeOfIds(idNumberOf(units.inc))
     units.onLost(() => {

@@ -354,9 +354,8 @@ export class C2s implements AsyncDisposable {
   }
 
   /** Brings back the sessions of an account that has come here from another node. */
-  bringBack(account: string): readonly Session[] {
-    const stored = this.#parts.storage.streams.of?.(account) ?? []
-    for (const stream of stored) if (!this.#resumable.has(stream.id)) this.#restore(stream, this.accounts.exists(account) === true)
+  bringBack(account: string, stored: readonly StoredStream[]): readonly Session[] {
+    for (const stream of stored) this.#restore(stream, this.accounts.exists(account) === true)
     return stored.length === 0 ? [] : this.#parts.sessions.of(account)
   }
 

@@ -11,8 +11,6 @@ import type { Units } from './shapes.ts'
 export interface HomesParts {
   readonly units: Units
   readonly log: Log
-  /** Called when a unit has come, before anything of it is handled: what waits for it in storage is brought back. */
-  arrived(unit: string): void
   /** A frame for a unit of this node, or a reply to this node; `source` is the node that it came from, if from another. */
   handle(frame: Frame, source: string | undefined): void
   /** Nodes are gone for good, and all units that they had; `wasThere` tells of which this is known. */
@@ -81,6 +79,8 @@ export class Homes {
       for (const unit of lost) this.#routes.delete(unit)
       this.#parts.lost((unit) => lost.has(unit))
     })
+    // The storage has seen to it that this is higher than what the unit has had (continueIdsAfter).
+    this.#units.onClaimed((unit) => { this.#lastIds.set(unit, nextMessageId()) })
     this.#units.onReleased((units) => {
       for (const unit of units) this.#lastIds.delete(unit)
     })
@@ -232,13 +232,6 @@ export class Homes {
 
   #come(unit: string, waiting: readonly Waiting[]): void {
     this.#routes.delete(unit)
-    // The storage has seen to it that this is higher than what was given out before (continueIdsAfter).
-    this.#lastIds.set(unit, nextMessageId())
-    try {
-      this.#parts.arrived(unit)
-    } catch (error) {
-      this.#parts.log.error({ what: 'unit_not_restored', unit, error })
-    }
     for (const { source, frame, done } of waiting) {
       this.#handle(frame, source)
       done()

@@ -3,7 +3,7 @@
  * at most one home: the node that has claimed it. Only its home reads and writes what is stored of it, so that this is done in memory,
  * and written through a log of the node's own. Drivers: Redis with HBase or Cassandra behind it; the main process of one machine; memory, for tests.
  */
-import type { ArchivedItem, ArchivePage, ArchiveQuery } from '../storage/shapes.ts'
+import type { ArchivedItem, ArchivePage, ArchiveQuery, StoredStream } from '../storage/shapes.ts'
 import type { Log, LogPosition, LogRecord } from '../storage/groups/log.ts'
 
 /** A node as the others see it. */
@@ -136,8 +136,10 @@ export interface Units {
   returned(handler: (frame: Buffer, done: () => void) => void): void
   /** Told of each change of `nodes`, and of incarnations that are over for good: everything of theirs is recovered, and their units have no home. */
   onChange(listener: (gone: readonly string[]) => void): void
-  /** Asked before a unit is given up; false when somebody here needs it in memory. */
-  mayRelease(ask: (unit: string) => boolean): void
+  /** The unit, which is here, stays here until the function that this answers is called. */
+  pin(unit: string): () => void
+  /** Told of each unit that has come, with the streams that were open there, before its claim resolves. */
+  onClaimed(listener: (unit: string, streams: readonly StoredStream[]) => void): void
   /** Told of units that this node has given up: what others keep in memory of these is out of date from now on. */
   onReleased(listener: (units: readonly string[]) => void): void
   /** Told once when this node has lost its lease: it must not answer anybody any more. */

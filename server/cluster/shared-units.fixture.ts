@@ -3,7 +3,7 @@
  * is killed writes and sends nothing any more; what it had sent has left, or, unless it was durable, is lost.
  */
 import { openMemory } from '../storage/memory/memory.ts'
-import type { Storage } from '../storage/shapes.ts'
+import type { Storage, StoredStream } from '../storage/shapes.ts'
 import { StreamTable } from '../storage/streams.ts'
 import type { NodeInfo, Units } from './shapes.ts'
 
@@ -53,6 +53,8 @@ export class SharedNode implements Units {
   #returned: ((frame: Buffer, done: () => void) => void) | undefined
   readonly #listeners: ((gone: readonly string[]) => void)[] = []
   readonly #releases: ((units: readonly string[]) => void)[] = []
+  readonly #claims: ((unit: string, streams: readonly StoredStream[]) => void)[] = []
+  readonly #streams: StreamTable
   #lost: (() => void) | undefined
   #outgoing: Sent[] = []
   /** What has come and is not done. */
@@ -61,6 +63,7 @@ export class SharedNode implements Units {
   constructor(all: SharedNodes, name: string, shared: Storage, streams: StreamTable) {
     this.#all = all
     this.name = name
+    this.#streams = streams
     this.inc = `${name}-${all.nodes.size}`
     const guard = <Shape extends object>(shape: Shape, writes: readonly (keyof Shape)[]): Shape => new Proxy(shape, {
       get: (target, key) => {
@@ -82,7 +85,6 @@ export class SharedNode implements Units {
         acknowledged: (id: string, seq: number) => { streams.acknowledged(id, seq) },
         close: (id: string) => { streams.close(id) },
         load: () => [],
-        of: (owner: string) => streams.stored(Date.now()).filter((stream) => stream.owner === owner),
       }, ['open', 'state', 'handled', 'push', 'acknowledged', 'close']),
       blobs: shared.blobs,
       afterCommit: (callback) => shared.afterCommit(() => { if (!this.dead) callback() }),
@@ -103,7 +105,11 @@ export class SharedNode implements Units {
   async claim(unit: string): Promise<string> {
     await this.#pause()
     const home = this.#all.homes.get(unit)
-    if (home === undefined && !this.dead) this.#all.homes.set(unit, this.inc)
+    if (home === undefined && !this.dead) {
+      this.#all.homes.set(unit, this.inc)
+      const streams = this.#streams.stored(Date.now()).filter((stream) => stream.owner === unit)
+      for (const listener of this.#claims) listener(unit, streams)
+    }
     return home ?? this.inc
   }
 
@@ -135,7 +141,8 @@ export class SharedNode implements Units {
   incoming(handler: (source: string, frame: Buffer, done: () => void) => void): void { this.#handler = handler }
   returned(handler: (frame: Buffer, done: () => void) => void): void { this.#returned = handler }
   onChange(listener: (gone: readonly string[]) => void): void { this.#listeners.push(listener) }
-  mayRelease(): void { /* see release */ }
+  pin(): () => void { return () => undefined }
+  onClaimed(listener: (unit: string, streams: readonly StoredStream[]) => void): void { this.#claims.push(listener) }
   onReleased(listener: (units: readonly string[]) => void): void { this.#releases.push(listener) }
   onLost(listener: () => void): void { this.#lost = listener }
 

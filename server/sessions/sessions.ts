@@ -4,6 +4,12 @@ import type { Session } from './session.ts'
 export class SessionRegistry {
   readonly #owners = new Map<string, Session[]>()
   #count = 0
+  #onPresent: ((bareJid: string) => () => void) | undefined
+  /** By account with sessions: what to call when there are none any more. */
+  readonly #onLeft = new Map<string, () => void>()
+
+  /** `present` is called when an account has its first session; what it answers, when the last one is over. */
+  onPresent(present: (bareJid: string) => () => void): void { this.#onPresent = present }
 
   get size(): number { return this.#count }
 
@@ -40,6 +46,7 @@ export class SessionRegistry {
     // A new array each time: `of` and `available` hand these out.
     this.#owners.set(session.owner, sessions === undefined ? [session] : [...sessions, session])
     this.#count++
+    if (sessions === undefined && this.#onPresent !== undefined) this.#onLeft.set(session.owner, this.#onPresent(session.owner))
   }
 
   remove(session: Session): void {
@@ -47,8 +54,11 @@ export class SessionRegistry {
     if (sessions === undefined || !sessions.includes(session)) return
     this.#count--
     const left = sessions.filter((each) => each !== session)
-    if (left.length === 0) this.#owners.delete(session.owner)
-    else this.#owners.set(session.owner, left)
+    if (left.length === 0) {
+      this.#owners.delete(session.owner)
+      this.#onLeft.get(session.owner)?.()
+      this.#onLeft.delete(session.owner)
+    } else this.#owners.set(session.owner, left)
   }
 }
 

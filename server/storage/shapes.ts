@@ -136,8 +136,6 @@ export interface StreamStore {
   close(id: string): void
   /** Every stream that was open when the store was last used; called once, at start. */
   load(): MaybePromise<readonly StoredStream[]>
-  /** Those of an account that has just come to this node; there where accounts do. */
-  of?(owner: string): readonly StoredStream[]
 }
 
 /** Uploaded files. */
