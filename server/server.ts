@@ -19,6 +19,7 @@ import { C2s, type ClientListener } from './c2s/c2s.ts'
 import { serveWebSocket } from './c2s/websocket.ts'
 import { accountsAtHome } from './cluster/accounts-at-home.ts'
 import { Homes } from './cluster/homes.ts'
+import { recordsOfNode, takeRow, withRecords } from './cluster/records.ts'
 import type { Units } from './cluster/shapes.ts'
 import { Components, type ComponentListener } from './components/components.ts'
 import { createCaptchas } from './captcha/captchas.ts'
@@ -53,8 +54,8 @@ export interface ServerOptions {
   readonly log?: Log
   /** In place of the embedded store; not closed by the server. */
   readonly storage?: Storage
-  /** This server's place among several: which accounts and rooms live here, in this `storage`. */
-  readonly units?: Units
+  /** This server's place among several: which accounts and rooms live here, in this `storage`, and a secret that all of them know. */
+  readonly cluster?: { readonly units: Units; readonly secret: Uint8Array }
   readonly now?: () => number
   /** How the process ends, or begins anew; without it, nobody who is connected can have it do so. */
   readonly ending?: { stop(): void; restart(): void }
@@ -110,13 +111,19 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const { limits } = config
   const metrics = createMetrics()
   const s3 = options.storage === undefined && config.tidings.s3 !== undefined ? await (await import('./storage/s3/blobs.ts')).openS3(config.tidings.s3) : undefined
-  const storage = options.storage ?? (await openEmbedded(options.dataDir, {
+  const { cluster } = options
+  const given = options.storage ?? (await openEmbedded(options.dataDir, {
     ...(s3 === undefined ? {} : { blobs: s3 }),
     onHealth: (problem) => {
       if (problem === undefined) log.info({ what: 'storage_recovered' })
       else log.error({ what: 'storage_failing', problem })
     },
     onError: (error) => log.error({ what: 'storage_callback_failed', error }),
+  }))
+  const storage = cluster === undefined ? given : withRecords(given, recordsOfNode(given.records, {
+    here: isHere,
+    send: (frame) => { router.homes?.send(frame) },
+    secret: cluster.secret,
   }))
   setUploadDefaults(storage, config.tidings.upload)
   const tokens = createTokens(storage.records, { now, clientsMax: limits.clientsPerAccount })
@@ -132,7 +139,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   }
   const accounts = createAccounts(storage.records, { cachedMax: limits.accountCache, committed: () => storage.committed(), passwordGone, accountDisabled, hashesOf: (host) => config.host(host).passwordHashes })
   /** For those who may ask for any account. */
-  const allAccounts = options.units === undefined ? accounts : accountsAtHome(accounts, claim)
+  const allAccounts = cluster === undefined ? accounts : accountsAtHome(accounts, claim)
   let certificates: SecureContexts | undefined
   const http = createHttp({ contexts: () => certificates, log, metrics, trustedProxies: config.trustedProxies, limits: httpLimits(limits) })
   const sessions = new SessionRegistry()
@@ -140,6 +147,8 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const captchas = createCaptchas({ command: () => config.captcha.command, limit: () => config.captcha.limit, now, log })
   const hosts = new Map<string, Host>()
   const services = new Map<string, Service>()
+  /** Hosts of which this node keeps what belongs to them as a whole. */
+  const hostsHere = new Map<string, () => void>()
   const serviceUnits = new Map<string, ServiceUnit>()
   const gate = new Gate(storage)
   const lasting = new Map<string, unknown>()
@@ -158,7 +167,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   })
   const pending = new PendingIqs((stanza) => void router.route(stanza))
   router.pending = pending
-  if (options.units !== undefined) join(options.units)
+  if (cluster !== undefined) join(cluster.units)
   const capabilities = createCapabilities((request, timeoutMs) => pending.request(request, timeoutMs))
   const personalNodes = new Map<string, PersonalNodes>()
   const pep: PersonalEvents = {
@@ -173,7 +182,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     hosts, router, sessions, accounts, storage, limits, log, metrics, now,
     certificates: () => certificates,
     accountLeft,
-    claim: options.units === undefined ? undefined : (bare) => router.homes?.claim(bare) ?? Promise.resolve(true),
+    claim: cluster === undefined ? undefined : (bare) => router.homes?.claim(bare) ?? Promise.resolve(true),
     sessionContext: {
       storage, gate, now,
       limits: { outboundBytes: limits.outboundBytes, unacknowledgedBytes: limits.resumeQueueBytes, held: limits.heldStanzas, heldBytes: limits.heldBytes },
@@ -205,7 +214,10 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   function join(units: Units): void {
     router.homes = new Homes({
       units, log,
-      handle: (frame, source) => { router.arrived(frame, source) },
+      handle(frame, source) {
+        if (frame.kind === 'row') takeRow(given.records, frame)
+        else router.arrived(frame, source)
+      },
       lost(wasThere) {
         for (const session of sessions.all()) hosts.get(session.host)?.presence.contactsLost(session, wasThere)
       },
@@ -216,7 +228,12 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       } catch (error) {
         log.error({ what: 'unit_not_restored', unit, error })
       }
+      const jid = Jid.tryParse(unit)
+      if (jid === undefined || jid.local === '' || !hosts.has(jid.domain) || removing.has(unit) || given.records.get(REMOVALS, [unit]) === undefined) return
+      // Its removal had begun where it was.
+      erase(jid).catch((error: unknown) => { log.error({ what: 'account_not_removed', account: unit, error }) })
     })
+    units.onChange(() => { takeHosts(units) })
     // An account with sessions stays where they are.
     sessions.onPresent((account) => units.pin(account))
     pending.suffix = `.${units.inc}`
@@ -226,6 +243,16 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       c2s.abandon()
       options.ending?.restart()
     })
+  }
+
+  /** What belongs to a host as a whole is kept by one node: the first that is there. */
+  function takeHosts(units: Units): void {
+    for (const host of hosts.keys()) {
+      if (hostsHere.has(host)) continue
+      router.homes?.claim(host).then((isOurs) => {
+        if (isOurs && !hostsHere.has(host)) hostsHere.set(host, units.pin(host))
+      }).catch((error: unknown) => { log.error({ what: 'host_not_claimed', host, error }) })
+    }
   }
 
   const routePresence = (stanza: Stanza, session?: Session): void => {
@@ -586,6 +613,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
 
   try {
     for (const name of config.hosts) hosts.set(name, buildHost(name))
+    if (cluster !== undefined) takeHosts(cluster.units)
     await finishRemovals()
     await c2s.restore()
     await components.restore()

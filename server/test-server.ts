@@ -2,10 +2,9 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import type { Units } from './cluster/shapes.ts'
 import { loadConfig } from './config/config.ts'
 import { createLog } from './log.ts'
-import { createServer, type Server } from './server.ts'
+import { createServer, type Server, type ServerOptions } from './server.ts'
 import { openMemory } from './storage/memory/memory.ts'
 import type { Storage } from './storage/shapes.ts'
 
@@ -64,7 +63,7 @@ export interface TestServer extends AsyncDisposable {
 }
 
 /** Starts a server, on the embedded store unless told otherwise, with the accounts given as `name: password`. */
-export async function startTestServer(options: { accounts?: Readonly<Record<string, string>>; config?: string; storage?: Storage; units?: Units } = {}): Promise<TestServer> {
+export async function startTestServer(options: { accounts?: Readonly<Record<string, string>>; config?: string; storage?: Storage; cluster?: ServerOptions['cluster'] } = {}): Promise<TestServer> {
   const dir = await mkdtemp(path.join(tmpdir(), 'tidings-'))
   const file = path.join(dir, 'ejabberd.yml')
   await writeFile(file, options.config ?? TEST_CONFIG)
@@ -73,7 +72,7 @@ export async function startTestServer(options: { accounts?: Readonly<Record<stri
     const { config, problems } = loadConfig(file)
     const errors = problems.filter((problem) => problem.level === 'error')
     if (errors.length > 0) throw new Error(JSON.stringify(errors))
-    return createServer({ config, dataDir, ...(options.storage === undefined ? {} : { storage: options.storage }), ...(options.units === undefined ? {} : { units: options.units }), log: createLog(process.env['TIDINGS_TEST_LOG'] ?? 'silent') })
+    return createServer({ config, dataDir, ...(options.storage === undefined ? {} : { storage: options.storage }), ...(options.cluster === undefined ? {} : { cluster: options.cluster }), log: createLog(process.env['TIDINGS_TEST_LOG'] ?? 'silent') })
   }
   let server = await start()
   for (const [name, password] of Object.entries(options.accounts ?? {})) await server.register(`${name}@localhost`, password)

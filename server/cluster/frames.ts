@@ -24,8 +24,10 @@ export type FrameKind =
   | 'where'
   /** The unit is at the node in the list. */
   | 'at'
+  /** A row of an index (cluster/records.ts): table and key are the list, and in place of a stanza stands the value, or nothing. */
+  | 'row'
 
-const KINDS: readonly FrameKind[] = ['stanza', 'reply', 'clients', 'multicast', 'presences', 'missed', 'moderated', 'where', 'at']
+const KINDS: readonly FrameKind[] = ['stanza', 'reply', 'clients', 'multicast', 'presences', 'missed', 'moderated', 'where', 'at', 'row']
 
 export interface Frame {
   readonly kind: FrameKind

@@ -24,7 +24,7 @@ describe('servers of one cluster', () => {
     clients = []
     for (const name of ['a', 'b', 'c']) {
       const node = all.join(name)
-      sites.push({ node, site: await startTestServer({ storage: node.storage, config: CONFIG, units: node }) })
+      sites.push({ node, site: await startTestServer({ storage: node.storage, config: CONFIG, cluster: { units: node, secret: Buffer.from('known to all') } }) })
     }
     // Accounts are made at the first node and are at home nowhere.
     for (const name of ['romeo', 'juliet', 'mercutio']) {
