@@ -32,4 +32,8 @@ export class Recent<Value> {
     this.#young.delete(key)
     this.#old.delete(key)
   }
+
+  deleteWhere(test: (key: string) => boolean): void {
+    for (const generation of [this.#young, this.#old]) for (const key of generation.keys()) if (test(key)) generation.delete(key)
+  }
 }

@@ -233,6 +233,13 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       // Its removal had begun where it was.
       erase(jid).catch((error: unknown) => { log.error({ what: 'account_not_removed', account: unit, error }) })
     })
+    units.onReleased((released) => {
+      for (const unit of released) {
+        accounts.forget(unit)
+        rosters.forget(unit)
+      }
+      for (const host of hosts.values()) host.hooks.runReleased(new Set(released))
+    })
     units.onChange(() => { takeHosts(units) })
     // An account with sessions stays where they are.
     sessions.onPresent((account) => units.pin(account))

@@ -67,6 +67,8 @@ export interface Accounts {
   /** Localparts of a host's accounts, in order. */
   list(host: string): MaybePromise<readonly string[]>
   count(host: string): MaybePromise<number>
+  /** Has what is in memory of an account read anew. */
+  forget(bare: string): void
 }
 
 export interface AccountsOptions {
@@ -255,6 +257,11 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     }
   }
 
+  function forget(bare: string): void {
+    changes++
+    known.delete(bare)
+  }
+
   function count(host: string): MaybePromise<number> {
     const counted = counts.get(host)
     if (counted !== undefined) return counted
@@ -299,7 +306,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     })
   }
 
-  return { exists, register, registerWithoutPassword, unregister, setPassword, disable, enable, disabled, listDisabled, checkPassword, scramKeys, hashes, addKeys, decoyKeys, list, count }
+  return { exists, register, registerWithoutPassword, unregister, setPassword, disable, enable, disabled, listDisabled, checkPassword, scramKeys, hashes, addKeys, decoyKeys, list, count, forget }
 }
 
 function then<A, B>(value: MaybePromise<A>, next: (value: A) => B): MaybePromise<B> {

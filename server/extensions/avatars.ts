@@ -96,6 +96,8 @@ export const avatarPresence = defineExtension({
     /** By account. An empty hash: it has no avatar; undefined: nothing is known of one. `personal`: it is in the account's nodes. */
     const known = new Recent<{ readonly hash: string | undefined; readonly personal: boolean }>(ACCOUNTS_MAX)
 
+    hooks.released((units) => { for (const unit of units) known.delete(unit) })
+
     function current(owner: string): { readonly hash: string | undefined; readonly personal: boolean } {
       let found = known.get(owner)
       if (found === undefined) {

@@ -114,6 +114,7 @@ export const blocking = defineExtension({
       await storage.committed()
     })
 
+    hooks.released((units) => { for (const unit of units) cache.delete(unit) })
     hooks.accountRemoved((owner) => {
       cache.delete(owner)
       records.delete(TABLE, [owner])

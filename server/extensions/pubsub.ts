@@ -86,6 +86,7 @@ export const pubsub = defineExtension({
       if (first) engine.welcome(session)
     })
     hooks.accountRemoved((owner) => { engine.forget(owner) })
+    hooks.released((units) => { engine.store.forgetAll(units) })
     accountData.exports((owner) => exportNodes(engine.store, owner))
     accountData.imports('http://jabber.org/protocol/pubsub#owner pubsub', (owner, element) => { importConfigurations(engine.store, owner, element, now()) })
     accountData.imports('http://jabber.org/protocol/pubsub pubsub', (owner, element) => { importItems(engine.store, owner, element, now()) })

@@ -114,6 +114,7 @@ function startPush({ host, iq, disco, hooks, sessions, storage, log, metrics, no
   const waker: Waker = { wake, wakeAll, notified: undefined }
   lasting<Wakers>(WAKERS, () => new Map()).set(host, waker)
   disco.feature('account', NS)
+  hooks.released((units) => { for (const unit of units) cache.delete(unit) })
 
   function remember(owner: string, list: readonly Registration[]): readonly Registration[] {
     cache.delete(owner)

@@ -38,6 +38,7 @@ export class HookRunner implements Hooks {
   readonly #removed: ((bareJid: string) => void | Promise<void>)[] = []
   readonly #passwordChanged: ((bareJid: string) => void)[] = []
   readonly #registered: ((bareJid: string) => void | Promise<void>)[] = []
+  readonly #released: ((units: ReadonlySet<string>) => void)[] = []
 
   checkOutgoing(handler: Handler): void { this.#checkOutgoing.push(handler) }
   checkIncoming(handler: Handler): void { this.#checkIncoming.push(handler) }
@@ -69,6 +70,7 @@ export class HookRunner implements Hooks {
   accountRemoved(handler: (bareJid: string) => void | Promise<void>): void { this.#removed.push(handler) }
   passwordChanged(handler: (bareJid: string) => void): void { this.#passwordChanged.push(handler) }
   accountRegistered(handler: (bareJid: string) => void | Promise<void>): void { this.#registered.push(handler) }
+  released(handler: (units: ReadonlySet<string>) => void): void { this.#released.push(handler) }
 
   runOutgoing(delivery: Delivery): void {
     for (const handler of this.#checkOutgoing) handler(delivery)
@@ -132,5 +134,6 @@ export class HookRunner implements Hooks {
   runBlocked(owner: string, jid: string, item: Element): void { for (const handler of this.#blocked) handler(owner, jid, item) }
   async runAccountRemoved(bareJid: string): Promise<void> { for (const handler of this.#removed) await handler(bareJid) }
   runPasswordChanged(bareJid: string): void { for (const handler of this.#passwordChanged) handler(bareJid) }
+  runReleased(units: ReadonlySet<string>): void { for (const handler of this.#released) handler(units) }
   async runAccountRegistered(bareJid: string): Promise<void> { for (const handler of this.#registered) await handler(bareJid) }
 }

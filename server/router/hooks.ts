@@ -121,6 +121,8 @@ export interface Hooks {
   /** The account's password is another now; called in the turn in which that is written. */
   passwordChanged(handler: (bareJid: string) => void): void
   accountRegistered(handler: (bareJid: string) => void | Promise<void>): void
+  /** This node is not the home of these units any more (cluster/shapes.ts): what is kept in memory of them may be out of date when they come again. */
+  released(handler: (units: ReadonlySet<string>) => void): void
 }
 
 /** Hooks that extensions run. */

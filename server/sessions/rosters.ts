@@ -56,6 +56,8 @@ export interface Rosters {
   /** Whether there was such an item. */
   remove(owner: string, contact: string): boolean
   /** Erases the whole roster without telling listeners. */
+/** Has a roster read anew. */
+  forget(owner: string): void
   removeAll(owner: string): void
   /** Calls back on every change a client may see. Returns how to stop it. */
   onChange(listener: (owner: string, change: RosterChange) => void): () => void
@@ -202,6 +204,10 @@ export function createRosters(records: Records, limits: RosterLimits): Rosters {
       // What deleteRange returns is of no interest: it was issued, and later reads see it.
       for (const { key } of now(records.range(TABLE, [owner]))) records.delete(TABLE, key)
       records.delete(VERSIONS, [owner])
+    },
+    forget(owner) {
+      const known = cache.get(owner)
+      if (known !== undefined && cache.delete(owner)) cached -= weight(known)
     },
     onChange(listener) {
       listeners.add(listener)

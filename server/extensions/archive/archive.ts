@@ -147,6 +147,7 @@ export const archive = defineExtension({
     accountData.imports(`${PIE_MAM_NS} archive`, (owner, element) => importArchive(history, owner, element))
     accountData.imports(`${MAM_NS} prefs`, (owner, element) => { preferences.set(owner, readPreferences(element)) })
 
+    hooks.released((units) => { for (const unit of units) preferences.forget(unit) })
     hooks.accountRemoved(async (owner) => {
       preferences.remove(owner)
       await history.purge(owner)

@@ -28,6 +28,8 @@ export interface PreferenceStore {
   /** Reads them ahead of the first message. */
   preload(owner: string): void
   remove(owner: string): void
+  /** Has them read anew the next time. */
+  forget(owner: string): void
 }
 
 export function createPreferences(records: Records, rosters: Rosters, otherwise: ArchiveDefault, cacheMax: number): PreferenceStore {
@@ -86,6 +88,7 @@ export function createPreferences(records: Records, rosters: Rosters, otherwise:
       records.delete(TABLE, [owner])
       cache.delete(owner)
     },
+    forget(owner) { cache.delete(owner) },
   }
 }
 

@@ -229,6 +229,12 @@ export function createNodeStore(records: Records) {
       records.delete(ORDER, [service, node, seq])
       records.delete(ITEMS, [service, node, id])
     },
+    /** Has everything of these accounts and services read anew. */
+    forgetAll(services: ReadonlySet<string>): void {
+      for (const service of services) personal.delete(service)
+      single.deleteWhere((key) => services.has(key.slice(0, key.indexOf(' '))))
+      counts.deleteWhere((key) => services.has(key.split(' ', 2)[1] as string))
+    },
     purge(service: string, node: string): void {
       if (store.order(service, node, 1).length > 0) weigh(service, node, -weightOf(service, node))
       counts.delete(`${ORDER} ${service} ${node}`)
