@@ -99,6 +99,8 @@ export interface Server extends AsyncDisposable {
   close(): Promise<void>
 }
 
+const NOTHING_PINNED = (): void => undefined
+
 /** Records: accounts whose removal has begun; key [bare JID], value when, ms. */
 const REMOVALS = 'removals'
 
@@ -220,11 +222,13 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       },
       lost(wasThere) {
         for (const session of sessions.all()) hosts.get(session.host)?.presence.contactsLost(session, wasThere)
+        for (const host of hosts.values()) host.hooks.runNodesLost(wasThere)
       },
     })
     units.onClaimed((unit, streams) => {
       try {
         for (const session of c2s.bringBack(unit, streams)) hosts.get(session.host)?.presence.movedHere(session)
+        for (const host of hosts.values()) host.hooks.runCame(unit)
       } catch (error) {
         log.error({ what: 'unit_not_restored', unit, error })
       }
@@ -356,7 +360,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     return {
       host: host.name,
       iq: host.iq, disco: host.disco, commands: host.commands, features: host.features, nonzas: host.nonzas, logins: host.logins, registrations: host.registrations, captchas, operations: host.operations, lifecycle: options.ending && { hosts: () => [...hosts.keys()], end }, sasl2: host.sasl2, bind2: host.bind2, tokens, hooks: host.hooks,
-      sessions, rosters, here: isHere, capabilities, pep, tell: host.hooks, storage, http, streams: c2s, log, metrics, limits, now,
+      sessions, rosters, here: isHere, pin: (unit) => cluster?.units.pin(unit) ?? NOTHING_PINNED, capabilities, pep, tell: host.hooks, storage, http, streams: c2s, log, metrics, limits, now,
       access: host.config.access, config: host.config,
       accounts: { ...allAccounts, register, unregister },
       accountData: host.accountData,
@@ -371,7 +375,8 @@ export async function createServer(options: ServerOptions): Promise<Server> {
         iqService: (domain, name, others, unit) => iqService(host, domain, name, others, unit),
         multicast: (stanza, from, recipients, options) => { router.multicast(stanza, from, recipients, options) },
         toClients: (stanza, clients) => { router.toClients(stanza, clients) },
-        missed: (owner, stanza, sentTo) => { router.missed(owner, stanza, sentTo) },
+        missed: (owner, stanza, sentTo, clients) => { router.missed(owner, stanza, sentTo, clients) },
+        tell: (unit, ...words) => { router.tell(unit, ...words) },
         moderated: (author, message) => { router.moderated(author, message) },
       },
       announce(session) {

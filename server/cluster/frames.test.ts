@@ -2,7 +2,7 @@ import { expect } from 'chai'
 import * as fc from 'fast-check'
 import { decodeFrame, encodeFrame, type Frame } from './frames.ts'
 
-const KINDS = ['stanza', 'reply', 'clients', 'multicast', 'presences', 'missed', 'moderated', 'where', 'at', 'row'] as const
+const KINDS = ['stanza', 'reply', 'clients', 'multicast', 'presences', 'missed', 'moderated', 'told', 'where', 'at', 'row'] as const
 
 const frames: fc.Arbitrary<Frame> = fc.record({
   kind: fc.constantFrom(...KINDS),

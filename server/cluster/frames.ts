@@ -20,6 +20,8 @@ export type FrameKind =
   | 'missed'
   /** A moderator took back what the unit had said. */
   | 'moderated'
+  /** What an extension says to its like at the unit's home: the list. */
+  | 'told'
   /** Where is the unit? The list has who asks. */
   | 'where'
   /** The unit is at the node in the list. */
@@ -27,7 +29,7 @@ export type FrameKind =
   /** A row of an index (cluster/records.ts): table and key are the list, and in place of a stanza stands the value, or nothing. */
   | 'row'
 
-const KINDS: readonly FrameKind[] = ['stanza', 'reply', 'clients', 'multicast', 'presences', 'missed', 'moderated', 'where', 'at', 'row']
+const KINDS: readonly FrameKind[] = ['stanza', 'reply', 'clients', 'multicast', 'presences', 'missed', 'moderated', 'told', 'where', 'at', 'row']
 
 export interface Frame {
   readonly kind: FrameKind

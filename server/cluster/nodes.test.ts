@@ -229,6 +229,71 @@ describe('servers of one cluster', () => {
     expect(event.attrs['from']).to.equal('juliet@localhost')
   })
 
+  async function enter(client: Client, nick: string): Promise<void> {
+    client.send(`<presence to='coven@conference.localhost/${nick}'><x xmlns='http://jabber.org/protocol/muc'/></presence>`)
+    await client.receive((element) => element.getName() === 'presence' && element.attrs['from'] === `coven@conference.localhost/${nick}` && element.attrs['to'] === client.jid)
+    await client.receive((element) => element.getName() === 'message' && element.getChild('subject') !== undefined)
+  }
+
+  /** A room of romeo's, in which he and juliet are, at this node; another node's clients follow. */
+  async function openRoom(romeo: Client): Promise<void> {
+    await enter(romeo, 'romeo')
+    await romeo.sendIq("<iq type='set' to='coven@conference.localhost'><query xmlns='http://jabber.org/protocol/muc#owner'><x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE'><value>http://jabber.org/protocol/muc#roomconfig</value></field><field var='muc#roomconfig_persistentroom'><value>1</value></field></x></query></iq>")
+  }
+
+  const inRoom = (nick: string, type?: string) => presence(`coven@conference.localhost/${nick}`, type)
+  const said = (text: string) => (element: Element): boolean => element.getName() === 'message' && element.attrs['type'] === 'groupchat' && element.getChildText('body') === text
+
+  it('have rooms of which the occupants are at different nodes (XEP-0045)', async () => {
+    const romeo = await login(0, 'romeo')
+    await openRoom(romeo)
+    const juliet = await login(1, 'juliet')
+    await enter(juliet, 'juliet')
+    await romeo.receive(inRoom('juliet'))
+    const mercutio = await login(2, 'mercutio')
+    await enter(mercutio, 'mercutio')
+    await juliet.receive(inRoom('mercutio'))
+    for (const [client, text] of [[romeo, 'one'], [juliet, 'two'], [mercutio, 'three']] as const) {
+      client.send(`<message type='groupchat' to='coven@conference.localhost'><body>${text}</body></message>`)
+      for (const each of [romeo, juliet, mercutio]) await each.receive(said(text))
+    }
+    romeo.send("<message type='chat' id='pm' to='coven@conference.localhost/juliet'><body>psst</body></message>")
+    expect((await juliet.receive(message('pm'))).attrs['from']).to.equal('coven@conference.localhost/romeo')
+    // Under a new nickname, and gone with its session.
+    juliet.send("<presence to='coven@conference.localhost/jule'/>")
+    await romeo.receive(inRoom('jule'))
+    await juliet.receive(inRoom('jule'))
+    await juliet.disconnect()
+    await romeo.receive(inRoom('jule', 'unavailable'))
+    await mercutio.receive(inRoom('jule', 'unavailable'))
+  })
+
+  it('have rooms that go on elsewhere with those who are in them when their node dies, and without those who died with it', async () => {
+    const juliet = await login(1, 'juliet', { sm: true })
+    await enter(juliet, 'juliet')
+    await juliet.sendIq("<iq type='set' to='coven@conference.localhost'><query xmlns='http://jabber.org/protocol/muc#owner'><x xmlns='jabber:x:data' type='submit'/></query></iq>")
+    const home = await until(() => all.homes.get('coven@conference.localhost'))
+    const dying = sites.findIndex(({ node }) => node.inc === home)
+    const others = [0, 1, 2].filter((index) => index !== dying)
+    const romeo = await login(others[0] as number, 'romeo')
+    await enter(romeo, 'romeo')
+    const mercutio = await login(dying, 'mercutio')
+    await enter(mercutio, 'mercutio')
+    await romeo.receive(inRoom('mercutio'))
+    const state = juliet.resumeState()
+    juliet.destroy()
+    all.kill(at(dying).node)
+    romeo.send("<message type='groupchat' to='coven@conference.localhost'><body>still here</body></message>")
+    await romeo.receive(said('still here'))
+    await romeo.receive(inRoom('mercutio', 'unavailable'))
+    const where = all.homes.get('juliet@localhost')
+    const back = await login(where === undefined ? others[1] as number : sites.findIndex(({ node }) => node.inc === where), 'juliet', { resume: state, presence: '' })
+    expect(back.resumed).to.equal(true)
+    back.send("<message type='groupchat' to='coven@conference.localhost'><body>me too</body></message>")
+    await romeo.receive(said('me too'))
+    await back.receive(said('me too'))
+  })
+
   it('give up nothing that was acknowledged when a node dies: its users resume at another, and hear what came meanwhile', async () => {
     const romeo = await login(0, 'romeo', { sm: true })
     const juliet = await login(1, 'juliet', { sm: true })

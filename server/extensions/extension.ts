@@ -254,8 +254,10 @@ export interface Router {
   multicast(stanza: Stanza, from: Jid, recipients: Iterable<Recipient>, options?: SendOptions): void
   /** Sends one private message of a local service to the clients of one account that share a nickname there: it is checked and stored as if it were for one of them. */
   toClients(stanza: Stanza, clients: readonly Jid[]): void
-  /** Runs the hook `missed` for a local account. */
-  missed(owner: string, stanza: Stanza, sentTo: (session: Session) => boolean): void
+  /** Runs the hook `missed` for a local account; `clients` are those of its that are in the room, asked for only when it lives at another node. */
+  missed(owner: string, stanza: Stanza, sentTo: (session: Session) => boolean, clients?: () => readonly string[]): void
+  /** Runs the hook `told` at the home of a unit. */
+  tell(unit: string, ...words: readonly string[]): void
   /** Runs the hook `moderated`; nothing happens unless the author (a bare JID) is of this server. */
   moderated(author: string, message: Stanza): void
 }
@@ -378,6 +380,8 @@ export interface Parts {
   rosters: Rosters
   /** Whether this node is the home of a unit: an account or room (a bare JID), a domain. Always true where there is one node. */
   here(unit: string): boolean
+  /** This node stays the home of a unit, which it is, until the function that this answers is called. */
+  pin(unit: string): () => void
   /** What clients, here and elsewhere, want to be notified of (XEP-0115). */
   capabilities: Capabilities
   pep: PersonalEvents

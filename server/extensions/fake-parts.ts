@@ -92,9 +92,11 @@ export function fakeParts(host = 'example.net') {
       multicast: (stanza, _from, recipients) => { for (const { jid } of recipients) routed.push(stanza.withAttrs({ to: jid.toString() })) },
       toClients: (stanza, clients) => { for (const jid of clients) routed.push(stanza.withAttrs({ to: jid.toString() })) },
       missed: (owner, stanza, sentTo) => { hooks.runMissed(owner, stanza, sentTo) },
+      tell: (unit, ...words) => { hooks.runTold(unit, words) },
       moderated: (author, message) => { void hooks.runModerated(author, message) },
     },
     here: () => true,
+    pin: () => () => undefined,
     sessions: {
       get: (full) => online.find((each) => each.jid.toString() === full) as Session | undefined,
       of: (bare) => online.filter((each) => each.owner === bare) as unknown as Session[],

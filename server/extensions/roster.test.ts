@@ -51,6 +51,7 @@ function stage({ versioning = true, allowed = true } = {}) {
       toClients: () => undefined,
       multicast: () => undefined,
       missed: () => undefined,
+      tell: () => undefined,
       moderated: () => undefined,
     },
     sessions: { of: (owner: string) => clients.filter((each) => each.owner === owner) } as unknown as Sessions,

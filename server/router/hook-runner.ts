@@ -39,6 +39,9 @@ export class HookRunner implements Hooks {
   readonly #passwordChanged: ((bareJid: string) => void)[] = []
   readonly #registered: ((bareJid: string) => void | Promise<void>)[] = []
   readonly #released: ((units: ReadonlySet<string>) => void)[] = []
+  readonly #came: ((unit: string) => void)[] = []
+  readonly #nodesLost: ((wasThere: (unit: string) => boolean) => void)[] = []
+  readonly #told: ((unit: string, words: readonly string[]) => void)[] = []
 
   checkOutgoing(handler: Handler): void { this.#checkOutgoing.push(handler) }
   checkIncoming(handler: Handler): void { this.#checkIncoming.push(handler) }
@@ -71,6 +74,9 @@ export class HookRunner implements Hooks {
   passwordChanged(handler: (bareJid: string) => void): void { this.#passwordChanged.push(handler) }
   accountRegistered(handler: (bareJid: string) => void | Promise<void>): void { this.#registered.push(handler) }
   released(handler: (units: ReadonlySet<string>) => void): void { this.#released.push(handler) }
+  came(handler: (unit: string) => void): void { this.#came.push(handler) }
+  nodesLost(handler: (wasThere: (unit: string) => boolean) => void): void { this.#nodesLost.push(handler) }
+  told(handler: (unit: string, words: readonly string[]) => void): void { this.#told.push(handler) }
 
   runOutgoing(delivery: Delivery): void {
     for (const handler of this.#checkOutgoing) handler(delivery)
@@ -135,5 +141,8 @@ export class HookRunner implements Hooks {
   async runAccountRemoved(bareJid: string): Promise<void> { for (const handler of this.#removed) await handler(bareJid) }
   runPasswordChanged(bareJid: string): void { for (const handler of this.#passwordChanged) handler(bareJid) }
   runReleased(units: ReadonlySet<string>): void { for (const handler of this.#released) handler(units) }
+  runCame(unit: string): void { for (const handler of this.#came) handler(unit) }
+  runNodesLost(wasThere: (unit: string) => boolean): void { for (const handler of this.#nodesLost) handler(wasThere) }
+  runTold(unit: string, words: readonly string[]): void { for (const handler of this.#told) handler(unit, words) }
   async runAccountRegistered(bareJid: string): Promise<void> { for (const handler of this.#registered) await handler(bareJid) }
 }

@@ -123,6 +123,12 @@ export interface Hooks {
   accountRegistered(handler: (bareJid: string) => void | Promise<void>): void
   /** This node is not the home of these units any more (cluster/shapes.ts): what is kept in memory of them may be out of date when they come again. */
   released(handler: (units: ReadonlySet<string>) => void): void
+  /** This node has become the home of a unit; what is stored of it may be read. */
+  came(handler: (unit: string) => void): void
+  /** Nodes are gone for good, with the sessions that they had; `wasThere` says which units are known to have been there. They may be back elsewhere. */
+  nodesLost(handler: (wasThere: (unit: string) => boolean) => void): void
+  /** This extension at another node, or here, says something to that of a unit's home (Router.tell); the first word says what. */
+  told(handler: (unit: string, words: readonly string[]) => void): void
 }
 
 /** Hooks that extensions run. */

@@ -17,6 +17,23 @@ export function isInRoomOf(session: Session, occupant: Jid): boolean {
   return nicksOf(session, occupant).length > 0
 }
 
+/**
+ * What a room at another node says to a client of its own presence there (XEP-0045 §7.6, §7.14): under which nickname it is from now on, or that
+ * it is out, so that it need not be told when the session ends.
+ */
+export function noteOwnPresence(session: Session, presence: Stanza): void {
+  const { from } = presence
+  const span = presence.type === 'unavailable' ? presence.find('x', MUC_USER_NS) : undefined
+  if (span === undefined || from === undefined || !session.directed.has(from)) return
+  const x = presence.childElement(span)
+  const codes = x.getChildren('status').map((status) => status.attrs['code'])
+  if (!codes.includes('110')) return
+  session.directed.delete(from)
+  const nick = codes.includes('303') ? x.getChild('item')?.attrs['nick'] : undefined
+  if (nick !== undefined) session.directed.add(`${from.slice(0, from.indexOf('/'))}/${nick}`)
+  session.changed()
+}
+
 /** Whether both are in the room of an occupant under one nickname. */
 export function shareNick(a: Session, b: Session, occupant: Jid): boolean {
   return nicksOf(a, occupant).some((nick) => b.directed.has(nick))

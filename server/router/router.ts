@@ -18,7 +18,7 @@ import type { SendOptions, Session, Taken, Undelivered } from '../sessions/sessi
 import type { SessionRegistry } from '../sessions/sessions.ts'
 import type { PendingIqs } from './iq.ts'
 import type { Delivery } from './hooks.ts'
-import { isInRoomOf, isMarkedPrivate } from './private-messages.ts'
+import { isInRoomOf, isMarkedPrivate, noteOwnPresence } from './private-messages.ts'
 
 export type Service = (stanza: Stanza, session: Session | undefined) => void
 
@@ -111,6 +111,7 @@ export class Router {
   /** A frame of another node, for a unit of this one. Those who sent the stanzas in it have been asked and have theirs stored. */
   arrived(frame: Frame, source?: string): void {
     const { kind, unit, list } = frame
+    if (kind === 'told') return this.tell(unit, ...list)
     const stanza = readStanza(frame.stanza)
     const from = Jid.parse(stanza.from ?? '')
     if (source !== undefined && this.homes !== undefined && this.#unitOf(from) === from.bare) this.homes.heard(from.bare, source)
@@ -120,7 +121,10 @@ export class Router {
         try {
           const [to, ...others] = kind === 'clients' ? list.map((jid) => Jid.parse(jid)) : [Jid.parse(stanza.to ?? '')]
           if (stanza.name === 'message') this.#message(stanza, from, to as Jid, undefined, false, kind === 'clients' ? others : undefined, frame)
-          else if (stanza.name === 'presence') this.presenceTo(stanza, from, to as Jid, true)
+          else if (stanza.name === 'presence') {
+            this.#noteRoom(stanza, from, to as Jid)
+            this.presenceTo(stanza, from, to as Jid, true)
+          }
           else void this.#iq(stanza, from, to as Jid, undefined, true)
         } catch (error) {
           this.bounce(stanza, error)
@@ -144,6 +148,19 @@ export class Router {
         this.moderated(unit, stanza)
         return
     }
+  }
+
+  /** Sessions know the rooms that they are in by what they have sent there, and by what rooms elsewhere say. */
+  #noteRoom(presence: Stanza, from: Jid, to: Jid): void {
+    if (presence.type !== 'unavailable' || this.#parts.serviceUnits.get(from.domain) !== 'address') return
+    const session = this.#parts.sessions.get(to.toString())
+    if (session !== undefined) noteOwnPresence(session, presence)
+  }
+
+  /** Says something to an extension at the home of a unit. */
+  tell(unit: string, ...words: readonly string[]): void {
+    if (this.homes !== undefined && !this.homes.here(unit)) return this.homes.send({ kind: 'told', unit, list: words, durable: true })
+    for (const { hooks } of this.#parts.hosts.values()) hooks.runTold(unit, words)
   }
 
   /** A broadcast presence, or a probe, to accounts of ours at other nodes. */
@@ -197,10 +214,10 @@ export class Router {
   }
 
   /** A group message for an account of ours, of whose sessions these are in the room. */
-  missed(owner: string, stanza: Stanza, sentTo: (session: Session) => boolean): void {
+  missed(owner: string, stanza: Stanza, sentTo: (session: Session) => boolean, clients?: () => readonly string[]): void {
     const jid = Jid.tryParse(owner)
     const host = jid === undefined ? undefined : this.#parts.hosts.get(jid.domain)
-    if (jid !== undefined && !this.#isHere(jid)) return
+    if (jid !== undefined && host !== undefined && !this.#isHere(jid)) return this.homes?.send({ kind: 'missed', unit: owner, stanza: stanza.bytes(), list: clients?.() ?? [], durable: true })
     if (host?.hooks.hasMissed === true && this.#parts.accountExists(owner)) host.hooks.runMissed(owner, stanza, sentTo)
   }
 

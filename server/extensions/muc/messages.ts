@@ -10,6 +10,7 @@ import { readStanza } from '../../../lib/stanza/read.ts'
 import { CLIENT_NS, makeStanza, type Stanza } from '../../../lib/stanza/stanza.ts'
 import { type Element, escapeXml } from '../../../lib/xml/element.ts'
 import type { Session } from '../../sessions/session.ts'
+import type { ArchivePage } from '../../storage/shapes.ts'
 import { type Client, MUC_USER_NS, OCCUPANT_ID_NS, type Room } from './room.ts'
 import { reaches } from './room-config.ts'
 
@@ -57,7 +58,7 @@ export function publish(room: Room, message: Stanza, from: Client['jid'], author
   rooms.parts.router.multicast(live, from, room.clients.values(), durable ? { durable: true } : {})
   if (!kept) return id
   const sentTo = (session: Session): boolean => room.client(session.jid) !== undefined
-  for (const [jid, { affiliation }] of room.affiliations) if (jid !== author && reaches(affiliation, 'member')) rooms.parts.router.missed(jid, live, sentTo)
+  for (const [jid, { affiliation }] of room.affiliations) if (jid !== author && reaches(affiliation, 'member')) rooms.parts.router.missed(jid, live, sentTo, () => room.accounts.get(jid)?.map(({ full }) => full) ?? [])
   return id
 }
 
@@ -109,20 +110,52 @@ export function sendPrivately(room: Room, client: Client | undefined, stanza: St
 
 // ---- What who enters is sent
 
-/** §7.2.13, §7.2.14: discussion history, as much as `history` asks for. */
-export function sendHistory(room: Room, client: Client, history: Element | undefined): void {
+/** §7.2.2: discussion history, as much as `history` asks for, and then the subject. */
+export function sendDiscussion(room: Room, client: Client, history: Element | undefined): void {
+  const found = historyFor(room, history)
+  if (!(found instanceof Promise)) {
+    sendHistory(room, client, found.messages, found.chars)
+    return sendSubject(room, client)
+  }
+  // Where history is elsewhere, what is said meanwhile comes first.
+  found.then(({ messages, chars }) => {
+    if (room.clients.get(client.full) !== client) return
+    sendHistory(room, client, messages, chars)
+    sendSubject(room, client)
+  }).catch(() => { sendSubject(room, client) })
+}
+
+interface History {
+  readonly messages: readonly StoredLine[]
+  /** So many characters of them are sent. */
+  readonly chars: number
+}
+
+interface StoredLine {
+  readonly id: string
+  readonly bytes: Buffer
+  readonly author: string
+}
+
+/** §7.2.13, §7.2.14 */
+function historyFor(room: Room, history: Element | undefined): History | Promise<History> {
   const { rooms } = room
   const number = (name: string): number | undefined => {
     const text = history?.attrs[name]
     return text === undefined || !/^\d{1,9}$/.test(text) ? undefined : Number(text)
   }
   const max = Math.min(number('maxstanzas') ?? Infinity, room.config.historyLength)
-  let chars = Math.min(number('maxchars') ?? Infinity, HISTORY_CHARS_MAX)
-  if (max === 0 || chars === 0) return
+  const chars = Math.min(number('maxchars') ?? Infinity, HISTORY_CHARS_MAX)
+  if (max === 0 || chars === 0) return { messages: [], chars }
   const seconds = number('seconds')
   const since = Math.max(seconds === undefined ? 0 : rooms.parts.now() - seconds * 1000, parseDateTime(history?.attrs['since'] ?? '') ?? 0)
+  const messages = lastMessages(room, max, since)
+  return messages instanceof Promise ? messages.then((read) => ({ messages: read, chars })) : { messages, chars }
+}
+
+function sendHistory(room: Room, client: Client, messages: readonly StoredLine[], chars: number): void {
   const found: Stanza[] = []
-  for (const { id, bytes, author } of lastMessages(room, max, since)) {
+  for (const { id, bytes, author } of messages) {
     const message = readStanza(bytes)
     if (isSubject(message) || message.has('retracted', RETRACT_NS)) continue
     // §7.2.13: where addresses are known, history has them too.
@@ -130,17 +163,18 @@ export function sendHistory(room: Room, client: Client, history: Element | undef
     found.push(room.sees(client.occupant) && author !== room.address ? withAuthor(room, dated, author) : dated)
   }
   let first = found.length
-  while (first > 0 && (chars -= (found[first - 1] as Stanza).toString().length) >= 0) first--
+  let left = chars
+  while (first > 0 && (left -= (found[first - 1] as Stanza).toString().length) >= 0) first--
   for (const message of found.slice(first)) room.send(client, message)
 }
 
 /** The last messages since a time, oldest first. */
-function lastMessages(room: Room, max: number, since: number): { id: string; bytes: Buffer; author: string }[] {
+function lastMessages(room: Room, max: number, since: number): StoredLine[] | Promise<StoredLine[]> {
   const { store, parts } = room.rooms
   if (!room.archived) return store.history(room.local, max).filter(({ id }) => (timeOfMessageId(id) ?? 0) >= since).map(({ id, message }) => ({ id, bytes: Buffer.from(message.bytes), author: message.author }))
   const page = parts.storage.archive.query(room.address, { max, direction: 'backward', start: since, afterId: room.since })
-  if (page instanceof Promise) throw new Error('rooms need a storage driver that reads synchronously')
-  return page.items.map((item) => ({ id: item.id, bytes: item.bytes, author: item.with }))
+  const lines = ({ items }: ArchivePage): StoredLine[] => items.map((item) => ({ id: item.id, bytes: item.bytes, author: item.with }))
+  return page instanceof Promise ? page.then(lines) : lines(page)
 }
 
 /** A stored message with the address of its author, for those who may know it. */
@@ -151,7 +185,7 @@ export function withAuthor(room: Room, message: Stanza, author: string): Stanza 
 }
 
 /** §7.2.15: the subject, also when there is none, ends what who enters is sent. */
-export function sendSubject(room: Room, client: Client): void {
+function sendSubject(room: Room, client: Client): void {
   const { subject, address } = room
   if (subject === undefined) return room.send(client, makeStanza('message', { from: address, type: 'groupchat' }, [{ name: 'subject', xmlns: CLIENT_NS, text: '<subject/>' }]))
   room.send(client, subject.append('delay', DELAY_NS, delayXml(address, room.subjectAt)))

@@ -152,7 +152,7 @@ export const muc = defineExtension({
     { xep: 433, version: '0.1.0', status: 'complete' },
     { xep: 486, version: '0.1.0', status: 'complete' },
   ],
-  needs: ['host', 'router', 'sessions', 'storage', 'access', 'hooks', 'config', 'enabled', 'every', 'log', 'metrics', 'now'],
+  needs: ['host', 'here', 'pin', 'router', 'sessions', 'storage', 'access', 'hooks', 'config', 'enabled', 'every', 'log', 'metrics', 'now'],
   options: {
     access: { type: accessRule(), default: 'all', help: 'Who may use the service.' },
     access_admin: { type: accessRule(), default: 'none', help: 'Who is an owner of every room.' },
@@ -194,7 +194,12 @@ export const muc = defineExtension({
   },
 })
 
-type Needed = Pick<Parts, 'host' | 'router' | 'sessions' | 'storage' | 'access' | 'hooks' | 'config' | 'enabled' | 'every' | 'log' | 'now'>
+type Needed = Pick<Parts, 'host' | 'here' | 'pin' | 'router' | 'sessions' | 'storage' | 'access' | 'hooks' | 'config' | 'enabled' | 'every' | 'log' | 'now'>
+
+/** What services say to each other, or to themselves, of the unit that it is for: an account or a room. */
+const CONFIRM = 'muc confirm'
+const REFRESH = 'muc refresh'
+const FORGET = 'muc forget'
 
 /** One domain with its rooms. */
 class RoomService implements Rooms {
@@ -214,6 +219,7 @@ class RoomService implements Rooms {
   /** Rooms with occupants, and others that were asked for lately. */
   readonly #occupied = new Map<string, Room>()
   readonly #idle = new Recent<Room>(IDLE_ROOMS)
+  readonly #pins = new Map<string, () => void>()
   /** How many clients of an account are in rooms. */
   readonly #counts = new Map<string, number>()
   readonly #forwarding: Forwarding
@@ -261,6 +267,14 @@ class RoomService implements Rooms {
     serveHats(commands, (jid) => this.room(jid.local))
     parts.hooks.started(() => { this.#findOccupants() })
     parts.hooks.resumed((session, restarted) => { if (restarted) this.#refresh(session) })
+    parts.hooks.came((unit) => { this.#came(unit) })
+    parts.hooks.released((units) => {
+      for (const unit of units) if (unit.endsWith(`@${domain}`)) this.#idle.delete(unit.slice(0, -domain.length - 1))
+    })
+    parts.hooks.nodesLost((wasThere) => {
+      for (const room of this.#occupied.values()) for (const client of room.clients.values()) if (wasThere(client.jid.bare)) this.#confirm(client)
+    })
+    parts.hooks.told((unit, words) => { this.#told(unit, words) })
     parts.hooks.stopping(() => { this.#stopping = true })
     parts.hooks.accountRemoved((bare) => { this.#forgetAccount(bare) })
   }
@@ -298,9 +312,17 @@ class RoomService implements Rooms {
   occupied(room: Room): void {
     this.#idle.delete(room.local)
     this.#occupied.set(room.local, room)
+    // As long as somebody is in it, it stays where it is.
+    this.#pins.set(room.local, this.parts.pin(room.address))
+  }
+
+  #unpin(local: string): void {
+    this.#pins.get(local)?.()
+    this.#pins.delete(local)
   }
 
   empty(room: Room): void {
+    this.#unpin(room.local)
     this.#occupied.delete(room.local)
     this.#idle.set(room.local, room)
   }
@@ -309,6 +331,7 @@ class RoomService implements Rooms {
 
   removed(room: Room): void {
     this.changed()
+    this.#unpin(room.local)
     this.#occupied.delete(room.local)
     this.#idle.delete(room.local)
     if (this.keepsArchives) {
@@ -487,7 +510,7 @@ class RoomService implements Rooms {
   #lost(room: Room, client: Client, stanza: Stanza): void {
     const span = stanza.find('error')
     const condition = span === undefined ? undefined : stanza.childElement(span).getChildElements()[0]?.getName()
-    if (condition === undefined || !(GONE.has(condition) || (condition === AWAY && this.parts.sessions.get(client.full) === undefined))) return
+    if (condition === undefined || !(GONE.has(condition) || (condition === AWAY && this.parts.here(client.jid.bare) && this.parts.sessions.get(client.full) === undefined))) return
     expel(room, client, { codes: [307, 333], reason: 'the client is not to be reached' })
     room.tidy()
   }
@@ -552,22 +575,57 @@ class RoomService implements Rooms {
   #refresh(session: Session): void {
     for (const address of session.directed) {
       const jid = Jid.tryParse(address)
-      const room = jid?.domain === this.domain ? this.room(jid.local) : undefined
-      const client = room?.client(session.jid)
-      if (room !== undefined && client !== undefined && client.occupant.jid.toString() === address) refresh(room, client)
+      if (jid?.domain === this.domain) this.parts.router.tell(jid.bare, REFRESH, this.domain, session.jid.toString(), address)
+    }
+  }
+
+  // ---- Several nodes
+
+  /** A room has come from another node. Those who are in it are, until their homes say that they are not. */
+  #came(unit: string): void {
+    const jid = Jid.tryParse(unit)
+    const room = jid?.domain === this.domain && jid.local !== '' ? this.room(jid.local) : undefined
+    if (room !== undefined) for (const client of room.clients.values()) this.#confirm(client)
+  }
+
+  /** Asks the home of a client whether it is still in the room. */
+  #confirm(client: Client): void {
+    this.parts.router.tell(client.jid.bare, CONFIRM, this.domain, client.full, client.occupant.jid.toString())
+  }
+
+  #told(unit: string, [what, domain, ...words]: readonly string[]): void {
+    if (domain !== this.domain) return
+    const [full = '', address = ''] = words
+    switch (what) {
+      case CONFIRM:
+        // As it would have left had its session ended in good order.
+        if (this.parts.sessions.get(full)?.directed.has(address) !== true) this.parts.router.route(makeStanza('presence', { type: 'unavailable', from: full, to: address }))
+        return
+      case REFRESH: {
+        const room = this.room(Jid.parse(unit).local)
+        const client = room?.client(Jid.parse(full))
+        if (room !== undefined && client !== undefined && client.occupant.jid.toString() === address) refresh(room, client)
+        return
+      }
+      case FORGET:
+        this.#forgetIn(Jid.parse(unit).local, full)
+        return
+      default:
     }
   }
 
   /** Whoever gets the name next has no part in what its last owner had. */
   #forgetAccount(bare: string): void {
-    for (const local of this.store.relationsOf(bare)) {
-      const room = this.room(local)
-      if (room === undefined) continue
-      const { affiliation } = room.affiliations.get(bare) ?? {}
-      if (room.wearers.delete(bare)) room.save()
-      if (affiliation !== 'outcast') setAffiliation(room, Jid.parse(bare), 'none')
-      // A room that nobody may change and nobody is in is of no use to anybody.
-      if (affiliation === 'owner' && room.clients.size === 0 && room.affiliations.size === 0) endRoom(room, '')
-    }
+    for (const local of this.store.relationsOf(bare)) this.parts.router.tell(`${local}@${this.domain}`, FORGET, this.domain, bare)
+  }
+
+  #forgetIn(local: string, bare: string): void {
+    const room = this.room(local)
+    if (room === undefined) return
+    const { affiliation } = room.affiliations.get(bare) ?? {}
+    if (room.wearers.delete(bare)) room.save()
+    if (affiliation !== 'outcast') setAffiliation(room, Jid.parse(bare), 'none')
+    // A room that nobody may change and nobody is in is of no use to anybody.
+    if (affiliation === 'owner' && room.clients.size === 0 && room.affiliations.size === 0) endRoom(room, '')
   }
 }

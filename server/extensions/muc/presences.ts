@@ -6,7 +6,7 @@ import { StanzaError } from '../../../lib/stanza/errors.ts'
 import { CLIENT_NS, makeStanza, type Stanza } from '../../../lib/stanza/stanza.ts'
 import type { Element } from '../../../lib/xml/element.ts'
 import type { Session } from '../../sessions/session.ts'
-import { sendHistory, sendSubject } from './messages.ts'
+import { sendDiscussion } from './messages.ts'
 import { type Client, HATS_NS, MUC_NS, MUC_USER_NS, OCCUPANT_ID_NS, type Room } from './room.ts'
 import { reaches } from './room-config.ts'
 
@@ -43,8 +43,7 @@ export function update(room: Room, client: Client, stanza: Stanza, nick: string)
   if (changed) room.tell(occupant, client, { ownCodes: ownCodes(room), answers: { client, id: stanza.id } })
   else room.send(client, room.presenceOf(occupant, client, true, [...ownCodes(room), 110]).withAttrs({ from: occupant.jid.toString(), id: stanza.id }))
   if (room.avatars.length > 0) room.tellAvatar([client])
-  sendHistory(room, client, historyOf(stanza))
-  sendSubject(room, client)
+  sendDiscussion(room, client, historyOf(stanza))
 }
 
 /** §7.6 */
@@ -114,8 +113,7 @@ export function join(room: Room, stanza: Stanza, from: Jid, nick: string, sessio
   sendOccupants(room, client)
   room.tell(client.occupant, client, { ownCodes: created ? [...ownCodes(room), 201] : ownCodes(room), answers: { client, id: stanza.id } })
   if (room.avatars.length > 0) room.tellAvatar([client])
-  sendHistory(room, client, historyOf(stanza))
-  sendSubject(room, client)
+  sendDiscussion(room, client, historyOf(stanza))
 }
 
 /** §7.2.3: the presence of everybody who is there. */

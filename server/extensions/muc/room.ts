@@ -24,7 +24,7 @@ const DEPARTED_MAX = 500
 /** What a service's rooms share. */
 export interface Rooms {
   readonly domain: string
-  readonly parts: Pick<Parts, 'router' | 'sessions' | 'storage' | 'access' | 'now'>
+  readonly parts: Pick<Parts, 'here' | 'router' | 'sessions' | 'storage' | 'access' | 'now'>
   readonly store: RoomStore
   readonly secret: Uint8Array
   /** Whether the extension that keeps archives is on. */
@@ -235,7 +235,9 @@ export class Room {
   noteGone(nick: string): void {
     const { store } = this.rooms
     let resumable = false
-    for (const { session } of this.clients.values()) if (session?.management?.resumable === true) { resumable = true; break }
+    const { here } = this.rooms.parts
+    // Of a session at another node it is not known.
+    for (const { session, jid } of this.clients.values()) if (session?.management?.resumable === true || !here(jid.bare)) { resumable = true; break }
     if (!resumable) return
     const id = nextMessageId()
     this.departed.delete(nick)
