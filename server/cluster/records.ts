@@ -10,8 +10,8 @@ import type { Key, Records, Storage, Value } from '../storage/shapes.ts'
 import type { Frame } from './frames.ts'
 
 export interface NodeRecordsParts {
-  here(unit: string): boolean
-  send(frame: Pick<Frame, 'kind' | 'unit'> & Partial<Frame>): void
+  readonly here: (unit: string) => boolean
+  readonly send: (frame: Pick<Frame, 'kind' | 'unit'> & Partial<Frame>) => void
   /** Known to all nodes and nobody else. */
   readonly secret: Uint8Array
 }
