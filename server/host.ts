@@ -10,6 +10,7 @@ import type { Commands } from './extensions/commands-registry.ts'
 import type { HostAccountData } from './accounts/account-data.ts'
 import type { HostDisco } from './extensions/disco-registry.ts'
 import type { HostConfig } from './config/config.ts'
+import type { Directory } from './ldap/directory.ts'
 import type { Presence } from './sessions/presence.ts'
 import type { Session } from './sessions/session.ts'
 import type { HookRunner } from './router/hook-runner.ts'
@@ -189,6 +190,8 @@ export interface Host {
   readonly logins: HostLogins
   readonly registrations: HostRegistrations
   readonly operations: HostOperations
+  /** Where its accounts are, when they are kept elsewhere. */
+  readonly directory: Directory | undefined
   /** What its clients log in with. */
   readonly credentials: Credentials
   /** Makes an account for one session, and gives its name; where that is allowed. */

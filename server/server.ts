@@ -32,6 +32,9 @@ import { serveDisco } from './extensions/disco-registry.ts'
 import { setUploadDefaults } from './extensions/http-upload.ts'
 import { extensions } from './extensions/index.ts'
 import { HostBind2, HostFeatures, HostFiles, HostLogins, HostNonzas, HostOperations, HostRegistrations, HostSasl2, type Host } from './host.ts'
+import { Directory } from './ldap/directory.ts'
+import { withDirectories } from './ldap/accounts.ts'
+import { LdapUnavailable } from './ldap/pool.ts'
 import { createHttp, httpLimits, listenHealth, type HttpListener } from './http/http.ts'
 import { createLog, type Log } from './log.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
@@ -139,9 +142,16 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     c2s.closeStreamsOf(bareJid, new StreamError('policy-violation', text))
     log.info({ what: 'account_disabled', jid: bareJid })
   }
-  const accounts = createAccounts(storage.records, { cachedMax: limits.accountCache, committed: () => storage.committed(), passwordGone, accountDisabled, hashesOf: (host) => config.host(host).passwordHashes })
+  const ownAccounts = createAccounts(storage.records, { cachedMax: limits.accountCache, committed: () => storage.committed(), passwordGone, accountDisabled, hashesOf: (host) => config.host(host).passwordHashes })
+  const accounts = withDirectories(ownAccounts, (name) => {
+    const host = hosts.get(name)
+    return host?.directory && { directory: host.directory, ownAccounts: host.config.authMethods.includes('internal') }
+  })
+  const atHome = (all: Accounts): Accounts => cluster === undefined ? all : accountsAtHome(all, claim)
   /** For those who may ask for any account. */
-  const allAccounts = cluster === undefined ? accounts : accountsAtHome(accounts, claim)
+  const allAccounts = atHome(accounts)
+  /** The same without what is kept in directories. */
+  const allOwn = atHome(ownAccounts)
   let certificates: SecureContexts | undefined
   const http = createHttp({ contexts: () => certificates, log, metrics, trustedProxies: config.trustedProxies, limits: httpLimits(limits) })
   const sessions = new SessionRegistry()
@@ -166,6 +176,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     healthy: () => storage.healthy,
     dirty: () => storage.dirty,
     now,
+    lookUp,
   })
   const pending = new PendingIqs((stanza) => void router.route(stanza))
   router.pending = pending
@@ -310,12 +321,29 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     ending.add(done)
   }
 
-  /** Makes the account of somebody who comes with a token for the first time. */
+  /** Makes the account of somebody who is kept elsewhere and comes for the first time. */
   async function admit(bare: string): Promise<void> {
     if (removing.has(bare)) throw new SaslFailure('temporary-auth-failure', 'The account is being removed')
-    if (await allAccounts.exists(bare)) return
-    await accounts.registerWithoutPassword(bare)
+    if (await allOwn.exists(bare)) return
+    await ownAccounts.registerWithoutPassword(bare)
     await hosts.get(Jid.parse(bare).domain)?.hooks.runAccountRegistered(bare)
+  }
+
+  /** Finds an account of a directory that was never used here, and makes it one of ours; undefined when that is not needed. */
+  function lookUp(to: Jid, from: Jid): Promise<void> | undefined {
+    const directory = hosts.get(to.domain)?.directory
+    // Another node that is its home knows better.
+    if (directory === undefined || to.local === '' || from.bare === to.bare || router.homes?.here(to.bare) === false || ownAccounts.exists(to.bare) !== false || !directory.mustLookUp(to.local, from.bare)) return undefined
+    return directory.findSoon(to.local).then(async (entry) => {
+      if (entry === undefined) return
+      directory.giveBack(from.bare)
+      await directory.admitted(to.local, entry)
+      if (!removing.has(to.bare)) await admit(to.bare)
+    }, (error: unknown) => {
+      directory.giveBack(from.bare)
+      if (!(error instanceof LdapUnavailable)) throw error
+      throw new StanzaError('resource-constraint', 'It cannot be found out at the moment whether there is such an account')
+    })
   }
 
   function buildHost(name: string): Host {
@@ -339,12 +367,18 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     })
     const commands = createCommands({ jid: name, iq, disco, now })
     const { jwt, authMethods, access } = hostConfig
+    const { size = limits.accountCache, lifeMs, missed } = hostConfig.authCache
+    const directory = !authMethods.includes('ldap') ? undefined : new Directory({ host: name, settings: hostConfig.ldap, cache: { size, lifeMs, missed }, limits, records: storage.records, log, now, passwordGone })
     const credentials = createCredentials({
-      host: name, accounts: allAccounts, passwords: authMethods.includes('internal'), admit,
+      host: name, accounts: allOwn, passwords: authMethods.includes('internal'), directory, admit,
       jwt: jwt && createJwtCheck(jwt.key, { jidField: jwt.jidField, now }),
       tokensOnly: (bare) => jwt !== undefined && access.allows(jwt.onlyRule, { jid: Jid.parse(bare) }),
     })
-    const host: Host = { name, config: hostConfig, hooks, iq, disco, commands, features: new HostFeatures(), nonzas: new HostNonzas(), logins: new HostLogins(failedLogins), registrations: new HostRegistrations(), operations: new HostOperations(), credentials, makeAnonymous: authMethods.includes('anonymous') ? () => makeAnonymous(name) : undefined, sasl2: new HostSasl2(), bind2: new HostBind2(), accountData: new HostAccountData(), files: new HostFiles(), presence, streamManagement: undefined, stops: [] }
+    const host: Host = { name, config: hostConfig, hooks, iq, disco, commands, features: new HostFeatures(), nonzas: new HostNonzas(), logins: new HostLogins(failedLogins), registrations: new HostRegistrations(), operations: new HostOperations(), directory, credentials, makeAnonymous: authMethods.includes('anonymous') ? () => makeAnonymous(name) : undefined, sasl2: new HostSasl2(), bind2: new HostBind2(), accountData: new HostAccountData(), files: new HostFiles(), presence, streamManagement: undefined, stops: [] }
+    if (directory !== undefined) {
+      host.stops.push(() => directory.close())
+      hooks.accountRemoved((bare) => directory.forget(Jid.parse(bare).local))
+    }
     const isOn = (extension: Extension): boolean => extension.ejabberd === undefined || hostConfig.modules.has(extension.ejabberd)
     for (const extension of extensions) {
       if (!isOn(extension)) continue

@@ -64,7 +64,7 @@ export class HashedTokenServer implements Mechanism {
   }
 
   async step(input: Buffer): ReturnType<Mechanism['step']> {
-    const { host, channelBinding, attempt } = this.#context
+    const { host, accounts, channelBinding, attempt } = this.#context
     // §3.1: authcid NUL initiator-hashed-token
     const end = input.indexOf(0)
     if (end < 1) throw new SaslFailure('malformed-request')
@@ -86,6 +86,7 @@ export class HashedTokenServer implements Mechanism {
     // XEP-0484 §4.2: known, but no longer trusted.
     if (outcome === 'expired') throw new SaslFailure('credentials-expired')
     if (outcome !== 'right' || answer === undefined || account === undefined) throw new SaslFailure('not-authorized')
+    if (accounts.confirm !== undefined && !(await accounts.confirm(bare))) throw new SaslFailure('credentials-expired')
     return { kind: 'success', data: answer, user: account.local }
   }
 }

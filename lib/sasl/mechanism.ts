@@ -7,6 +7,8 @@ export interface Credentials {
   exists(bare: string): boolean | Promise<boolean>
   checkPassword(bare: string, password: string): Promise<boolean>
   scramKeys(bare: string, hash: ScramHash): ScramKeys | undefined | Promise<ScramKeys | undefined>
+  /** Whether an account that logs in by what it got with an earlier login is as it was then; there where somebody else keeps accounts. */
+  confirm?(bare: string): Promise<boolean>
   /** The account (a bare JID of this host) that a bearer token is for; there where tokens are taken. */
   bearerOf?(token: string): Promise<string | undefined>
   /** Keys to show for an account that does not exist, so that its absence is not seen. */

@@ -11,7 +11,7 @@ import { type Key, type MaybePromise, type Records, type Value } from '../storag
 export type { ScramHash, ScramKeys }
 export type ScramKeySet = Readonly<Partial<Record<ScramHash, ScramKeys>>>
 
-export type AccountProblem = 'conflict' | 'not-acceptable' | 'item-not-found' | 'not-allowed'
+export type AccountProblem = 'conflict' | 'not-acceptable' | 'item-not-found' | 'not-allowed' | 'resource-constraint'
 
 /** Why an account could not be made or changed; the names are those of the stanza errors to answer with. */
 export class AccountError extends Error {
@@ -34,7 +34,8 @@ export interface Disabled {
 export interface Accounts {
   exists(bare: string): MaybePromise<boolean>
   /**
-   * Throws an AccountError: `conflict` when the account exists, `not-acceptable` for a name or password that cannot be. What is kept of
+   * Throws an AccountError: `conflict` when the account exists, `not-acceptable` for a name or password that cannot be, `not-allowed` where
+   * accounts are kept elsewhere, `resource-constraint` when these cannot be asked for now. What is kept of
    * a password will do in its place, for accounts that come from another server. `alongside` is called in the turn in which the account
    * is written; when it throws, there is none.
    */
@@ -43,7 +44,7 @@ export interface Accounts {
   registerWithoutPassword(bare: string): Promise<void>
   /** Removes the account itself; nothing happens when there is none. What belongs to it is removed by the caller's hooks. */
   unregister(bare: string): Promise<void>
-  /** Throws an AccountError: `item-not-found` without an account, `not-acceptable` for a password that cannot be. */
+  /** Throws an AccountError: `item-not-found` without an account, `not-acceptable` for a password that cannot be, `not-allowed` when it is kept elsewhere. */
   setPassword(bare: string, password: string): Promise<void>
   /**
    * Lets nobody log in to the account until it is enabled again; all that belongs to it stays. Throws an AccountError: `item-not-found`

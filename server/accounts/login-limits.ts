@@ -64,7 +64,7 @@ interface Pool {
 }
 
 /** A budget for each key: so many at once, and one more after each period. */
-class Budgets {
+export class Budgets {
   readonly #size: number
   readonly #everyMs: number
   readonly #now: () => number

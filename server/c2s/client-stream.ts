@@ -10,6 +10,7 @@ import { certifiedAccounts } from '../../lib/sasl/external.ts'
 import { SaslFailure } from '../../lib/sasl/mechanism.ts'
 import { type ChannelBinding, createSaslServer, exchangeOf, mechanismsFor, type SaslContext, type SaslServer } from '../../lib/sasl/server.ts'
 import { randomId } from '../../lib/stanza/ids.ts'
+import type { ScramHash } from '../../lib/sasl/scram-keys.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { CLIENT_NS, errorReply, iqResult, type Stanza } from '../../lib/stanza/stanza.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
@@ -43,6 +44,9 @@ const STREAM_END = Buffer.from('</stream:stream>')
 const COUNTER_MAX = 2 ** 32 - 1
 /** SASL failures (RFC 6120 §6.5) that are no wrong user name or password. */
 const NO_GUESS: ReadonlySet<string> = new Set(['aborted', 'account-disabled', 'credentials-expired', 'encryption-required', 'invalid-mechanism', 'temporary-auth-failure'])
+
+/** A directory takes passwords alone, and it is not known beforehand whose account is there. */
+const NO_HASHES: readonly ScramHash[] = []
 
 export class ClientStream implements StreamHandler, Carrier {
   readonly address: string
@@ -262,8 +266,9 @@ export class ClientStream implements StreamHandler, Carrier {
 
   /** XEP-0388 §2.1: mechanisms for the account that the stream header names. One that does not exist looks like any other. */
   #sasl2Context(host: Host): SaslContext {
+    const context = this.#saslContext(host)
     const hashes = this.#claimed === undefined ? undefined : this.#c2s.accounts.hashes(this.#claimed)
-    return { ...this.#saslContext(host), disabled: host.config.disabledMechanisms, hashes: hashes === undefined || hashes instanceof Promise ? host.config.passwordHashes : hashes }
+    return { ...context, disabled: host.config.disabledMechanisms, hashes: host.directory !== undefined ? NO_HASHES : hashes === undefined || hashes instanceof Promise ? host.config.passwordHashes : hashes }
   }
 
   #saslContext(host: Host): SaslContext {
@@ -271,13 +276,13 @@ export class ClientStream implements StreamHandler, Carrier {
     return {
       host: host.name,
       accounts: host.credentials,
-      passwords: host.config.authMethods.includes('internal'),
+      passwords: host.config.authMethods.includes('internal') || host.directory !== undefined,
       makeAnonymous: host.makeAnonymous,
       secure: this.#secure,
       channelBinding: binding,
       offeredPlus: binding !== undefined && binding.types.length > 0,
       disabled: [...host.config.disabledMechanisms, ...host.config.disabledInSasl1],
-      hashes: host.config.passwordHashesInSasl1,
+      hashes: host.directory !== undefined ? NO_HASHES : host.config.passwordHashesInSasl1,
       claimed: this.#claimed,
       certified: this.#certifiedAddresses(),
       attempt: (bare) => { this.#try = this.#c2s.tryLogin(bare, this.address) },

@@ -16,6 +16,7 @@ import { queueBytes, readListeners } from './listen.ts'
 import { entryOf, show, textOf, toNode, toValue, type ConfigNode, type MapEntry, type MapNode, type Where } from './node.ts'
 import { accessRule, anything, bool, duration, either, int, list, map, oneOf, OptionError, parseOptions, record, size, text, type OptionSpec, type OptionTable, type OptionType } from './options.ts'
 import { didYouMean, type Problem } from './problems.ts'
+import { checkLdapFiles, ldapSettings, ldapTable, type LdapNames, type LdapSettings } from '../ldap/settings.ts'
 import { readTls, tlsTable, type TlsNames } from './tls.ts'
 import { joinValues, readConfigTree, withHost } from './yaml.ts'
 export { formatProblem, type Problem } from './problems.ts'
@@ -120,8 +121,8 @@ export interface Outage {
   readonly message: ReadonlyMap<string, string>
 }
 
-/** How users log in: with a password of this server, without a name, or with a token that somebody else has signed. */
-export type AuthMethod = 'internal' | 'anonymous' | 'jwt'
+/** How users log in: with a password of this server, without a name, with a token that somebody else has signed, or with a password of an LDAP directory. */
+export type AuthMethod = 'internal' | 'anonymous' | 'jwt' | 'ldap'
 
 export interface JwtConfig {
   /** A JSON Web Key or a set of them, as in the file. */
@@ -129,6 +130,15 @@ export interface JwtConfig {
   readonly jidField: string
   /** Name of the rule of those who log in by tokens alone. */
   readonly onlyRule: string
+}
+
+/** ejabberd's cache of authentication, for accounts that somebody else keeps. */
+export interface AuthCache {
+  /** Accounts; undefined for as many as there are of this server's own. */
+  readonly size: number | undefined
+  readonly lifeMs: number
+  /** Whether is remembered that an account does not exist. */
+  readonly missed: boolean
 }
 
 export interface HostConfig {
@@ -140,6 +150,13 @@ export interface HostConfig {
   readonly authMethods: readonly AuthMethod[]
   /** Tokens in place of passwords, where `authMethods` has them. */
   readonly jwt: JwtConfig | undefined
+  /** Where LDAP directories are, whether anybody asks them or not: as written, for modules, and as read. */
+  readonly ldapNames: LdapNames
+  readonly ldap: LdapSettings
+  /** What is remembered of the accounts of a directory. */
+  readonly authCache: AuthCache
+  /** Folder that files in the configuration are relative to. */
+  readonly folder: string
   readonly authPasswordFormat: 'plain' | 'scram'
   /** SASL mechanisms never offered, in capital letters. */
   readonly disabledMechanisms: readonly string[]
@@ -212,16 +229,20 @@ interface GlobalOptions {
   queue_dir: string
   captcha_cmd: string
   captcha_limit: number
+  auth_cache_life_time: number
+  auth_cache_missed: boolean
+  auth_cache_size: number
   domain_balancing: ReadonlyMap<string, { readonly type: BalancingType; readonly component_number: number }>
 }
 
-interface HostOptions extends TlsNames {
+interface HostOptions extends TlsNames, LdapNames {
   language: string
   auth_method: readonly string[]
   anonymous_protocol: 'sasl_anon' | 'login_anon' | 'both'
   jwt_key: string
   jwt_jid_field: string
   jwt_auth_only_rule: string
+  auth_use_cache: boolean
   auth_password_format: 'plain' | 'scram'
   auth_scram_hash: 'sha' | 'sha256' | 'sha512'
   auth_stored_password_types: readonly PasswordType[]
@@ -268,6 +289,9 @@ export const globalTable: OptionTable<GlobalOptions> = {
     type: { type: oneOf(...BALANCING_TYPES), default: 'random' as const, help: '' },
     component_number: { type: int({ min: 2, max: 1000 }), default: 0, help: '' },
   })), default: new Map(), help: 'Domains of which several components may be connected, by what a stanza finds its one: type (random, source, destination, bare_source, bare_destination) and component_number, how many there are.' },
+  auth_cache_life_time: { type: duration(), default: 3_600_000, help: 'How long is remembered whether an account of an LDAP directory exists.' },
+  auth_cache_missed: { type: bool(), default: true, help: 'Whether is remembered too that one does not.' },
+  auth_cache_size: { type: int({ min: 1, infinity: true }), default: 0, help: 'Accounts of which that is remembered; tidings.limits.account_cache unless set.' },
   websocket_origin: { type: either(oneOf('ignore'), list(text())), default: [], help: 'Origins such as https://chat.example.org whose pages may connect by WebSocket; all unless set.' },
   websocket_ping_interval: { type: duration({ min: 0, timer: true }), default: 60_000, help: 'Time between pings of WebSocket; two without an answer end the connection, not its session. 0 for none.' },
   websocket_timeout: { type: duration({ min: 0, timer: true }), default: 300_000, help: 'Silence after which a WebSocket is closed. 0 for any.' },
@@ -279,11 +303,13 @@ const sharedTls = tlsTable('c2s_')
 /** Options that `host_config` may set for one host. */
 export const hostTable: OptionTable<HostOptions> = {
   language: { type: text(), default: 'en', help: 'Language of texts that the server writes.', ignored: 'has no effect: the server writes English.' },
-  auth_method: { type: list(text()), default: ['internal'], help: 'internal (mnesia): accounts in the server\'s own store; anonymous: accounts that last as long as their session; jwt: tokens in place of passwords.' },
+  auth_method: { type: list(text()), default: ['internal'], help: 'internal (mnesia): accounts in the server\'s own store; anonymous: accounts that last as long as their session; jwt: tokens in place of passwords; ldap: accounts of an LDAP directory.' },
   anonymous_protocol: { type: oneOf('sasl_anon', 'login_anon', 'both'), default: 'sasl_anon', help: 'Only sasl_anon: SASL ANONYMOUS.' },
   jwt_key: { type: text(), default: '', help: 'File of the key by which tokens are checked: a JSON Web Key, or a set of them.' },
   jwt_jid_field: { type: text(), default: 'jid', help: 'Claim of a token that holds the bare JID of its account.' },
   jwt_auth_only_rule: { type: accessRule(), default: 'none', help: 'Access rule: who logs in by tokens alone.' },
+  auth_use_cache: { type: bool(), default: true, help: 'Whether is remembered if accounts of an LDAP directory exist.' },
+  ...ldapTable,
   auth_password_format: { type: oneOf('plain', 'scram'), default: 'scram', help: 'Passwords are kept as SCRAM keys whatever is set.' },
   auth_scram_hash: { type: oneOf('sha', 'sha256', 'sha512'), default: 'sha', help: 'Keys are kept for every hash.', ignored: 'has no effect: keys are kept for SHA-1, SHA-256 and SHA-512.' },
   auth_stored_password_types: { type: list(oneOf('plain', 'scram_sha1', 'scram_sha256', 'scram_sha512')), default: [], help: 'Hashes for which new passwords are kept; all three unless set. Nothing is kept in plain.' },
@@ -382,7 +408,6 @@ const HOST_STRUCTURAL = new Set(['modules', 'acl', 'access_rules', 'access', 'sh
 /** Known to ejabberd, and what happens here instead. The first that fits. */
 const INSTEAD: readonly (readonly [RegExp, string])[] = [
   [/^(sql_|default_db$|default_ram_db$|update_sql_schema|pgsql_|odbc_)/, 'has no effect: accounts, rosters and messages are kept in this server\'s own store, and no SQL database is read or written.'],
-  [/^ldap_/, 'has no effect: this server does not ask LDAP directories.'],
   [/^(extauth_|pam_|ext_api_|auth_external|auth_opts)/, 'has no effect: accounts are checked against this server\'s own store alone.'],
   [/^allow_multiple_connections$/, 'has no effect: an anonymous account is that of one session.'],
   [/^(s2s_|outgoing_s2s_|max_s2s|route_subdomains)/, 'has no effect: this server does not talk to other servers.'],
@@ -465,6 +490,10 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
       access,
       language: values.language,
       ...authOf(values, folder, hostNode, root, `host_config.${name}.`, problems),
+      ldapNames: values,
+      ldap: ldapSettings(values, folder),
+      authCache: { size: Number.isFinite(globals.auth_cache_size) && globals.auth_cache_size > 0 ? globals.auth_cache_size : undefined, lifeMs: values.auth_use_cache ? globals.auth_cache_life_time : 0, missed: globals.auth_cache_missed },
+      folder,
       authPasswordFormat: values.auth_password_format,
       passwordHashes: hashesOf(values.auth_stored_password_types),
       passwordHashesInSasl1: hashesOf(values.auth_stored_password_types).filter((hash) => !values.auth_password_types_hidden_in_sasl1.some((type) => HASHES[type] === hash)),
@@ -479,6 +508,8 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
       },
     })
   }
+
+  checkLdap(root, perHost, [...byHost.values()], folder, problems)
 
   const limitsSet = new Set(tidings.limitsSet)
   const allLimits: Limits = {
@@ -777,7 +808,24 @@ function readHostConfigs(root: MapNode, hosts: readonly string[], certfiles: { p
   return result
 }
 
-const METHODS: Readonly<Record<string, AuthMethod>> = { internal: 'internal', mnesia: 'internal', anonymous: 'anonymous', jwt: 'jwt' }
+/** Options that count where a directory is asked alone. */
+const OF_LDAP = new Set([...Object.keys(ldapTable), 'auth_use_cache', 'auth_cache_life_time', 'auth_cache_missed', 'auth_cache_size'])
+
+function checkLdap(root: MapNode, perHost: ReadonlyMap<string, { readonly entries: readonly MapEntry[]; readonly appended: readonly MapEntry[] }>, hosts: readonly HostConfig[], folder: string, problems: Problem[]): void {
+  const inModule = (node: ConfigNode | undefined): boolean => node !== undefined && textOf(entryOf(node, 'db_type')?.value ?? node) === 'ldap'
+  const asked = hosts.filter(({ authMethods, modules }) => authMethods.includes('ldap') || modules.has('mod_shared_roster_ldap') || inModule(modules.get('mod_vcard')))
+  const parts = [{ entries: root.entries, prefix: '', used: asked.length > 0 }, ...hosts.map((host) => {
+    const { entries, appended } = perHost.get(host.name) ?? { entries: [], appended: [] }
+    return { entries: [...entries, ...appended], prefix: `host_config.${host.name}.`, used: asked.includes(host) }
+  })]
+  for (const { entries, prefix, used } of parts) {
+    checkLdapFiles({ kind: 'map', entries, file: root.file, line: root.line }, prefix, folder, problems)
+    if (used) continue
+    for (const { key, file, line } of entries) if (OF_LDAP.has(key)) problems.push({ file, line, option: `${prefix}${key}`, level: 'warning', text: 'has no effect: neither auth_method nor a module asks an LDAP directory.' })
+  }
+}
+
+const METHODS: Readonly<Record<string, AuthMethod>> = { internal: 'internal', mnesia: 'internal', anonymous: 'anonymous', jwt: 'jwt', ldap: 'ldap' }
 
 /** How the users of a host log in. Without the key of their tokens none of them could, so that is an error. */
 function authOf(values: HostOptions, folder: string, hostNode: MapNode, root: MapNode, prefix: string, problems: Problem[]): Pick<HostConfig, 'authMethods' | 'jwt'> {
@@ -811,7 +859,7 @@ function checkAuth(values: HostOptions, node: MapNode, prefix: string, problems:
     const used = values.auth_method.filter((name) => METHODS[name] !== undefined)
     problems.push({
       file: method.file, line: method.line, option: `${prefix}auth_method`, level: used.length > 0 ? 'warning' : 'error',
-      text: `"${others.join(', ')}" is not available; allowed are internal (accounts in this server's own store), anonymous and jwt${used.length > 0 ? `; ${used.join(', ')} is used alone` : ''}.`,
+      text: `"${others.join(', ')}" is not available; allowed are internal (accounts in this server's own store), anonymous, jwt and ldap${used.length > 0 ? `; ${used.join(', ')} is used alone` : ''}.`,
     })
   }
   const protocol = entryOf(node, 'anonymous_protocol')

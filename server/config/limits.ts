@@ -49,6 +49,12 @@ export interface Limits {
   readonly addressLoginFailureEveryMs: number
   readonly loginsRemembered: number
   // HTTP
+  readonly ldapConnections: number
+  readonly ldapWaiting: number
+  readonly ldapAnswerMs: number
+  readonly ldapPatienceMs: number
+  readonly ldapLookUps: number
+  readonly ldapLookUpEveryMs: number
   readonly bytestreamConnections: number
   readonly bytestreamConnectionsPerAddress: number
   readonly httpConnections: number
@@ -115,6 +121,13 @@ export const limitTable: OptionTable<Limits> = {
   addressLoginFailures: { type: count, default: 1_000, help: 'Failed logins from one network at once, to all accounts that were not used from it.' },
   addressLoginFailureEveryMs: { type: time, default: 1_000, help: 'How long until it may be one more.' },
   loginsRemembered: { type: count, default: 50_000, help: 'Accounts and networks whose failed logins, and networks whose use of an account, are remembered.' },
+
+  ldapConnections: { type: count, default: 8, help: 'Open connections of one host or module to LDAP directories for searches, and as many for logins.' },
+  ldapWaiting: { type: count, default: 10_000, help: 'Requests that wait for one of these connections.' },
+  ldapAnswerMs: { type: time, default: 5_000, help: 'How long an LDAP directory may take to answer a request.' },
+  ldapPatienceMs: { type: time, default: 10_000, help: 'How long a login waits for an LDAP directory that is away before it fails with temporary-auth-failure.' },
+  ldapLookUps: { type: count, default: 100, help: 'Names unknown to LDAP directories that one sender may have looked up at once.' },
+  ldapLookUpEveryMs: { type: time, default: 1_000, help: 'How long until it may be one more.' },
 
   bytestreamConnections: { type: count, default: 10_000, help: 'Open connections of one proxy for bytestreams.' },
   bytestreamConnectionsPerAddress: { type: count, default: 256, help: 'Of these the ones from one address that are not part of an active bytestream, this machine excepted.' },

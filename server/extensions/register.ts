@@ -212,6 +212,7 @@ export const register = defineExtension({
     async function removeAccount({ stanza, from, payload, session }: IqRequest): Promise<void> {
       if (payload.getChildElements().length > 1) throw new StanzaError('bad-request') // §3.2.1
       if (!access.allows(options.access_remove, { jid: from, address: session?.address })) throw new StanzaError('forbidden')
+      if (config.authMethods.includes('ldap') && (await accounts.hashes(from.bare))?.length === 0) throw new StanzaError('not-allowed', 'The account is kept in an LDAP directory')
       // The account's sessions end once it is gone for good, so the result leaves in that commit; what the handler answers afterwards reaches nobody.
       session?.send(iqResult(stanza), { durable: true })
       await accounts.unregister(from.bare)

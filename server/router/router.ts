@@ -37,6 +37,8 @@ export interface RouterParts {
   /** Whether anything written waits for its commit. */
   dirty(): boolean
   now(): number
+  /** Makes an account of one that is kept elsewhere and was not used here yet; undefined when the stanza need not wait for that. Rejects with a StanzaError. */
+  lookUp?(to: Jid, from: Jid): Promise<void> | undefined
 }
 
 const CARBONS_NS = 'urn:xmpp:carbons:2'
@@ -55,7 +57,7 @@ export class Router {
 
   /**
    * Routes a stanza whose `from` is set. Without `to` it is for the sender's own account (RFC 6120 §10.3). The result is a
-   * promise only for an IQ whose handler takes time.
+   * promise only for an IQ whose handler takes time, and for the first stanza to an account that is kept elsewhere.
    */
   route(stanza: Stanza, session?: Session, durable = false): void | Promise<void> {
     try {
@@ -73,6 +75,18 @@ export class Router {
         const known = unit === undefined ? undefined : this.homes.wait(unit)
         if (known !== undefined) return known.then(() => this.route(stanza, session, durable))
       }
+      const looking = this.#parts.lookUp?.(to, from)
+      if (looking !== undefined) {
+        return looking.then(() => this.#routeTo(stanza, from, to, session, durable)).catch((error: unknown) => this.bounce(stanza, error, session))
+      }
+      return this.#routeTo(stanza, from, to, session, durable)
+    } catch (error) {
+      this.bounce(stanza, error, session)
+    }
+  }
+
+  #routeTo(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined, durable: boolean): void | Promise<void> {
+    try {
       switch (stanza.name) {
         case 'message':
           return this.#message(stanza, from, to, session, durable)
