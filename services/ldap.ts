@@ -88,6 +88,7 @@ include /etc/ldap/schema/inetorgperson.schema
 modulepath /usr/lib/ldap
 moduleload back_mdb
 moduleload memberof
+moduleload ppolicy
 pidfile ${dir}/slapd.run
 argsfile ${dir}/slapd.args
 TLSCertificateFile ${dir}/certificate.pem
@@ -105,6 +106,7 @@ directory ${db}
 maxsize 67108864
 index objectClass,uid,mail,member eq
 overlay memberof
+overlay ppolicy
 `
 }
 

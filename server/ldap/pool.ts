@@ -224,6 +224,7 @@ class Connection {
     const late = setTimeout(() => connection.end(new Error(`${server} does not answer`)), CONNECT_MS + answerMs)
     try {
       if (encrypt === 'starttls') await client.startTLS(options)
+      else await connected(client)
       // RFC 4513 §5.1.2: a name without a password would count as no name at all.
       if (bound && rootDn !== '') await client.bind(rootDn, password)
       if (connection.#sockets.length > 0 && !connection.alive) throw new Error(`${server} has closed the connection`)
@@ -286,6 +287,11 @@ function intermediates(socket: tls.TLSSocket): number {
     count++
   }
   return count - 1
+}
+
+/** By itself the library connects with the first request, when it is too late to take another server. */
+async function connected(client: Client): Promise<void> {
+  await (client as unknown as { _connect(): Promise<void> | undefined })._connect()
 }
 
 const DEREF = { searching: 'search', finding: 'find', always: 'always' } as const
