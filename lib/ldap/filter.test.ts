@@ -7,7 +7,7 @@ describe('filters of LDAP (RFC 4515)', () => {
   it('§3 a value stays a value, whatever is in it', () => {
     expect(fillFilter('(uid=%u)', { '%u': '*' })).to.equal('(uid=\\2a)')
     expect(fillFilter('(uid=%u)', { '%u': 'a)(uid=*' })).to.equal('(uid=a\\29\\28uid=\\2a)')
-    fc.assert(fc.property(fc.string({ unit: fc.constantFrom(...'*()\\\0%u a=é😀'), minLength: 1, maxLength: 12 }), (value) => {
+    fc.assert(fc.property(fc.string({ unit: fc.constantFrom('*', '(', ')', '\\', '\0', '%u', ' ', 'a', '=', 'é', '😀'), minLength: 1, maxLength: 12 }), (value) => {
       const filter = FilterParser.parseString(fillFilter('(&(uid=%u)(objectClass=person))', { '%u': value })) as unknown as { filters: { attribute: string; value: string }[] }
       expect(filter.filters).to.have.length(2)
       expect(filter.filters[0]).to.include({ attribute: 'uid', value })

@@ -84,8 +84,42 @@ describe('configuration', () => {
     expect(problems[0]).to.match(/^main\.yml:2: error: sql_type/)
   })
 
+  it('reads where an LDAP directory is, for each host', () => {
+    const config = good(`hosts: [a.example, b.example, c.example]
+auth_method: [ldap]
+ldap_servers: [one.example, two.example]
+ldap_backups: three.example
+ldap_encrypt: tls
+ldap_tls_verify: hard
+ldap_uids: [uid, {mail: "%u@a.example"}]
+ldap_filter: "(& (objectClass=person) (memberOf=cn=chat,dc=example) )"
+ldap_dn_filter: {"(&(name=%s)(owner=%D))": [sn]}
+host_config:
+  b.example: {ldap_encrypt: none, ldap_uids: {cn: "x%u"}, auth_use_cache: false}
+  c.example: {auth_method: internal}
+`)
+    const { ldap, authMethods } = config.host('a.example')
+    expect(authMethods).to.deep.equal(['ldap'])
+    expect(ldap).to.deep.include({
+      servers: ['one.example', 'two.example'], backups: ['three.example'], port: 636, verify: 'hard', deref: 'never',
+      uids: [{ attribute: 'uid', format: '%u' }, { attribute: 'mail', format: '%u@a.example' }],
+      filter: '(&(objectClass=person)(memberOf=cn=chat,dc=example))', dnFilter: { filter: '(&(name=%s)(owner=%D))', attributes: ['sn'] },
+    })
+    const other = config.host('b.example')
+    expect(other.ldap).to.deep.include({ port: 389, uids: [{ attribute: 'cn', format: 'x%u' }] })
+    expect(other.authCache.lifeMs).to.equal(0)
+  })
+
+  it('names what of an LDAP directory cannot be', () => {
+    const first = (line: string): string | undefined => load(`hosts: [a.example]\nauth_method: ldap\n${line}\n`).problems[0]
+    for (const wrong of ['ldap_filter: "(uid=%u"', 'ldap_uids: "u id"', 'ldap_uids: {mail: "nobody"}', 'ldap_uids: []', 'ldap_dn_filter: {"(a=b)": [], "(c=d)": []}', 'ldap_encrypt: ssl', 'ldap_tls_cacertfile: /nowhere/ca.pem', 'ldap_port: 70000', 'ldap_deref_aliases: sometimes']) {
+      expect(first(wrong), wrong).to.match(/^main\.yml:3: error: ldap_/)
+    }
+    expect(load('hosts: [a.example]\nldap_base: dc=example\nauth_cache_size: 10\n').problems.map((each) => each.slice(0, 30))).to.deep.equal(['main.yml:2: warning: ldap_base:', 'main.yml:3: warning: auth_cache_size:'].map((each) => each.slice(0, 30)))
+  })
+
   it('refuses to serve from another account store than the one asked for', () => {
-    expect(load('hosts: [a.example]\nauth_method: ldap\n').problems[0]).to.match(/^main\.yml:2: error: auth_method: "ldap".*internal/)
+    expect(load('hosts: [a.example]\nauth_method: pam\n').problems[0]).to.match(/^main\.yml:2: error: auth_method: "pam".*internal/)
     expect(load('hosts: [a.example]\nauth_method: [internal, pam]\n').problems[0]).to.match(/^main\.yml:2: warning: auth_method: "pam" is not available.*; internal is used alone/)
     good('hosts: [a.example]\nauth_method: mnesia\n')
     expect(load('hosts: [a.example]\nhost_config:\n  a.example:\n    auth_method: [internal, sql]\n').problems[0]).to.match(/^main\.yml:4: warning: host_config\.a\.example\.auth_method/)

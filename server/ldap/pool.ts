@@ -267,7 +267,8 @@ class Connection {
 
 /** Read anew for each connection: certificates are renewed. */
 async function tlsOptions(server: string, { caFile, certFile, verify }: LdapSettings): Promise<tls.ConnectionOptions> {
-  const [ca, own] = await Promise.all([caFile, certFile].map((file) => file === undefined ? undefined : readFile(file)))
+  const read = async (file: string | undefined): Promise<Buffer | undefined> => file === undefined ? undefined : readFile(file)
+  const [ca, own] = await Promise.all([read(caFile), read(certFile)])
   return {
     host: server,
     // RFC 6066 §3: an address is no server name.
