@@ -297,6 +297,8 @@ export function parseOptions<O extends object>(table: OptionTable<O>, raw: unkno
     if (!spec) {
       const module = /^modules\.(\w+)$/.exec(where.option)?.[1] ?? ''
       if (where.known && new Set(where.known.names).has(key)) report('warning', where.known.text)
+      // The one store of somebody else's that a module may have.
+      else if (key === 'db_type' && textOf(value) === 'ldap' && Object.hasOwn(specs, 'ldap_base')) continue
       else if (OWN_STORE.has(textOf(value) ?? '') && (key === 'db_type' || key === 'ram_db_type') && moduleNames.get(module)?.has(key)) continue
       else if (moduleNames.get(module)?.has(key)) report('warning', UNUSED_NAMES.has(key) ? 'has no effect: everything is kept in this server\'s own store, with caches of its own.' : 'has no effect: this server does not have this option of ejabberd\'s.')
       else if (removedModuleOptionNames.has(key)) report('warning', 'has no effect: it is an option of older versions of ejabberd.')

@@ -4,7 +4,10 @@ import { pageOf, parseResultSet, RSM_NS } from '../../lib/result-set.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
 import { bool, host as domainName, int, list, text } from '../config/options.ts'
-import { defineExtension } from './extension.ts'
+import { moduleLdapTable } from '../ldap/settings.ts'
+import { type LdapVcards, vcardTable } from '../ldap/vcards.ts'
+import { answered, directoryOf, isInDirectory } from './vcard.ts'
+import { defineExtension, type IqRegistry } from './extension.ts'
 import { type IndexedCard, indexedCards, type IndexedField } from './vcard-index.ts'
 
 const NS = 'jabber:iq:search'
@@ -37,7 +40,7 @@ export const userSearch = defineExtension({
   name: 'user-search',
   ejabberd: 'mod_vcard',
   specs: [{ xep: 55, version: '1.3', status: 'complete' }],
-  needs: ['host', 'router', 'storage'],
+  needs: ['host', 'router', 'storage', 'config', 'limits', 'log'],
   options: {
     search: { type: bool(), default: false, help: 'Whether there is a directory of those who have a vCard.' },
     matches: { type: int({ min: 1, infinity: true }), default: 30, help: 'How many users a search answers at a time.' },
@@ -45,9 +48,21 @@ export const userSearch = defineExtension({
     host: { type: domainName(), default: 'vjud.@HOST@', help: 'The domain of the directory.' },
     hosts: { type: list(domainName()), default: [] as readonly string[], help: 'The domains of the directory; in place of host.' },
     name: { type: text(), default: 'vCard User Search', help: 'The name of the directory.' },
+    ...vcardTable,
+    ...moduleLdapTable,
   },
-  start({ host, router, storage }, options) {
-    if (!options.search) return
+  start({ host, router, storage, config, limits, log }, options) {
+    if (!options.search) return undefined
+    const directory = isInDirectory(config) ? directoryOf({ host, config, limits, log }, options) : undefined
+    if (directory !== undefined) {
+      for (const domain of options.hosts.length > 0 ? options.hosts : [options.host]) {
+        const { iq, disco } = router.iqService(domain.replaceAll('@HOST@', host), options.name)
+        disco.identity('host', { category: 'directory', type: 'user', name: options.name })
+        disco.feature('host', NS, FORMS_NS, RSM_NS)
+        serveDirectory(iq, directory.vcards, host, options)
+      }
+      return () => directory.pool.close()
+    }
     let waiting = 0
     let turn: Promise<unknown> = Promise.resolve()
 
@@ -92,8 +107,39 @@ export const userSearch = defineExtension({
         return xml('query', { xmlns: NS }, resultForm(items), more)
       })
     }
+    return undefined
   },
 })
+
+/** The fields are those that the directory's operator has chosen. */
+function serveDirectory(iq: IqRegistry, vcards: LdapVcards, host: string, { name, matches, allow_return_all }: { readonly name: string; readonly matches: number; readonly allow_return_all: boolean }): void {
+  // Several labels may stand for one attribute; a form has it once.
+  const fields = new Map([...vcards.searchFields].map(([label, attribute]) => [attribute, label]).toReversed() as [string, string][])
+  const reported = [...vcards.reported]
+
+  iq.get(`${NS} query`, 'host', () => xml('query', { xmlns: NS }, xml('instructions', null, INSTRUCTIONS),
+    buildForm('form', { formType: NS, title: name, instructions: INSTRUCTIONS, fields: [...fields].toReversed().map(([attribute, label]) => ({ var: attribute, type: 'text-single', label })) })))
+
+  iq.set(`${NS} query`, 'host', async ({ payload }) => {
+    const x = payload.getChild('x', FORMS_NS)
+    if (x === undefined) throw new StanzaError('bad-request', 'Send the form')
+    const form = parseForm(x, { kinds: ['submit'], formType: NS, formTypeOptional: true })
+    const wanted = new Map<string, string>()
+    for (const [attribute, label] of fields) {
+      const words = (form.value(attribute) ?? '').trim()
+      if (words.length > 200) throw new StanzaError('not-acceptable', `${label}: a shorter text, please`)
+      if (words !== '') wanted.set(attribute, words)
+    }
+    const page = parseResultSet(payload)
+    const found = wanted.size === 0 && !allow_return_all ? [] : await answered(vcards.search(wanted, MATCHES_MAX))
+    const { items, set } = pageOf(found, page, ({ local }) => local, Math.min(matches, MATCHES_MAX))
+    return xml('query', { xmlns: NS }, buildForm('result', {
+      formType: NS,
+      reported: [{ var: 'jid', type: 'jid-single', label: 'Address' }, ...reported.map(([label, field]) => ({ var: field, type: 'text-single' as const, label }))],
+      items: items.map(({ local, fields: known }) => [{ var: 'jid', value: `${local}@${host}` }, ...reported.map(([, field]) => ({ var: field, value: known.get(field.toUpperCase()) ?? '' }))]),
+    }), payload.getChild('set', RSM_NS) !== undefined && set)
+  })
+}
 
 function plainFields(payload: Element): Map<Field, Pattern> {
   const wanted = new Map<Field, Pattern>()

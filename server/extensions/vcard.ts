@@ -3,7 +3,11 @@ import { StanzaError } from '../../lib/stanza/errors.ts'
 import { buildElement } from '../../lib/xml/build.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
 import { anything } from '../config/options.ts'
-import { defineExtension } from './extension.ts'
+import { LdapPool, LdapUnavailable } from '../ldap/pool.ts'
+import { ldapSettings, moduleLdapTable, withModule, type LdapNames } from '../ldap/settings.ts'
+import { LdapVcards, vcardTable, type VcardNames } from '../ldap/vcards.ts'
+import { entryOf, textOf } from '../config/node.ts'
+import { defineExtension, type Parts } from './extension.ts'
 import { copyOf, standalone } from './standalone-element.ts'
 import { indexCard, unindexCard } from './vcard-index.ts'
 
@@ -17,11 +21,13 @@ export const vcard = defineExtension({
   ejabberd: 'mod_vcard',
   specs: [{ xep: 54, version: '1.3.0', status: 'complete' }],
   features: [NS],
-  needs: ['iq', 'disco', 'hooks', 'storage', 'tell', 'accountData'],
+  needs: ['host', 'iq', 'disco', 'hooks', 'storage', 'tell', 'accountData', 'config', 'limits', 'log'],
   options: {
     vcard: { type: anything(), default: undefined as unknown, help: 'The vCard of the host, as a map of its fields.' },
+    ...vcardTable,
+    ...moduleLdapTable,
   },
-  start({ iq, disco, hooks, storage, tell, accountData }, options) {
+  start({ host, iq, disco, hooks, storage, tell, accountData, config, limits, log }, options) {
     const { records } = storage
     disco.feature('account', NS)
 
@@ -31,6 +37,18 @@ export const vcard = defineExtension({
       return copyOf(ofHost)
     })
     iq.set(`${NS} vCard`, 'host', () => { throw new StanzaError('forbidden') }) // §3.2: only one's own
+
+    const directory = isInDirectory(config) ? directoryOf({ host, config, limits, log }, options) : undefined
+    if (directory !== undefined) {
+      iq.get(`${NS} vCard`, 'account', async ({ from, to }) => {
+        const shown = await answered(directory.vcards.of(to.local)) ?? xml('vCard', { xmlns: NS })
+        tell.runVcardRead(to.bare, from, shown)
+        if (shown.children.length > 0 || from.bare === to.bare) return shown
+        throw new StanzaError('service-unavailable')
+      })
+      iq.set(`${NS} vCard`, 'account', ({ from, to }) => { throw new StanzaError(from.bare === to.bare ? 'not-allowed' : 'forbidden', 'vCards are kept in an LDAP directory') })
+      return () => directory.pool.close()
+    }
 
     iq.get(`${NS} vCard`, 'account', async ({ from, to }) => {
       const stored = await records.get(VCARD_TABLE, [to.bare])
@@ -69,8 +87,33 @@ export const vcard = defineExtension({
       records.put(VCARD_TABLE, [owner], text)
       indexCard(records, owner, element)
     })
+    return undefined
   },
 })
+
+/** Whether the vCards of a host are those of a directory. */
+export function isInDirectory(config: Parts['config']): boolean {
+  const module = config.modules?.get('mod_vcard')
+  const type = module && entryOf(module, 'db_type')?.value
+  return type !== undefined && textOf(type) === 'ldap'
+}
+
+/** The directory of the vCards, with connections of its own, to be closed. */
+export function directoryOf({ host, config, limits, log }: Pick<Parts, 'host' | 'config' | 'limits' | 'log'>, options: VcardNames & Partial<{ [K in keyof LdapNames]: LdapNames[K] | undefined }>): { vcards: LdapVcards; pool: LdapPool } {
+  const settings = ldapSettings(withModule(config.ldapNames, options), config.folder)
+  const pool = new LdapPool(settings, { name: `${host} vCards`, bound: true, connections: limits.ldapConnections, waiting: limits.ldapWaiting, answerMs: limits.ldapAnswerMs, log })
+  return { vcards: new LdapVcards(host, pool, options), pool }
+}
+
+/** Throws a StanzaError when no directory answers. */
+export async function answered<Answer>(asked: Promise<Answer>): Promise<Answer> {
+  try {
+    return await asked
+  } catch (error) {
+    if (!(error instanceof LdapUnavailable)) throw error
+    throw new StanzaError('resource-constraint', 'The LDAP directory does not answer')
+  }
+}
 
 /** ejabberd's option `vcard`: field names in small letters, values, maps and lists of them. */
 export function hostVcard(option: unknown): Element | undefined {

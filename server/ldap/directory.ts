@@ -160,17 +160,6 @@ export class Directory {
     this.#known.delete(local)
   }
 
-  /** The user of an entry, prepared; undefined when it has none. */
-  userOf(entry: LdapEntry): string | undefined {
-    for (const { attribute, format } of this.#uids) {
-      for (const value of entry.values.get(attribute.toLowerCase()) ?? []) {
-        const local = prepared(userIn(String(value), format), this.#options.host)
-        if (local !== undefined) return local
-      }
-    }
-    return undefined
-  }
-
   close(): void {
     this.pool.close()
     this.#binds.close()
@@ -242,6 +231,17 @@ export function userFilter(uids: readonly UserAttribute[], filter: string): stri
   const each = uids.map(({ attribute, format }) => `(${attribute}=${format})`)
   const named = each.length === 1 ? each[0] as string : `(|${each.join('')})`
   return filter === '' ? named : `(&${named}${filter})`
+}
+
+/** The user of an entry, prepared; undefined when it has none. */
+export function userNameOf(entry: LdapEntry, uids: readonly UserAttribute[], host: string): string | undefined {
+  for (const { attribute, format } of uids) {
+    for (const value of entry.values.get(attribute.toLowerCase()) ?? []) {
+      const local = prepared(userIn(String(value), format), host)
+      if (local !== undefined) return local
+    }
+  }
+  return undefined
 }
 
 function prepared(user: string | undefined, host: string): string | undefined {

@@ -74,8 +74,8 @@ export class LdapPool {
   get failing(): boolean { return this.#failing && performance.now() - this.#failedAt < PAUSE_MAX_MS }
 
   /** Entries that match, with these attributes; more than `sizeLimit` are left out. Throws LdapUnavailable, or an error with a result code. */
-  async search(base: string, filter: string, attributes: readonly string[], options: { readonly sizeLimit?: number; readonly paged?: boolean; readonly scope?: 'base' | 'sub' }, patienceMs: number): Promise<LdapEntry[]> {
-    const search: SearchOptions = { scope: options.scope ?? 'sub', filter, attributes: [...attributes], ...(options.sizeLimit === undefined ? {} : { sizeLimit: options.sizeLimit }), ...(options.paged === true ? { paged: { pageSize: 500 } } : {}) }
+  async search(base: string, filter: string, attributes: readonly string[], options: { readonly sizeLimit?: number; readonly paged?: boolean; readonly scope?: 'base' | 'sub'; /** Attributes whose values are bytes. */ readonly binary?: readonly string[] }, patienceMs: number): Promise<LdapEntry[]> {
+    const search: SearchOptions = { scope: options.scope ?? 'sub', filter, attributes: [...attributes], ...(options.sizeLimit === undefined ? {} : { sizeLimit: options.sizeLimit }), ...(options.binary === undefined ? {} : { explicitBufferAttributes: [...options.binary] }), ...(options.paged === true ? { paged: { pageSize: 500 } } : {}) }
     const { searchEntries } = await this.run((client) => client.search(base, search), patienceMs)
     return searchEntries.map(({ dn, ...found }) => ({
       dn,
