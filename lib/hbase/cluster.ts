@@ -216,7 +216,7 @@ function lastStartingAtOrBefore(regions: readonly Region[], row: Buffer): number
 
 /** `host:port`; an IPv6 address in brackets. */
 export function parseAddress(text: string): Address {
-  const found = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(text)
+  const found = /^(?:\[([^\]]+)\]|(.+)):(\d{1,5})$/.exec(text)
   if (!found) throw new RangeError(`not host:port: ${text}`)
   return { host: (found[1] ?? found[2]) as string, port: Number(found[3]) }
 }

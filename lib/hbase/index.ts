@@ -1,0 +1,8 @@
+export { type FamilyOptions, type TableOptions } from './admin.ts'
+export { type Cell } from './cells.ts'
+export { HBaseClient, type HBaseOptions, type Table, UncertainError, type WriteOptions } from './client.ts'
+export { type Region } from './cluster.ts'
+export { BatchError, ConnectionError, DeadlineError, HBaseError, NoRegionError, ProtocolError, RemoteError, TableNotFoundError, TooLargeError } from './errors.ts'
+export * as filters from './filters.ts'
+export { type Delete, type Mutation, type NewCell, type Put } from './multi.ts'
+export { type ReadOptions, type Row, type Scanner, type ScanOptions } from './scan.ts'
