@@ -94,7 +94,7 @@ export class Table {
 
   /** As `get`, for each row in turn, with one request for each server. */
   async getMany(rows: readonly Buffer[], options: ReadOptions = {}): Promise<(Row | undefined)[]> {
-    const found: (Row | undefined)[] = new Array<Row | undefined>(rows.length).fill(undefined)
+    const found: (Row | undefined)[] = Array.from({ length: rows.length })
     const actions = rows.map((row) => ({ row, get: getFields(row, options) }))
     await this.#batch('get', actions, options.deadlineMs, (index, cells) => {
       if (cells.length > 0) found[index] = { row: rows[index] as Buffer, cells }

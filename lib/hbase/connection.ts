@@ -9,6 +9,8 @@ import { readVarint, varintSize, writeVarint } from './varint.ts'
 /** Magic, version 0 and authentication SIMPLE: the server believes the name of the user. */
 const PREAMBLE = Buffer.from([...Buffer.from('HBas'), 0, 0x50])
 const CELL_CODEC = 'org.apache.hadoop.hbase.codec.KeyValueCodec'
+/** The version of Apache's client whose protocol this one speaks: to those before 1.3 a get is answered otherwise. */
+const VERSION = { version: '2.6.0', url: '', revision: '', user: '', date: '', src_checksum: '', version_major: 2, version_minor: 6 }
 const CALL_ID_MAX = 0x7fffffff
 
 export interface ConnectionOptions {
@@ -60,7 +62,7 @@ export class Connection {
   constructor(host: string, port: number, service: string, options: ConnectionOptions) {
     this.#options = options
     this.#address = `${host}:${port}`
-    const header = ConnectionHeader.encode({ user_info: { effective_user: options.user }, service_name: service, cell_block_codec_class: CELL_CODEC })
+    const header = ConnectionHeader.encode({ user_info: { effective_user: options.user }, service_name: service, cell_block_codec_class: CELL_CODEC, version_info: VERSION })
     const length = Buffer.alloc(4)
     length.writeUInt32BE(header.length)
     const frames = new FrameReader(options.responseBytesMax, {

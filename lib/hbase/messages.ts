@@ -8,7 +8,8 @@ const DEFINITIONS = `
 syntax = "proto2";
 
 message UserInformation { required string effective_user = 1; }
-message ConnectionHeader { optional UserInformation user_info = 1; optional string service_name = 2; optional string cell_block_codec_class = 3; }
+message VersionInfo { required string version = 1; required string url = 2; required string revision = 3; required string user = 4; required string date = 5; required string src_checksum = 6; optional uint32 version_major = 7; optional uint32 version_minor = 8; }
+message ConnectionHeader { optional UserInformation user_info = 1; optional string service_name = 2; optional string cell_block_codec_class = 3; optional VersionInfo version_info = 5; }
 message CellBlockMeta { optional uint32 length = 1; }
 message ExceptionResponse { optional string exception_class_name = 1; optional string stack_trace = 2; optional bool do_not_retry = 5; }
 message RequestHeader { optional uint32 call_id = 1; optional string method_name = 3; optional bool request_param = 4; optional CellBlockMeta cell_block_meta = 5; optional uint32 priority = 6; optional uint32 timeout = 7; }
@@ -106,6 +107,7 @@ function message<Fields extends object>(name: string): MessageType<Fields> {
   }
 }
 
+export interface VersionFields { readonly version: string; readonly url: string; readonly revision: string; readonly user: string; readonly date: string; readonly src_checksum: string; readonly version_major: number; readonly version_minor: number }
 export interface ServerName { readonly host_name: string; readonly port?: number; readonly start_code?: Opaque64 }
 export interface TableNameFields { readonly namespace: Buffer; readonly qualifier: Buffer }
 export interface RegionInfoFields { readonly region_id: Opaque64; readonly table_name: TableNameFields; readonly start_key?: Buffer; readonly end_key?: Buffer; readonly offline?: boolean; readonly split?: boolean; readonly replica_id?: number }
@@ -172,7 +174,7 @@ export interface ConditionFields { readonly row: Buffer; readonly family: Buffer
 export interface FilterFieldsOfComparator { readonly name: string; readonly serialized_comparator: Buffer }
 
 export const Empty = message<Record<string, never>>('Empty')
-export const ConnectionHeader = message<{ user_info: { effective_user: string }; service_name: string; cell_block_codec_class: string }>('ConnectionHeader')
+export const ConnectionHeader = message<{ user_info: { effective_user: string }; service_name: string; cell_block_codec_class: string; version_info: VersionFields }>('ConnectionHeader')
 export const RequestHeader = message<{ call_id: number; method_name: string; request_param: boolean; timeout: number; priority?: number; cell_block_meta?: { length: number } }>('RequestHeader')
 export const ResponseHeader = message<{ call_id: number; exception?: ExceptionFields; cell_block_meta?: { length: number } }>('ResponseHeader')
 export const RegionInfo = message<RegionInfoFields>('RegionInfo')
