@@ -1,0 +1,135 @@
+/** A node's inbox as a Redis Stream, read on a connection of its own. */
+import { type Parcel } from '../shapes.ts'
+import { type Client, type Commander, openClient, pause, type RedisConnection } from './connect.ts'
+import { type NodeKeys } from './keys.ts'
+import { TAKE_OUT } from './scripts.ts'
+
+const BLOCK_MS = 2000
+const GRACE_MS = 2000
+const ENTRIES_AT_ONCE = 64
+/** What is handed out and not done; beyond this nothing more is read. */
+const BYTES_MAX = 16 * 1024 * 1024
+const RETRY_MS = 200
+const DONE_AT_ONCE = 500
+const DONE_EVERY_MS = 5
+
+export class Inbox {
+  readonly #connection: RedisConnection
+  readonly #commander: Commander
+  readonly #keys: NodeKeys
+  readonly #onProblem: (problem: string | undefined) => void
+  /** Entries handed out and not removed, with their sizes. */
+  readonly #open = new Map<string, number>()
+  #bytes = 0
+  #done: string[] = []
+  #removing: Promise<void> | undefined
+  #client: Client | undefined
+  #reading: Promise<void> | undefined
+  #hasRoom: (() => void) | undefined
+  #isClosed = false
+
+  constructor(connection: RedisConnection, commander: Commander, keys: NodeKeys, onProblem: (problem: string | undefined) => void) {
+    this.#connection = connection
+    this.#commander = commander
+    this.#keys = keys
+    this.#onProblem = onProblem
+  }
+
+  receive(handler: (parcel: Parcel, done: () => void) => void): void {
+    if (this.#reading || this.#isClosed) return
+    this.#client = openClient(this.#connection, BLOCK_MS + GRACE_MS)
+    this.#reading = this.#read(this.#client, handler)
+  }
+
+  /** What is done is removed still. */
+  async close(): Promise<void> {
+    if (this.#isClosed) return
+    this.#isClosed = true
+    this.#hasRoom?.()
+    this.#client?.disconnect()
+    await this.#reading
+    await this.#removing
+  }
+
+  async #read(client: Client, handler: (parcel: Parcel, done: () => void) => void): Promise<void> {
+    let after = '0'
+    while (!this.#isClosed) {
+      if (this.#bytes > BYTES_MAX) {
+        await new Promise<void>((resolve) => { this.#hasRoom = resolve })
+        continue
+      }
+      try {
+        const answer = await client.xreadBuffer('COUNT', ENTRIES_AT_ONCE, 'BLOCK', BLOCK_MS, 'STREAMS', this.#keys.inbox, after) as [Buffer, [Buffer, Buffer[]][]][] | null
+        this.#onProblem(undefined)
+        for (const [id, flat] of answer?.[0]?.[1] ?? []) {
+          after = id.toString()
+          if (!this.#isClosed && !this.#open.has(after)) this.#handOut(after, buffersOf(flat), handler)
+        }
+      } catch (error) {
+        if (this.#isClosed) return
+        this.#onProblem(`Redis: ${(error as Error).message}`)
+        if (/timed out/i.test((error as Error).message)) client.disconnect(true)
+        // What has taken its place may count otherwise: from the beginning, without what is handed out.
+        after = '0'
+        await pause(RETRY_MS)
+      }
+    }
+  }
+
+  #handOut(id: string, fields: ReadonlyMap<string, Buffer>, handler: (parcel: Parcel, done: () => void) => void): void {
+    const bytes = 200 + (fields.get('p')?.length ?? 0)
+    this.#open.set(id, bytes)
+    this.#bytes += bytes
+    let isDone = false
+    handler(parcelOf(fields), () => {
+      if (isDone) return
+      isDone = true
+      this.#done.push(id)
+      this.#removing ??= this.#remove().finally(() => { this.#removing = undefined })
+    })
+  }
+
+  async #remove(): Promise<void> {
+    await pause(DONE_EVERY_MS)
+    while (this.#done.length > 0) {
+      const ids = this.#done.splice(0, DONE_AT_ONCE)
+      const { node, fence, inbox } = this.#keys
+      // What cannot be removed comes again after a restart, and is known then.
+      await this.#commander.persist(() => this.#commander.run(TAKE_OUT, [node, fence, inbox], ids)).catch(() => undefined)
+      for (const id of ids) {
+        this.#bytes -= this.#open.get(id) ?? 0
+        this.#open.delete(id)
+      }
+      if (this.#bytes <= BYTES_MAX) this.#hasRoom?.()
+    }
+  }
+}
+
+/** Pieces one after the other, each after its length (4 bytes). */
+export function packPieces(pieces: readonly Buffer[]): Buffer {
+  const parts: Buffer[] = []
+  for (const piece of pieces) {
+    const length = Buffer.allocUnsafe(4)
+    length.writeUInt32BE(piece.length)
+    parts.push(length, piece)
+  }
+  return Buffer.concat(parts)
+}
+
+export function parcelOf(fields: ReadonlyMap<string, Buffer>): Parcel {
+  const packed = fields.get('p') ?? Buffer.alloc(0)
+  const pieces: Buffer[] = []
+  for (let at = 0; at < packed.length;) {
+    const end = at + 4 + packed.readUInt32BE(at)
+    pieces.push(packed.subarray(at + 4, end))
+    at = end
+  }
+  return { source: fields.get('s')?.toString() ?? '', first: Number(fields.get('f')?.toString()), pieces }
+}
+
+/** Fields and values of an entry, as Redis answers them. */
+export function buffersOf(flat: readonly Buffer[]): Map<string, Buffer> {
+  const map = new Map<string, Buffer>()
+  for (let i = 0; i < flat.length; i += 2) map.set((flat[i] as Buffer).toString(), flat[i + 1] as Buffer)
+  return map
+}
