@@ -171,7 +171,7 @@ describe('worker of history', () => {
     await until(async () => (await numbersIn(store)).length > 100)
     const two = await start()
     await until(() => two.health().partitions.length === 2 && one.health().partitions.length === 2)
-    expect([...one.health().partitions, ...two.health().partitions].sort()).to.deep.equal([0, 1, 2, 3])
+    expect([...one.health().partitions, ...two.health().partitions].sort((a, b) => a - b)).to.deep.equal([0, 1, 2, 3])
     const before = (await numbersIn(store)).length
     await until(async () => (await numbersIn(store)).length > before + 500)
     await one.stop()

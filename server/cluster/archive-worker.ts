@@ -179,21 +179,22 @@ export class ArchiveWorker {
     this.#reviewing ??= this.#review().finally(() => { this.#reviewing = undefined })
   }
 
-  async #take({ batch, resolveOffset, heartbeat, isRunning, isStale, commitOffsetsIfNecessary }: EachBatchPayload): Promise<void> {
+  async #take(payload: EachBatchPayload): Promise<void> {
+    const { batch } = payload
     const { topic, partition, messages } = batch
     const last = messages.at(-1)
     if (last === undefined) return
     // The group must hear from us while the store takes its time; when it has given the partition to another, that one writes this batch too.
     let lost: { readonly error: unknown } | undefined
-    const beating = setInterval(() => { heartbeat().catch((error: unknown) => { lost ??= { error } }) }, HEARTBEAT_MS)
-    const isOurs = (): boolean => isRunning() && !isStale() && lost === undefined
+    const beating = setInterval(() => { payload.heartbeat().catch((error: unknown) => { lost ??= { error } }) }, HEARTBEAT_MS)
+    const isOurs = (): boolean => payload.isRunning() && !payload.isStale() && lost === undefined
     try {
       const done = await this.#write(partition, messages, isOurs)
       if (lost !== undefined) throw lost.error
       if (!done) return
       const next = Number(last.offset) + 1
-      resolveOffset(last.offset)
-      await commitOffsetsIfNecessary({ topics: [{ topic, partitions: [{ partition, offset: String(next) }] }] })
+      payload.resolveOffset(last.offset)
+      await payload.commitOffsetsIfNecessary({ topics: [{ topic, partitions: [{ partition, offset: String(next) }] }] })
       this.#batches.inc()
       const state = this.#partitions.get(partition)
       if (state !== undefined) {

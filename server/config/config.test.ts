@@ -675,12 +675,17 @@ modules:
       expect(config.limits).to.include({ stanzaBytes: 20_000, preAuthTimeoutMs: 5000, depth: 100 })
       expect(config.tidings).to.deep.equal({
         data: './d', metrics: { port: 0, ip: '127.0.0.1' }, archiveRetentionMs: 30 * 86_400_000,
-        upload: { quotaBytes: 1024 ** 3, expiryMs: Infinity }, s3: undefined, selfSigned: true,
+        upload: { quotaBytes: 1024 ** 3, expiryMs: Infinity }, s3: undefined, kafka: undefined, selfSigned: true,
         reports: { sendTo: [] }, serviceStatus: { addresses: [], outage: undefined },
       })
       expect(good('hosts: [a.example]\ntidings: { s3: { endpoint: "http://s3.example:9000", access_key: a, secret_key: b } }\n').tidings.s3).to.deep.equal({
         endpoint: 'http://s3.example:9000', region: 'us-east-1', bucket: 'tidings', prefix: '', accessKey: 'a', secretKey: 'b', pathStyle: true,
       })
+      expect(good('hosts: [a.example]\ntidings: { kafka: { brokers: ["k1:9092", "[::1]:9092"], tls: { cafile: ca.pem }, sasl: { username: u, password: p } } }\n').tidings.kafka).to.deep.equal({
+        brokers: ['k1:9092', '[::1]:9092'], topic: 'archive', partitions: 12, replication: -1, backlogBytes: 67_108_864, group: 'tidings-archive-worker',
+        tls: { caFile: '/etc/x/ca.pem', certFile: undefined, keyFile: undefined, verify: true }, sasl: { mechanism: 'scram-sha-512', username: 'u', password: 'p' },
+      })
+      expect(good('hosts: [a.example]\ntidings: { kafka: { brokers: ["k1:9092"], tls: true } }\n').tidings.kafka?.tls).to.deep.equal({ caFile: undefined, certFile: undefined, keyFile: undefined, verify: true })
       expect(good('hosts: [a.example]\nnegotiation_timeout: 10\n').limits).to.include({ preAuthTimeoutMs: 10_000 })
       // A timer would take infinity for nothing.
       expect(good('hosts: [a.example]\nnegotiation_timeout: infinity\n').limits.preAuthTimeoutMs).to.equal(2 ** 31 - 1)

@@ -8,9 +8,11 @@ import type { SocketRights } from '../../lib/net/listen.ts'
 import { parseDateTime } from '../../lib/stanza/delay.ts'
 import { createJwtCheck } from '../../lib/sasl/jwt.ts'
 import { SCRAM_HASHES, type ScramHash } from '../../lib/sasl/scram-keys.ts'
+import type { KafkaOptions } from '../cluster/kafka/client.ts'
 import type { S3Options } from '../storage/s3/blobs.ts'
 import { createAccess, isNetwork, type Access, type AccessLayer, type Shaper } from './access.ts'
 import { globalOptionNames, hostOptionNames, moduleNames, removedModuleNames, removedOptionNames, renamedModules, renamedOptions } from './ejabberd-names.ts'
+import { kafkaOptions, kafkaTable } from './kafka.ts'
 import { defaultLimits, limitTable, type Limits } from './limits.ts'
 import { queueBytes, readListeners } from './listen.ts'
 import { entryOf, show, textOf, toNode, toValue, type ConfigNode, type MapEntry, type MapNode, type Where } from './node.ts'
@@ -99,6 +101,8 @@ export interface TidingsOptions {
   }
   /** Where uploaded files are, unless in the data directory. */
   readonly s3: S3Options | undefined
+  /** The way of history from the nodes to the workers that store it. */
+  readonly kafka: KafkaOptions | undefined
   /** Whether hosts without a certificate get one that the server signs itself. */
   readonly selfSigned: boolean
   /** Who gets the reports of abuse (XEP-0377). */
@@ -320,7 +324,7 @@ export const hostTable: OptionTable<HostOptions> = {
   ...sharedTls,
 }
 
-interface TidingsNames { data: string; metrics: unknown; archive_retention: number; upload: unknown; s3: unknown; self_signed: boolean; reports: unknown; service_status: unknown; limits: unknown }
+interface TidingsNames { data: string; metrics: unknown; archive_retention: number; upload: unknown; s3: unknown; kafka: unknown; self_signed: boolean; reports: unknown; service_status: unknown; limits: unknown }
 
 /** The key `tidings`. */
 export const tidingsTable: OptionTable<TidingsNames> = {
@@ -329,6 +333,7 @@ export const tidingsTable: OptionTable<TidingsNames> = {
   archive_retention: { type: duration({ unit: 'days' }), default: Infinity, help: 'How long history is kept; a bare number counts days.' },
   upload: { type: anything(), default: undefined, help: 'Uploads: quota (bytes of one account) and expiry.' },
   s3: { type: anything(), default: undefined, help: 'Bucket for uploaded files: bucket, endpoint, region, prefix, access_key, secret_key and path_style.' },
+  kafka: { type: anything(), default: undefined, help: 'The way of history to its store: brokers, topic, partitions, replication, backlog, group, tls and sasl.' },
   self_signed: { type: bool(), default: true, help: 'Whether hosts without a certificate in certfiles get one that the server signs itself.' },
   reports: { type: anything(), default: undefined, help: 'Reports of abuse: send_to.' },
   service_status: { type: anything(), default: undefined, help: 'What users learn of outages: addresses and outage.' },
@@ -891,6 +896,8 @@ function readTidings(entry: MapEntry | undefined, problems: Problem[]): { tiding
   const limitsSet = [...byName].filter(([snake]) => limitsNode && entryOf(limitsNode, snake)).map(([, name]) => name)
   const upload = part('upload', uploadTable)
   const s3 = part('s3', s3Table)
+  const kafkaEntry = entry && entryOf(entry.value, 'kafka')
+  const kafka = part('kafka', kafkaTable)
   const status = part('service_status', serviceStatusTable)
   return {
     limits,
@@ -902,6 +909,7 @@ function readTidings(entry: MapEntry | undefined, problems: Problem[]): { tiding
         archiveRetentionMs: read.options.archive_retention,
         upload: { quotaBytes: upload?.quota ?? Infinity, expiryMs: upload?.expiry ?? Infinity },
         s3: s3 && { endpoint: s3.endpoint, region: s3.region, bucket: s3.bucket, prefix: s3.prefix, accessKey: s3.access_key, secretKey: s3.secret_key, pathStyle: s3.path_style },
+        kafka: kafka && kafkaEntry && kafkaOptions(kafka, kafkaEntry, problems),
         selfSigned: read.options.self_signed,
         reports: { sendTo: part('reports', reportsTable)?.send_to ?? [] },
         serviceStatus: { addresses: status?.addresses ?? [], outage: status?.outage },
