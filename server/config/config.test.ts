@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { generate } from 'selfsigned'
 import { Jid } from '../../lib/jid.ts'
+import { clusterRedisTable, clusterTable } from './cluster.ts'
 import { checkModules, formatProblem, globalTable, hostTable, loadConfig, metricsTable, reportsTable, serviceStatusTable, snakeCase, tidingsTable, uploadTable, type Config, type LoadOptions } from './config.ts'
 import { limitTable } from './limits.ts'
 import { listenTables } from './listen.ts'
@@ -675,7 +676,7 @@ modules:
       expect(config.limits).to.include({ stanzaBytes: 20_000, preAuthTimeoutMs: 5000, depth: 100 })
       expect(config.tidings).to.deep.equal({
         data: './d', metrics: { port: 0, ip: '127.0.0.1' }, archiveRetentionMs: 30 * 86_400_000,
-        upload: { quotaBytes: 1024 ** 3, expiryMs: Infinity }, s3: undefined, kafka: undefined, selfSigned: true,
+        upload: { quotaBytes: 1024 ** 3, expiryMs: Infinity }, s3: undefined, kafka: undefined, cluster: undefined, selfSigned: true,
         reports: { sendTo: [] }, serviceStatus: { addresses: [], outage: undefined },
       })
       expect(good('hosts: [a.example]\ntidings: { s3: { endpoint: "http://s3.example:9000", access_key: a, secret_key: b } }\n').tidings.s3).to.deep.equal({
@@ -689,6 +690,42 @@ modules:
       expect(good('hosts: [a.example]\nnegotiation_timeout: 10\n').limits).to.include({ preAuthTimeoutMs: 10_000 })
       // A timer would take infinity for nothing.
       expect(good('hosts: [a.example]\nnegotiation_timeout: infinity\n').limits.preAuthTimeoutMs).to.equal(2 ** 31 - 1)
+    })
+
+    it('says where the Redis of a cluster is', () => {
+      const redisOf = (lines: string): unknown => good(`hosts: [a.example]\n${lines}\n`).tidings.cluster?.redis
+      const plain = {
+        server: { host: 'localhost', port: 6379 }, sentinels: [], name: '', cluster: [], username: '', password: '', sentinelPassword: '', database: 0, tls: false, ca: undefined,
+        connectTimeoutMs: 1000, keyPrefix: 'tidings:', minReplicas: 0,
+      }
+      expect(good('hosts: [a.example]\n').tidings.cluster).to.equal(undefined)
+      expect(good('hosts: [a.example]\ntidings: {cluster: {node: one, address: "10.0.0.1:5300"}}\n').tidings.cluster).to.deep.equal({ node: 'one', address: '10.0.0.1:5300', redis: plain })
+      expect(redisOf('redis_server: redis.example\nredis_port: 6380\nredis_password: secret\nredis_db: 2\nredis_connect_timeout: 3\ntidings: {cluster: {}}')).to.deep.equal({
+        ...plain, server: { host: 'redis.example', port: 6380 }, password: 'secret', database: 2, connectTimeoutMs: 3000,
+      })
+      expect(redisOf('tidings: {cluster: {redis: {url: "rediss://tim:p%40ss@[::1]:6390/3", key_prefix: "x:", connect_timeout: 5 s}}}')).to.deep.equal({
+        ...plain, server: { host: '::1', port: 6390 }, username: 'tim', password: 'p@ss', database: 3, tls: true, keyPrefix: 'x:', connectTimeoutMs: 5000,
+      })
+      expect(redisOf('tidings: {cluster: {redis: {sentinels: [one, "two:26380"], name: main, password: a, sentinel_password: b, min_replicas: 1}}}')).to.deep.equal({
+        ...plain, server: undefined, sentinels: [{ host: 'one', port: 26_379 }, { host: 'two', port: 26_380 }], name: 'main', password: 'a', sentinelPassword: 'b', minReplicas: 1,
+      })
+      expect(redisOf('tidings: {cluster: {redis: {nodes: ["[::1]:7000", two], tls: true}}}')).to.deep.equal({
+        ...plain, server: undefined, cluster: [{ host: '::1', port: 7000 }, { host: 'two', port: 6379 }], tls: true,
+      })
+    })
+
+    it('reports what cannot be the Redis of a cluster', () => {
+      const problemsOf = (lines: string): string => load(`hosts: [a.example]\n${lines}\n`).problems.join('\n')
+      expect(problemsOf('redis_server: redis.example')).to.match(/main\.yml:2: warning: redis_server: has no effect.*unless tidings\.cluster/)
+      expect(problemsOf('redis_pool_size: 5\ntidings: {cluster: {}}')).to.match(/warning: redis_pool_size: has no effect/)
+      expect(problemsOf('tidings: {cluster: {redis: {url: "redis://a", nodes: [b]}}}')).to.match(/error: tidings\.cluster\.redis\.nodes: is set beside url/)
+      expect(problemsOf('tidings: {cluster: {redis: {url: "http://a"}}}')).to.match(/error: tidings\.cluster\.redis\.url: .*redis:\/\//)
+      expect(problemsOf('tidings: {cluster: {redis: {url: "redis://a/b"}}}')).to.match(/error: tidings\.cluster\.redis\.url: .*no number/)
+      expect(problemsOf('tidings: {cluster: {redis: {nodes: ["a b"]}}}')).to.match(/error: tidings\.cluster\.redis\.nodes/)
+      expect(problemsOf('tidings: {cluster: {redis: {nodes: [a], db: 1}}}')).to.match(/error: tidings\.cluster\.redis\.db: .*one database/)
+      expect(problemsOf('tidings: {cluster: {redis: {key_prefix: "a{b}"}}}')).to.match(/error: tidings\.cluster\.redis\.key_prefix: .*without braces/)
+      expect(problemsOf('tidings: {cluster: {redis: {ca_file: /gone.pem}}}')).to.match(/error: tidings\.cluster\.redis\.ca_file: cannot be read/)
+      expect(problemsOf('tidings: {cluster: {node: "a b"}}')).to.match(/error: tidings\.cluster\.node/)
     })
 
     it('reports wrong names and values', () => {
@@ -708,7 +745,7 @@ modules:
 
   it('is described whole in the manual', () => {
     const manual = readFileSync(new URL('../../docs/configuration.md', import.meta.url), 'utf8')
-    const names = [globalTable, hostTable, tidingsTable, metricsTable, uploadTable, reportsTable, serviceStatusTable, ...Object.values(listenTables)].flatMap((table) => Object.keys(table))
+    const names = [globalTable, hostTable, tidingsTable, metricsTable, clusterTable, clusterRedisTable, uploadTable, reportsTable, serviceStatusTable, ...Object.values(listenTables)].flatMap((table) => Object.keys(table))
     for (const name of [...names, ...Object.keys(limitTable).map(snakeCase)]) expect(manual.match(new RegExp(`\\b${name}\\b`)), name).to.not.equal(null)
   })
 

@@ -11,6 +11,7 @@ import { SCRAM_HASHES, type ScramHash } from '../../lib/sasl/scram-keys.ts'
 import type { KafkaOptions } from '../cluster/kafka/client.ts'
 import type { S3Options } from '../storage/s3/blobs.ts'
 import { createAccess, isNetwork, type Access, type AccessLayer, type Shaper } from './access.ts'
+import { readCluster, redisTable, type ClusterOptions, type RedisNames } from './cluster.ts'
 import { globalOptionNames, hostOptionNames, moduleNames, removedModuleNames, removedOptionNames, renamedModules, renamedOptions } from './ejabberd-names.ts'
 import { kafkaOptions, kafkaTable } from './kafka.ts'
 import { defaultLimits, limitTable, type Limits } from './limits.ts'
@@ -103,6 +104,8 @@ export interface TidingsOptions {
   readonly s3: S3Options | undefined
   /** The way of history from the nodes to the workers that store it. */
   readonly kafka: KafkaOptions | undefined
+  /** The nodes that this one is one of; undefined when it is alone. */
+  readonly cluster: ClusterOptions | undefined
   /** Whether hosts without a certificate get one that the server signs itself. */
   readonly selfSigned: boolean
   /** Who gets the reports of abuse (XEP-0377). */
@@ -221,7 +224,7 @@ export interface LoadOptions {
 
 export const VERSION = '0.1.0'
 
-interface GlobalOptions {
+interface GlobalOptions extends RedisNames {
   loglevel: string
   certfiles: readonly string[]
   negotiation_timeout: number
@@ -299,6 +302,7 @@ export const globalTable: OptionTable<GlobalOptions> = {
   websocket_origin: { type: either(oneOf('ignore'), list(text())), default: [], help: 'Origins such as https://chat.example.org whose pages may connect by WebSocket; all unless set.' },
   websocket_ping_interval: { type: duration({ min: 0, timer: true }), default: 60_000, help: 'Time between pings of WebSocket; two without an answer end the connection, not its session. 0 for none.' },
   websocket_timeout: { type: duration({ min: 0, timer: true }), default: 300_000, help: 'Silence after which a WebSocket is closed. 0 for any.' },
+  ...redisTable,
   queue_dir: { type: text(), default: '', help: 'Unused: queues are in memory.', ignored: 'has no effect: queues are in memory.' },
 }
 
@@ -324,7 +328,7 @@ export const hostTable: OptionTable<HostOptions> = {
   ...sharedTls,
 }
 
-interface TidingsNames { data: string; metrics: unknown; archive_retention: number; upload: unknown; s3: unknown; kafka: unknown; self_signed: boolean; reports: unknown; service_status: unknown; limits: unknown }
+interface TidingsNames { data: string; metrics: unknown; archive_retention: number; upload: unknown; s3: unknown; kafka: unknown; cluster: unknown; self_signed: boolean; reports: unknown; service_status: unknown; limits: unknown }
 
 /** The key `tidings`. */
 export const tidingsTable: OptionTable<TidingsNames> = {
@@ -334,6 +338,7 @@ export const tidingsTable: OptionTable<TidingsNames> = {
   upload: { type: anything(), default: undefined, help: 'Uploads: quota (bytes of one account) and expiry.' },
   s3: { type: anything(), default: undefined, help: 'Bucket for uploaded files: bucket, endpoint, region, prefix, access_key, secret_key and path_style.' },
   kafka: { type: anything(), default: undefined, help: 'The way of history to its store: brokers, topic, partitions, replication, backlog, group, tls and sasl.' },
+  cluster: { type: anything(), default: undefined, help: 'Several nodes that are one server: node, address and redis.' },
   self_signed: { type: bool(), default: true, help: 'Whether hosts without a certificate in certfiles get one that the server signs itself.' },
   reports: { type: anything(), default: undefined, help: 'Reports of abuse: send_to.' },
   service_status: { type: anything(), default: undefined, help: 'What users learn of outages: addresses and outage.' },
@@ -418,7 +423,7 @@ const INSTEAD: readonly (readonly [RegExp, string])[] = [
   [/^(s2s_|outgoing_s2s_|max_s2s|route_subdomains)/, 'has no effect: this server does not talk to other servers.'],
   [/^(oauth_|api_permissions$|commands|ejabberdctl_|access_commands)/, 'has no effect: there is no HTTP API and no OAuth.'],
   [/^captcha_/, 'has no effect: the picture of a captcha is sent with its form, over XMPP.'],
-  [/^(redis_|cluster_|router_|sm_db|sm_cache|sm_use|net_ticktime|rpc_timeout)/, 'has no effect: this server runs as one process and keeps its state itself.'],
+  [/^(cluster_|router_|sm_db|sm_cache|sm_use|net_ticktime|rpc_timeout)/, 'has no effect: this server runs as one process and keeps its state itself.'],
   [/(^|_)(cache_life_time|cache_missed|cache_size|use_cache)$/, 'has no effect: caches are bounded by tidings.limits.'],
   [/^(log_|hide_sensitive)/, 'has no effect: the log goes to standard output, without secrets or messages; rotate it where it is kept.'],
   [/^(oom_|queue_|validate_stream)/, 'has no effect: queues are in memory and bounded by tidings.limits; streams are always checked.'],
@@ -456,7 +461,7 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
   const globals = readTable(globalTable, root.entries, '', problems)
   const loglevel = LOG_LEVELS[globals.loglevel] ?? 'info'
   const shapers = readShapers(own('shaper'), problems)
-  const { tidings, limits } = readTidings(entryOf(root, 'tidings'), problems)
+  const { tidings, limits } = readTidings(entryOf(root, 'tidings'), readCluster(root, entryOf(root, 'tidings'), globals, folder, problems), problems)
 
   // Per host
   const globalEntries = root.entries.filter((entry) => Object.hasOwn(hostTable, entry.key) || HOST_STRUCTURAL.has(entry.key))
@@ -877,7 +882,7 @@ function checkAuth(values: HostOptions, node: MapNode, prefix: string, problems:
   }
 }
 
-function readTidings(entry: MapEntry | undefined, problems: Problem[]): { tidings: { options: TidingsOptions; limitsSet: readonly string[] }; limits: Limits } {
+function readTidings(entry: MapEntry | undefined, cluster: ClusterOptions | undefined, problems: Problem[]): { tidings: { options: TidingsOptions; limitsSet: readonly string[] }; limits: Limits } {
   const read = parseOptions(tidingsTable, entry?.value ?? null, { option: 'tidings' })
   problems.push(...read.problems)
   const part = <O extends object>(name: string, table: OptionTable<O>): O | undefined => {
@@ -910,6 +915,7 @@ function readTidings(entry: MapEntry | undefined, problems: Problem[]): { tiding
         upload: { quotaBytes: upload?.quota ?? Infinity, expiryMs: upload?.expiry ?? Infinity },
         s3: s3 && { endpoint: s3.endpoint, region: s3.region, bucket: s3.bucket, prefix: s3.prefix, accessKey: s3.access_key, secretKey: s3.secret_key, pathStyle: s3.path_style },
         kafka: kafka && kafkaEntry && kafkaOptions(kafka, kafkaEntry, problems),
+        cluster,
         selfSigned: read.options.self_signed,
         reports: { sendTo: part('reports', reportsTable)?.send_to ?? [] },
         serviceStatus: { addresses: status?.addresses ?? [], outage: status?.outage },
