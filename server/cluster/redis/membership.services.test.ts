@@ -1,8 +1,9 @@
 import { randomUUID } from 'node:crypto'
-import { type Redis as RedisService, type RedisSentinel, startRedis, startRedisCluster, startRedisSentinel } from '../../../services/services.ts'
+import { type Redis as RedisService, startRedis, startRedisCluster, startRedisSentinel } from '../../../services/services.ts'
 import { testMembership } from '../membership.contract.ts'
 import { type Membership } from '../shapes.ts'
-import { Commander, REDIS_DEFAULTS, type RedisConnection } from './connect.ts'
+import { Commander } from './connect.ts'
+import { connectionOf } from './connection.fixture.ts'
 import { Keys } from './keys.ts'
 import { RedisMembership } from './membership.ts'
 import { LOSE } from './scripts.ts'
@@ -11,16 +12,6 @@ const services = {
   'one Redis': startRedis,
   'Redis with Sentinels': startRedisSentinel,
   'a Redis Cluster': startRedisCluster,
-}
-
-export function connectionOf(service: RedisService): RedisConnection {
-  const at = (port: number): { host: string; port: number } => ({ host: '127.0.0.1', port })
-  if ('sentinels' in service) {
-    const { sentinels, master } = service as RedisSentinel
-    return { ...REDIS_DEFAULTS, server: undefined, sentinels, name: master, minReplicas: 1 }
-  }
-  if (service.ports.length > 1) return { ...REDIS_DEFAULTS, server: undefined, cluster: service.ports.map(at) }
-  return { ...REDIS_DEFAULTS, server: at(service.ports[0] ?? 0) }
 }
 
 for (const [name, start] of Object.entries(services)) {

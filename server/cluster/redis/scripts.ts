@@ -234,3 +234,13 @@ export const LEFT = script(`
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('HDEL', KEYS[2], ARGV[1])
 return 1`)
+
+/** KEYS: progress; ARGV: partitions, each with an offset. None goes back: what two workers tell may come in any order. */
+export const ADVANCE = script(`
+for i = 1, #ARGV, 2 do
+  if tonumber(ARGV[i + 1]) > tonumber(redis.call('HGET', KEYS[1], ARGV[i]) or '-1') then redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+end
+return 1`)
+
+/** KEYS: progress. */
+export const PROGRESS = script(`return redis.call('HGETALL', KEYS[1])`, false)
