@@ -1,7 +1,8 @@
 /** RFC 5802 §3: what a server keeps of a password, and how it is made. */
-import { hash as hashOnce, createHmac, createSecretKey, pbkdf2, randomBytes } from 'node:crypto'
+import { hash as hashOnce, pbkdf2, randomBytes } from 'node:crypto'
 import { promisify } from 'node:util'
 import saslprep from '@mongodb-js/saslprep'
+import { hmac as hmacOf, type HmacHash } from './hmac.ts'
 
 export type ScramHash = 'SHA-1' | 'SHA-256' | 'SHA-512'
 
@@ -14,7 +15,7 @@ export interface ScramKeys {
 
 export const SCRAM_HASHES = ['SHA-1', 'SHA-256', 'SHA-512'] as const satisfies readonly ScramHash[]
 
-const ALGORITHMS: Record<ScramHash, { readonly name: string; readonly bytes: number }> = {
+const ALGORITHMS: Record<ScramHash, { readonly name: HmacHash; readonly bytes: number }> = {
   'SHA-1': { name: 'sha1', bytes: 20 },
   'SHA-256': { name: 'sha256', bytes: 32 },
   'SHA-512': { name: 'sha512', bytes: 64 },
@@ -25,8 +26,7 @@ export function hashBytes(hash: ScramHash): number {
 }
 
 export function hmac(hash: ScramHash, key: Buffer, data: string | Buffer): Buffer {
-  // A key object, for Node's check whether a buffer is one costs more than the rest.
-  return createHmac(ALGORITHMS[hash].name, createSecretKey(key)).update(data).digest()
+  return hmacOf(ALGORITHMS[hash].name, key, data)
 }
 
 export function digest(hash: ScramHash, data: Buffer): Buffer {

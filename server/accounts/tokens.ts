@@ -3,7 +3,8 @@
  * and to a mechanism. What is stored is what a token is made of; without the host's secret no token can be had from that.
  * Table `tokens`, key [bare JID, client].
  */
-import { createHmac, createSecretKey, type KeyObject, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
+import { hmac } from '../../lib/sasl/hmac.ts'
 import type { MaybePromise, Records, Value } from '../storage/shapes.ts'
 
 export interface Tokens {
@@ -51,9 +52,9 @@ const CLIENTS_MAX = 100
 export function createTokens(records: Records, options: TokensOptions = {}): Tokens {
   const now = options.now ?? Date.now
   const clientsMax = options.clientsMax ?? CLIENTS_MAX
-  const secrets = new Map<string, KeyObject>()
+  const secrets = new Map<string, Uint8Array>()
 
-  async function secretOf(bare: string): Promise<KeyObject> {
+  async function secretOf(bare: string): Promise<Uint8Array> {
     const host = bare.slice(bare.indexOf('@') + 1)
     const known = secrets.get(host)
     if (known !== undefined) return known
@@ -63,16 +64,15 @@ export function createTokens(records: Records, options: TokensOptions = {}): Tok
     // Another look-up may have been faster.
     const other = secrets.get(host)
     if (other !== undefined) return other
-    const bytes = value instanceof Uint8Array ? value : randomBytes(32)
-    if (value === undefined) records.put(SECRETS, key, bytes)
-    const secret = createSecretKey(bytes)
+    const secret = value instanceof Uint8Array ? value : randomBytes(32)
+    if (value === undefined) records.put(SECRETS, key, secret)
     secrets.set(host, secret)
     return secret
   }
 
   /** The token itself, in the form in which the client gets it. */
-  function tokenOf(secret: KeyObject, bare: string, client: string, { nonce, mechanism }: Pick<Token, 'nonce' | 'mechanism'>): string {
-    return createHmac('sha256', secret).update([bare, client, mechanism, nonce].join('\n')).digest('base64url')
+  function tokenOf(secret: Uint8Array, bare: string, client: string, { nonce, mechanism }: Pick<Token, 'nonce' | 'mechanism'>): string {
+    return hmac('sha256', secret, [bare, client, mechanism, nonce].join('\n')).toString('base64url')
   }
 
   /** What is read and written without a wait in between is of one turn. */

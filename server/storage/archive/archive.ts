@@ -114,8 +114,9 @@ export class TailArchive implements Archive {
 
   bounds(owner: string): { first: string; last: string } | undefined {
     const [first] = this.query(owner, { max: 1, direction: 'forward' }).items
+    if (first === undefined) return undefined
     const [last] = this.query(owner, { max: 1, direction: 'backward' }).items
-    return first && last && { first: first.id, last: last.id }
+    return last && { first: first.id, last: last.id }
   }
 
   replace(owner: string, id: string, bytes: Buffer): void {

@@ -96,7 +96,7 @@ export class Blocks {
   /** First ids of the blocks that may hold items from `low` (inclusive) to `high` (exclusive), in rising order or in falling. */
   *firsts(owner: string, other: string | undefined, low: string, high: string | undefined, reverse: boolean): Generator<string, undefined> {
     const prefix = summaryPrefix(owner, other)
-    let start = this.#firstAtOrBefore(prefix, low) ?? prefix
+    let start = low === '' ? prefix : this.#firstAtOrBefore(prefix, low) ?? prefix
     let end = prefix + (high === undefined ? KEY_END : encodePart(high))
     // Few at first: one page is seldom more than two blocks, when these are full.
     for (let limit = 4; ; limit = Math.min(limit * 2, 256)) {
