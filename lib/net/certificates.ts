@@ -4,7 +4,7 @@
  * Certificates and keys may lie in one file or in several, in any order. What belongs together is found by looking at
  * the keys; intermediates are taken from the same files.
  */
-import { X509Certificate, createHash, createPrivateKey, type KeyObject } from 'node:crypto'
+import { X509Certificate, constants, createHash, createPrivateKey, type KeyObject } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { chmod, mkdir, readFile, rename, writeFile } from 'node:fs/promises'
 import { type Socket, isIP } from 'node:net'
@@ -12,12 +12,13 @@ import path from 'node:path'
 import { type SecureContext, type SecureContextOptions, TLSSocket, type TLSSocketOptions, createSecureContext } from 'node:tls'
 import { domainToASCII } from 'node:url'
 import { generate } from 'selfsigned'
+import { createTicketSecret, ticketKey } from './ticket-key.ts'
 
 export interface SecureContextsOptions {
   readonly hosts: readonly string[]
   /** PEM files, globs already expanded. */
   readonly certfiles: readonly string[]
-  /** Where self-signed certificates are kept, in `certs/`. */
+  /** Where self-signed certificates, and the secret of session tickets, are kept, in `certs/`. */
   readonly dataDir: string
   /** Whether hosts without a certificate get a self-signed one, as they do unless told otherwise. */
   readonly selfSigned?: boolean
@@ -33,6 +34,8 @@ export interface TlsChoices {
   readonly dhFile?: string | undefined
   /** Authorities whose certificates of clients are believed, in PEM; clients are asked for theirs, and need have none. */
   readonly caFile?: string | undefined
+  /** Whether clients get tickets by which they resume their session. */
+  readonly tickets?: boolean | undefined
 }
 
 export interface SecureContexts {
@@ -60,8 +63,8 @@ interface Identity {
   readonly certificate: X509Certificate
   /** Of the certificate, as of `endPointHash`. */
   readonly endPoint: Buffer | undefined
-  /** One for each listener's choices. */
-  context(choices: TlsChoices): SecureContext
+  /** One for each listener's choices; clients resume by tickets that were made with the same secret. */
+  context(choices: TlsChoices, tickets: Buffer): SecureContext
 }
 
 interface Loaded {
@@ -84,6 +87,7 @@ const REMEMBERED_NAMES = 1000
 export async function createSecureContexts(options: SecureContextsOptions): Promise<SecureContexts> {
   let current = options
   const now = options.now ?? Date.now
+  const secret = createTicketSecret(path.join(options.dataDir, 'certs', 'tickets.secret'), now)
   let loaded = await load(options, now())
   const chosen = new Map<string, Identity>()
 
@@ -100,10 +104,21 @@ export async function createSecureContexts(options: SecureContextsOptions): Prom
 
   /** What `optionsFor` answers without a domain; most connections ask for the same. */
   let anyDomain = new WeakMap<TlsChoices, TLSSocketOptions>()
+  let tickets: { readonly of: Loaded; readonly secret: Buffer; readonly derived: Buffer } | undefined
+
+  /** A client that resumes believes in the certificate that it was presented once: nobody resumes after a change of certificates. */
+  const ticketsNow = (): Buffer => {
+    const current = secret.current()
+    if (tickets?.of !== loaded || tickets.secret !== current) {
+      tickets = { of: loaded, secret: current, derived: ticketKey(current, [...loaded.identities, ...loaded.made.values()].map(({ certificate }) => certificate.fingerprint256).join()) }
+      anyDomain = new WeakMap()
+    }
+    return tickets.derived
+  }
 
   const optionsForAny = (choices: TlsChoices): TLSSocketOptions => {
     const asked = certificateRequest(choices)
-    const secureContext = loaded.fallback.context(choices)
+    const secureContext = loaded.fallback.context(choices, ticketsNow())
     // Without a choice nobody need be asked.
     if (loaded.identities.length + loaded.made.size === 1) return { secureContext, ...asked }
     return {
@@ -112,7 +127,7 @@ export async function createSecureContexts(options: SecureContextsOptions): Prom
         const identity = identityFor(servername)
         let context: SecureContext
         try {
-          context = identity.context(choices)
+          context = identity.context(choices, ticketsNow())
         } catch (error) {
           return callback(error as Error)
         }
@@ -123,9 +138,11 @@ export async function createSecureContexts(options: SecureContextsOptions): Prom
     }
   }
 
+  ticketsNow()
   return {
     optionsFor(choices = NO_CHOICES, domain) {
-      if (domain !== undefined) return { secureContext: identityFor(domain).context(choices), ...certificateRequest(choices) }
+      if (domain !== undefined) return { secureContext: identityFor(domain).context(choices, ticketsNow()), ...certificateRequest(choices) }
+      ticketsNow()
       let options = anyDomain.get(choices)
       if (options === undefined) anyDomain.set(choices, (options = optionsForAny(choices)))
       return options
@@ -141,13 +158,12 @@ export async function createSecureContexts(options: SecureContextsOptions): Prom
     },
     certificateFor: (domain) => identityFor(domain).certificate,
     get selfSigned() { return loaded.selfSigned },
-    get problems() { return loaded.problems },
+    get problems() { return secret.problem === undefined ? loaded.problems : [...loaded.problems, secret.problem] },
     async reload(change = {}) {
       const next = { ...current, ...change }
       loaded = await load(next, now())
       current = next
       chosen.clear()
-      anyDomain = new WeakMap()
     },
   }
 }
@@ -242,18 +258,20 @@ const NO_CHOICES: TlsChoices = {}
 
 /** Throws when OpenSSL does not take the certificate or the key. */
 function identityOf(certificate: X509Certificate, chain: string, key: string): Identity {
-  const contexts = new WeakMap<TlsChoices, SecureContext>()
-  const context = (choices: TlsChoices): SecureContext => {
-    let made = contexts.get(choices)
-    if (made === undefined) {
-      made = createSecureContext({ cert: chain, key, ...contextOptions(choices) })
-      contexts.set(choices, made)
-      owners.set(made, identity)
-    }
+  const contexts = new WeakMap<TlsChoices, { readonly tickets: Buffer; readonly context: SecureContext }>()
+  const context = (choices: TlsChoices, tickets: Buffer): SecureContext => {
+    const known = contexts.get(choices)
+    if (known?.tickets === tickets) return known.context
+    const options = contextOptions(choices)
+    // What one listener has agreed on with a client, and whom it has certified, is not for another with other choices.
+    const ticketKeys = ticketKey(tickets, JSON.stringify([certificate.fingerprint256, options]))
+    const made = createSecureContext({ cert: chain, key, ...options, ticketKeys })
+    contexts.set(choices, { tickets, context: made })
+    owners.set(made, identity)
     return made
   }
   const identity: Identity = { certificate, endPoint: endPointHash(certificate), context }
-  context(NO_CHOICES)
+  createSecureContext({ cert: chain, key })
   return identity
 }
 
@@ -266,6 +284,7 @@ export function contextOptions(choices: TlsChoices): SecureContextOptions {
     honorCipherOrder: choices.honorCipherOrder ?? true,
     ...(choices.maxVersion === undefined ? {} : { maxVersion: choices.maxVersion }),
     ...(choices.ciphers === undefined ? {} : { ciphers: choices.ciphers }),
+    ...(choices.tickets === false ? { secureOptions: constants.SSL_OP_NO_TICKET } : {}),
     // OpenSSL resumes no session with a certificate of the client's whose context has no name.
     ...(choices.caFile === undefined ? {} : { ca: readAuthorities(choices.caFile), sessionIdContext: 'tidings' }),
   }

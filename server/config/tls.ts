@@ -35,7 +35,7 @@ export function tlsTable(_prefix: 'c2s_'): OptionTable<TlsNames> {
     c2s_ciphers: { type: ciphers(), default: '', help: 'TLS ciphers in OpenSSL\'s notation.' },
     c2s_dhfile: { type: text(), default: '', help: 'File of Diffie-Hellman parameters.' },
     c2s_cafile: { type: text(), default: '', help: 'File of the authorities whose certificates clients log in with (SASL EXTERNAL); clients are asked for theirs where it is set.' },
-    c2s_protocol_options: { type: list(protocolOption), default: [], help: 'TLS versions that are off. TLS below 1.2 is always off (RFC 8996).' },
+    c2s_protocol_options: { type: list(protocolOption), default: [], help: 'TLS versions that are off, and "no_ticket": nobody resumes a session of TLS. TLS below 1.2 is always off (RFC 8996).' },
     c2s_tls_compression: { type: bool(), default: false, help: 'TLS compression is always off.' },
   }
 }
@@ -71,8 +71,9 @@ export function readTls(options: TlsNames, prefix: string, folder: string, node:
         minVersion: flags.has('no_tlsv1_2') ? 'TLSv1.3' as const : 'TLSv1.2' as const,
         maxVersion: flags.has('no_tlsv1_3') ? 'TLSv1.2' as const : undefined,
         honorCipherOrder: flags.has('cipher_server_preference'),
+        tickets: !flags.has('no_ticket'),
       }
-    : { minVersion: base.minVersion, maxVersion: base.maxVersion, honorCipherOrder: base.honorCipherOrder }
+    : { minVersion: base.minVersion, maxVersion: base.maxVersion, honorCipherOrder: base.honorCipherOrder, tickets: base.tickets }
   const refusal = (choices: TlsChoices): string | undefined => {
     try {
       createSecureContext(contextOptions(choices))
