@@ -471,6 +471,11 @@ listen:
       ])
     })
 
+    it('gives no tickets where no_ticket is among the options of TLS', () => {
+      const { listen } = good('hosts: [a.example]\nc2s_protocol_options: [no_ticket]\nlisten:\n  - {port: 2, module: ejabberd_c2s, tls: true}\n  - {port: 3, module: ejabberd_c2s, tls: true, protocol_options: [no_tlsv1_2]}\n')
+      expect(listen.map(({ tlsOptions }) => tlsOptions.tickets)).to.deep.equal([false, true])
+    })
+
     it('reports ciphers and DH parameters that OpenSSL does not take', () => {
       expect(load('hosts: [a.example]\nlisten:\n  - {port: 1, module: ejabberd_http, tls: true, ciphers: NONSENSE}\n').problems.join()).to.match(/^main\.yml:3: error: listen\.ciphers: "NONSENSE" .*no cipher match/i)
       expect(load('hosts: [a.example]\nc2s_dhfile: /gone.pem\n').problems.join()).to.match(/^main\.yml:2: error: c2s_dhfile: "\/gone.pem" does not exist/)
