@@ -70,7 +70,7 @@ class HBaseHistory implements HistoryStore {
     const archivePuts: Mutation[] = []
     const archiveDeletes: Delete[] = []
     const conversations: Mutation[] = []
-    let prefix = NO_COLUMN
+    let prefix: Buffer = NO_COLUMN
     let owner: string | undefined
     for (const change of await this.#settled(changes)) {
       if (change.owner !== owner) {
@@ -143,7 +143,7 @@ class HBaseHistory implements HistoryStore {
     const high = firstIdOf(before)
     let removed = 0
     const keys = { filter: filters.allOf(filters.firstKeyOnly(), filters.keysOnly()), cacheBlocks: false }
-    for (let from = NO_COLUMN; ;) {
+    for (let from: Buffer = NO_COLUMN; ;) {
       const [next] = await this.#archive.rows({ ...keys, start: from, limit: 1 })
       if (!next) return removed
       const end = next.row.indexOf(0, 1)

@@ -36,7 +36,7 @@ class HBaseRows implements RowStore {
     const row = rowOf(unit)
     // A scan of one row: it comes in pieces when it is large.
     const [found] = await this.#table.rows({ start: row, stop: row, includeStop: true, limit: 1, columns: [{ family: FAMILY }] })
-    return found?.cells.map(({ qualifier, value }) => ({ key: qualifier.toString('latin1'), value })) ?? []
+    return found?.cells.map(({ qualifier, value }) => ({ key: qualifier.toString('latin1'), value: Buffer.from(value) })) ?? []
   }
 
   async write(rows: readonly UnitRow[]): Promise<void> {
