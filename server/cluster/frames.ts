@@ -84,6 +84,23 @@ export function encodeFrame(frame: Pick<Frame, 'kind'> & Partial<Frame>): Buffer
   return bytes
 }
 
+/** What of a frame must not be lost with the node that was to have it, by units; for recovery (cluster/recovery.ts). */
+export function framesOf(bytes: Buffer): readonly { readonly unit: string; readonly frame: Buffer }[] {
+  const frame = decodeFrame(bytes)
+  // Nodes ask anew where units are, and presence is told anew to those who come.
+  if (frame.idle || frame.kind === 'where' || frame.kind === 'at') return []
+  if (frame.unit !== '') return [{ unit: frame.unit, frame: bytes }]
+  return apart(frame).map((one) => ({ unit: one.unit, frame: encodeFrame(one) }))
+}
+
+/** A frame for several units as one for each of its list. */
+export function apart(frame: Frame): Frame[] {
+  return frame.list.map((entry) => {
+    const slash = entry.indexOf('/')
+    return { ...frame, unit: slash === -1 ? entry : entry.slice(0, slash), list: [entry] }
+  })
+}
+
 /** Throws for what no node of this version writes. */
 export function decodeFrame(bytes: Buffer): Frame {
   if (bytes.length < HEAD_BYTES || bytes[0] !== VERSION) throw new Error(`a frame of another version: ${bytes[0]}`)

@@ -5,7 +5,7 @@
 import { nextMessageId } from '../../lib/stanza/ids.ts'
 import type { Log } from '../log.ts'
 import { chooseNode } from './rendezvous.ts'
-import { decodeFrame, encodeFrame, type Frame } from './frames.ts'
+import { apart, decodeFrame, encodeFrame, type Frame } from './frames.ts'
 import type { Units } from './shapes.ts'
 
 export interface HomesParts {
@@ -350,11 +350,3 @@ export class Homes {
 }
 
 const EMPTY: Frame = { kind: 'stanza', unit: '', id: '', promised: false, durable: false, idle: false, volatile: false, stanza: Buffer.alloc(0), list: [] }
-
-/** A frame for several units as one for each of its list. */
-function apart(frame: Frame): Frame[] {
-  return frame.list.map((entry) => {
-    const slash = entry.indexOf('/')
-    return { ...frame, unit: slash === -1 ? entry : entry.slice(0, slash), list: [entry] }
-  })
-}

@@ -6,7 +6,8 @@ export function chooseNode<Node extends Pick<NodeInfo, 'name' | 'roles' | 'leavi
   let chosen: Node | undefined
   let highest = -1
   for (const node of nodes) {
-    if (!node.roles.includes('chat')) continue
+    // One that names no roles has all.
+    if (node.roles.length > 0 && !node.roles.includes('chat')) continue
     // One that leaves only when all do.
     const weight = hash(`${node.name}\0${unit}`) + (node.leaving ? 0 : 2 ** 32)
     if (weight > highest) {
