@@ -127,6 +127,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   }))
   const storage = cluster === undefined ? given : withRecords(given, recordsOfNode(given.records, {
     here: isHere,
+    claim: (unit) => router.homes?.claim(unit) ?? Promise.resolve(true),
     send: (frame) => { router.homes?.send(frame) },
     secret: cluster.secret,
   }))

@@ -11,6 +11,8 @@ import type { Frame } from './frames.ts'
 
 export interface NodeRecordsParts {
   readonly here: (unit: string) => boolean
+  /** Has a unit live here; false when another node has it. */
+  readonly claim: (unit: string) => Promise<boolean>
   readonly send: (frame: Pick<Frame, 'kind' | 'unit'> & Partial<Frame>) => void
   /** Known to all nodes and nobody else. */
   readonly secret: Uint8Array
@@ -19,6 +21,8 @@ export interface NodeRecordsParts {
 const SECRETS = new Set(['account-secrets', 'muc-secrets'])
 /** Kept under the key of a unit by the services and owners that it has to do with. */
 const INDEXES = new Set(['muc-relations', 'pubsub_entities', 'pubsub_created', 'pubsub_bytes', 'pubsub_temporary'])
+/** Read in a login, before it is known whose it is: whoever asks waits, until the account is here. */
+const FOR_LOGINS = new Set(['accounts', 'disabled-accounts', 'tokens', 'clients', 'ended-streams'])
 /** Domain and localpart of the unit are apart in the key. */
 const DIVIDED = new Set(['accounts', 'disabled-accounts', 'vcard_index', 'muc-rooms', 'muc-affiliations', 'muc-occupants', 'muc-history', 'muc-vcards', 'muc-past', 'muc-departed'])
 
@@ -29,7 +33,7 @@ export function unitOfRecord(table: string, key: Key): string | undefined {
   return key[1] === undefined ? undefined : `${key[1]}@${key[0]}`
 }
 
-export function recordsOfNode(records: Records, { here, send, secret }: NodeRecordsParts): Records {
+export function recordsOfNode(records: Records, { here, claim, send, secret }: NodeRecordsParts): Records {
   /** Whether to ask the storage: of accounts and rooms that are not here nobody asks, and the storage says so. */
   const isAsked = (table: string, key: Key): boolean => {
     const unit = unitOfRecord(table, key)
@@ -45,14 +49,23 @@ export function recordsOfNode(records: Records, { here, send, secret }: NodeReco
     else if (table !== 'component-messages') throw new StanzaError('service-unavailable', 'kept at another node', { type: 'wait' })
     return false
   }
+  /** Of what a login asks of an account that is not here: what `read` answers once it is. */
+  const ifHere = <Result>(table: string, key: Key, read: () => Result | Promise<Result>): Promise<Result> | undefined => {
+    const unit = FOR_LOGINS.has(table) ? unitOfRecord(table, key) : undefined
+    if (unit === undefined || here(unit)) return undefined
+    return claim(unit).then((isHere) => {
+      if (!isHere) throw new Error(`another node has ${unit}`)
+      return read()
+    })
+  }
   return {
     get(table, key) {
       if (SECRETS.has(table)) return createHmac('sha256', secret).update(JSON.stringify([table, ...key])).digest()
-      return isAsked(table, key) ? records.get(table, key) : undefined
+      return ifHere(table, key, () => records.get(table, key)) ?? (isAsked(table, key) ? records.get(table, key) : undefined)
     },
     put(table, key, value) { if (!SECRETS.has(table) && isTaken(table, key, value)) records.put(table, key, value) },
     delete(table, key) { if (isTaken(table, key, undefined)) records.delete(table, key) },
-    range: (table, prefix, options) => (isAsked(table, prefix) ? records.range(table, prefix, options) : []),
+    range: (table, prefix, options) => ifHere(table, prefix, () => records.range(table, prefix, options)) ?? (isAsked(table, prefix) ? records.range(table, prefix, options) : []),
     deleteRange(table, prefix) { if (isAsked(table, prefix)) return records.deleteRange(table, prefix) },
   }
 }
