@@ -39,6 +39,7 @@ import { roster } from './roster.ts'
 import { scramUpgrade } from './scram-upgrade.ts'
 import { serviceStatus } from './service-status.ts'
 import { serviceAdministration } from './service-administration.ts'
+import { sharedRosterLdap } from './shared-roster-ldap.ts'
 import { socks5Proxy } from './socks5/proxy.ts'
 import { stanzaIds } from './stanza-ids.ts'
 import { streamLimits } from './stream-limits.ts'
@@ -57,7 +58,7 @@ export const extensions = [
   abuseReports, externalServices, serviceStatus, socks5Proxy, multicast,
   disco, caps, contactAddresses, adhoc, dataExport, serviceAdministration, announcements,
   loginBans, fast, scramUpgrade, clientAccess,
-  roster, register, invites, privateStorage, vcard, userSearch, lastActivity, flexibleOffline,
+  roster, sharedRosterLdap, register, invites, privateStorage, vcard, userSearch, lastActivity, flexibleOffline,
   ping, version, entityTime, httpUpload, httpUploadQuota, bosh, hostMeta,
   muc,
   // What keeps things in personal nodes comes after them.

@@ -69,6 +69,7 @@ export const roster = defineExtension({
       if (element.attrs['subscription'] === 'remove') {
         const item = rosters.item(from.bare, contact)
         if (item === undefined || item.hidden) throw new StanzaError('item-not-found') // RFC 6121 §2.5.3
+        if (item.shared) throw new StanzaError('not-allowed', 'The contact is in a group that others keep')
         // In this order: who has heard that it is done may ask the contact anew at once.
         endSubscriptions(from.bare, item)
         rosters.remove(from.bare, contact)

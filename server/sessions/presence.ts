@@ -237,6 +237,8 @@ export function createPresence(deps: PresenceDeps): Presence {
     const contact = to.bare
     if (contact === owner) return // Own resources see each other anyway.
     const item = rosters.item(owner, contact)
+    // Nothing is to be asked for, and nothing can be ended.
+    if (item?.shared) return
     // RFC 6121 §3.1.2: both addresses are bare.
     const out = stanza.withAttrs({ from: owner, to: contact })
     switch (type) {
@@ -276,6 +278,7 @@ export function createPresence(deps: PresenceDeps): Presence {
   function subscriptionTo(stanza: Stanza, owner: string, contact: string, type: SubscriptionType): void {
     if (owner === contact) return
     const item = rosters.item(owner, contact)
+    if (item?.shared) return
     const incoming = stanza.withAttrs({ from: contact, to: owner })
     switch (type) {
       case 'subscribe': // A.3.1

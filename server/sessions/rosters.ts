@@ -16,6 +16,20 @@ export interface RosterItem {
   readonly pendingIn?: string
   /** Holds nothing but `pendingIn`; the client never sees it (RFC 6121 Appendix A.1). */
   readonly hidden?: boolean
+  /** The contact is there by a group that others keep: the subscription is not the owner's to end. */
+  readonly shared?: boolean
+}
+
+/** A contact that somebody has by a group that others keep. */
+export interface SharedContact {
+  readonly name: string | undefined
+  readonly groups: readonly string[]
+}
+
+/** Contacts by their bare JIDs; which of several states of these they are, `revision` tells, also after a restart. */
+export interface SharedContacts {
+  readonly contacts: ReadonlyMap<string, SharedContact>
+  readonly revision: string
 }
 
 export interface Roster {
@@ -59,6 +73,13 @@ export interface Rosters {
 /** Has a roster read anew. */
   forget(owner: string): void
   removeAll(owner: string): void
+  /**
+   * Adds contacts that owners have by groups, on top of what is stored; the answer for one owner must not change but with
+   * `sharedChanged`. Returns how to take them away.
+   */
+  share(source: (owner: string) => SharedContacts | undefined): () => void
+  /** What an owner has by groups is not what it was with these contacts: listeners hear of it. */
+  sharedChanged(owner: string, contacts: Iterable<string>): void
   /** Calls back on every change a client may see. Returns how to stop it. */
   onChange(listener: (owner: string, change: RosterChange) => void): () => void
   /** The changes since a version, oldest first; undefined when they are not known and the whole roster must be sent. */
@@ -101,6 +122,44 @@ export function createRosters(records: Records, limits: RosterLimits): Rosters {
   let cached = 0
   const listeners = new Set<(owner: string, change: RosterChange) => void>()
 
+  const sources = new Set<(owner: string) => SharedContacts | undefined>()
+
+  function sharedOf(owner: string): SharedContacts | undefined {
+    for (const source of sources) {
+      const found = source(owner)
+      if (found !== undefined) return found
+    }
+    return undefined
+  }
+
+  function withShared(owner: string, contact: string, stored: RosterItem | undefined): RosterItem | undefined {
+    const shared = sources.size === 0 || owner === contact ? undefined : sharedOf(owner)?.contacts.get(contact)
+    return shared === undefined ? stored : mixed(contact, stored, shared)
+  }
+
+  function versionOf(owner: string, entry: Entry): string {
+    const shared = sources.size === 0 ? undefined : sharedOf(owner)
+    return shared === undefined ? entry.version : `${entry.version}.${shared.revision}`
+  }
+
+  function get(owner: string): Roster {
+    const entry = load(owner)
+    const shared = sources.size === 0 ? undefined : sharedOf(owner)
+    if (shared === undefined) return entry
+    const items = new Map(entry.items)
+    for (const [contact, each] of shared.contacts) if (contact !== owner) items.set(contact, mixed(contact, items.get(contact), each))
+    return { version: versionOf(owner, entry), items }
+  }
+
+  /** Contacts of stored items that fit, and all of groups. */
+  function contactsOf(owner: string, stored: readonly string[]): readonly string[] {
+    const shared = sources.size === 0 ? undefined : sharedOf(owner)
+    if (shared === undefined) return stored
+    const all = new Set(stored)
+    for (const contact of shared.contacts.keys()) if (contact !== owner) all.add(contact)
+    return [...all]
+  }
+
   function weight(entry: Entry): number {
     return entry.items.size + 8
   }
@@ -129,7 +188,9 @@ export function createRosters(records: Records, limits: RosterLimits): Rosters {
     return entry
   }
 
-  function item(owner: string, contact: string): RosterItem | undefined {
+  function item(owner: string, contact: string): RosterItem | undefined { return withShared(owner, contact, storedItem(owner, contact)) }
+
+  function storedItem(owner: string, contact: string): RosterItem | undefined {
     const known = cache.get(owner)
     if (known) return known.items.get(contact)
     const value = now(records.get(TABLE, [owner, contact]))
@@ -142,7 +203,7 @@ export function createRosters(records: Records, limits: RosterLimits): Rosters {
     entry.log.push([entry.stamp, contact])
     while (entry.log.length > CHANGES_MAX) entry.since = entry.log.shift()?.[0] ?? entry.since
     records.put(VERSIONS, [owner], { stamp: entry.stamp, since: entry.since, log: entry.log })
-    const change: RosterChange = { contact, item: current, version: entry.version }
+    const change: RosterChange = { contact, item: withShared(owner, contact, current), version: versionOf(owner, entry) }
     for (const listener of listeners) listener(owner, change)
   }
 
@@ -152,26 +213,27 @@ export function createRosters(records: Records, limits: RosterLimits): Rosters {
   }
 
   return {
-    get: load,
+    get,
     item,
     isSubscribedTo: (owner, contact) => sees(item(owner, contact)),
     hasSubscriber: (owner, contact) => seen(item(owner, contact)),
     subscribers(owner) {
       const entry = load(owner)
-      return (entry.subscribers ??= [...entry.items.values()].filter(seen).map((each) => each.jid))
+      return contactsOf(owner, (entry.subscribers ??= [...entry.items.values()].filter(seen).map((each) => each.jid)))
     },
     subscriptions(owner) {
       const entry = load(owner)
-      return (entry.subscriptions ??= [...entry.items.values()].filter(sees).map((each) => each.jid))
+      return contactsOf(owner, (entry.subscriptions ??= [...entry.items.values()].filter(sees).map((each) => each.jid)))
     },
     pendingRequests(owner) {
       const found: string[] = []
       for (const each of load(owner).items.values()) if (each.pendingIn !== undefined) found.push(each.pendingIn)
       return found
     },
-    set(owner, next, options) {
+    set(owner, wanted, options) {
       const entry = load(owner)
-      const before = entry.items.get(next.jid)
+      const before = entry.items.get(wanted.jid)
+      const next = withShared(owner, wanted.jid, undefined) === undefined ? wanted : owned(wanted, before, sharedOf(owner)?.contacts.get(wanted.jid))
       const hidden = next.hidden === true
       if (!before || (before.hidden === true) !== hidden) {
         if ((hidden ? entry.hidden : entry.items.size - entry.hidden) >= (hidden ? limits.pendingSubscriptions : limits.rosterItems)) throw new StanzaError('resource-constraint', 'The roster is full')
@@ -209,13 +271,28 @@ export function createRosters(records: Records, limits: RosterLimits): Rosters {
       const known = cache.get(owner)
       if (known !== undefined && cache.delete(owner)) cached -= weight(known)
     },
+    share(source) {
+      sources.add(source)
+      return () => void sources.delete(source)
+    },
+    sharedChanged(owner, contacts) {
+      const entry = load(owner)
+      const version = versionOf(owner, entry)
+      for (const contact of contacts) {
+        const current = withShared(owner, contact, entry.items.get(contact))
+        const change: RosterChange = { contact, item: current?.hidden === true ? undefined : current, version }
+        for (const listener of listeners) listener(owner, change)
+      }
+    },
     onChange(listener) {
       listeners.add(listener)
       return () => listeners.delete(listener)
     },
     changesSince(owner, version) {
       const entry = load(owner)
-      if (version === entry.version) return []
+      if (version === versionOf(owner, entry)) return []
+      // What is there by groups keeps no record of its changes.
+      if (sources.size > 0 && sharedOf(owner) !== undefined) return undefined
       const from = /^[0-9a-z]{1,11}$/.test(version) ? parseInt(version, 36) : NaN
       if (!(from >= entry.since && from < entry.stamp)) return undefined
       // Only versions we gave out are known: an account made anew must not take those of the one before it for its own.
@@ -232,6 +309,26 @@ export function createRosters(records: Records, limits: RosterLimits): Rosters {
         return { contact, item: current?.hidden ? undefined : current, version: stamp.toString(36) }
       })
     },
+  }
+}
+
+/** A contact that is there by groups, with what its owner has of it besides. */
+function mixed(jid: string, stored: RosterItem | undefined, { name, groups }: SharedContact): RosterItem {
+  const called = stored?.name ?? name
+  return {
+    jid, subscription: 'both', ask: false, approved: false, shared: true,
+    groups: stored === undefined || stored.groups.length === 0 ? groups : [...new Set([...stored.groups, ...groups])],
+    ...(called === undefined ? undefined : { name: called }),
+  }
+}
+
+/** Of an item that is there by groups what is its owner's: another name, and groups besides. */
+function owned(wanted: RosterItem, before: RosterItem | undefined, shared: SharedContact | undefined): RosterItem {
+  const { name, groups } = wanted
+  return {
+    jid: wanted.jid, subscription: before?.subscription ?? 'none', ask: false, approved: false,
+    groups: groups.filter((group) => shared?.groups.includes(group) !== true),
+    ...(name === undefined || name === shared?.name ? undefined : { name }),
   }
 }
 
