@@ -637,6 +637,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
         pending.close()
         for (const host of hosts.values()) await stopHost(host)
         await storage.committed()
+        router.homes?.close()
         if (options.storage === undefined) await storage[Symbol.asyncDispose]()
         s3?.close()
       })())

@@ -151,6 +151,7 @@ export class Homes {
     if (!this.#routes.has(unit) && !this.#finding.has(unit) && !this.#units.isHere(unit)) this.#remember(unit, source)
   }
 
+  /** Nothing is tried again from now on; what has found no way is left to who recovers this node. */
   close(): void { this.#closed = true }
 
   #sendOn(frame: Frame, done?: () => void): void {
@@ -160,6 +161,7 @@ export class Homes {
       return done?.()
     }
     const inc = this.#routes.get(unit)
+    if (this.#closed && inc === undefined) return
     if (inc === undefined || this.#finding.has(unit)) return void this.#find(unit).held.push({ frame, done })
     this.#units.outgoing(inc, encodeFrame(frame), frame.durable)
     done?.()
@@ -213,6 +215,8 @@ export class Homes {
       else this.#gone(unit, inc, waiting)
       return inc
     })
+    // Rejected only once this is closed.
+    claimed.catch(() => undefined)
     const begun = { claimed, waiting }
     this.#claiming.set(unit, begun)
     return begun
