@@ -11,7 +11,6 @@ import { type Socket, isIP } from 'node:net'
 import path from 'node:path'
 import { type SecureContext, type SecureContextOptions, TLSSocket, type TLSSocketOptions, createSecureContext } from 'node:tls'
 import { domainToASCII } from 'node:url'
-import { generate } from 'selfsigned'
 import { createTicketSecret, ticketKey } from './ticket-key.ts'
 
 export interface SecureContextsOptions {
@@ -399,6 +398,8 @@ async function selfSignedFor(name: string, options: SecureContextsOptions, time:
   const altNames = isIP(name)
     ? [{ type: 7 as const, ip: name }]
     : [name, `*.${name}`, ...SUBDOMAINS.map((each) => `${each}.${name}`)].map((value) => ({ type: 2 as const, value }))
+  // Seldom needed, and slow to load.
+  const { generate } = await import('selfsigned')
   const made = await generate([{ name: 'commonName', value: name.slice(0, 64) }], {
     keyType: 'ec',
     curve: 'P-256',

@@ -6,7 +6,7 @@ import { createAccounts } from '../accounts/accounts.ts'
 import { createLog } from '../log.ts'
 import { openMemory } from '../storage/memory/memory.ts'
 import { type Admin, type AdminParts, createAdmin } from './admin.ts'
-import { askControl, controlPath, listenControl } from './control.ts'
+import { askControl, askServer, controlPath, listenControl } from './control.ts'
 
 describe('administration', () => {
   let removed: string[]
@@ -79,6 +79,24 @@ describe('administration', () => {
     expect((await admin.run('constructor', [])).code).to.equal(2)
     expect((await admin.run('register', ['a b', 'localhost', 'x'])).code).to.equal(1)
     expect((await admin.run('connected_users', [])).lines).to.deep.equal(['Error: The server is not running'])
+  })
+
+  it('is waited for while a server starts, and not when nobody has the data directory', async () => {
+    const dir = await mkdtemp(path.join(tmpdir(), 'control-'))
+    try {
+      let looks = 0
+      let control: { close(): Promise<void> } | undefined
+      const isHeld = async (): Promise<boolean> => {
+        if (++looks === 2) control = await listenControl(dir, admin, createLog('silent'))
+        return true
+      }
+      expect(await askServer(dir, 'registered_vhosts', [], isHeld)).to.deep.equal({ code: 0, lines: ['localhost'] })
+      expect(looks).to.equal(2)
+      await control?.close()
+      expect(await askServer(dir, 'registered_vhosts', [], () => Promise.resolve(false))).to.equal(undefined)
+    } finally {
+      await rm(dir, { recursive: true })
+    }
   })
 
   it('answers on a socket for its owner alone, also after a crash', async () => {

@@ -16,6 +16,9 @@ const PATH_BYTES_MAX = 103
 const LINE_BYTES_MAX = 65_536
 const CONNECTIONS_MAX = 16
 const IDLE_MS = 30_000
+/** How long a server may take to start, or to end, before a command does not wait for it any more. */
+const STARTING_MS = 20_000
+const LOOK_EVERY_MS = 100
 
 /** Where the socket of a data directory is; elsewhere when the directory's name is too long for a socket. */
 export function controlPath(dataDir: string): string {
@@ -83,6 +86,15 @@ async function answerTo(line: string, admin: Admin, log: Log): Promise<AdminResu
   const result = await admin.run(command, args)
   log.info({ what: 'admin_command', command, code: result.code })
   return result
+}
+
+/** Asks the server, also one that is about to start, which `isHeld` tells: somebody has the data directory. Undefined when there is none. */
+export async function askServer(dataDir: string, command: string, args: readonly string[], isHeld: () => Promise<boolean>): Promise<AdminResult | undefined> {
+  for (const end = Date.now() + STARTING_MS; ; ) {
+    const answer = await askControl(dataDir, command, args)
+    if (answer !== undefined || Date.now() > end || !(await isHeld())) return answer
+    await new Promise((resolve) => { setTimeout(resolve, LOOK_EVERY_MS) })
+  }
 }
 
 /** Asks a running server; undefined when none listens. */

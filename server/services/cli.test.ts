@@ -1,6 +1,6 @@
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { access, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { access, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { expect } from 'chai'
@@ -80,6 +80,9 @@ modules:
   })
 
   it('serves, obeys its commands, reads its configuration again and stops', async () => {
+    // Code is kept in a directory that is in use, and only that of this version of Node.
+    expect((await tidings(['registered_users', 'localhost', '--config', config, '--data', data])).code).to.equal(0)
+    await mkdir(path.join(data, 'code-cache', 'v1'), { recursive: true })
     const server = start('serve', '--config', config, '--data', data)
     const exited = once(server, 'exit')
     let log = ''
@@ -88,6 +91,7 @@ modules:
     server.stderr.on('data', (text) => { welcome += String(text) })
     try {
       await until(() => welcome.includes('npx tidings register'))
+      expect(await readdir(path.join(data, 'code-cache'))).to.have.length(1).and.not.include('v1')
       expect(welcome).to.match(/certificate of localhost is self-signed, SHA-256 ([0-9A-F]{2}:){31}/)
       expect((await tidings(['register', 'alice', 'localhost', 'secret', '--data', data])).code).to.equal(0)
       expect((await tidings(['registered_users', 'localhost', '--data', data])).out).to.equal('alice\n')

@@ -10,6 +10,7 @@ import { openMemory } from '../memory/memory.ts'
 import { type Storage } from '../shapes.ts'
 import { contentOf, keepTimeOfIds, writeTurn } from './changes.fixture.ts'
 import { type EmbeddedOptions, openEmbedded } from './embedded.ts'
+import { isHeld } from './lock.ts'
 
 function temporaryDirectory(): string {
   return mkdtempSync(join(tmpdir(), 'tidings-storage-'))
@@ -92,8 +93,11 @@ describe('embedded data directory', () => {
   it('is refused while a server runs on it, and free when that has stopped', async () => {
     const storage = await openEmbedded(dir)
     expect(await refusal()).to.match(/a server is running on this data directory/).and.include(String(process.pid))
+    expect(await isHeld(dir)).to.equal(true)
     await storage[Symbol.asyncDispose]()
     await storage[Symbol.asyncDispose]()
+    expect(await isHeld(dir)).to.equal(false)
+    expect(await isHeld(join(dir, 'nothing'))).to.equal(false)
     expect(await refusal()).to.equal('opened')
     expect(readdirSync(dir).filter((name) => name.startsWith('lock'))).to.deep.equal([])
   })

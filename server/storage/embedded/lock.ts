@@ -22,7 +22,7 @@ export async function lockDirectory(dir: string): Promise<Lock> {
   const mine = `${NAME}.${process.pid}.${Math.random().toString(36).slice(2, 8)}`
   // A socket's path may have 107 bytes at most: go through the directory's descriptor.
   const fd = openSync(dir, 'r')
-  const short = process.platform === 'linux' ? `/proc/self/fd/${fd}` : dir
+  const short = shortPath(dir, fd)
   const server = createServer((socket) => {
     socket.on('error', () => {})
     socket.end(String(process.pid))
@@ -63,6 +63,25 @@ export async function lockDirectory(dir: string): Promise<Lock> {
     closeSync(fd)
     throw error instanceof StorageError ? error : new StorageError(`cannot lock the data directory ${dir}: ${(error as Error).message}`)
   }
+}
+
+/** Whether a process uses the directory: one that serves, starts, ends, or works on it alone. */
+export async function isHeld(dir: string): Promise<boolean> {
+  let fd: number
+  try {
+    fd = openSync(dir, 'r')
+  } catch {
+    return false
+  }
+  try {
+    return await holderOf(join(shortPath(dir, fd), NAME)) !== undefined
+  } finally {
+    closeSync(fd)
+  }
+}
+
+function shortPath(dir: string, fd: number): string {
+  return process.platform === 'linux' ? `/proc/self/fd/${fd}` : dir
 }
 
 function held(dir: string, pid: string): StorageError {
