@@ -1,6 +1,6 @@
 /** The command line: serves, checks a configuration, and hands the operator's commands to the server. */
 import { existsSync, readFileSync, readdirSync, realpathSync, rmSync } from 'node:fs'
-import { enableCompileCache, flushCompileCache } from 'node:module'
+import { enableCompileCache, flushCompileCache, getCompileCacheDir } from 'node:module'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
@@ -372,7 +372,8 @@ function cacheCode(dataDir: string): void {
   // A directory of ours, which nobody else can write to, and not before it is one.
   if (!existsSync(path.join(dataDir, 'FORMAT')) || process.env['NODE_DISABLE_COMPILE_CACHE'] !== undefined) return
   const cache = path.join(dataDir, 'code-cache')
-  const { directory } = enableCompileCache(cache)
+  enableCompileCache(cache)
+  const directory = getCompileCacheDir()
   if (directory === undefined || path.dirname(directory) !== cache) return
   for (const name of readdirSync(cache)) if (name !== path.basename(directory)) rmSync(path.join(cache, name), { recursive: true, force: true })
 }
