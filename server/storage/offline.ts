@@ -7,8 +7,8 @@ import { type OfflineQueue, type QueuedStanza } from './shapes.ts'
 const COUNTS_MAX = 20_000
 const CHUNK = 256
 
-/** `highest`: no stored entry has an id of this server's making above this one. */
-export function createOfflineQueue(store: OrderedStore, committed: () => Promise<void>, highest = ''): OfflineQueue {
+/** `highest`: no stored entry has an id of this server's making above this one. `forget`: an owner's rows are about to change otherwise. */
+export function createOfflineQueue(store: OrderedStore, committed: () => Promise<void>, highest = ''): OfflineQueue & { forget(owner: string): void } {
   const counts = new Map<string, number>()
 
   function count(owner: string): number {
@@ -46,6 +46,7 @@ export function createOfflineQueue(store: OrderedStore, committed: () => Promise
       counts.set(owner, before + 1)
     },
     count,
+    forget(owner) { counts.delete(owner) },
     list(owner, max, after) {
       const prefix = `o${encodePart(owner)}`
       const start = after === undefined ? prefix : `${prefix}${encodePart(after)}\0`

@@ -63,8 +63,8 @@ export interface GroupOptions {
 }
 
 /** Beginnings of sections that the store itself writes. */
-const PUT = 1
-const DELETE = 2
+export const PUT = 1
+export const DELETE = 2
 /** Smaller numbers are the store's own. */
 export const FIRST_SECTION = 8
 

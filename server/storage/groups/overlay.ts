@@ -15,7 +15,7 @@ export interface Entry {
 }
 
 /** How many parts of a key name its bucket, by the key's first letter. */
-const BUCKET_PARTS: Readonly<Record<string, number>> = { o: 1, r: 2 }
+const BUCKET_PARTS: Readonly<Record<string, number>> = { d: 1, o: 1, q: 1, r: 2 }
 
 /** Entries in buckets by the beginnings of their keys, so that a range looks at few, and no map becomes so large that its growth holds up the process. */
 export class Overlay {

@@ -1,0 +1,54 @@
+/**
+ * Whose a row is, told from its key. Nearly every row's first part is its unit; rows of accounts have host and localpart apart, rows of
+ * rooms service and room. Parts stand as `encodePart` makes them: for nearly all names that is the name.
+ */
+import { encodePart } from '../storage/ordered.ts'
+
+/** How the parts of a record's key name its unit: `swapped` are domain and localpart, `second` stands after something to sort by. */
+type Rule = 'first' | 'swapped' | 'second'
+
+const RULES: Readonly<Record<string, Rule>> = {
+  accounts: 'swapped', vcard_index: 'swapped',
+  'muc-rooms': 'swapped', 'muc-affiliations': 'swapped', 'muc-occupants': 'swapped', 'muc-history': 'swapped', 'muc-vcards': 'swapped', 'muc-past': 'swapped', 'muc-departed': 'swapped',
+  pubsub_leases: 'second',
+}
+
+/** The beginning of a key that names its unit. */
+export interface UnitOfKey {
+  readonly form: string
+  /** Where the next part begins. */
+  readonly end: number
+}
+
+/** Undefined when the key, perhaps the beginning of a range, does not say. */
+export function unitOfKey(key: string): UnitOfKey | undefined {
+  if (key[0] !== 'r') return partAt(key, 1)
+  const tableEnd = key.indexOf('\0', 1)
+  if (tableEnd === -1) return undefined
+  const rule = RULES[key.slice(1, tableEnd)] ?? 'first'
+  const first = partAt(key, tableEnd + 1)
+  if (rule === 'first' || !first) return first
+  const second = partAt(key, first.end)
+  if (rule === 'second' || !second) return second
+  return { form: `${second.form}@${first.form}`, end: second.end }
+}
+
+function partAt(key: string, start: number): UnitOfKey | undefined {
+  const end = key.indexOf('\0', start)
+  return end === -1 ? undefined : { form: key.slice(start, end), end: end + 1 }
+}
+
+/** The forms that a unit's name takes in keys: as one part, and as two. */
+export function formsOf(unit: string): readonly string[] {
+  const whole = encodePart(unit).slice(0, -1)
+  const at = unit.indexOf('@')
+  if (at === -1) return [whole]
+  const divided = `${encodePart(unit.slice(0, at)).slice(0, -1)}@${encodePart(unit.slice(at + 1)).slice(0, -1)}`
+  return divided === whole ? [whole] : [whole, divided]
+}
+
+/** Whether the forms are the name itself, so that it can be told from them. */
+export function isPlain(unit: string): boolean {
+  const forms = formsOf(unit)
+  return forms.length === 1 && forms[0] === unit
+}
