@@ -55,6 +55,8 @@ export interface HistoryParts {
   readonly progress?: Pick<HistoryProgress, 'read'>
   /** Throws when the owner is not here, otherwise notes that it is used. */
   use(owner: string): void
+  /** Whether the owner is here and not being given up. */
+  isHere(owner: string): boolean
   onError(error: unknown): void
 }
 
@@ -196,6 +198,7 @@ export class UnitHistory implements Archive, Participant {
   /** The tails that have changed since they were written, packed; what is not committed is not in them. */
   changedTails(): ReadonlyMap<string, Buffer | undefined> {
     for (const owner of this.#changed) {
+      if (!this.#parts.isHere(owner)) continue
       const packed = this.packedTail(owner)
       if (packed || this.#written.has(owner)) this.#writing.set(owner, packed)
     }

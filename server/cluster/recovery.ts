@@ -18,14 +18,8 @@ export interface RecoveryParts {
   readonly framesOf: (frame: Buffer) => readonly { readonly unit: string; readonly frame: Buffer }[]
   /** This node is lost itself. */
   isLost(): boolean
-}
-
-/** What is left to be done once the node's units may be claimed. */
-export interface Orphans {
-  /** Units that have frames among their rows. */
-  readonly units: readonly string[]
-  /** Frames of the lost node for nodes that are gone as well. */
-  readonly frames: readonly { readonly id: { readonly source: string; readonly number: number }; readonly unit: string; readonly frame: Buffer }[]
+  /** The home of a unit, this node when it has none. */
+  homeOf(unit: string): Promise<string>
 }
 
 const ROWS_AT_ONCE = 1000
@@ -79,7 +73,17 @@ class Redone {
   }
 }
 
-export async function recover(inheritance: Inheritance, parts: RecoveryParts): Promise<Orphans> {
+/** A frame that did not get to its unit. */
+interface Orphan {
+  /** The node that sent it and the one that it was for. */
+  readonly source: string
+  readonly number: number
+  readonly unit: string
+  readonly frame: Buffer
+}
+
+/** Answers the units that have frames among their rows. */
+export async function recover(inheritance: Inheritance, parts: RecoveryParts): Promise<readonly string[]> {
   const redone = new Redone()
   let lastIdMs = inheritance.position.lastIdMs
   for (const record of inheritance.records) {
@@ -89,16 +93,30 @@ export async function recover(inheritance: Inheritance, parts: RecoveryParts): P
   continueVersionsAfter(Math.max(lastIdMs, versionTime(redone)))
   const rows: UnitRow[] = []
   for (const [key, value] of redone.rows) rows.push({ unit: redone.unitOf(key), key, value, version: nextVersion() })
-  const frames = takeInbox(inheritance, redone, parts)
-  rows.push(...frames)
   await writeRows(inheritance, parts, rows)
   for (const [owner, entries] of redone.history) await recoverHistory(inheritance, parts, owner, entries)
-  const orphans = await sendAgain(inheritance.inc, redone, parts)
   const received = redone.bus.highest()
   for (const { source, first, pieces } of inheritance.parcels) received.set(source, Math.max(received.get(source) ?? 0, first + pieces.length - 1))
+  const units = new Set<string>()
+  for (const orphan of [...ofInbox(inheritance, redone, parts), ...await sendAgain(inheritance.inc, redone, received, parts)]) {
+    if (await rehome(inheritance, parts, orphan)) units.add(orphan.unit)
+  }
   if (parts.isLost()) throw new Error('this node is lost itself')
   await inheritance.finish(Math.max(lastIdMs, Date.now()), received)
-  return { units: [...new Set(frames.map((row) => row.unit))], frames: orphans }
+  return [...units]
+}
+
+/** Brings a frame to its unit: true when it waits for it among its rows. */
+async function rehome(inheritance: Inheritance, parts: RecoveryParts, { source, number, unit, frame }: Orphan): Promise<boolean> {
+  for (;;) {
+    const home = await parts.homeOf(unit)
+    if (home === inheritance.inc) {
+      await inheritance.write([{ unit, key: frameKey(unit, source, number), value: frame, version: nextVersion() }], new Map())
+      return true
+    }
+    if (await parts.membership.send(home, { source, first: number, pieces: [frame] }) === 'sent') return false
+    if (parts.isLost()) throw new Error('this node is lost itself')
+  }
 }
 
 /** The time (ms) of the last version that the log has. */
@@ -108,18 +126,20 @@ function versionTime(redone: Redone): number {
   return Math.floor(version / 1024)
 }
 
-/** What had come and was not done, as rows of the units that it is for. */
-function takeInbox({ inc, parcels }: Inheritance, redone: Redone, parts: RecoveryParts): UnitRow[] {
-  const rows: UnitRow[] = []
+/** What had come and was not done. */
+function ofInbox({ inc, parcels }: Inheritance, redone: Redone, parts: RecoveryParts): Orphan[] {
+  const orphans: Orphan[] = []
   for (const { source, first, pieces } of parcels) {
     pieces.forEach((piece, i) => {
-      if (redone.bus.isDone(source, first + i)) return
-      parts.framesOf(piece).forEach(({ unit, frame }, part) => {
-        rows.push({ unit, key: frameKey(unit, `${source}>${inc}`, (first + i) * PARTS + part), value: frame, version: nextVersion() })
-      })
+      if (!redone.bus.isDone(source, first + i)) orphans.push(...apart(`${source}>${inc}`, first + i, piece, parts))
     })
   }
-  return rows
+  return orphans
+}
+
+/** A frame as one for each unit. */
+function apart(source: string, number: number, frame: Buffer, parts: RecoveryParts): Orphan[] {
+  return parts.framesOf(frame).map((one, part) => ({ source, number: number * PARTS + part, ...one }))
 }
 
 async function writeRows(inheritance: Inheritance, parts: RecoveryParts, rows: readonly UnitRow[]): Promise<void> {
@@ -154,22 +174,21 @@ async function recoverHistory(inheritance: Inheritance, parts: RecoveryParts, ow
   await inheritance.write([], new Map([[owner, left.length === 0 ? undefined : packTail(left)]]))
 }
 
-/** Sends what the node had committed to send; who has it already knows it. Answers what was for nodes that are gone. */
-async function sendAgain(inc: string, redone: Redone, parts: RecoveryParts): Promise<Orphans['frames']> {
+/** Sends what the node had committed to send; who has it already knows it. Answers what was for nodes that are gone and did not have it. */
+async function sendAgain(inc: string, redone: Redone, own: ReadonlyMap<string, number>, parts: RecoveryParts): Promise<Orphan[]> {
   const byTarget = new Map<string, Sent[]>()
   for (const sent of redone.bus.sent) {
     const list = byTarget.get(sent.to)
     if (list) list.push(sent)
     else byTarget.set(sent.to, [sent])
   }
-  const orphans: Orphans['frames'][number][] = []
+  const orphans: Orphan[] = []
   for (const [to, list] of byTarget) {
     list.sort((a, b) => a.number - b.number)
-    let received: number | undefined
+    let received = to === inc ? own.get(inc) ?? 0 : undefined
     for (const { number, frame } of list) {
       if (received === undefined && await parts.membership.send(to, { source: inc, first: number, pieces: [frame] }) === 'gone') received = await parts.membership.receivedBy(to, inc)
-      if (received === undefined || number <= received) continue
-      parts.framesOf(frame).forEach((one, part) => { orphans.push({ id: { source: `${inc}>${to}`, number: number * PARTS + part }, ...one }) })
+      if (received !== undefined && number > received) orphans.push(...apart(`${inc}>${to}`, number, frame, parts))
     }
   }
   return orphans

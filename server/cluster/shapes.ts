@@ -95,7 +95,8 @@ export interface Membership extends AsyncDisposable {
 
   /**
    * Called with what each lost node leaves that this node is to recover; when it rejects, or this node goes before it has called `finish`, it
-   * is done again from the beginning, here or elsewhere. Called once.
+   * is done again from the beginning, here or elsewhere. Called once. In the whole cluster one lost node is recovered at a time; after a
+   * rejection another has its turn first. The inboxes of lost nodes whose turn has not come take parcels; `send` to the one whose turn it is rejects until it is gone.
    */
   inherit(handler: (inheritance: Inheritance) => Promise<void>): void
 

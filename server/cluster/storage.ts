@@ -120,6 +120,7 @@ export class ClusterStorage implements Storage, Units {
     this.#history = new UnitHistory({
       store: this.#store, history: options.history, queue: options.queue, ...(options.progress ? { progress: options.progress } : {}),
       use: (owner) => { this.#use(owner) },
+      isHere: (owner) => this.#units.find(owner) !== undefined,
       onError: (error) => { this.#error(error) },
     })
     this.archive = this.#history
@@ -447,56 +448,39 @@ export class ClusterStorage implements Storage, Units {
   async #recover(inheritance: Inheritance): Promise<void> {
     if (this.#isLost || this.#isClosing) throw new StorageError('this node has left the cluster')
     const { records, queue, progress, framesOf } = this.#options
-    const orphans = await recover(inheritance, { records, queue, progress, framesOf, membership: this.#membership, isLost: () => this.#isLost })
-    // Whoever claims them finds what they had not taken. That should be soon.
-    for (const unit of orphans.units) this.claim(unit).catch((error: unknown) => { this.#error(error) })
-    for (const { id, unit, frame } of orphans.frames) void this.#sendOrphan(id, unit, frame)
-  }
-
-  /** A frame of a lost node for a node that is gone as well. */
-  async #sendOrphan(id: { readonly source: string; readonly number: number }, unit: string, frame: Buffer): Promise<void> {
-    await this.#until(async () => {
-      const inc = await this.claim(unit)
-      if (inc !== this.inc) {
-        if (await this.#membership.send(inc, { source: id.source, first: id.number, pieces: [frame] }) === 'gone') throw new StorageError(`the node ${inc} is gone`)
-        return
-      }
-      const loaded = this.#units.find(unit)
-      if (!loaded) throw new StorageError(`the unit ${unit} has been given up`)
-      const key = frameKey(unit, id.source, id.number)
-      this.#write(loaded)
-      this.#store.put(key, frame)
-      await this.#committedOrLost()
-      this.#handBack(loaded, [{ key, value: frame }])
+    const units = await recover(inheritance, {
+      records, queue, progress, framesOf, membership: this.#membership,
+      isLost: () => this.#isLost,
+      homeOf: async (unit) => await this.find(unit) ?? await this.claim(unit),
     })
+    // Whoever claims them finds what they had not taken. That should be soon.
+    for (const unit of units) this.claim(unit).catch((error: unknown) => { this.#error(error) })
   }
 
   async #close(): Promise<void> {
+    this.#isClosing = true
     clearInterval(this.#timer)
     if (!this.#isLost) {
-      const isWritten = await this.#closeStore()
-      const left = [...this.#units.all()]
-      if (isWritten && !this.#isLost) {
-        await this.#units.writeTails(new Map(left.map(({ name }) => [name, this.#history.packedTail(name)]))).then(() => this.#membership.release(left.map(({ name }) => name), lastMs())).catch((error: unknown) => { this.#error(error) })
-      }
-    }
-    this.#isClosing = true
-    this.#history.close()
-    this.#bus.close()
-  }
-
-  /** True when everything is in its place, so that the units may be given up without a word in the log, of which nothing is left. */
-  async #closeStore(): Promise<boolean> {
-    const timer = setTimeout(() => {
+      let timer: NodeJS.Timeout | undefined
       // What cannot be written is left to who recovers this node.
-      this.#history.close()
-      this.#bus.close()
-    }, CLOSE_WAIT_MS)
-    try {
-      return await this.#store.close(CLOSE_WAIT_MS)
-    } finally {
+      const isLate = new Promise((resolve) => { timer = setTimeout(resolve, CLOSE_WAIT_MS) })
+      await Promise.race([this.#leave(), isLate])
       clearTimeout(timer)
     }
+    this.#isLost = true
+    this.#history.close()
+    this.#bus.close()
+    await this.#store.close(0)
+  }
+
+  /** Writes everything to its place, and gives up all units. */
+  async #leave(): Promise<void> {
+    await Promise.all(this.#claiming.values()).catch(() => {})
+    await Promise.all(this.#leaving.values())
+    await this.#store.drain()
+    const units = [...this.#units.all()].filter((unit) => !unit.isLeaving)
+    for (let at = 0; at < units.length; at += RELEASED_AT_ONCE) await this.#release(units.slice(at, at + RELEASED_AT_ONCE))
+    await this.#store.drain()
   }
 }
 

@@ -228,7 +228,7 @@ export class GroupedStore implements OrderedStore, SectionWriter {
   async close(waitMs: number): Promise<boolean> {
     let timer: NodeJS.Timeout | undefined
     const done = await Promise.race([
-      this.#empty().then(() => true),
+      this.drain().then(() => true),
       new Promise<false>((resolve) => { timer = setTimeout(() => { resolve(false) }, waitMs) }),
     ])
     clearTimeout(timer)
@@ -246,7 +246,8 @@ export class GroupedStore implements OrderedStore, SectionWriter {
     clearImmediate(this.#scheduled as NodeJS.Immediate | undefined)
   }
 
-  async #empty(): Promise<void> {
+  /** Resolves when the database has everything, and the log nothing. Never when the store closes first. */
+  async drain(): Promise<void> {
     do {
       await this.committed()
       await this.#preparing
