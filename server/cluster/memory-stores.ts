@@ -36,7 +36,7 @@ interface Purged {
 }
 
 export class MemoryHistoryStore implements HistoryStore {
-  readonly #archive = new TailArchive(async () => {})
+  readonly #archive = new TailArchive(() => new Promise((resolve) => { setTimeout(resolve, 1) }))
   readonly #versions = new Map<string, Map<string, number>>()
   readonly #purged = new Map<string, Purged[]>()
 

@@ -10,7 +10,7 @@ const LONG = `${'l'.repeat(1023)}@${'d'.repeat(1023)}`
 
 /** All units that the contract writes to. */
 const UNITS = [
-  'k', 'a', 'b', 'ab', 'a\0', 'a\x01', '\0', '\x01', 'ä', '', 'o', ROMEO, JULIET, NURSE, `${ROMEO}x`, 'x@y', 'mercutio@verona.lit', 'ä@montague.lit',
+  'k', 'never', 'a', 'b', 'ab', 'a\0', 'a\x01', '\0', '\x01', 'ä', '', 'o', ROMEO, JULIET, NURSE, `${ROMEO}x`, 'x@y', 'mercutio@verona.lit', 'ä@montague.lit',
   LONG, `${'l'.repeat(900)}@example.org`, ...Array.from({ length: 60 }, (_, run) => [ROMEO, JULIET, NURSE].map((owner) => `${run + 1}${owner}`)).flat(),
 ]
 

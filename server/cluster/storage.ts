@@ -91,6 +91,8 @@ export class ClusterStorage implements Storage, Units {
   readonly #onChange: ((gone: readonly string[]) => void)[] = []
   readonly #timer: NodeJS.Timeout
   #segment = 1
+  /** What was written in this segment and before it is in its place. */
+  #appliedSegment = 0
   #problem: string | undefined
   #reported: string | undefined
   #isLost = false
@@ -368,6 +370,7 @@ export class ClusterStorage implements Storage, Units {
 
   /** Everything up to the segment before this one is in its place: who has nothing newer and is not used may go. */
   #applied(): void {
+    this.#appliedSegment = this.#segment - 1
     if (this.#isLost || this.#isClosing) return
     const { idleMs = IDLE_MS, unitsMax = UNITS_MAX, unitBytesMax = UNIT_BYTES_MAX } = this.#options
     const now = performance.now()
@@ -477,10 +480,18 @@ export class ClusterStorage implements Storage, Units {
   async #leave(): Promise<void> {
     await Promise.all(this.#claiming.values()).catch(() => {})
     await Promise.all(this.#leaving.values())
-    await this.#store.drain()
+    await this.#writeAll()
     const units = [...this.#units.all()].filter((unit) => !unit.isLeaving)
     for (let at = 0; at < units.length; at += RELEASED_AT_ONCE) await this.#release(units.slice(at, at + RELEASED_AT_ONCE))
-    await this.#store.drain()
+  }
+
+  /** Has the log turn over until everything written so far is in its place. */
+  async #writeAll(): Promise<void> {
+    await this.#committedOrLost()
+    for (const segment = this.#segment; this.#appliedSegment < segment && !this.#isLost;) {
+      this.#store.turnOver()
+      await new Promise((resolve) => { setTimeout(resolve, 2) })
+    }
   }
 }
 
