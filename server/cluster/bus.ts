@@ -140,7 +140,7 @@ export class Bus implements Participant {
     this.#store.touch()
   }
 
-  *rows(): Generator<undefined, undefined> { return undefined }
+  rows(): Iterable<undefined> { return [] }
   applied(): void {}
   replay(): void { throw new Error('a node begins with an empty log') }
 

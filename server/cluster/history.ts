@@ -177,7 +177,7 @@ export class UnitHistory implements Archive, Participant {
 
   turnOver(): void {}
 
-  *rows(): Generator<undefined, undefined> { return undefined }
+  rows(): Iterable<undefined> { return [] }
 
   applied(): void {}
 

@@ -432,7 +432,8 @@ export class ClusterStorage implements Storage, Units {
       if (this.#isLost) return resolve()
       this.#onLost.push(resolve)
       this.#store.afterCommit(() => {
-        this.#onLost.splice(this.#onLost.indexOf(resolve), 1)
+        const at = this.#onLost.indexOf(resolve)
+        if (at !== -1) this.#onLost.splice(at, 1)
         resolve()
       })
     })
@@ -445,7 +446,7 @@ export class ClusterStorage implements Storage, Units {
     this.#history.close()
     this.#bus.close()
     this.#report()
-    for (const listener of [...this.#onLost]) listener()
+    for (const listener of this.#onLost.splice(0)) listener()
   }
 
   async #recover(inheritance: Inheritance): Promise<void> {
@@ -548,7 +549,7 @@ class Releases implements Participant {
     this.#onTurnOver()
   }
 
-  *rows(): Generator<undefined, undefined> { return undefined }
+  rows(): Iterable<undefined> { return [] }
   applied(): void { this.#onApplied() }
   replay(_section: RecordReader): void { throw new Error('a node begins with an empty log') }
 }

@@ -31,6 +31,7 @@ interface OpenStream {
 }
 
 const INDEX_DIGITS = 12
+const SEQ_SPACE = Buffer.alloc(4)
 
 export class UnitStreams implements StreamStore {
   readonly #store: OrderedStore
@@ -59,13 +60,12 @@ export class UnitStreams implements StreamStore {
     this.#writeCounters(stream)
   }
 
-  push(id: string, seq: number, bytes: Buffer): void {
+  push(id: string, seq: number, ...parts: readonly Buffer[]): void {
     const stream = this.#byId.get(id)
     if (!stream) return
     const key = `${stream.prefix}p${stream.next.toString(16).padStart(INDEX_DIGITS, '0')}`
-    const row = Buffer.allocUnsafe(4 + bytes.length)
+    const row = Buffer.concat([SEQ_SPACE, ...parts])
     row.writeUInt32BE(seq, 0)
-    row.set(bytes, 4)
     this.#store.putNew(key, row)
     stream.next++
     stream.queue.push({ key, seq, bytes: row.subarray(4) })

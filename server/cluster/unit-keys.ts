@@ -8,7 +8,7 @@ import { encodePart } from '../storage/ordered.ts'
 type Rule = 'first' | 'swapped' | 'second'
 
 const RULES: Readonly<Record<string, Rule>> = {
-  accounts: 'swapped', vcard_index: 'swapped',
+  accounts: 'swapped', 'disabled-accounts': 'swapped', vcard_index: 'swapped',
   'muc-rooms': 'swapped', 'muc-affiliations': 'swapped', 'muc-occupants': 'swapped', 'muc-history': 'swapped', 'muc-vcards': 'swapped', 'muc-past': 'swapped', 'muc-departed': 'swapped',
   pubsub_leases: 'second',
 }
