@@ -41,6 +41,7 @@ export class MemoryCluster {
   readonly #places = new Map<string, Place>()
   readonly #received = new Map<string, ReadonlyMap<string, number>>()
   readonly #lost: string[] = []
+  readonly #killed = new Set<string>()
   #isRecovering = false
   #joined = 0
 
@@ -73,6 +74,7 @@ export class MemoryCluster {
     const member = this.#members.get(inc)
     if (!member || member.isKilled) return
     member.isKilled = true
+    this.#killed.add(inc)
     this.fence(inc)
   }
 
@@ -94,7 +96,8 @@ export class MemoryCluster {
   /** What a node asks of what is outside. It gets no answer once it is killed. */
   async ask<T>(inc: string, what: string, run: (member: Member) => T): Promise<T> {
     const member = this.#members.get(inc)
-    if (!member || member.isKilled) return await NEVER
+    if (member?.isKilled || this.#killed.has(inc)) return await NEVER
+    if (!member) throw new Error(`${inc} has lost its lease`)
     await this.between(inc, what, 'before')
     // What a killed process has sent may still be done.
     const known = this.#members.get(inc)
