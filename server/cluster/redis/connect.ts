@@ -47,6 +47,7 @@ export type Argument = string | Buffer | number
 /** Makes a client. It connects by itself, again and again; meanwhile commands fail at once. `commandTimeoutMs` undefined: the usual one. */
 export function openClient(options: RedisConnection, commandTimeoutMs = COMMAND_TIMEOUT_MS, onError: (error: Error) => void = ignore): Client {
   const retryStrategy = (times: number): number => Math.min(RETRY_MAX_MS, 20 * 2 ** Math.min(times, 10))
+  let leftAt = -Infinity
   const common = {
     connectTimeout: options.connectTimeoutMs, commandTimeout: commandTimeoutMs, maxRetriesPerRequest: 0, enableOfflineQueue: false,
     autoResendUnfulfilledCommands: false, keepAlive: 10_000,
@@ -54,7 +55,11 @@ export function openClient(options: RedisConnection, commandTimeoutMs = COMMAND_
     ...options.password === '' ? {} : { password: options.password },
     ...options.tls ? { tls: options.ca === undefined ? {} : { ca: options.ca } } : {},
     // A primary that has become a replica, or that is told to go: the next connection finds the other.
-    reconnectOnError: (error: Error) => /^(READONLY|MASTERDOWN|UNBLOCKED)/.test(error.message),
+    reconnectOnError: (error: Error) => {
+      if (!/^(READONLY|MASTERDOWN|UNBLOCKED)/.test(error.message) || performance.now() - leftAt < RETRY_MAX_MS) return false
+      leftAt = performance.now()
+      return true
+    },
   }
   let client: Client
   if (options.cluster.length > 0) {

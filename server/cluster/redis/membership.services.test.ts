@@ -3,10 +3,10 @@ import { type Redis as RedisService, startRedis, startRedisCluster, startRedisSe
 import { testMembership } from '../membership.contract.ts'
 import { type Membership } from '../shapes.ts'
 import { Commander } from './connect.ts'
-import { connectionOf } from './connection.fixture.ts'
 import { Keys } from './keys.ts'
 import { RedisMembership } from './membership.ts'
 import { LOSE } from './scripts.ts'
+import { connectionOf } from './service.fixture.ts'
 
 const services = {
   'one Redis': startRedis,

@@ -70,6 +70,7 @@ export class RedisMembership implements Membership {
   #confirmedAt = 0
   #beating: Promise<void> | undefined
   #timer: NodeJS.Timeout | undefined
+  #hasJoined = false
   #isLost = false
   #isClosed = false
   #inheritor: ((inheritance: Inheritance) => Promise<void>) | undefined
@@ -223,6 +224,7 @@ export class RedisMembership implements Membership {
     }, this.#options.joinMs ?? JOIN_MS)
     this.#confirmedAt = performance.now()
     await this.#commander.persist(() => this.#beat(), this.#leaseMs)
+    this.#hasJoined = true
     await this.#tellOthers()
     this.#beatLater()
   }
@@ -238,7 +240,7 @@ export class RedisMembership implements Membership {
   }
 
   #beatNow(): void {
-    if (this.#isClosed || this.#isLost || this.#beating) return
+    if (!this.#hasJoined || this.#isClosed || this.#isLost || this.#beating) return
     this.#beating = this.#beat().catch(ignore).finally(() => {
       this.#beating = undefined
       if (performance.now() - this.#confirmedAt > (this.#options.patienceMs ?? PATIENCE_MS)) this.#lose()

@@ -28,8 +28,7 @@ export function connectHBase({ masters, user, deadlineMs }: HBaseStorageOptions)
 }
 
 export function tableName({ namespace, prefix }: HBaseStorageOptions, name: string): string {
-  // Of the default namespace HBase itself says no name.
-  return `${namespace === undefined || namespace === 'default' ? '' : `${namespace}:`}${prefix ?? ''}${name}`
+  return `${namespace === undefined ? '' : `${namespace}:`}${prefix ?? ''}${name}`
 }
 
 /** Several processes may do that at once. */
