@@ -12,6 +12,11 @@ const JAVA_OPTIONS = [
   ...['java.base/jdk.internal.misc', 'java.security.jgss/sun.security.krb5', 'java.base/sun.net.dns', 'java.base/sun.net.util'].flatMap((each) => ['--add-exports', `${each}=ALL-UNNAMED`]),
 ]
 
+export interface HBaseOptions extends JavaOptions {
+  /** Beside the one in the first process, so many region servers in processes of their own: `daemons` has them after it. */
+  readonly moreRegionServers?: number
+}
+
 export class HBase extends Service {
   /** Of each master, `host:port`. */
   readonly masters: readonly string[]
@@ -23,11 +28,10 @@ export class HBase extends Service {
 }
 
 /** The master on the first port, the region server on the second, ZooKeeper on the third. */
-export async function startHBase(options: JavaOptions = {}): Promise<HBase> {
+export async function startHBase(options: HBaseOptions = {}): Promise<HBase> {
   install(['hbase'])
-  const { dir, port } = await place('hbase', options, 3)
-  const conf = path.join(dir, 'conf')
-  mkdirSync(conf, { recursive: true })
+  const { moreRegionServers = 0 } = options
+  const { dir, port } = await place('hbase', options, 3 + moreRegionServers)
   const properties: Readonly<Record<string, string | number>> = {
     'hbase.rootdir': `file://${dir}/data`,
     'hbase.tmp.dir': path.join(dir, 'tmp'),
@@ -51,13 +55,10 @@ export async function startHBase(options: JavaOptions = {}): Promise<HBase> {
     'hbase.master.wait.on.regionservers.maxtostart': 1,
     'hbase.master.wait.on.regionservers.timeout': 1000,
     'hbase.regionserver.msginterval': 500,
+    // How long one that was killed is waited for.
+    ...moreRegionServers > 0 ? { 'zookeeper.session.timeout': 20_000 } : {},
   }
-  const lines = Object.entries(properties).map(([name, value]) => `<property><name>${name}</name><value>${value}</value></property>\n`)
-  writeFileSync(path.join(conf, 'hbase-site.xml'), `<?xml version="1.0"?>\n<configuration>\n${lines.join('')}</configuration>\n`)
-  writeFileSync(path.join(conf, 'log4j.properties'), [
-    'log4j.rootLogger=INFO,C', 'log4j.appender.C=org.apache.log4j.ConsoleAppender', 'log4j.appender.C.layout=org.apache.log4j.PatternLayout',
-    'log4j.appender.C.layout.ConversionPattern=%d{ISO8601} %-5p [%t] %c{2}: %m%n', 'log4j.logger.org.apache.zookeeper=WARN', '',
-  ].join('\n'))
+  const conf = writeConf(path.join(dir, 'conf'), properties)
   const log = path.join(dir, 'hbase.log')
   const daemon = await startJava({
     name: 'hbase',
@@ -66,5 +67,26 @@ export async function startHBase(options: JavaOptions = {}): Promise<HBase> {
     // It takes connections before it has what it needs; of that only its log tells.
     ready: async () => await listens(port + 1) && readFileSync(log, 'utf8').includes('Master has completed initialization'),
   }, options.stays)
-  return new HBase(dir, port, [daemon])
+  const others = await Promise.all(Array.from({ length: moreRegionServers }, async (_, i) => {
+    const name = `regionserver${i + 2}`
+    const own = { 'hbase.cluster.distributed': 'true', 'hbase.regionserver.port': port + 3 + i, 'hbase.tmp.dir': path.join(dir, `tmp-${name}`) }
+    return await startJava({
+      name,
+      dir,
+      args: [...javaArgs('hbase', options.heap ?? '512m', JAVA_OPTIONS, writeConf(path.join(dir, `conf-${name}`), { ...properties, ...own })), 'org.apache.hadoop.hbase.regionserver.HRegionServer', 'start'],
+      ready: async () => await listens(port + 3 + i) && readFileSync(path.join(dir, `${name}.log`), 'utf8').includes('Serving as '),
+    }, options.stays)
+  }))
+  return new HBase(dir, port, [daemon, ...others])
+}
+
+function writeConf(conf: string, properties: Readonly<Record<string, string | number>>): string {
+  mkdirSync(conf, { recursive: true })
+  const lines = Object.entries(properties).map(([name, value]) => `<property><name>${name}</name><value>${value}</value></property>\n`)
+  writeFileSync(path.join(conf, 'hbase-site.xml'), `<?xml version="1.0"?>\n<configuration>\n${lines.join('')}</configuration>\n`)
+  writeFileSync(path.join(conf, 'log4j.properties'), [
+    'log4j.rootLogger=INFO,C', 'log4j.appender.C=org.apache.log4j.ConsoleAppender', 'log4j.appender.C.layout=org.apache.log4j.PatternLayout',
+    'log4j.appender.C.layout.ConversionPattern=%d{ISO8601} %-5p [%t] %c{2}: %m%n', 'log4j.logger.org.apache.zookeeper=WARN', '',
+  ].join('\n'))
+  return conf
 }

@@ -138,45 +138,81 @@ describe('HBase client', () => {
   it('loses nothing and answers nothing wrong while regions split', async () => {
     // A region that came of a split is not split again before it is compacted: each of these once.
     const t = await table(Array.from({ length: 20 }, (_, i) => (i + 1) * 12))
-    let isOver = false
-    let next = 0
-    const written: number[] = []
-    const writers = Array.from({ length: 4 }, async () => {
-      while (!isOver) {
-        const batch = Array.from({ length: 20 }, () => next++)
-        await t.put(batch.map((i) => put(i)))
-        written.push(...batch)
-        await sleep(5)
-      }
-    })
-    const readers = Array.from({ length: 2 }, async (_, reader) => {
-      let checks = 0
-      while (!isOver) {
-        if (written.length === 0) {
-          await sleep(5)
-          continue
-        }
-        const some = Array.from({ length: 10 }, () => written[Math.floor(Math.random() * written.length)] as number)
-        expect((await t.getMany(some.map(rowOf))).map(text)).to.deep.equal(some.map((i) => `v${i}`))
-        const known = new Set(written.map((i) => rowOf(i).toString('hex')))
-        let before: Buffer | undefined
-        for await (const { row } of t.scan({ reversed: reader === 1, batchRows: 200 })) {
-          if (before) expect(Buffer.compare(before, row)).to.equal(reader === 1 ? 1 : -1)
-          before = Buffer.from(row)
-          known.delete(row.toString('hex'))
-        }
-        expect(known.size, 'rows that were written before the scan and not found').to.equal(0)
-        checks++
-      }
-      return checks
-    })
-    const work = Promise.all([...writers, ...readers])
-    work.catch(() => { isOver = true })
-    for (let split = 0; split < 20 && !isOver; split++) await client.admin.split(t.name, Buffer.from([4 + split * 12, 0x80]))
-    isOver = true
-    await work
+    const load = underLoad(t)
+    for (let split = 0; split < 20 && !load.hasFailed; split++) await client.admin.split(t.name, Buffer.from([4 + split * 12, 0x80]))
+    const written = await load.end()
     expect((await client.admin.regions(t.name)).length).to.equal(41)
-    expect(await t.rows({ filter: filters.keysOnly() })).to.have.lengthOf(next)
+    expect(await t.rows({ filter: filters.keysOnly() })).to.have.lengthOf(written)
+  })
+})
+
+/** Writers, and readers that look whether all is there that was written before, both ways and in order. */
+function underLoad(t: Table): { readonly hasFailed: boolean; end(): Promise<number> } {
+  let isOver = false
+  let hasFailed = false
+  let next = 0
+  const written: number[] = []
+  const writers = Array.from({ length: 4 }, async () => {
+    while (!isOver) {
+      const batch = Array.from({ length: 20 }, () => next++)
+      await t.put(batch.map((i) => put(i)))
+      written.push(...batch)
+      await sleep(10)
+    }
+  })
+  const readers = Array.from({ length: 2 }, async (_, reader) => {
+    while (!isOver) {
+      await sleep(20)
+      if (written.length === 0) continue
+      const some = Array.from({ length: 10 }, () => written[Math.floor(Math.random() * written.length)] as number)
+      expect((await t.getMany(some.map(rowOf))).map(text)).to.deep.equal(some.map((i) => `v${i}`))
+      const known = new Set(written.map((i) => rowOf(i).toString('hex')))
+      let before: Buffer | undefined
+      for await (const { row } of t.scan({ reversed: reader === 1, batchRows: 200 })) {
+        if (before) expect(Buffer.compare(before, row)).to.equal(reader === 1 ? 1 : -1)
+        before = Buffer.from(row)
+        known.delete(row.toString('hex'))
+      }
+      expect(known.size, 'rows that were written before the scan and not found').to.equal(0)
+    }
+  })
+  const work = Promise.all([...writers, ...readers])
+  work.catch(() => { isOver = hasFailed = true })
+  return {
+    get hasFailed() { return hasFailed },
+    async end() {
+      isOver = true
+      await work
+      return next
+    },
+  }
+}
+
+describe('HBase client, with several region servers', () => {
+  it('loses nothing and answers nothing wrong while regions move, merge, and a region server is killed', async () => {
+    await using service = await startHBase({ moreRegionServers: 1 })
+    using client = new HBaseClient({ servers: service.masters, deadlineMs: 120_000, callTimeoutMs: 5000 })
+    await client.admin.setBalancer(false)
+    await client.admin.createTable('moved', { families: { f: {} }, splits: [0x40, 0x80, 0xc0].map((byte) => Buffer.from([byte])) })
+    const load = underLoad(client.table('moved'))
+    const places = new Set<string>()
+    for (let move = 0; move < 20 && !load.hasFailed; move++) {
+      const region = (await client.admin.regions('moved'))[move % 4]
+      if (region) await client.admin.move(region)
+      for (const { encodedName, server } of await client.admin.regions('moved')) places.add(`${encodedName}@${server?.port}`)
+    }
+    expect(places.size, 'regions have been at both servers').to.be.above(4)
+    const [first, second] = await client.admin.regions('moved')
+    if (first && second) await client.admin.merge('moved', first, second)
+    expect(await client.admin.regions('moved')).to.have.lengthOf(3)
+    await service.daemons[1]?.kill()
+    const left = service.masters[0]?.split(':')[1]
+    for (const until = performance.now() + 90_000; performance.now() < until && !load.hasFailed; await sleep(200)) {
+      if ((await client.admin.regions('moved')).every(({ server }) => server?.port === Number(left) + 1)) break
+    }
+    await sleep(1000)
+    const written = await load.end()
+    expect(await client.table('moved').rows({ filter: filters.keysOnly() })).to.have.lengthOf(written)
   })
 })
 

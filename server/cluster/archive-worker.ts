@@ -19,7 +19,7 @@ const FETCH_BYTES_MAX = 16_777_216
 /** Batches of so many partitions are written at once. */
 const PARTITIONS_AT_ONCE = 4
 /** A worker that has not been heard for so long has lost its partitions. */
-const SESSION_MS = 15_000
+const SESSION_MS = 10_000
 const HEARTBEAT_MS = 2_000
 const RETRY_MS = 500
 const RETRY_MAX_MS = 10_000
@@ -142,7 +142,7 @@ export class ArchiveWorker {
     const consumer = this.#kafka.consumer({
       groupId: kafka.group,
       sessionTimeout: SESSION_MS,
-      rebalanceTimeout: SESSION_MS * 2,
+      rebalanceTimeout: SESSION_MS,
       heartbeatInterval: HEARTBEAT_MS,
       minBytes: FETCH_BYTES_MIN,
       maxWaitTimeInMs: FETCH_WAIT_MS,

@@ -22,9 +22,12 @@ export class MemoryRowStore implements RowStore {
   }
 
   async units(prefix: string, after: string | undefined, limit: number): Promise<readonly string[]> {
+    const inOrder = (a: string, b: string): number => Buffer.compare(Buffer.from(a), Buffer.from(b))
     const found: string[] = []
-    for (const [unit, rows] of this.#units) if (unit.startsWith(prefix) && (after === undefined || unit > after) && [...rows.values()].some((row) => row.value)) found.push(unit)
-    return found.sort().slice(0, limit)
+    for (const [unit, rows] of this.#units) {
+      if (unit.startsWith(prefix) && (after === undefined || inOrder(unit, after) > 0) && [...rows.values()].some((row) => row.value)) found.push(unit)
+    }
+    return found.sort(inOrder).slice(0, limit)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {}

@@ -681,7 +681,7 @@ modules:
       expect(config.limits).to.include({ stanzaBytes: 20_000, preAuthTimeoutMs: 5000, depth: 100 })
       expect(config.tidings).to.deep.equal({
         data: './d', metrics: { port: 0, ip: '127.0.0.1' }, archiveRetentionMs: 30 * 86_400_000,
-        upload: { quotaBytes: 1024 ** 3, expiryMs: Infinity }, s3: undefined, kafka: undefined, cluster: undefined, selfSigned: true,
+        upload: { quotaBytes: 1024 ** 3, expiryMs: Infinity }, s3: undefined, kafka: undefined, hbase: undefined, cluster: undefined, selfSigned: true,
         reports: { sendTo: [] }, serviceStatus: { addresses: [], outage: undefined },
       })
       expect(good('hosts: [a.example]\ntidings: { s3: { endpoint: "http://s3.example:9000", access_key: a, secret_key: b } }\n').tidings.s3).to.deep.equal({
@@ -690,6 +690,9 @@ modules:
       expect(good('hosts: [a.example]\ntidings: { kafka: { brokers: ["k1:9092", "[::1]:9092"], tls: { cafile: ca.pem }, sasl: { username: u, password: p } } }\n').tidings.kafka).to.deep.equal({
         brokers: ['k1:9092', '[::1]:9092'], topic: 'archive', partitions: 12, replication: -1, backlogBytes: 67_108_864, group: 'tidings-archive-worker',
         tls: { caFile: '/etc/x/ca.pem', certFile: undefined, keyFile: undefined, verify: true }, sasl: { mechanism: 'scram-sha-512', username: 'u', password: 'p' },
+      })
+      expect(good('hosts: [a.example]\ntidings: { archive_retention: 1, hbase: { masters: ["m1:16000"] } }\n').tidings.hbase).to.deep.equal({
+        masters: ['m1:16000'], user: 'tidings', namespace: 'default', prefix: '', regions: 8, compression: 'NONE', retentionSeconds: 86_400,
       })
       expect(good('hosts: [a.example]\ntidings: { kafka: { brokers: ["k1:9092"], tls: true } }\n').tidings.kafka?.tls).to.deep.equal({ caFile: undefined, certFile: undefined, keyFile: undefined, verify: true })
       expect(good('hosts: [a.example]\nnegotiation_timeout: 10\n').limits).to.include({ preAuthTimeoutMs: 10_000 })

@@ -9,10 +9,12 @@ import { parseDateTime } from '../../lib/stanza/delay.ts'
 import { createJwtCheck } from '../../lib/sasl/jwt.ts'
 import { SCRAM_HASHES, type ScramHash } from '../../lib/sasl/scram-keys.ts'
 import type { KafkaOptions } from '../cluster/kafka/client.ts'
+import type { HBaseStorageOptions } from '../storage/hbase/tables.ts'
 import type { S3Options } from '../storage/s3/blobs.ts'
 import { createAccess, isNetwork, type Access, type AccessLayer, type Shaper } from './access.ts'
 import { readCluster, redisTable, type ClusterOptions, type RedisNames } from './cluster.ts'
 import { globalOptionNames, hostOptionNames, moduleNames, removedModuleNames, removedOptionNames, renamedModules, renamedOptions } from './ejabberd-names.ts'
+import { hbaseOptions, hbaseTable } from './hbase.ts'
 import { kafkaOptions, kafkaTable } from './kafka.ts'
 import { defaultLimits, limitTable, type Limits } from './limits.ts'
 import { queueBytes, readListeners } from './listen.ts'
@@ -104,6 +106,8 @@ export interface TidingsOptions {
   readonly s3: S3Options | undefined
   /** The way of history from the nodes to the workers that store it. */
   readonly kafka: KafkaOptions | undefined
+  /** The store of everybody's history and records. */
+  readonly hbase: HBaseStorageOptions | undefined
   /** The nodes that this one is one of; undefined when it is alone. */
   readonly cluster: ClusterOptions | undefined
   /** Whether hosts without a certificate get one that the server signs itself. */
@@ -328,7 +332,7 @@ export const hostTable: OptionTable<HostOptions> = {
   ...sharedTls,
 }
 
-interface TidingsNames { data: string; metrics: unknown; archive_retention: number; upload: unknown; s3: unknown; kafka: unknown; cluster: unknown; self_signed: boolean; reports: unknown; service_status: unknown; limits: unknown }
+interface TidingsNames { data: string; metrics: unknown; archive_retention: number; upload: unknown; s3: unknown; kafka: unknown; hbase: unknown; cluster: unknown; self_signed: boolean; reports: unknown; service_status: unknown; limits: unknown }
 
 /** The key `tidings`. */
 export const tidingsTable: OptionTable<TidingsNames> = {
@@ -338,6 +342,7 @@ export const tidingsTable: OptionTable<TidingsNames> = {
   upload: { type: anything(), default: undefined, help: 'Uploads: quota (bytes of one account) and expiry.' },
   s3: { type: anything(), default: undefined, help: 'Bucket for uploaded files: bucket, endpoint, region, prefix, access_key, secret_key and path_style.' },
   kafka: { type: anything(), default: undefined, help: 'The way of history to its store: brokers, topic, partitions, replication, backlog, group, tls and sasl.' },
+  hbase: { type: anything(), default: undefined, help: 'HBase: masters, user, namespace, prefix, regions and compression.' },
   cluster: { type: anything(), default: undefined, help: 'Several nodes that are one server: node, address and redis.' },
   self_signed: { type: bool(), default: true, help: 'Whether hosts without a certificate in certfiles get one that the server signs itself.' },
   reports: { type: anything(), default: undefined, help: 'Reports of abuse: send_to.' },
@@ -903,6 +908,8 @@ function readTidings(entry: MapEntry | undefined, cluster: ClusterOptions | unde
   const s3 = part('s3', s3Table)
   const kafkaEntry = entry && entryOf(entry.value, 'kafka')
   const kafka = part('kafka', kafkaTable)
+  const hbaseEntry = entry && entryOf(entry.value, 'hbase')
+  const hbase = part('hbase', hbaseTable)
   const status = part('service_status', serviceStatusTable)
   return {
     limits,
@@ -915,6 +922,7 @@ function readTidings(entry: MapEntry | undefined, cluster: ClusterOptions | unde
         upload: { quotaBytes: upload?.quota ?? Infinity, expiryMs: upload?.expiry ?? Infinity },
         s3: s3 && { endpoint: s3.endpoint, region: s3.region, bucket: s3.bucket, prefix: s3.prefix, accessKey: s3.access_key, secretKey: s3.secret_key, pathStyle: s3.path_style },
         kafka: kafka && kafkaEntry && kafkaOptions(kafka, kafkaEntry, problems),
+        hbase: hbase && hbaseEntry && hbaseOptions(hbase, hbaseEntry, read.options.archive_retention, problems),
         cluster,
         selfSigned: read.options.self_signed,
         reports: { sendTo: part('reports', reportsTable)?.send_to ?? [] },

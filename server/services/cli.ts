@@ -53,11 +53,12 @@ async function run(argv: readonly string[]): Promise<number> {
     return command === undefined && !values.help ? 2 : 0
   }
   const options: Options = { config: values.config, data: values.data, strict: values.strict ?? false }
-  if (command === 'serve' || command === 'upload') {
+  if (command === 'serve' || command === 'upload' || command === 'archive-worker') {
     if (args.length > 0) throw new UsageError(`${command} takes no ${args[0]}; a configuration is named by --config FILE`)
     const role = command === 'serve' ? values.role : command
     if (role === undefined || role === 'all') return serve(options)
     if (role === 'upload') return serveUpload(options)
+    if (role === 'archive-worker') return serveArchive(options)
     throw new UsageError(`There is no role ${role}`)
   }
   if (command === 'check-config') {
@@ -97,8 +98,9 @@ function help(): string {
   const commands = OPERATIONS.map((each) => `  ${usage(each).padEnd(42)} ${each.help}`)
   return `Usage: tidings COMMAND [--config FILE] [--data DIR]
 
-  ${'serve [--strict] [--role ROLE]'.padEnd(42)} Run the server, or one role of it: upload.
+  ${'serve [--strict] [--role ROLE]'.padEnd(42)} Run the server, or one role of it: upload, archive-worker.
   ${'upload'.padEnd(42)} The same as serve --role upload: files alone.
+  ${'archive-worker'.padEnd(42)} The same as serve --role archive-worker: history from Kafka into HBase.
   ${'check-config [FILE] [--strict]'.padEnd(42)} Say what of a configuration cannot be used.
 ${commands.join('\n')}
 
@@ -351,6 +353,19 @@ async function serveUpload(options: Options): Promise<number> {
   const reason = await signalled()
   log.info({ what: 'server_stopping', reason })
   clearInterval(renewing)
+  await role.close()
+  return 0
+}
+
+/** Puts history from Kafka into its store, until it is told to stop. */
+async function serveArchive(options: Options): Promise<number> {
+  const config = await readConfig(options, (line) => { console.error(line) })
+  const [{ createArchiveRole }, { createLog }] = await Promise.all([import('../cluster/archive-role.ts'), import('../log.ts')])
+  const log = createLog(config.loglevel)
+  const stop = signalled()
+  const role = await createArchiveRole(config, log)
+  console.error(`Tidings ${version()} stores history${role.healthPort === undefined ? '' : `; /metrics and /health on port ${role.healthPort}`}`)
+  log.info({ what: 'server_stopping', reason: await stop })
   await role.close()
   return 0
 }

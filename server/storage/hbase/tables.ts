@@ -28,7 +28,8 @@ export function connectHBase({ masters, user, deadlineMs }: HBaseStorageOptions)
 }
 
 export function tableName({ namespace, prefix }: HBaseStorageOptions, name: string): string {
-  return `${namespace === undefined ? '' : `${namespace}:`}${prefix ?? ''}${name}`
+  // Of the default namespace HBase itself says no name.
+  return `${namespace === undefined || namespace === 'default' ? '' : `${namespace}:`}${prefix ?? ''}${name}`
 }
 
 /** Several processes may do that at once. */
