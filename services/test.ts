@@ -13,7 +13,7 @@ import { install } from './install.ts'
 
 const ROOT = path.join(import.meta.dirname, '..')
 const FILES = ['{lib,server,conformance,services}/**/*.services.test.ts']
-const TIMEOUT_MS = 180_000
+const TIMEOUT_MS = 400_000
 
 install()
 const folder = await mkdtemp(path.join(tmpdir(), 'tidings-services-'))
