@@ -3,10 +3,11 @@ import { randomUUID } from 'node:crypto'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { expect } from 'chai'
+import { nextMessageId, timeOfMessageId } from '../../../lib/stanza/ids.ts'
 import { type Redis as RedisService, startRedis, startRedisCluster, startRedisSentinel } from '../../../services/services.ts'
-import { append, until } from '../membership.contract.ts'
-import { type Membership } from '../shapes.ts'
-import { openClient, type RedisConnection } from './connect.ts'
+import { append, failure, until } from '../membership.contract.ts'
+import { type Membership, type UnitRow } from '../shapes.ts'
+import { type Client, openClient, type RedisConnection } from './connect.ts'
 import { Keys } from './keys.ts'
 import { RedisMembership } from './membership.ts'
 import { connectionOf } from './service.fixture.ts'
@@ -178,6 +179,103 @@ describe('Redis that fails', () => {
       }
     })
   }
+})
+
+describe('what Redis has', () => {
+  let service: RedisService
+  let redis: RedisConnection
+  let client: Client
+  let a: RedisMembership
+  let b: RedisMembership
+  const unit = 'juliet@example.org'
+  const stanza = Buffer.from("<message from='romeo@example.net/o&apos;rchard' to='juliet@example.org'><body>\u{1F339}</body></message>")
+  const row = (id: string): UnitRow => ({ unit, key: `o${unit}\0${id}\0`, value: stanza, version: 1 })
+
+  before(async () => { service = await startRedis() })
+  after(async () => { await service[Symbol.asyncDispose]() })
+  beforeEach(async () => {
+    redis = { ...connectionOf(service), keyPrefix: `${randomUUID()}:` }
+    client = openClient(redis)
+    await new Promise((resolve) => { client.once('ready', resolve) });
+    [a, b] = [await join(redis, 'a'), await join(redis, 'b')]
+    await a.claim(unit)
+  })
+  afterEach(() => {
+    a.abort()
+    b.abort()
+    client.disconnect()
+  })
+
+  it('of offline stanzas can be read by others: sender, stanza, id, time, in order', async () => {
+    const id = nextMessageId()
+    const { offline } = new Keys(redis.keyPrefix).unit(unit)
+    await a.write([row('c'), row('a'), row(id)], new Map())
+    await a.write([row('b'), row('c')], new Map())
+    const elements = (await client.lrange(offline, 0, -1)).map((element) => JSON.parse(element) as Record<string, string>)
+    expect(elements.map((element) => element['id'])).to.deep.equal([id, 'a', 'b', 'c'])
+    expect(elements[1]).to.deep.equal({ id: 'a', from: "romeo@example.net/o'rchard", stanza: stanza.toString() })
+    const ms = timeOfMessageId(id)
+    expect(elements[0]?.['time']).to.equal(new Date(ms ?? NaN).toISOString())
+    await client.lpush(offline, 'not ours')
+    const claim = await a.claim(unit)
+    expect(claim.here && claim.unit.rows.length).to.equal(4)
+    await a.write([{ ...row('c'), value: undefined }, { ...row('a'), value: undefined }], new Map())
+    expect(await client.llen(offline)).to.equal(3)
+  })
+
+  it('lost of a home comes back with the next write', async () => {
+    await client.del(new Keys(redis.keyPrefix).unit(unit).home)
+    await a.write([row('a')], new Map())
+    expect(await b.find(unit)).to.equal(a.self.inc)
+    expect(await client.llen(new Keys(redis.keyPrefix).unit(unit).offline)).to.equal(1)
+  })
+
+  it('lost of a home, and given to another node, ends the first', async () => {
+    let isLost = false
+    a.onLost(() => { isLost = true })
+    await client.del(new Keys(redis.keyPrefix).unit(unit).home)
+    await b.claim(unit)
+    await failure(a.write([row('a')], new Map()))
+    expect(isLost).to.equal(true)
+  })
+
+  it('lost of a lease ends its node, and others recover it', async () => {
+    const { nodes, leases } = new Keys(redis.keyPrefix)
+    let isLost = false
+    a.onLost(() => { isLost = true })
+    await append(a, 'one')
+    const seen: string[] = []
+    b.inherit(async (inheritance) => {
+      seen.push(...inheritance.records.map((record) => record.payload.toString()))
+      await inheritance.finish(1, new Map())
+    })
+    await client.multi().hdel(nodes, a.self.inc).hdel(leases, a.self.inc).exec()
+    await until(() => isLost && seen.length > 0)
+    expect(seen).to.deep.equal(['one'])
+    await until(async () => (await b.claim(unit)).here)
+  })
+
+  it('of entries in an inbox is bounded: who sends waits', async () => {
+    const c = await RedisMembership.join({ redis, name: 'c', address: '', roles: [], leaseMs: LEASE_MS, inboxEntries: 3 })
+    try {
+      let sent = 0
+      const sending = (async () => { for (let first = 1; first <= 6; first++) sent += await c.send(b.self.inc, { source: c.self.inc, first, pieces: [Buffer.from('x')] }) === 'sent' ? 1 : 0 })()
+      await until(() => sent === 3)
+      expect(await client.xlen(new Keys(redis.keyPrefix).node(b.self.inc).inbox)).to.equal(3)
+      const dones: (() => void)[] = []
+      b.receive((_, done) => { dones.push(done) })
+      await until(() => dones.length === 3)
+      expect(sent).to.equal(3)
+      for (const done of dones.splice(0)) done()
+      await sending
+      expect(sent).to.equal(6)
+      await until(() => dones.length === 3)
+      for (const done of dones) done()
+      await until(async () => await client.xlen(new Keys(redis.keyPrefix).node(b.self.inc).inbox) === 0)
+    } finally {
+      c.abort()
+    }
+  })
 })
 
 interface Child {

@@ -39,6 +39,8 @@ const REMEMBER_SECONDS = 2 * 24 * 3600
 const RELEASED_SECONDS = 25 * 3600
 const AT_ONCE = 200
 const FULL_PAUSE_MS = 50
+/** After a recovery that failed. */
+const RECOVER_AGAIN_MS = 500
 const LOG_ENTRIES_AT_ONCE = 32
 const CHANNEL = 'changes'
 
@@ -62,6 +64,8 @@ export class RedisMembership implements Membership {
   readonly #onLost: (() => void)[] = []
   readonly #watched = new Map<string, Watched>()
   readonly #problems = new Map<string, string>()
+  /** Units that this node is the home of. */
+  readonly #homes = new Set<string>()
   #nodes: readonly NodeInfo[]
   /** All that are in the hash, lost ones too, as they were last seen. */
   #known = new Set<string>()
@@ -75,6 +79,7 @@ export class RedisMembership implements Membership {
   #isClosed = false
   #inheritor: ((inheritance: Inheritance) => Promise<void>) | undefined
   #recovering: Promise<void> | undefined
+  #recoverAfter = 0
 
   private constructor(options: RedisMembershipOptions, self: NodeInfo) {
     this.self = self
@@ -125,6 +130,7 @@ export class RedisMembership implements Membership {
       let lastMs = 0
       for (;;) {
         const answer = await this.#onUnit(CLAIM, unit, [this.self.inc, ++this.#sequence, over, lastMs]) as [number, Buffer, ...unknown[]]
+        if (answer[0] === 1) this.#homes.add(unit)
         if (answer[0] === 1) return { here: true, unit: loadedOf(unit, answer) }
         if (answer[0] === 2) throw new Error(`an operation on ${unit} came late`)
         const inc = answer[1].toString()
@@ -149,6 +155,7 @@ export class RedisMembership implements Membership {
   async release(units: readonly string[], lastMs: number): Promise<void> {
     await inParts(units, async (unit) => {
       await this.#persist(() => this.#commander.run(RELEASE, [this.#keys.unit(unit).home], [this.self.inc, ++this.#sequence, lastMs, RELEASED_SECONDS]))
+      this.#homes.delete(unit)
     })
   }
 
@@ -253,13 +260,21 @@ export class RedisMembership implements Membership {
     const sentAt = performance.now()
     const { nodes, leases, lost, turn } = this.#keys
     const answer = await this.#commander.run(BEAT, [nodes, leases, lost, turn], [this.self.inc]) as [number, Buffer[], Buffer[], Buffer[], Buffer[]]
-    if (answer[0] === 0) return this.#lose()
+    if (answer[0] === 0) return await this.#takenOut()
     this.#confirmedAt = sentAt
     const infos = mapOf(answer[1])
     const counts = mapOf(answer[2])
     this.#see(infos, counts)
     await this.#watch(counts, sentAt)
     if (answer[3].length > 0) this.#recoverNext()
+  }
+
+  /** Its lease is gone: taken by the others, or lost by Redis, and then the others are told to recover it. */
+  async #takenOut(): Promise<void> {
+    const { nodes, leases, lost } = this.#keys
+    this.#lose()
+    await this.#commander.run(JOIN, [nodes, leases], [this.self.inc, JSON.stringify(this.self)])
+    await this.#commander.run(LOSE, [nodes, leases, lost], [this.self.inc, ''])
   }
 
   #see(infos: ReadonlyMap<string, string>, counts: ReadonlyMap<string, string>): void {
@@ -324,12 +339,30 @@ export class RedisMembership implements Membership {
       const tail = tails.get(unit)
       const what = tail ? 'set' : tails.has(unit) ? '' : 'keep'
       const more = argumentsOf(unit, list)
+      let canBeFree = false
       await this.#persist(async () => {
-        const answer = Number(await this.#onUnit(WRITE, unit, [this.self.inc, ++this.#sequence, home, token, what, tail ?? '', ...more]))
-        if (answer === 0) throw new FinalError(`${home} is not the home of ${unit}`)
-        if (answer === 2) throw new Error(`an operation on ${unit} came late`)
+        for (;;) {
+          const answer = Number(await this.#onUnit(WRITE, unit, [this.self.inc, ++this.#sequence, home, token, what, tail ?? '', canBeFree ? 1 : 0, ...more]))
+          if (answer === 1) return
+          if (answer === 2) throw new Error(`an operation on ${unit} came late`)
+          // Only a Redis that has lost what it had acknowledged has no home, or another, for what this node has claimed.
+          if (token === 0 ? !this.#homes.has(unit) : !await this.#isTurn(home, token)) throw new FinalError(`${home} is not the home of ${unit}`)
+          if (answer === 0 && token > 0) return
+          if (answer === 0) {
+            this.#lose()
+            throw new FinalError(`${unit} has another home`)
+          }
+          canBeFree = true
+          if (token === 0 && !(await this.claim(unit)).here) this.#lose()
+        }
       })
     })
+  }
+
+  /** Whether this node is the one that recovers another. */
+  async #isTurn(inc: string, token: number): Promise<boolean> {
+    const [whose, number] = await this.#commander.client.hmget(this.#keys.turn, 'inc', 'token')
+    return whose === inc && Number(number) === token
   }
 
   async #persist<T>(run: () => Promise<T>): Promise<T> {
@@ -340,7 +373,7 @@ export class RedisMembership implements Membership {
   }
 
   #recoverNext(): void {
-    if (!this.#inheritor || this.#recovering || this.#isLost || this.#isClosed) return
+    if (!this.#inheritor || performance.now() < this.#recoverAfter || this.#recovering || this.#isLost || this.#isClosed) return
     this.#recovering = this.#recover(this.#inheritor).catch(ignore).finally(() => { this.#recovering = undefined })
   }
 
@@ -358,6 +391,7 @@ export class RedisMembership implements Membership {
       if (answer === 0) isDone = true
       else await handler(await this.#inheritance(inc, token, () => { isDone = true }))
     } finally {
+      if (!isDone) this.#recoverAfter = performance.now() + RECOVER_AGAIN_MS
       await this.#persist(() => this.#commander.run(END_TURN, [nodes, leases, lost, turn], [inc, token, isDone ? 1 : 0]))
       await this.#tellOthers()
       this.#beatNow()

@@ -44,24 +44,28 @@ redis.call('EXPIRE', KEYS[1], ARGV[4])
 return 1`)
 
 /**
- * KEYS: home, offline, streams, tail. ARGV: who writes, seq, whose home it is, number of the recovery (0 when the home writes itself), '' or 'keep' or 'set', tail;
- * then numbers of: rows, removed rows, stanzas, removed stanzas; then row keys and values, row keys, ids and elements, ids.
- * Answers 1; 0 when its home is another; 2: outdated.
+ * KEYS: home, offline, streams, tail. ARGV: who writes, seq, whose home it is, number of the recovery (0 when the home writes itself), '' or 'keep' or 'set', tail, whether
+ * a unit without a home is written to; then numbers of: rows, removed rows, stanzas, removed stanzas; then row keys and values, row keys, ids and elements, ids.
+ * Answers 1; 0 when its home is another; 2: outdated; 3 when it has no home.
  */
 export const WRITE = script(`${OUTDATED}
 local has = redis.call('HMGET', KEYS[1], 'inc', 'by', 'seq', 'rec')
 local recovery = tonumber(ARGV[4])
-if has[1] ~= ARGV[3] and (recovery == 0 or has[1] ~= '~' .. ARGV[3]) then return 0 end
+if not has[1] then
+  if ARGV[7] ~= '1' then return 3 end
+elseif has[1] ~= ARGV[3] and (recovery == 0 or has[1] ~= '~' .. ARGV[3]) then
+  return 0
+end
 if outdated(has[2], has[3]) or recovery > 0 and recovery < tonumber(has[4] or '0') then return 2 end
 redis.call('HSET', KEYS[1], 'by', ARGV[1], 'seq', ARGV[2])
 if recovery > 0 then redis.call('HSET', KEYS[1], 'inc', '~' .. ARGV[3], 'rec', ARGV[4]) end
 if ARGV[5] == 'set' then redis.call('SET', KEYS[4], ARGV[6]) elseif ARGV[5] == '' then redis.call('DEL', KEYS[4]) end
-local at = 11
-for _ = 1, tonumber(ARGV[7]) do
+local at = 12
+for _ = 1, tonumber(ARGV[8]) do
   redis.call('HSET', KEYS[3], ARGV[at], ARGV[at + 1])
   at = at + 2
 end
-for _ = 1, tonumber(ARGV[8]) do
+for _ = 1, tonumber(ARGV[9]) do
   redis.call('HDEL', KEYS[3], ARGV[at])
   at = at + 1
 end
@@ -84,7 +88,7 @@ local function byId()
   for _, element in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do elements[idOf(element)] = element end
   return elements
 end
-for _ = 1, tonumber(ARGV[9]) do
+for _ = 1, tonumber(ARGV[10]) do
   local id, element = ARGV[at], ARGV[at + 1]
   at = at + 2
   local last = redis.call('LINDEX', KEYS[2], -1)
@@ -105,7 +109,7 @@ for _ = 1, tonumber(ARGV[9]) do
   end
   if elements then elements[id] = element end
 end
-for _ = 1, tonumber(ARGV[10]) do
+for _ = 1, tonumber(ARGV[11]) do
   local id = ARGV[at]
   at = at + 1
   local first = redis.call('LINDEX', KEYS[2], 0)
