@@ -17,7 +17,7 @@ const KNOWN = 4
 const PARCEL_BYTES = 256 * 1024
 const RETRY_MS = 200
 /** What a node has sent may come again from who recovers it. */
-const SOURCES_KEPT_MS = 3_600_000
+const GONE_KEPT_MS = 86_400_000
 
 export interface Sent {
   readonly to: string
@@ -107,13 +107,11 @@ export class Bus implements Participant {
 
   /** These are over for good. */
   forget(gone: readonly string[]): void {
-    for (const inc of gone) {
-      const target = this.#targets.get(inc)
-      if (target && target.queue.length === 0 && !target.isSending) this.#targets.delete(inc)
-    }
     setTimeout(() => {
+      // Until then something may be sent there, and must not be taken for what had the same number.
+      for (const inc of gone) this.#targets.delete(inc)
       for (const source of this.#sources.keys()) if (gone.includes(source.split('>')[0] as string)) this.#sources.delete(source)
-    }, SOURCES_KEPT_MS).unref()
+    }, GONE_KEPT_MS).unref()
   }
 
   // As a part of the log.

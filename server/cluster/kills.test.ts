@@ -112,13 +112,15 @@ async function life(world: World, seed: number, isFaulty: boolean): Promise<Outc
   const rest = first as TestRouter
   for (const { node } of others) await stopNode(node, world)
   while (world.cluster.lost.length > 0 || world.cluster.nodes.length > 1) await pause(5)
-  for (const unit of UNITS) await claimed(rest.node, unit)
+  for (const unit of UNITS) {
+    await claimed(rest.node, unit)
+    rest.node.storage.pin(unit)
+  }
   return { sent, router: rest }
 }
 
 async function check({ sent, router }: Outcome): Promise<void> {
   const { storage } = router.node
-  const unpins = UNITS.map((unit) => storage.pin(unit))
   const isReceived = (from: string, to: string, n: number): boolean => storage.records.get('received', [to, from, String(n)]) !== undefined
   // What was committed by a node that went comes after its recovery.
   for (const deadline = Date.now() + 8000; Date.now() < deadline;) {
@@ -142,7 +144,6 @@ async function check({ sent, router }: Outcome): Promise<void> {
     expect(archived.items.map(({ id, bytes }) => `${bytes.toString()} ${id}`).sort()).to.deep.equal([...new Set(expected)].sort())
     expect(await storage.archive.count(unit, {}, Infinity)).to.equal(archived.items.length)
   }
-  for (const unpin of unpins) unpin()
 }
 
 describe('nodes that are killed', () => {

@@ -6,7 +6,7 @@ import { type LogPosition } from '../storage/groups/log.ts'
 import { SortedRows } from '../storage/memory/rows.ts'
 import { type Membership, type RowStore, type UnitRow } from './shapes.ts'
 import { formsOf, isPlain, unitOfKey } from './unit-keys.ts'
-import { nextVersion, timeOfLastVersion } from './versions.ts'
+import { timeOfLastVersion } from './versions.ts'
 
 export interface Unit {
   readonly name: string
@@ -35,6 +35,11 @@ export class LoadedUnits implements Database {
   /** Tails to be written with what the log says of their units. */
   readonly #tails: () => ReadonlyMap<string, Buffer | undefined>
   readonly #tailsWritten: () => void
+  /**
+   * Made before the last record was appended to the log: what a node writes that has lost its lease without knowing it, and can append nothing any more,
+   * has lower versions than what is written of its units afterwards.
+   */
+  loggedVersion = 0
   #bytes = 0
   /** The owner of the key looked at last. */
   #lastForm = ''
@@ -109,7 +114,7 @@ export class LoadedUnits implements Database {
   }
 
   async write(rows: readonly Row[], position?: LogPosition): Promise<void> {
-    const version = nextVersion()
+    const version = this.loggedVersion
     const records: UnitRow[] = []
     const others: UnitRow[] = []
     for (const { key, value } of rows) {

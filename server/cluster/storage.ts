@@ -17,7 +17,7 @@ import { lastMs, LoadedUnits, type Unit } from './loaded.ts'
 import { recover } from './recovery.ts'
 import { type HistoryProgress, type HistoryQueue, type HistoryStore, type Inheritance, type Membership, type NodeInfo, type RowStore, type Units } from './shapes.ts'
 import { UnitStreams } from './streams.ts'
-import { continueVersionsAfter } from './versions.ts'
+import { continueVersionsAfter, nextVersion, timeOfLastVersion } from './versions.ts'
 
 export interface ClusterStorageOptions {
   readonly membership: Membership
@@ -149,8 +149,8 @@ export class ClusterStorage implements Storage, Units {
   }
 
   claim(unit: string): Promise<string> {
-    if (this.#isLost || this.#isClosing) return Promise.reject(new StorageError('this node has left the cluster'))
-    if (this.isHere(unit)) return Promise.resolve(this.inc)
+    if (this.isHere(unit) && !this.#isLost) return Promise.resolve(this.inc)
+    if (this.#isLost || this.#isClosing) return this.#findElsewhere(unit)
     let claiming = this.#claiming.get(unit)
     if (!claiming) {
       claiming = this.#claim(unit).finally(() => { this.#claiming.delete(unit) })
@@ -203,6 +203,13 @@ export class ClusterStorage implements Storage, Units {
   [Symbol.asyncDispose](): Promise<void> {
     this.#closed ??= this.#close()
     return this.#closed
+  }
+
+  /** A node that is going takes on nothing. */
+  async #findElsewhere(unit: string): Promise<string> {
+    const home = this.#isLost ? undefined : await this.#membership.find(unit)
+    if (home === undefined || home === this.inc) throw new StorageError('this node has left the cluster')
+    return home
   }
 
   async #claim(unit: string): Promise<string> {
@@ -312,7 +319,10 @@ export class ClusterStorage implements Storage, Units {
           await new Promise((resolve) => { setTimeout(resolve, delayMs) })
         }
         if (this.#isLost) throw new StorageError('this node has lost its place in the cluster')
-        await log.append(buffer, payloadBytes, lastIdMs)
+        const version = nextVersion()
+        // Whoever does it again makes versions after this one.
+        await log.append(buffer, payloadBytes, Math.max(lastIdMs, timeOfLastVersion()))
+        this.#units.loggedVersion = version
       },
       prepare: () => log.prepare(),
       turnOver: () => log.turnOver(),
