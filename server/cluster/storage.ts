@@ -397,9 +397,13 @@ export class ClusterStorage implements Storage, Units {
     for (let at = 0; at < chosen.length; at += RELEASED_AT_ONCE) void this.#release(chosen.slice(at, at + RELEASED_AT_ONCE))
   }
 
-  /** Nobody holds it, and all that is in memory of it is in its place or about to be. */
   #isFree(unit: Unit): boolean {
-    return unit.pins === 0 && !unit.isLeaving && unit.segment < this.#segment && this.#history.isQueued(unit.name)
+    return unit.pins === 0 && !unit.isLeaving && this.#isWritten(unit)
+  }
+
+  /** All that is in memory of it is in its place, but for its tail, or about to be. */
+  #isWritten(unit: Unit): boolean {
+    return unit.segment <= this.#appliedSegment && this.#history.isQueued(unit.name)
   }
 
   #release(units: readonly Unit[]): Promise<void> {
@@ -491,9 +495,12 @@ export class ClusterStorage implements Storage, Units {
   async #leave(): Promise<void> {
     await Promise.all(this.#claiming.values()).catch(() => {})
     await Promise.all(this.#leaving.values())
-    await this.#writeAll()
-    const units = [...this.#units.all()].filter((unit) => !unit.isLeaving)
-    for (let at = 0; at < units.length; at += RELEASED_AT_ONCE) await this.#release(units.slice(at, at + RELEASED_AT_ONCE))
+    while (this.#units.size > 0 && !this.#isLost) {
+      await this.#writeAll()
+      // Others have been written meanwhile.
+      const units = [...this.#units.all()].filter((unit) => !unit.isLeaving && this.#isWritten(unit))
+      for (let at = 0; at < units.length; at += RELEASED_AT_ONCE) await this.#release(units.slice(at, at + RELEASED_AT_ONCE).filter((unit) => this.#isWritten(unit)))
+    }
   }
 
   /** Has the log turn over until everything written so far is in its place. */
