@@ -137,7 +137,7 @@ async function check({ sent, router }: Outcome): Promise<void> {
     expect(storage.records.get('count', [unit]) ?? 0, `count of ${unit}`).to.equal(received.length)
     expect(new Set(received.map((row) => row.value)).size).to.equal(received.length)
     const queued = await storage.offline.list(unit, Infinity)
-    expect(queued.map(({ bytes }) => bytes.toString()).sort()).to.deep.equal(received.map(({ key }) => key[2]).sort())
+    expect(queued.map(({ bytes }) => bytes.toString()).sort()).to.deep.equal(received.map(({ key }) => String(key[2])).sort())
     const archived = await storage.archive.query(unit, { max: Infinity, direction: 'forward' })
     const own = (await storage.records.range('sent', [unit])).map(({ key, value }) => `${key[1]} ${(value as [string, string])[1]}`)
     const expected = [...own, ...queued.map(({ id, bytes }) => `${bytes.toString()} ${id}`)]
