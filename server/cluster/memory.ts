@@ -175,6 +175,7 @@ export class MemoryCluster {
     const member = this.#members.get(inc)
     if (!member) return
     if (member.state === 'live' && member.inbox.length === 0 && [...member.segments.values()].every((records) => records.length === 0)) {
+      for (const [unit, home] of this.#homes) if (home === inc) this.#homes.delete(unit)
       this.#members.delete(inc)
       this.#received.set(inc, new Map())
       this.changed([inc])

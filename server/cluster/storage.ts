@@ -150,7 +150,7 @@ export class ClusterStorage implements Storage, Units {
 
   claim(unit: string): Promise<string> {
     if (this.isHere(unit) && !this.#isLost) return Promise.resolve(this.inc)
-    if (this.#isLost || this.#isClosing) return this.#findElsewhere(unit)
+    if (this.#isLost) return Promise.reject(new StorageError('this node has left the cluster'))
     let claiming = this.#claiming.get(unit)
     if (!claiming) {
       claiming = this.#claim(unit).finally(() => { this.#claiming.delete(unit) })
@@ -203,13 +203,6 @@ export class ClusterStorage implements Storage, Units {
   [Symbol.asyncDispose](): Promise<void> {
     this.#closed ??= this.#close()
     return this.#closed
-  }
-
-  /** A node that is going takes on nothing. */
-  async #findElsewhere(unit: string): Promise<string> {
-    const home = this.#isLost ? undefined : await this.#membership.find(unit)
-    if (home === undefined || home === this.inc) throw new StorageError('this node has left the cluster')
-    return home
   }
 
   async #claim(unit: string): Promise<string> {
@@ -495,7 +488,8 @@ export class ClusterStorage implements Storage, Units {
   async #leave(): Promise<void> {
     await Promise.all(this.#claiming.values()).catch(() => {})
     await Promise.all(this.#leaving.values())
-    while (this.#units.size > 0 && !this.#isLost) {
+    // What other nodes do not have yet, and comes back, may need its unit here.
+    while ((this.#units.size > 0 || this.#claiming.size > 0) && !this.#isLost) {
       await this.#writeAll()
       // Others have been written meanwhile.
       const units = [...this.#units.all()].filter((unit) => !unit.isLeaving && this.#isWritten(unit))
