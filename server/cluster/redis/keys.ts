@@ -63,5 +63,5 @@ export class Keys {
 
 /** A hash tag ends at the first `}`, and an empty one is none: names with braces are escaped. */
 export function tagOf(name: string): string {
-  return `{${name.replaceAll(/[%{}]/g, (char) => `%${char.charCodeAt(0).toString(16).toUpperCase()}`)}}`
+  return name === '' ? '{%}' : `{${name.replaceAll(/[%{}]/g, (char) => `%${char.charCodeAt(0).toString(16).toUpperCase()}`)}}`
 }
