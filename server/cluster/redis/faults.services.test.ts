@@ -7,10 +7,12 @@ import { nextMessageId, timeOfMessageId } from '../../../lib/stanza/ids.ts'
 import { type Redis as RedisService, startRedis, startRedisCluster, startRedisSentinel } from '../../../services/services.ts'
 import { append, failure, until } from '../membership.contract.ts'
 import { type Membership, type UnitRow } from '../shapes.ts'
-import { type Client, openClient, type RedisConnection } from './connect.ts'
+import { type Client, Commander, openClient, type RedisConnection } from './connect.ts'
 import { Keys } from './keys.ts'
 import { RedisMembership } from './membership.ts'
+import { APPEND, CLAIM, FENCE, FINISH, RELEASE, SEND, WRITE } from './scripts.ts'
 import { connectionOf } from './service.fixture.ts'
+import { argumentsOf } from './unit-rows.ts'
 
 const LEASE_MS = 1000
 /** Several processes may wait long for a processor. */
@@ -123,6 +125,8 @@ describe('Redis that fails', () => {
           await load.more(100)
           await service.kill()
           await until(() => a.problem !== undefined)
+          // Longer than a lease, once.
+          if (round === 1) await pause(LEASE_MS * 3)
           await service.restart()
           await load.more(10)
         }
@@ -253,6 +257,55 @@ describe('what Redis has', () => {
     await until(() => isLost && seen.length > 0)
     expect(seen).to.deep.equal(['one'])
     await until(async () => (await b.claim(unit)).here)
+  })
+
+  it('is closed to a node that does not know yet that it is lost, and to who has recovered it too slowly', async () => {
+    const commander = new Commander(redis, () => undefined)
+    const keys = new Keys(redis.keyPrefix)
+    const { node, fence, at, log, inbox, over } = keys.node(a.self.inc)
+    const { home, offline, streams, tail } = keys.unit(unit)
+    const write = (by: string, seq: number, token: number): Promise<unknown> =>
+      commander.run(WRITE, [home, offline, streams, tail], [by, seq, a.self.inc, token, 'keep', '', 0, ...argumentsOf(unit, [row(`by ${by}`)])])
+    const take = (number: number): Promise<unknown> => commander.run(APPEND, [node, fence, at, log], [number, `1-${number}`, 1, 'record'])
+    const finish = (token: number): Promise<unknown> => commander.run(FINISH, [node, fence, at, log, inbox, over], [token, 60, 'last', 1])
+    try {
+      await insist(async () => { expect(await take(1)).to.equal(-1) })
+      expect(await take(1)).to.equal(-1)
+      expect(await take(3)).to.equal(1)
+      expect(await commander.run(FENCE, [node, fence], [4])).to.equal(1)
+      expect(await take(2)).to.equal(-2)
+      expect(await commander.run(SEND, [node, fence, inbox], [9, 'x', 1, ''])).to.equal(2)
+      expect(await write('slow', 1, 4)).to.equal(1)
+      expect(await write(a.self.inc, 99, 0)).to.equal(0)
+      expect(await commander.run(FENCE, [node, fence], [5])).to.equal(1)
+      expect(await commander.run(FENCE, [node, fence], [4])).to.equal(2)
+      expect(await write('quick', 1, 5)).to.equal(1)
+      expect(await write('slow', 2, 4)).to.equal(2)
+      expect(await finish(4)).to.equal(0)
+      expect(await finish(5)).to.equal(1)
+      expect(await take(2)).to.equal(-2)
+      expect(await commander.run(SEND, [node, fence, inbox], [9, 'x', 1, ''])).to.equal(0)
+      expect(await client.keys(`${redis.keyPrefix}{${a.self.inc}}:*`)).to.have.members([fence, over])
+      expect(await b.claim(unit)).to.have.property('here', true)
+      expect(await write('quick', 2, 5)).to.equal(0)
+    } finally {
+      commander.close()
+    }
+  })
+
+  it('is as the last operation of a node left it, when an earlier one comes late', async () => {
+    const commander = new Commander(redis, () => undefined)
+    const { home, offline, streams, tail } = new Keys(redis.keyPrefix).unit(unit)
+    const write = (seq: number, id: string): Promise<unknown> => commander.run(WRITE, [home, offline, streams, tail], [a.self.inc, seq, a.self.inc, 0, 'keep', '', 0, ...argumentsOf(unit, [row(id)])])
+    try {
+      await insist(async () => { expect(await write(50, 'a')).to.equal(1) })
+      expect(await write(49, 'b')).to.equal(2)
+      expect(await commander.run(RELEASE, [home], [a.self.inc, 48, 1, 60])).to.equal(0)
+      expect(await commander.run(RELEASE, [home], [a.self.inc, 51, 1, 60])).to.equal(1)
+      expect(await commander.run(CLAIM, [home, offline, streams, tail], [a.self.inc, 47, '', 0])).to.deep.equal([2])
+    } finally {
+      commander.close()
+    }
   })
 
   it('of entries in an inbox is bounded: who sends waits', async () => {
