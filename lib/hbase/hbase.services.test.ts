@@ -188,10 +188,13 @@ function underLoad(t: Table): { readonly hasFailed: boolean; end(): Promise<numb
   }
 }
 
-describe('HBase client, with several region servers', () => {
+describe('HBase client, with several region servers', function () {
+  // Servers that start, and that recover others, take their time on a machine that has more to do.
+  this.timeout(420_000)
+
   it('loses nothing and answers nothing wrong while regions move, merge, and a region server is killed', async () => {
     await using service = await startHBase({ moreRegionServers: 1 })
-    using client = new HBaseClient({ servers: service.masters, deadlineMs: 120_000, callTimeoutMs: 5000 })
+    using client = new HBaseClient({ servers: service.masters, deadlineMs: 180_000, callTimeoutMs: 5000 })
     await client.admin.setBalancer(false)
     await client.admin.createTable('moved', { families: { f: {} }, splits: [0x40, 0x80, 0xc0].map((byte) => Buffer.from([byte])) })
     const load = underLoad(client.table('moved'))
@@ -216,10 +219,13 @@ describe('HBase client, with several region servers', () => {
   })
 })
 
-describe('HBase client, when HBase is killed', () => {
+describe('HBase client, when HBase is killed', function () {
+  // Servers that start, and that recover others, take their time on a machine that has more to do.
+  this.timeout(420_000)
+
   it('writes until the deadline, and nothing that was acknowledged is lost', async () => {
     await using service = await startHBase()
-    using client = new HBaseClient({ servers: service.masters, deadlineMs: 120_000, callTimeoutMs: 5000 })
+    using client = new HBaseClient({ servers: service.masters, deadlineMs: 180_000, callTimeoutMs: 5000 })
     await client.admin.createTable('killed', { families: { f: {} }, splits: [Buffer.from([0x80])] })
     const t = client.table('killed')
     let isOver = false
