@@ -5,6 +5,7 @@
  */
 import { firstIdOf } from '../../lib/stanza/ids.ts'
 import { type Item, positionOf, putItem } from '../storage/archive/items.ts'
+import { type Bounds, boundsOf, type Range } from '../storage/archive/range.ts'
 import { StorageError } from '../storage/errors.ts'
 import { FIRST_SECTION, type GroupedStore, type Participant } from '../storage/groups/groups.ts'
 import { RecordReader, RecordWriter } from '../storage/groups/record.ts'
@@ -27,8 +28,6 @@ const IDS_AT_ONCE = 500
 const COUNT_TRIES = 4
 /** So long `expire` waits for the store to have what is to be removed, ms. */
 const EXPIRE_WAIT_MS = 60_000
-
-type Range = Omit<ArchiveQuery, 'max' | 'direction'>
 
 /** A change on its way to the history's store. */
 interface Underway {
@@ -186,7 +185,7 @@ export class UnitHistory implements Archive, Participant {
   settled(): Promise<void> {
     return new Promise((resolve, reject) => {
       const stop = (): void => { reject(new Error('the storage is closing')) }
-      if (this.#isClosed) stop()
+      if (this.#isClosed) return stop()
       this.#waiting.add(stop)
       void Promise.all(this.#pushes).then(() => {
         this.#waiting.delete(stop)
@@ -483,20 +482,6 @@ function asKnown(view: View, id: string, item: ArchivedItem | undefined): Archiv
   const known = view.get(id)
   if (known) return known.bytes && { id, with: known.with, bytes: known.bytes }
   return view.isHidden(id) ? undefined : item
-}
-
-interface Bounds {
-  readonly low: string
-  readonly high: string | undefined
-}
-
-/** As in the archive of one machine: `low` inclusive, `high` exclusive. */
-function boundsOf(query: Range): Bounds {
-  let low = query.start !== undefined && query.start > 0 ? firstIdOf(query.start) : ''
-  let high = query.end === undefined ? undefined : query.end < 0 ? '' : firstIdOf(query.end + 1)
-  if (query.afterId !== undefined && `${query.afterId}\0` > low) low = `${query.afterId}\0`
-  if (query.beforeId !== undefined && (high === undefined || query.beforeId < high)) high = query.beforeId
-  return { low, high }
 }
 
 function isEmpty(query: Range): boolean {

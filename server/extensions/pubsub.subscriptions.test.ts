@@ -4,6 +4,7 @@ import { formatDateTime } from '../../lib/stanza/delay.ts'
 import type { Element } from '../../lib/xml/element.ts'
 import { startTestServer, type TestServer } from '../test-server.ts'
 import { logIn } from './personal-clients.ts'
+import { refused } from './pubsub.fixture.ts'
 
 const NS = 'http://jabber.org/protocol/pubsub'
 const EVENT = `${NS}#event`
@@ -28,16 +29,6 @@ describe('XEP-0060 §6: subscriptions', () => {
   const create = (fields: Fields = {}): Promise<Element> => set(romeo, `<create node='news'/><configure>${form('node_config', fields)}</configure>`)
   const fieldsOf = (parent: Element | undefined): Record<string, string> =>
     Object.fromEntries((parent?.getChild('x', 'jabber:x:data')?.getChildren('field') ?? []).map((field) => [field.attrs['var']?.replace('pubsub#', '') ?? '', field.getChildren('value').map((value) => value.getText()).join(' ')]))
-  async function refused(request: Promise<Element>): Promise<string> {
-    try {
-      await request
-    } catch (error) {
-      const { condition, element } = error as { condition: string; element: Element }
-      const own = element.getChild('error')?.getChildElements().find((child) => child.getNS() === `${NS}#errors`)
-      return own === undefined ? condition : `${condition} ${own.getName()}`
-    }
-    return 'accepted'
-  }
   /** The ids of items that a client has heard of, and what else. */
   async function heard(client: Client): Promise<string[]> {
     await client.ping()

@@ -5,6 +5,7 @@ import { type Element, xml } from '../../lib/xml/element.ts'
 import { loadConfig } from '../config/config.ts'
 import { startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
 import { capsVer } from './disco-registry.ts'
+import { refused } from './pubsub.fixture.ts'
 
 const NS = 'http://jabber.org/protocol/pubsub'
 const EVENT = `${NS}#event`
@@ -44,16 +45,6 @@ describe('XEP-0060 and XEP-0163 on the wire', () => {
   const publish = (client: Client, node: string, id: string, to?: string, options = ''): Promise<Element> =>
     set(client, `<publish node='${node}'><item id='${id}'><tune xmlns='urn:tune'>${id}</tune></item></publish>${options}`, to)
   const options = (fields: Record<string, string>): string => `<publish-options>${form('publish-options', fields)}</publish-options>`
-  async function refused(request: Promise<Element>): Promise<string> {
-    try {
-      await request
-    } catch (error) {
-      const { condition, element } = error as { condition: string; element: Element }
-      const own = element.getChild('error')?.getChildElements().find((child) => child.getNS() === `${NS}#errors`)
-      return own === undefined ? condition : `${condition} ${own.getName()}`
-    }
-    return 'accepted'
-  }
   /** Romeo and Juliet see each other's presence. */
   async function befriend(): Promise<void> {
     const romeo = await login('romeo', 'x')

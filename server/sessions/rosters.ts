@@ -69,9 +69,9 @@ export interface Rosters {
   set(owner: string, item: RosterItem, options?: { readonly announce?: boolean }): void
   /** Whether there was such an item. */
   remove(owner: string, contact: string): boolean
-  /** Erases the whole roster without telling listeners. */
-/** Has a roster read anew. */
+  /** Has a roster read anew. */
   forget(owner: string): void
+  /** Erases the whole roster without telling listeners. */
   removeAll(owner: string): void
   /**
    * Adds contacts that owners have by groups, on top of what is stored; the answer for one owner must not change but with

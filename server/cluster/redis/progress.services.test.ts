@@ -1,6 +1,6 @@
 import { expect } from 'chai'
 import { startRedis, startRedisCluster } from '../../../services/services.ts'
-import { connectionOf } from './connection.fixture.ts'
+import { connectionOf } from './service.fixture.ts'
 import { RedisProgress } from './progress.ts'
 
 for (const [name, start] of [['one Redis', startRedis], ['a Redis Cluster', startRedisCluster]] as const) {

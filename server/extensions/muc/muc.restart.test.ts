@@ -166,13 +166,7 @@ describe('rooms and a process that is killed', () => {
     const storage = openHeldStorage()
     const config = `${TEST_CONFIG}  mod_muc: { default_room_options: { mam: true } }\n`
     const first = await startTestServer({ accounts: { crone: 'secret', hag: 'secret' }, storage, config })
-    const clients: Client[] = []
-    const login = async (on: TestServer, user: string, resume?: ReturnType<Client['resumeState']>): Promise<Person> => {
-      const client = await connect({ host: on.host, port: on.port, domain: on.domain, tls: 'none', user, password: 'secret', resource: 'desktop', sm: true, ...(resume && { resume }) })
-      clients.push(client)
-      if (!client.resumed) client.send('<presence/>')
-      return new Person(client)
-    }
+    const { clients, login } = logins()
     const crone = await login(first, 'crone')
     await crone.found('first', { 'muc#roomconfig_roomname': 'Cave' })
     crone.send(`<message to='${ROOM}' type='groupchat'><subject>Brew</subject></message>`)
@@ -201,13 +195,7 @@ describe('rooms and a process that is killed', () => {
     const storage = openHeldStorage()
     const config = `${TEST_CONFIG}  mod_muc: { default_room_options: { mam: true } }\n`
     const first = await startTestServer({ accounts: { crone: 'secret', hag: 'secret', wiccarocks: 'secret', hecate: 'secret' }, storage, config })
-    const clients: Client[] = []
-    const login = async (on: TestServer, user: string, resume?: ReturnType<Client['resumeState']>): Promise<Person> => {
-      const client = await connect({ host: on.host, port: on.port, domain: on.domain, tls: 'none', user, password: 'secret', resource: 'desktop', sm: true, ...(resume && { resume }) })
-      clients.push(client)
-      if (!client.resumed) client.send('<presence/>')
-      return new Person(client)
-    }
+    const { clients, login } = logins()
     const [crone, hag, wicca, hecate] = [await login(first, 'crone'), await login(first, 'hag'), await login(first, 'wiccarocks'), await login(first, 'hecate')]
     await crone.found('first')
     for (const [who, nick] of [[hag, 'hag'], [wicca, 'second']] as const) who.join(nick)
@@ -303,4 +291,18 @@ describe('rooms and a process that is killed', () => {
 
 function defaultsOf(table: object | undefined): Record<string, unknown> {
   return Object.fromEntries(Object.entries(table ?? {}).map(([name, spec]) => [name, (spec as { default: unknown }).default]))
+}
+
+/** Logs people in, who may resume; `clients` are all of theirs. */
+function logins(): { clients: Client[]; login(on: TestServer, user: string, resume?: ReturnType<Client['resumeState']>): Promise<Person> } {
+  const clients: Client[] = []
+  return {
+    clients,
+    async login(on, user, resume) {
+      const client = await connect({ host: on.host, port: on.port, domain: on.domain, tls: 'none', user, password: 'secret', resource: 'desktop', sm: true, ...(resume && { resume }) })
+      clients.push(client)
+      if (!client.resumed) client.send('<presence/>')
+      return new Person(client)
+    },
+  }
 }

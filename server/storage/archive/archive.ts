@@ -9,6 +9,7 @@ import { assertId } from '../ordered.ts'
 import { type Archive, type ArchivedItem, type ArchiveEntry, type ArchivePage, type ArchiveQuery } from '../shapes.ts'
 import { type BlockRow, type Blocks } from './blocks.ts'
 import { findItem, type Item, mergeItems, positionOf, Tail } from './items.ts'
+import { type Bounds, boundsOf, type Range } from './range.ts'
 
 /** Items removed in one turn of the event loop. */
 const CHUNK = 256
@@ -18,14 +19,6 @@ const COUNTS_MAX = 2000
 export interface ArchiveLog {
   appended(entry: ArchiveEntry): void
   removed(owner: string, id: string): void
-}
-
-type Range = Omit<ArchiveQuery, 'max' | 'direction'>
-
-/** `low` inclusive, `high` exclusive. */
-interface Bounds {
-  readonly low: string
-  readonly high: string | undefined
 }
 
 export class TailArchive implements Archive {
@@ -256,14 +249,6 @@ function matches(item: Item | undefined, other: string | undefined): boolean {
 
 function isPresent(item: Item): item is Item & { readonly bytes: Buffer } {
   return item.bytes !== undefined
-}
-
-function boundsOf(query: Range): Bounds {
-  let low = query.start !== undefined && query.start > 0 ? firstIdOf(query.start) : ''
-  let high = query.end === undefined ? undefined : query.end < 0 ? '' : firstIdOf(query.end + 1)
-  if (query.afterId !== undefined && `${query.afterId}\0` > low) low = `${query.afterId}\0`
-  if (query.beforeId !== undefined && (high === undefined || query.beforeId < high)) high = query.beforeId
-  return { low, high }
 }
 
 function within(items: readonly Item[], { low, high }: Bounds): readonly Item[] {
