@@ -31,6 +31,13 @@ function good(main: string, more?: Record<string, string> & { env?: never }, opt
   return config
 }
 
+/** As `good`, of what chat processes do not read yet, and say so. */
+function parts(main: string): Config {
+  const { config, problems } = load(main)
+  expect(problems.filter((problem) => !problem.includes('is for archive-worker alone, so far'))).to.deep.equal([])
+  return config
+}
+
 const jid = (text: string): { jid: Jid } => ({ jid: Jid.parse(text) })
 
 describe('configuration', () => {
@@ -687,27 +694,27 @@ modules:
       expect(good('hosts: [a.example]\ntidings: { s3: { endpoint: "http://s3.example:9000", access_key: a, secret_key: b } }\n').tidings.s3).to.deep.equal({
         endpoint: 'http://s3.example:9000', region: 'us-east-1', bucket: 'tidings', prefix: '', accessKey: 'a', secretKey: 'b', pathStyle: true,
       })
-      expect(good('hosts: [a.example]\ntidings: { kafka: { brokers: ["k1:9092", "[::1]:9092"], tls: { cafile: ca.pem }, sasl: { username: u, password: p } } }\n').tidings.kafka).to.deep.equal({
+      expect(parts('hosts: [a.example]\ntidings: { kafka: { brokers: ["k1:9092", "[::1]:9092"], tls: { cafile: ca.pem }, sasl: { username: u, password: p } } }\n').tidings.kafka).to.deep.equal({
         brokers: ['k1:9092', '[::1]:9092'], topic: 'archive', partitions: 12, replication: -1, backlogBytes: 67_108_864, group: 'tidings-archive-worker',
         tls: { caFile: '/etc/x/ca.pem', certFile: undefined, keyFile: undefined, verify: true }, sasl: { mechanism: 'scram-sha-512', username: 'u', password: 'p' },
       })
-      expect(good('hosts: [a.example]\ntidings: { archive_retention: 1, hbase: { masters: ["m1:16000"] } }\n').tidings.hbase).to.deep.equal({
+      expect(parts('hosts: [a.example]\ntidings: { archive_retention: 1, hbase: { masters: ["m1:16000"] } }\n').tidings.hbase).to.deep.equal({
         masters: ['m1:16000'], user: 'tidings', namespace: 'default', prefix: '', regions: 8, compression: 'NONE', retentionSeconds: 86_400,
       })
-      expect(good('hosts: [a.example]\ntidings: { kafka: { brokers: ["k1:9092"], tls: true } }\n').tidings.kafka?.tls).to.deep.equal({ caFile: undefined, certFile: undefined, keyFile: undefined, verify: true })
+      expect(parts('hosts: [a.example]\ntidings: { kafka: { brokers: ["k1:9092"], tls: true } }\n').tidings.kafka?.tls).to.deep.equal({ caFile: undefined, certFile: undefined, keyFile: undefined, verify: true })
       expect(good('hosts: [a.example]\nnegotiation_timeout: 10\n').limits).to.include({ preAuthTimeoutMs: 10_000 })
       // A timer would take infinity for nothing.
       expect(good('hosts: [a.example]\nnegotiation_timeout: infinity\n').limits.preAuthTimeoutMs).to.equal(2 ** 31 - 1)
     })
 
     it('says where the Redis of a cluster is', () => {
-      const redisOf = (lines: string): unknown => good(`hosts: [a.example]\n${lines}\n`).tidings.cluster?.redis
+      const redisOf = (lines: string): unknown => parts(`hosts: [a.example]\n${lines}\n`).tidings.cluster?.redis
       const plain = {
         server: { host: 'localhost', port: 6379 }, sentinels: [], name: '', cluster: [], username: '', password: '', sentinelPassword: '', database: 0, tls: false, ca: undefined,
         connectTimeoutMs: 1000, keyPrefix: 'tidings:', minReplicas: 0,
       }
       expect(good('hosts: [a.example]\n').tidings.cluster).to.equal(undefined)
-      expect(good('hosts: [a.example]\ntidings: {cluster: {node: one, address: "10.0.0.1:5300"}}\n').tidings.cluster).to.deep.equal({ node: 'one', address: '10.0.0.1:5300', redis: plain })
+      expect(parts('hosts: [a.example]\ntidings: {cluster: {node: one, address: "10.0.0.1:5300"}}\n').tidings.cluster).to.deep.equal({ node: 'one', address: '10.0.0.1:5300', redis: plain })
       expect(redisOf('redis_server: redis.example\nredis_port: 6380\nredis_password: secret\nredis_db: 2\nredis_connect_timeout: 3\ntidings: {cluster: {}}')).to.deep.equal({
         ...plain, server: { host: 'redis.example', port: 6380 }, password: 'secret', database: 2, connectTimeoutMs: 3000,
       })
@@ -720,6 +727,12 @@ modules:
       expect(redisOf('tidings: {cluster: {redis: {nodes: ["[::1]:7000", two], tls: true}}}')).to.deep.equal({
         ...plain, server: undefined, cluster: [{ host: '::1', port: 7000 }, { host: 'two', port: 6379 }], tls: true,
       })
+    })
+
+    it('says of what chat processes do not read that they do not', () => {
+      for (const [name, value] of [['cluster', '{}'], ['kafka', '{brokers: [k]}'], ['hbase', '{masters: [m]}']] as const) {
+        expect(load(`hosts: [a.example]\ntidings:\n  ${name}: ${value}\n`).problems.join('\n')).to.match(new RegExp(`main\\.yml:3: warning: tidings\\.${name}: is for archive-worker alone`))
+      }
     })
 
     it('reports what cannot be the Redis of a cluster', () => {

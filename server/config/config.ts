@@ -909,6 +909,10 @@ function readTidings(entry: MapEntry | undefined, cluster: ClusterOptions | unde
   const kafkaEntry = entry && entryOf(entry.value, 'kafka')
   const kafka = part('kafka', kafkaTable)
   const hbaseEntry = entry && entryOf(entry.value, 'hbase')
+  for (const name of ['cluster', 'kafka', 'hbase']) {
+    const set = entry && entryOf(entry.value, name)
+    if (set) problems.push({ file: set.file, line: set.line, option: `tidings.${name}`, level: 'warning', text: 'is for archive-worker alone, so far: what serves clients is one process, and keeps sessions and history in its data directory.' })
+  }
   const hbase = part('hbase', hbaseTable)
   const status = part('service_status', serviceStatusTable)
   return {
