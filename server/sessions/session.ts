@@ -201,9 +201,10 @@ export class Session implements GateWaiter {
   get directed(): Set<string> { return (this.#directed ??= new Set()) }
   /** Those of them at one bare JID. */
   directedAt(bare: string): string[] {
-    return this.#directed === undefined ? [] : [...this.#directed].filter((address) => address.startsWith(bare) && address[bare.length] === '/')
+    const found: string[] = []
+    if (this.#directed !== undefined) for (const address of this.#directed) if (address[bare.length] === '/' && address.startsWith(bare)) found.push(address)
+    return found
   }
-
 
   /** What an extension keeps with the session, also across resumption and restart. */
   get(name: string): Value | undefined {
