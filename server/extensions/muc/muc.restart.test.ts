@@ -294,7 +294,7 @@ function defaultsOf(table: object | undefined): Record<string, unknown> {
 }
 
 /** Logs people in, who may resume; `clients` are all of theirs. */
-function logins(): { clients: Client[]; login(on: TestServer, user: string, resume?: ReturnType<Client['resumeState']>): Promise<Person> } {
+function logins(): { clients: Client[]; login: (on: TestServer, user: string, resume?: ReturnType<Client['resumeState']>) => Promise<Person> } {
   const clients: Client[] = []
   return {
     clients,
