@@ -793,7 +793,7 @@ export abstract class StreamScanner {
     }
     if (namespace !== STREAM_NS) {
       if (tagNameColon < 0 && name === 'stream' && xmlns === this.#contentNamespace) throw new StreamError('bad-namespace-prefix', 'the stream element needs a prefix')
-      throw new StreamError('invalid-namespace', `the stream's namespace is ${STREAM_NS}`) // RFC 6120 §4.8.1
+      throw new StreamError('invalid-namespace', `the stream's namespace is ${STREAM_NS}, and the first element is ${shown(name)} of ${shown(namespace)}`) // RFC 6120 §4.8.1
     }
     if (name !== 'stream') throw new StreamError('bad-format', 'the root element is stream')
     if (this.#contentNamespace !== undefined && xmlns !== this.#contentNamespace) throw new StreamError('invalid-namespace', `the default namespace is ${this.#contentNamespace}`) // RFC 6120 §4.8.2
@@ -960,6 +960,9 @@ class UndeclaredPrefix extends StreamError {
 }
 
 /** Gives each child that needs one its default namespace, and moves the spans accordingly. */
+/** As much of a text from outside as an error's text may repeat. */
+function shown(text: string): string { return text === '' ? 'none' : JSON.stringify(text.slice(0, 60)) }
+
 function insertDeclarations(content: Buffer, children: readonly ElementSpan[], inserts: readonly number[], declaration: Buffer): [Buffer, ElementSpan[]] {
   const parts: Buffer[] = []
   const moved: ElementSpan[] = []

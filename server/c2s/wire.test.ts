@@ -480,6 +480,13 @@ describe('the wire', () => {
       await start(raw)
       await raw.send('<foo/>').streamError('invalid-namespace', true)
     })
+    it('what is no header is named in the error, so that its sender can be found', async () => {
+      const raw = await opened(false)
+      await start(raw)
+      const answer = await raw.send(`<r xmlns='urn:&lt;a&apos;${'b'.repeat(100)}'/>`).closes()
+      wellFormed(answer)
+      expect(answer).to.match(/and the first element is (&quot;|")r(&quot;|") of (&quot;|")urn:&lt;a(&apos;|')b{53}(&quot;|")<\/text>/)
+    })
   })
 
   describe('SASL', () => {
