@@ -2,7 +2,7 @@
  * Smack's integration tests (https://igniterealtime.org/projects/smack): Maven fetches them, Java runs them.
  *
  * They run in random order and leave their accounts' state to each other, and some race with the client that they use: `MultiUserChat` wakes who joins before
- * it has noted the last occupant, and takes its listeners away before they have heard of an error. So a test that failed runs again without the others, and has failed
+ * it has noted the last occupant, and takes its listeners away before they have heard of an error. So a test that failed runs again with its class alone, in which Java is warm, and has failed
  * when it fails three times; what passed at a later try is named. What cannot pass before more is built stands in known-failures.txt.
  */
 import { type SpawnOptions, spawn, spawnSync } from 'node:child_process'
@@ -49,11 +49,11 @@ export async function runSmack(stage: Stage, text: string, results: string): Pro
   const known = readKnown(await readFile(path.join(FOLDER, 'known-failures.txt'), 'utf8'))
   const first = await runTests(stage, libraries, [text], path.join(results, 'smack'))
   const again: Result[][] = []
-  let last = first
   for (const name of ['smack-again', 'smack-once-more']) {
-    const failing = last.filter((each) => each.outcome === 'failed' && !known.has(each.test)).map(({ test }) => `.${test}`)
-    if (failing.length === 0) break
-    again.push(last = await runTests(stage, libraries, failing, path.join(results, name)))
+    const { failed } = judge(first, again, known)
+    if (failed.length === 0) break
+    const classes = new Set(failed.map(({ test }) => `.${test.slice(0, test.lastIndexOf('.') + 1)}`))
+    again.push(await runTests(stage, libraries, [...classes], path.join(results, name)))
   }
   return judge(first, again, known)
 }
