@@ -94,6 +94,14 @@ describe('options', () => {
     ])
   })
 
+  it('an option that does nothing in some places is reported there alone', () => {
+    let text: string | undefined = 'cannot be done here.'
+    const asked: OptionTable<{ b: boolean }> = { b: { type: bool(), default: false, help: '', ignored: () => text } }
+    expect(parseOptions(asked, { b: true }, { option: 'x' }).problems.map(({ level, text: said }) => [level, said])).to.deep.equal([['warning', 'cannot be done here.']])
+    text = undefined
+    expect(parseOptions(asked, { b: true }, { option: 'x' })).to.deep.equal({ options: { b: true }, problems: [] })
+  })
+
   it('reports an option that does nothing only when it asks for something', () => {
     expect(parseOptions(table, { b: false }, { option: 'x' }).problems).to.deep.equal([])
     expect(parseOptions(table, { b: true }, { option: 'x' }).problems.map(({ level, text }) => [level, text])).to.deep.equal([['warning', 'is not done here.']])

@@ -17,8 +17,8 @@ export interface OptionSpec<T> {
   readonly type: OptionType<T>
   readonly default: T
   readonly help: string
-  /** Accepted, but this server does something else: the text says what. Reported as a warning. */
-  readonly ignored?: string
+  /** Accepted, but this server does something else: the text says what, or undefined where it does not. Reported as a warning. */
+  readonly ignored?: string | (() => string | undefined)
 }
 
 export type OptionTable<O> = { readonly [K in keyof O]: OptionSpec<O[K]> }
@@ -311,7 +311,9 @@ export function parseOptions<O extends object>(table: OptionTable<O>, raw: unkno
       const parsed = spec.type.parse(value)
       options[key] = parsed
       // What is set to the default asks for nothing else than what happens.
-      if (spec.ignored !== undefined && (typeof parsed === 'object' || parsed !== spec.default)) report('warning', spec.ignored)
+      if (spec.ignored === undefined || (typeof parsed !== 'object' && parsed === spec.default)) continue
+      const ignored = typeof spec.ignored === 'string' ? spec.ignored : spec.ignored()
+      if (ignored !== undefined) report('warning', ignored)
     } catch (error) {
       if (!(error instanceof OptionError)) throw error
       report('error', error.message, error.node)

@@ -9,9 +9,12 @@ import { randomId } from '../../lib/stanza/ids.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
 import { buildElement } from '../../lib/xml/build.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
-import { anything, int } from '../config/options.ts'
+import { int, map, oneOf, OptionError, type OptionType } from '../config/options.ts'
 import type { Records } from '../storage/shapes.ts'
-import { defineExtension, type PersonalNodes } from './extension.ts'
+import { type Conversions, type ConversionRules, createConversions } from './avatars/conversions.ts'
+import { canConvert, createConverter } from './avatars/converter.ts'
+import { IMAGE_FORMATS } from './avatars/converter-work.ts'
+import { defineExtension, type PersonalItem, type PersonalNodes } from './extension.ts'
 import { imageInfo } from './image-info.ts'
 import { VCARD_TABLE } from './vcard.ts'
 
@@ -34,6 +37,24 @@ interface Avatar {
   readonly image: Buffer
 }
 
+/** ejabberd's name of the rule for formats that no other names; `jpg` stands for `jpeg`. */
+const SOURCES: readonly string[] = ['default', 'jpg', ...IMAGE_FORMATS]
+
+function conversionRules(): OptionType<ConversionRules> {
+  const rules = map(oneOf('jpg', ...IMAGE_FORMATS))
+  const expects = `a map from ${SOURCES.join(', ')} to ${SOURCES.slice(1).join(', ')}`
+  const named = <Name extends string>(name: Name): Exclude<Name, 'jpg'> | 'jpeg' => (name === 'jpg' ? 'jpeg' : name as Exclude<Name, 'jpg'>)
+  return {
+    expects,
+    parse(node) {
+      const entries = [...rules.parse(node)]
+      const wrong = entries.find(([from]) => !SOURCES.includes(from))
+      if (wrong !== undefined) throw new OptionError(node, `"${wrong[0]}" is not allowed here; expected ${expects}.`)
+      return new Map(entries.map(([from, to]) => [named(from), named(to)]))
+    },
+  }
+}
+
 const NO_AVATAR: Avatar = { hash: '', type: '', image: Buffer.alloc(0) }
 
 export const avatars = defineExtension({
@@ -43,12 +64,17 @@ export const avatars = defineExtension({
     { xep: 84, version: '1.1.4', status: 'complete' },
     { xep: 398, version: '1.0.0', status: 'complete' },
   ],
-  needs: ['host', 'disco', 'hooks', 'pep', 'storage', 'log', 'enabled'],
+  needs: ['host', 'disco', 'hooks', 'pep', 'pin', 'storage', 'log', 'now', 'enabled', 'lasting'],
   options: {
-    convert: { type: anything(), default: undefined as unknown, help: 'Image formats that are converted, as a map from one to another.', ignored: 'has no effect: images are passed on as they are.' },
-    rate_limit: { type: int({ infinity: true }), default: 10, help: 'Images of one user that are converted in a minute.', ignored: 'has no effect: images are passed on as they are.' },
+    convert: {
+      type: conversionRules(),
+      default: new Map() as ConversionRules,
+      help: 'Image formats that are converted, as a map from one to another; default: all that are not named.',
+      ignored: () => (canConvert() ? undefined : 'has no effect: the package sharp, which converts images, is not there or cannot be loaded here.'),
+    },
+    rate_limit: { type: int({ min: 1, infinity: true }), default: 10, help: 'Images of one user that are converted in a minute.' },
   },
-  start({ host, disco, hooks, pep, storage, log, enabled }) {
+  start({ host, disco, hooks, pep, pin, storage, log, now, enabled, lasting }, { convert, rate_limit: perMinute }) {
     const nodes = pep.of(host)
     if (nodes === undefined || !enabled('vcard')) return
     // §4: it says that the hash is in presence as well.
@@ -58,8 +84,8 @@ export const avatars = defineExtension({
     // §3.2
     hooks.vcardWritten((owner, vcard) => {
       const photo = photoOf(vcard)
-      const now = personalAvatar(nodes, owner)
-      if (photo === undefined || (photo.hash === (now?.hash ?? ''))) return
+      const before = personalAvatar(nodes, owner)
+      if (photo === undefined || (photo.hash === (before?.hash ?? ''))) return
       converting = true
       try {
         if (photo.hash === '') nodes.publish(owner, METADATA, randomId(), xml('metadata', { xmlns: METADATA })) // XEP-0084 §3.5
@@ -77,12 +103,33 @@ export const avatars = defineExtension({
 
     // §3.1 and §7: the image is put into the vCard as it is read, for those who may read the nodes.
     hooks.vcardRead((owner, asker, vcard) => {
-      const now = personalAvatar(nodes, owner)
-      if (now === undefined) return
+      const shown = personalAvatar(nodes, owner)
+      if (shown === undefined) return
       for (const photo of vcard.getChildren('PHOTO')) vcard.remove(photo)
-      if (now.hash === '' || !mayReadAvatar(nodes, owner, asker)) return
-      vcard.append(xml('PHOTO', null, xml('TYPE', null, now.type), xml('BINVAL', null, now.image.toString('base64'))))
+      if (shown.hash === '' || !mayReadAvatar(nodes, owner, asker)) return
+      vcard.append(photoElement(shown))
     })
+    if (convert.size === 0 || !canConvert()) return undefined
+
+    const converter = lasting('avatar converter', () => createConverter())
+    const conversions = createConversions({ rules: convert, perMinute, converter, now, pin })
+    hooks.accountRemoved((owner) => { conversions.forget(owner) })
+    hooks.vcardWriting((owner, vcard) => {
+      const photo = photoOf(vcard)
+      if (!conversions.busy(owner) && (photo === undefined || !conversions.concerns(photo.image))) return undefined
+      return conversions.inTurn(owner, async () => {
+        if (photo === undefined || !conversions.concerns(photo.image)) return
+        const image = await conversions.converted(owner, photo.image)
+        for (const old of vcard.getChildren('PHOTO')) vcard.remove(old)
+        vcard.append(photoElement(avatarOf(image, photo.type)))
+      })
+    })
+    nodes.prepare(METADATA, (owner, item) => {
+      const avatar = shownBy(nodes, owner, item.payload)
+      if (!conversions.busy(owner) && !conversions.concerns(avatar.image)) return undefined
+      return conversions.inTurn(owner, () => preparePublication(nodes, conversions, owner, item))
+    })
+    return () => { converter.close() }
   },
 })
 
@@ -163,7 +210,11 @@ export const avatarPresence = defineExtension({
 function personalAvatar(nodes: PersonalNodes, owner: string): Avatar | undefined {
   if (!nodes.has(owner, METADATA)) return undefined
   const metadata = nodes.newest(owner, METADATA)
-  if (metadata === undefined) return undefined
+  return metadata && shownBy(nodes, owner, metadata)
+}
+
+/** The image that metadata show of those in the account's node. */
+function shownBy(nodes: PersonalNodes, owner: string, metadata: Element): Avatar {
   const here = metadata.getChildren('info', METADATA).filter(({ attrs }) => attrs['url'] === undefined)
   for (const { attrs: { id, type } } of here.slice(0, IMAGES_MAX)) {
     if (id === undefined) continue
@@ -173,6 +224,23 @@ function personalAvatar(nodes: PersonalNodes, owner: string): Avatar | undefined
     if (hash === id.toLowerCase()) return { hash, type: type ?? imageInfo(image)?.type ?? 'image/png', image }
   }
   return NO_AVATAR
+}
+
+/**
+ * Converts the image that metadata show. Both are published in the same turn, under the hash of the result; what else the metadata name stays
+ * when it is at a URL. When another image has come into the node meanwhile, there are metadata of that to come, and these say what they said.
+ */
+async function preparePublication(nodes: PersonalNodes, conversions: Conversions, owner: string, item: PersonalItem): Promise<() => PersonalItem> {
+  const before = shownBy(nodes, owner, item.payload)
+  if (!conversions.concerns(before.image)) return () => item
+  const image = await conversions.converted(owner, before.image)
+  return () => {
+    if (image === before.image || shownBy(nodes, owner, item.payload).hash !== before.hash) return item
+    const after = avatarOf(image, before.type)
+    nodes.publish(owner, DATA, after.hash, dataElement(after))
+    const elsewhere = item.payload.getChildren('info', METADATA).filter(({ attrs }) => attrs['url'] !== undefined)
+    return { id: after.hash, payload: xml('metadata', { xmlns: METADATA }, infoElement(after), elsewhere) }
+  }
 }
 
 /** Whether somebody may read both nodes. */
@@ -188,14 +256,30 @@ function photoOf(vcard: Element): Avatar | undefined {
   const image = decoded(photo.getChild('BINVAL', VCARD)?.text() ?? '')
   if (image === undefined) return undefined
   if (image.length === 0) return NO_AVATAR
-  return { hash: sha1(image), type: imageInfo(image)?.type ?? photo.getChild('TYPE', VCARD)?.text().trim() ?? 'image/png', image }
+  return avatarOf(image, photo.getChild('TYPE', VCARD)?.text().trim() ?? 'image/png')
 }
 
-function publish(nodes: PersonalNodes, owner: string, { hash, type, image }: Avatar): void {
+/** `type`: of an image that does not say it itself. */
+function avatarOf(image: Buffer, type: string): Avatar {
+  return { hash: sha1(image), type: imageInfo(image)?.type ?? type, image }
+}
+
+function publish(nodes: PersonalNodes, owner: string, avatar: Avatar): void {
+  nodes.publish(owner, DATA, avatar.hash, dataElement(avatar), accessOf(nodes, owner, DATA))
+  nodes.publish(owner, METADATA, avatar.hash, xml('metadata', { xmlns: METADATA }, infoElement(avatar)), accessOf(nodes, owner, METADATA))
+}
+
+function dataElement({ image }: Avatar): Element {
+  return xml('data', { xmlns: DATA }, image.toString('base64'))
+}
+
+function infoElement({ hash, type, image }: Avatar): Element {
   const size = imageInfo(image)
-  nodes.publish(owner, DATA, hash, xml('data', { xmlns: DATA }, image.toString('base64')), accessOf(nodes, owner, DATA))
-  const info = xml('info', { id: hash, bytes: image.length, type, width: size?.width, height: size?.height })
-  nodes.publish(owner, METADATA, hash, xml('metadata', { xmlns: METADATA }, info), accessOf(nodes, owner, METADATA))
+  return xml('info', { id: hash, bytes: image.length, type, width: size?.width, height: size?.height })
+}
+
+function photoElement({ type, image }: Avatar): Element {
+  return xml('PHOTO', null, xml('TYPE', null, type), xml('BINVAL', null, image.toString('base64')))
 }
 
 /** The configuration of a node that is to be made: like the other one, or open as the vCard is. */

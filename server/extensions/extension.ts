@@ -320,9 +320,16 @@ export interface PersonalNodes {
   retract(owner: string, node: string, id: string): void
   /** Called after each change of a node's items; `byServer`: an extension made it. */
   watch(node: string, watcher: (change: { readonly owner: string; readonly byServer: boolean }) => void): void
+  /**
+   * Asked before an account itself publishes an item (its id may be missing). What the promise answers is called in the turn in which the item
+   * is published, and says what is published. Without a promise it is published at once.
+   */
+  prepare(node: string, prepare: (owner: string, item: PersonalItem) => Promise<() => PersonalItem> | undefined): void
   /** Sends the last items of the account's nodes in which a client, which has become available, is interested. */
   greet(owner: string, client: Jid, interests: Interests, session?: Session): void
 }
+
+export interface PersonalItem { readonly id: string | undefined; readonly payload: Element }
 
 /** The personal nodes of this server's hosts. */
 export interface PersonalEvents {

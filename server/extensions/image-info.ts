@@ -19,8 +19,22 @@ export function imageInfo(image: Buffer): ImageInfo | undefined {
     return { type: 'image/gif', width: whole ? image.readUInt16LE(6) : undefined, height: whole ? image.readUInt16LE(8) : undefined }
   }
   if (starts('\xff\xd8\xff')) return { type: 'image/jpeg', ...jpegSize(image) }
-  if (starts('RIFF') && starts('WEBP', 8)) return { type: 'image/webp', width: undefined, height: undefined }
+  if (starts('RIFF') && starts('WEBP', 8)) return { type: 'image/webp', ...webpSize(image) }
   return undefined
+}
+
+/** Of the first chunk (RFC 9649 §2.5 to §2.7). */
+function webpSize(image: Buffer): { width: number | undefined; height: number | undefined } {
+  if (image.length < 30) return { width: undefined, height: undefined }
+  switch (image.toString('latin1', 12, 16)) {
+    case 'VP8 ': return { width: image.readUInt16LE(26) & 0x3fff, height: image.readUInt16LE(28) & 0x3fff }
+    case 'VP8L': {
+      const bits = image.readUInt32LE(21)
+      return { width: (bits & 0x3fff) + 1, height: ((bits >>> 14) & 0x3fff) + 1 }
+    }
+    case 'VP8X': return { width: image.readUIntLE(24, 3) + 1, height: image.readUIntLE(27, 3) + 1 }
+    default: return { width: undefined, height: undefined }
+  }
 }
 
 /** Of the frame header (ITU T.81 §B.2.2). */

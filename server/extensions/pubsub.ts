@@ -202,6 +202,15 @@ function personalNodes(engine: Engine): PersonalNodes {
     watch(name, watcher) {
       engine.watch(({ service, node, publisher }) => { if (node === name && isAccount(service)) watcher({ owner: service, byServer: publisher === undefined }) })
     },
+    prepare(name, prepare) {
+      engine.preparing.set(name, (owner, { id, payload }) => {
+        const prepared = payload === '' ? undefined : prepare(owner, { id, payload: buildElement(Buffer.from(payload)) })
+        return prepared?.then((item) => () => {
+          const changed = item()
+          return { id: changed.id, payload: changed.payload.toString() }
+        })
+      })
+    },
     greet: (owner, client, interests, session) => { engine.events.greet(owner, client, interests, session) },
   }
 }

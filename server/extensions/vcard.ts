@@ -64,6 +64,7 @@ export const vcard = defineExtension({
     iq.set(`${NS} vCard`, 'account', async ({ payload, from, to }) => {
       if (from.bare !== to.bare) throw new StanzaError('forbidden') // §3.2
       const card = standalone(payload)
+      await tell.runVcardWriting(from.bare, card)
       const text = card.toString()
       if (Buffer.byteLength(text) > VCARD_BYTES_MAX) throw new StanzaError('policy-violation', `a vCard has at most ${VCARD_BYTES_MAX} bytes`)
       const before = await records.get(VCARD_TABLE, [from.bare])

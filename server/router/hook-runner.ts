@@ -32,6 +32,7 @@ export class HookRunner implements Hooks {
   readonly #missed: ((owner: string, stanza: Stanza, sentTo: (session: Session) => boolean) => void)[] = []
   readonly #moderated: ((author: string, message: Stanza) => void | Promise<void>)[] = []
   readonly #vcardRead: ((owner: string, asker: Jid, vcard: Element) => void)[] = []
+  readonly #vcardWriting: ((owner: string, vcard: Element) => Promise<void> | undefined)[] = []
   readonly #vcardWritten: ((owner: string, vcard: Element, before: Element | undefined) => void)[] = []
   readonly #privateWritten: ((owner: string, element: Element) => void)[] = []
   readonly #blocked: ((owner: string, jid: string, item: Element) => void)[] = []
@@ -67,6 +68,7 @@ export class HookRunner implements Hooks {
   missed(handler: (owner: string, stanza: Stanza, sentTo: (session: Session) => boolean) => void): void { this.#missed.push(handler) }
   moderated(handler: (author: string, message: Stanza) => void | Promise<void>): void { this.#moderated.push(handler) }
   vcardRead(handler: (owner: string, asker: Jid, vcard: Element) => void): void { this.#vcardRead.push(handler) }
+  vcardWriting(handler: (owner: string, vcard: Element) => Promise<void> | undefined): void { this.#vcardWriting.push(handler) }
   vcardWritten(handler: (owner: string, vcard: Element, before: Element | undefined) => void): void { this.#vcardWritten.push(handler) }
   privateWritten(handler: (owner: string, element: Element) => void): void { this.#privateWritten.push(handler) }
   blocked(handler: (owner: string, jid: string, item: Element) => void): void { this.#blocked.push(handler) }
@@ -135,6 +137,7 @@ export class HookRunner implements Hooks {
   runMissed(owner: string, stanza: Stanza, sentTo: (session: Session) => boolean): void { for (const handler of this.#missed) handler(owner, stanza, sentTo) }
   async runModerated(author: string, message: Stanza): Promise<void> { for (const handler of this.#moderated) await handler(author, message) }
   runVcardRead(owner: string, asker: Jid, vcard: Element): void { for (const handler of this.#vcardRead) handler(owner, asker, vcard) }
+  async runVcardWriting(owner: string, vcard: Element): Promise<void> { for (const handler of this.#vcardWriting) await handler(owner, vcard) }
   runVcardWritten(owner: string, vcard: Element, before: Element | undefined): void { for (const handler of this.#vcardWritten) handler(owner, vcard, before) }
   runPrivateWritten(owner: string, element: Element): void { for (const handler of this.#privateWritten) handler(owner, element) }
   runBlocked(owner: string, jid: string, item: Element): void { for (const handler of this.#blocked) handler(owner, jid, item) }

@@ -111,6 +111,8 @@ export interface Hooks {
   moderated(handler: (author: string, message: Stanza) => void | Promise<void>): void
   /** Somebody asks for an account's vCard (XEP-0054); it may be changed for them. */
   vcardRead(handler: (owner: string, asker: Jid, vcard: Element) => void): void
+  /** An account is about to write its vCard, which may be changed first. Throws a StanzaError to refuse it. */
+  vcardWriting(handler: (owner: string, vcard: Element) => Promise<void> | undefined): void
   /** An account's vCard, or an element of its private storage (XEP-0049), was written, in this turn and by its owner. */
   vcardWritten(handler: (owner: string, vcard: Element, before: Element | undefined) => void): void
   privateWritten(handler: (owner: string, element: Element) => void): void
@@ -134,6 +136,7 @@ export interface Hooks {
 /** Hooks that extensions run. */
 export interface HookCalls {
   runVcardRead(owner: string, asker: Jid, vcard: Element): void
+  runVcardWriting(owner: string, vcard: Element): Promise<void>
   runVcardWritten(owner: string, vcard: Element, before: Element | undefined): void
   runPrivateWritten(owner: string, element: Element): void
 }

@@ -74,6 +74,8 @@ export interface Engine {
   /** An owner gives, or takes away, a subscription; its subscriber hears of it (§8.8.4). */
   setSubscription(node: Node, subscription: Subscription, state: Subscription['state'] | 'none'): void
   watch(watcher: (change: Change) => void): void
+  /** By node: what changes an item that the account itself publishes (PersonalNodes). */
+  readonly preparing: Map<string, (owner: string, item: NewItem) => Promise<() => NewItem> | undefined>
   /** A client has become available: the last items of the services' nodes that it, or its account, has subscribed to (§4.3). */
   welcome(client: Session): void
   /** Removes what has expired. */
@@ -168,6 +170,7 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
 
   const engine: Engine = {
     store, access, events, remote, options, now, defaults,
+    preparing: new Map(),
     require(service, name) {
       const node = store.node(service, name)
       if (node === undefined) throw new StanzaError('item-not-found')

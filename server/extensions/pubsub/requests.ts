@@ -36,7 +36,7 @@ export function answerGet(engine: Engine, { payload, from, to, session }: IqRequ
   }
 }
 
-export function answerSet(engine: Engine, { payload, from, to, session }: IqRequest): Element | undefined {
+export function answerSet(engine: Engine, { payload, from, to, session }: IqRequest): Element | Promise<Element> | undefined {
   const service = to.toString()
   const children = payload.getChildElements().filter((child) => child.getNS() === PUBSUB_NS)
   const named = (name: string): Element | undefined => children.find((child) => child.getName() === name)
@@ -89,10 +89,24 @@ function createNode(engine: Engine, service: string, from: Jid, create: Element,
 
 // ---- §7 publishing
 
-function publish(engine: Engine, service: string, from: Jid, request: Element, options: Element | undefined): Element {
-  const name = nodeName(request)
-  const wanted = preconditions(options)
-  const items = request.getChildren('item').map(readItem)
+interface Publication {
+  readonly name: string
+  readonly wanted: Partial<NodeConfig>
+  readonly items: readonly (NewItem & { readonly namespace: string | undefined })[]
+}
+
+function publish(engine: Engine, service: string, from: Jid, request: Element, options: Element | undefined): Element | Promise<Element> {
+  const publication: Publication = { name: nodeName(request), wanted: preconditions(options), items: request.getChildren('item').map(readItem) }
+  const { name, items: [item, ...others] } = publication
+  const prepare = service === from.bare && item !== undefined && others.length === 0 ? engine.preparing.get(name) : undefined
+  if (prepare === undefined || item === undefined) return publishNow(engine, service, from, publication)
+  checkPublication(engine, service, from, publication)
+  const prepared = prepare(service, item)
+  return prepared?.then((changed) => publishNow(engine, service, from, publication, changed)) ?? publishNow(engine, service, from, publication)
+}
+
+/** The node, unless it is to be made; throws when this may not be published there. */
+function checkPublication(engine: Engine, service: string, from: Jid, { name, wanted, items }: Publication): Node | undefined {
   const existing = engine.store.node(service, name)
   if (existing === undefined && !engine.mayCreate(service, from)) throw new StanzaError(isAccount(service) ? 'forbidden' : 'item-not-found')
   // §7.1.5
@@ -101,9 +115,15 @@ function publish(engine: Engine, service: string, from: Jid, request: Element, o
     if (!meets(existing.config, wanted)) throw pubsubError('conflict', 'precondition-not-met')
   }
   checkPayloads(existing?.config ?? { ...engine.defaults(service, name), ...wanted }, items)
-  const node = existing ?? engine.create(service, name, from, wanted) // §7.1.4
+  return existing
+}
+
+function publishNow(engine: Engine, service: string, from: Jid, publication: Publication, changed?: () => NewItem): Element {
+  const { name, wanted, items } = publication
+  const node = checkPublication(engine, service, from, publication) ?? engine.create(service, name, from, wanted) // §7.1.4
   // §7.1.3.6: without an item only its being published is told.
-  const ids = engine.publish(node, items.length === 0 ? [{ id: undefined, payload: '' }] : items, from)
+  const published = changed === undefined ? items : [changed()]
+  const ids = engine.publish(node, published.length === 0 ? [{ id: undefined, payload: '' }] : published, from)
   return xml('pubsub', { xmlns: PUBSUB_NS }, xml('publish', { node: name }, isSignal(node.config) ? [] : ids.map((id) => xml('item', { id }))))
 }
 
