@@ -73,6 +73,20 @@ class Redone {
   }
 }
 
+/** Durable frames that a node has sent, as the records of its log say; some may have arrived. */
+export function sentBy(payloads: Iterable<Buffer>): Iterable<Sent> {
+  const bus = new BusRecord()
+  for (const payload of payloads) {
+    const reader = new RecordReader(payload)
+    while (!reader.isAtEnd) {
+      const kind = reader.uint8()
+      const section = new RecordReader(reader.bytes())
+      if (kind === BUS_SECTION) bus.read(section)
+    }
+  }
+  return bus.sent
+}
+
 /** A frame that did not get to its unit. */
 interface Orphan {
   /** The node that sent it and the one that it was for. */

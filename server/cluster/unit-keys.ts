@@ -5,7 +5,7 @@
 import { encodePart } from '../storage/ordered.ts'
 
 /** How the parts of a record's key name its unit: `swapped` are domain and localpart, `second` stands after something to sort by. */
-type Rule = 'first' | 'swapped' | 'second'
+export type Rule = 'first' | 'swapped' | 'second'
 
 const RULES: Readonly<Record<string, Rule>> = {
   accounts: 'swapped', 'disabled-accounts': 'swapped', vcard_index: 'swapped',
@@ -51,4 +51,15 @@ export function formsOf(unit: string): readonly string[] {
 export function isPlain(unit: string): boolean {
   const forms = formsOf(unit)
   return forms.length === 1 && forms[0] === unit
+}
+
+/** How the keys of a table's records name their units. */
+export function ruleOf(table: string): Rule { return RULES[table] ?? 'first' }
+
+/** How the keys of a unit's records in a table begin; undefined when it has none there, or when they begin with something else. */
+export function recordsOf(table: string, unit: string): string | undefined {
+  const rule = ruleOf(table)
+  if (rule === 'first') return `r${table}\0${encodePart(unit)}`
+  const at = unit.indexOf('@')
+  return rule === 'second' || at === -1 ? undefined : `r${table}\0${encodePart(unit.slice(at + 1))}${encodePart(unit.slice(0, at))}`
 }

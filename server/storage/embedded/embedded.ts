@@ -8,6 +8,7 @@ import { StorageError } from '../errors.ts'
 import { GroupedStore } from '../groups/groups.ts'
 import { type LogPosition, type LogRecord } from '../groups/log.ts'
 import { createOfflineQueue } from '../offline.ts'
+import { type OrderedStore } from '../ordered.ts'
 import { createRecords } from '../records.ts'
 import { type Blobs, type Storage } from '../shapes.ts'
 import { LoggedArchive } from './archive.ts'
@@ -53,8 +54,13 @@ const GIVE_UP_MS = 2000
 /** Address space, not disk: LMDB makes it larger when needed. */
 const MAP_BYTES = 4 * 1024 ** 3
 
+/** What is stored, with its rows as they are: for a process that others share them with. */
+export interface Embedded extends Storage {
+  readonly rows: OrderedStore
+}
+
 /** Opens a data directory, making it when there is none. Throws a StorageError when it is in use, damaged or not ours. */
-export async function openEmbedded(dir: string, options: EmbeddedOptions = {}): Promise<Storage> {
+export async function openEmbedded(dir: string, options: EmbeddedOptions = {}): Promise<Embedded> {
   const minFreeBytes = options.minFreeBytes ?? MIN_FREE_BYTES
   mkdirOrExplain(dir)
   const lock = await lockDirectory(dir)
@@ -134,7 +140,7 @@ export function openDatabase(path: string): RootDatabase<Buffer, string> {
   })
 }
 
-class EmbeddedStorage implements Storage {
+class EmbeddedStorage implements Embedded {
   readonly records
   readonly archive
   readonly offline
@@ -206,6 +212,7 @@ class EmbeddedStorage implements Storage {
     this.#isBegun = true
   }
 
+  get rows(): OrderedStore { return this.#store }
   afterCommit(callback: () => void): void { this.#store.afterCommit(callback) }
   committed(): Promise<void> { return this.#store.committed() }
 

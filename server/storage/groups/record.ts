@@ -48,6 +48,13 @@ export class RecordWriter {
     }
   }
 
+  /** Bytes without their length. */
+  raw(bytes: Uint8Array): void {
+    this.#need(bytes.length)
+    this.#buffer.set(bytes, this.#at)
+    this.#at += bytes.length
+  }
+
   /** Length (4 bytes) and the text in UTF-8. */
   text(value: string): void {
     this.#need(4 + 3 * value.length)
