@@ -188,7 +188,7 @@ export class Hub {
       const parcel = readParcel(new RecordReader(this.#rows.get(key) as Buffer))
       this.#earlierMember(decodePart(key.slice(1, end))).inbox.set(number, { number, parcel, sender: '', bytes: 0, key })
     }
-    for (const member of [...this.#members.values()]) {
+    for (const member of this.#members.values()) {
       const source = member.info.inc
       for (const { to, number, frame } of sentBy(this.#recordsOf(member).map((record) => record.payload))) {
         const target = this.#members.get(to)
@@ -616,7 +616,7 @@ export class Hub {
     this.#storage.afterCommit(() => {
       answer()
       this.#changed([inc])
-      for (const again of [...this.#claims]) again()
+      for (const again of this.#claims) again()
     })
   }
 }
