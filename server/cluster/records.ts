@@ -8,6 +8,7 @@ import { StanzaError } from '../../lib/stanza/errors.ts'
 import { packValue, unpackValue } from '../storage/records.ts'
 import type { Key, Records, Storage, Value } from '../storage/shapes.ts'
 import type { Frame } from './frames.ts'
+import { RULES } from './unit-keys.ts'
 
 export interface NodeRecordsParts {
   readonly here: (unit: string) => boolean
@@ -22,14 +23,11 @@ const SECRETS = new Set(['account-secrets', 'muc-secrets'])
 /** Kept under the key of a unit by the services and owners that it has to do with. */
 const INDEXES = new Set(['muc-relations', 'pubsub_entities', 'pubsub_created', 'pubsub_bytes', 'pubsub_temporary'])
 /** Read in a login, before it is known whose it is: whoever asks waits, until the account is here. */
-const FOR_LOGINS = new Set(['accounts', 'disabled-accounts', 'tokens', 'clients', 'ended-streams'])
-/** Domain and localpart of the unit are apart in the key. */
-const DIVIDED = new Set(['accounts', 'disabled-accounts', 'vcard_index', 'muc-rooms', 'muc-affiliations', 'muc-occupants', 'muc-history', 'muc-vcards', 'muc-past', 'muc-departed'])
-
+const FOR_LOGINS = new Set(['accounts', 'disabled-accounts', 'directory-accounts', 'tokens', 'clients', 'ended-streams'])
 /** Whose a record is; undefined when the key, perhaps the beginning of a range, does not say. */
 export function unitOfRecord(table: string, key: Key): string | undefined {
-  if (table === 'pubsub_leases') return key[1]
-  if (!DIVIDED.has(table)) return key[0]
+  const rule = RULES[table] ?? 'first'
+  if (rule !== 'swapped') return key[rule === 'first' ? 0 : 1]
   return key[1] === undefined ? undefined : `${key[1]}@${key[0]}`
 }
 

@@ -7,10 +7,21 @@ import { encodePart } from '../storage/ordered.ts'
 /** How the parts of a record's key name its unit: `swapped` are domain and localpart, `second` stands after something to sort by. */
 export type Rule = 'first' | 'swapped' | 'second'
 
-const RULES: Readonly<Record<string, Rule>> = {
-  accounts: 'swapped', 'disabled-accounts': 'swapped', vcard_index: 'swapped',
+/** Every table of records. */
+export const RULES: Readonly<Record<string, Rule>> = {
+  // Accounts, and what extensions keep of them.
+  accounts: 'swapped', 'disabled-accounts': 'swapped', 'directory-accounts': 'swapped', vcard_index: 'swapped',
+  archive_preferences: 'first', blocked: 'first', clients: 'first', 'ended-streams': 'first', 'last-activity': 'first', 'last-login': 'first', motd_seen: 'first',
+  private: 'first', push: 'first', removals: 'first', roster: 'first', roster_version: 'first', tokens: 'first', uploads: 'first', vcard: 'first',
+  // Hosts and services as a whole.
+  'account-secrets': 'first', administrators: 'first', announcements: 'first', 'component-messages': 'first', motd: 'first', 'muc-secrets': 'first', welcome: 'first',
+  invites: 'first', invites_by: 'first', invite_names: 'first', 'upload-secrets': 'first', 'upload-ends': 'first', 'upload-times': 'first',
+  // Rooms.
   'muc-rooms': 'swapped', 'muc-affiliations': 'swapped', 'muc-occupants': 'swapped', 'muc-history': 'swapped', 'muc-vcards': 'swapped', 'muc-past': 'swapped', 'muc-departed': 'swapped',
-  pubsub_leases: 'second',
+  'muc-relations': 'first',
+  // Publish-subscribe.
+  pubsub_nodes: 'first', pubsub_items: 'first', pubsub_order: 'first', pubsub_affiliations: 'first', pubsub_subscriptions: 'first', pubsub_entities: 'first',
+  pubsub_created: 'first', pubsub_expiring: 'first', pubsub_temporary: 'first', pubsub_bytes: 'first', pubsub_leases: 'second',
 }
 
 /** The beginning of a key that names its unit. */
