@@ -1,5 +1,5 @@
 /** Builds the whole server from a configuration, top to bottom. */
-import { createHash, randomUUID } from 'node:crypto'
+import { randomUUID } from 'node:crypto'
 import { Jid } from '../lib/jid.ts'
 import { networkOf } from '../lib/net/addresses.ts'
 import { createSecureContexts, type SecureContexts } from '../lib/net/certificates.ts'
@@ -7,7 +7,7 @@ import { Recent } from '../lib/recent.ts'
 import { createJwtCheck } from '../lib/sasl/jwt.ts'
 import { SaslFailure } from '../lib/sasl/mechanism.ts'
 import { StanzaError } from '../lib/stanza/errors.ts'
-import { nextMessageId, setNodeOfIds } from '../lib/stanza/ids.ts'
+import { nextMessageId } from '../lib/stanza/ids.ts'
 import { makeStanza, stanzaOf, type Stanza } from '../lib/stanza/stanza.ts'
 import { StreamError } from '../lib/stream/errors.ts'
 import { xml } from '../lib/xml/element.ts'
@@ -17,9 +17,6 @@ import { createCredentials } from './accounts/credentials.ts'
 import { createTokens } from './accounts/tokens.ts'
 import { C2s, type ClientListener } from './c2s/c2s.ts'
 import { serveWebSocket } from './c2s/websocket.ts'
-import { accountsAtHome } from './cluster/accounts-at-home.ts'
-import { Homes } from './cluster/homes.ts'
-import { recordsOfNode, takeRow, withRecords } from './cluster/records.ts'
 import type { Units } from './cluster/shapes.ts'
 import { Components, type ComponentListener } from './components/components.ts'
 import { createCaptchas } from './captcha/captchas.ts'
@@ -59,9 +56,16 @@ export interface ServerOptions {
   readonly storage?: Storage
   /** This server's place among several: which accounts and rooms live here, in this `storage`, and a secret that all of them know. */
   readonly cluster?: { readonly units: Units; readonly secret: Uint8Array }
+  /** What this server does of all that the servers of a cluster do; everything unless set. */
+  readonly roles?: readonly string[]
   readonly now?: () => number
   /** How the process ends, or begins anew; without it, nobody who is connected can have it do so. */
-  readonly ending?: { stop(): void; restart(): void }
+  readonly ending?: {
+    stop(): void
+    restart(): void
+    /** Others have taken its place: it begins anew, or ends. */
+    lost?(): void
+  }
 }
 
 export interface ServerPort {
@@ -115,22 +119,10 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const log = options.log ?? createLog(config.loglevel)
   const { limits } = config
   const metrics = createMetrics()
-  const s3 = options.storage === undefined && config.tidings.s3 !== undefined ? await (await import('./storage/s3/blobs.ts')).openS3(config.tidings.s3) : undefined
-  const { cluster } = options
-  const given = options.storage ?? (await openEmbedded(options.dataDir, {
-    ...(s3 === undefined ? {} : { blobs: s3 }),
-    onHealth: (problem) => {
-      if (problem === undefined) log.info({ what: 'storage_recovered' })
-      else log.error({ what: 'storage_failing', problem })
-    },
-    onError: (error) => log.error({ what: 'storage_callback_failed', error }),
-  }))
-  const storage = cluster === undefined ? given : withRecords(given, recordsOfNode(given.records, {
-    here: isHere,
-    claim: (unit) => router.homes?.claim(unit) ?? Promise.resolve(true),
-    send: (frame) => { router.homes?.send(frame) },
-    secret: cluster.secret,
-  }))
+  const opened = await openStorage(options, log)
+  const { cluster } = opened
+  const place = cluster === undefined ? undefined : new (await import('./cluster/place.ts')).Place({ ...cluster, storage: opened.storage, log })
+  const storage = place?.storage ?? opened.storage
   setUploadDefaults(storage, config.tidings.upload)
   const tokens = createTokens(storage.records, { now, clientsMax: limits.clientsPerAccount })
   const passwordGone = (bareJid: string): void => {
@@ -148,7 +140,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     const host = hosts.get(name)
     return host?.directory && { directory: host.directory, ownAccounts: host.config.authMethods.includes('internal') }
   })
-  const atHome = (all: Accounts): Accounts => cluster === undefined ? all : accountsAtHome(all, claim)
+  const atHome = (all: Accounts): Accounts => place === undefined ? all : place.accounts(all)
   /** For those who may ask for any account. */
   const allAccounts = atHome(accounts)
   /** The same without what is kept in directories. */
@@ -160,8 +152,6 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const captchas = createCaptchas({ command: () => config.captcha.command, limit: () => config.captcha.limit, now, log })
   const hosts = new Map<string, Host>()
   const services = new Map<string, Service>()
-  /** Hosts of which this node keeps what belongs to them as a whole. */
-  const hostsHere = new Map<string, () => void>()
   const serviceUnits = new Map<string, ServiceUnit>()
   const gate = new Gate(storage)
   const lasting = new Map<string, unknown>()
@@ -181,7 +171,20 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   })
   const pending = new PendingIqs((stanza) => void router.route(stanza))
   router.pending = pending
-  if (cluster !== undefined) join(cluster.units)
+  place?.join({
+    hosts, router, sessions, pending,
+    streams: () => c2s,
+    came(unit) {
+      // Its removal had begun where it was.
+      if (removing.has(unit) || !hosts.has(Jid.parse(unit).domain) || opened.storage.records.get(REMOVALS, [unit]) === undefined) return
+      erase(Jid.parse(unit)).catch((error: unknown) => { log.error({ what: 'account_not_removed', account: unit, error }) })
+    },
+    forget(unit) {
+      accounts.forget(unit)
+      rosters.forget(unit)
+    },
+    lost: () => (options.ending?.lost ?? options.ending?.restart)?.(),
+  })
   const capabilities = createCapabilities((request, timeoutMs) => pending.request(request, timeoutMs))
   const personalNodes = new Map<string, PersonalNodes>()
   const pep: PersonalEvents = {
@@ -196,7 +199,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     hosts, router, sessions, accounts, storage, limits, log, metrics, now,
     certificates: () => certificates,
     accountLeft,
-    claim: cluster === undefined ? undefined : (bare) => router.homes?.claim(bare) ?? Promise.resolve(true),
+    claim: place && ((bare) => place.claim(bare)),
     sessionContext: {
       storage, gate, now,
       limits: { outboundBytes: limits.outboundBytes, unacknowledgedBytes: limits.resumeQueueBytes, held: limits.heldStanzas, heldBytes: limits.heldBytes },
@@ -224,60 +227,6 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   })
   const webSockets = serveWebSocket({ http, streams: c2s, limits, log, options: () => config.webSocket })
 
-  /** Takes this server's place among the nodes of a cluster. */
-  function join(units: Units): void {
-    router.homes = new Homes({
-      units, log,
-      handle(frame, source) {
-        if (frame.kind === 'row') takeRow(given.records, frame)
-        else router.arrived(frame, source)
-      },
-      lost(wasThere) {
-        for (const session of sessions.all()) hosts.get(session.host)?.presence.contactsLost(session, wasThere)
-        for (const host of hosts.values()) host.hooks.runNodesLost(wasThere)
-      },
-    })
-    units.onClaimed((unit, streams) => {
-      try {
-        for (const session of c2s.bringBack(unit, streams)) hosts.get(session.host)?.presence.movedHere(session)
-        for (const host of hosts.values()) host.hooks.runCame(unit)
-      } catch (error) {
-        log.error({ what: 'unit_not_restored', unit, error })
-      }
-      const jid = Jid.tryParse(unit)
-      if (jid === undefined || jid.local === '' || !hosts.has(jid.domain) || removing.has(unit) || given.records.get(REMOVALS, [unit]) === undefined) return
-      // Its removal had begun where it was.
-      erase(jid).catch((error: unknown) => { log.error({ what: 'account_not_removed', account: unit, error }) })
-    })
-    units.onReleased((released) => {
-      for (const unit of released) {
-        accounts.forget(unit)
-        rosters.forget(unit)
-      }
-      for (const host of hosts.values()) host.hooks.runReleased(new Set(released))
-    })
-    units.onChange(() => { takeHosts(units) })
-    // An account with sessions stays where they are.
-    sessions.onPresent((account) => units.pin(account))
-    pending.suffix = `.${units.inc}`
-    setNodeOfIds(idNumberOf(units.inc))
-    units.onLost(() => {
-      log.error({ what: 'lease_lost', text: 'Other nodes serve what this one served; it ends.' })
-      c2s.abandon()
-      options.ending?.restart()
-    })
-  }
-
-  /** What belongs to a host as a whole is kept by one node: the first that is there. */
-  function takeHosts(units: Units): void {
-    for (const host of hosts.keys()) {
-      if (hostsHere.has(host)) continue
-      router.homes?.claim(host).then((isOurs) => {
-        if (isOurs && !hostsHere.has(host)) hostsHere.set(host, units.pin(host))
-      }).catch((error: unknown) => { log.error({ what: 'host_not_claimed', host, error }) })
-    }
-  }
-
   const routePresence = (stanza: Stanza, session?: Session): void => {
     if (stanza.name !== 'presence') return void router.route(stanza)
     try {
@@ -291,12 +240,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   }
 
   function isHere(unit: string): boolean {
-    return router.homes === undefined || router.homes.here(unit)
-  }
-
-  /** Has an account live here; throws when another node has it. */
-  async function claim(bare: string): Promise<void> {
-    if (router.homes !== undefined && !(await router.homes.claim(bare))) throw new AccountError('not-allowed', 'another node serves this account')
+    return place === undefined || place.here(unit)
   }
 
   /** Accounts of one session (XEP-0175), which end with it, or with the process. */
@@ -334,7 +278,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   function lookUp(to: Jid, from: Jid): Promise<void> | undefined {
     const directory = hosts.get(to.domain)?.directory
     // Another node that is its home knows better.
-    if (directory === undefined || to.local === '' || from.bare === to.bare || router.homes?.here(to.bare) === false || ownAccounts.exists(to.bare) !== false || !directory.mustLookUp(to.local, from.bare)) return undefined
+    if (directory === undefined || to.local === '' || from.bare === to.bare || place?.here(to.bare) === false || ownAccounts.exists(to.bare) !== false || !directory.mustLookUp(to.local, from.bare)) return undefined
     return directory.findSoon(to.local).then(async (entry) => {
       if (entry === undefined) return
       directory.giveBack(from.bare)
@@ -358,7 +302,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     const presence = createPresence({
       rosters, sessions, log,
       isLocalHost: (domain) => hosts.has(domain),
-      ...(router.homes === undefined ? {} : { isHere, toElsewhere: (stanza: Stanza, contacts: readonly string[]) => { router.presenceElsewhere(stanza, contacts) } }),
+      ...(place === undefined ? {} : { isHere, toElsewhere: (stanza: Stanza, contacts: readonly string[]) => { router.presenceElsewhere(stanza, contacts) } }),
       route: routePresence,
       accountExists: (bareJid) => accounts.exists(bareJid),
       directedPresences: limits.directedPresences,
@@ -395,7 +339,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     return {
       host: host.name,
       iq: host.iq, disco: host.disco, commands: host.commands, features: host.features, nonzas: host.nonzas, logins: host.logins, registrations: host.registrations, captchas, operations: host.operations, lifecycle: options.ending && { hosts: () => [...hosts.keys()], end }, sasl2: host.sasl2, bind2: host.bind2, tokens, hooks: host.hooks,
-      sessions, rosters, here: isHere, pin: (unit) => cluster?.units.pin(unit) ?? NOTHING_PINNED, capabilities, pep, tell: host.hooks, storage, http, streams: c2s, log, metrics, limits, now,
+      sessions, rosters, here: isHere, pin: (unit) => place?.pin(unit) ?? NOTHING_PINNED, capabilities, pep, tell: host.hooks, storage, http, streams: c2s, log, metrics, limits, now,
       access: host.config.access, config: host.config,
       accounts: { ...allAccounts, register, unregister },
       accountData: host.accountData,
@@ -539,7 +483,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     if (removing.has(jid.bare)) throw new AccountError('item-not-found')
     removing.add(jid.bare)
     try {
-      if (router.homes !== undefined) await claim(jid.bare)
+      if (place !== undefined) await place.claimAccount(jid.bare)
       // Written with the end of the account, so that a process that is killed on the way is followed by one that goes on.
       storage.records.put(REMOVALS, [jid.bare], now())
       await erase(jid)
@@ -636,10 +580,8 @@ export async function createServer(options: ServerOptions): Promise<Server> {
         await Promise.all([http.close(1000), health?.close(0)])
         pending.close()
         for (const host of hosts.values()) await stopHost(host)
-        await storage.committed()
-        router.homes?.close()
-        if (options.storage === undefined) await storage[Symbol.asyncDispose]()
-        s3?.close()
+        await (place === undefined ? storage.committed() : place.close())
+        await opened.close()
       })())
     },
     [Symbol.asyncDispose]() {
@@ -661,7 +603,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
 
   try {
     for (const name of config.hosts) hosts.set(name, buildHost(name))
-    if (cluster !== undefined) takeHosts(cluster.units)
+    place?.takeHosts()
     await finishRemovals()
     await c2s.restore()
     await components.restore()
@@ -679,9 +621,33 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   return server
 }
 
-/** Two digits of ids that tell nodes apart (lib/stanza/ids.ts). */
-function idNumberOf(inc: string): number {
-  return createHash('sha256').update(inc).digest().readUInt16BE(0) % 1024
+interface OpenedStorage {
+  readonly storage: Storage
+  readonly cluster?: ServerOptions['cluster']
+  close(): Promise<void>
+}
+
+/** What was given; or that of a node of a cluster, or the embedded store. */
+async function openStorage({ storage, cluster, config, dataDir, roles }: ServerOptions, log: Log): Promise<OpenedStorage> {
+  if (storage !== undefined) return { storage, ...(cluster === undefined ? {} : { cluster }), close: () => Promise.resolve() }
+  const onHealth = (problem: string | undefined): void => {
+    if (problem === undefined) log.info({ what: 'storage_recovered' })
+    else log.error({ what: 'storage_failing', problem })
+  }
+  const onError = (error: unknown): void => { log.error({ what: 'storage_callback_failed', error }) }
+  if (config.tidings.cluster !== undefined) {
+    const node = await (await import('./cluster/node.ts')).openNode({ config, dataDir, log, onHealth, onError, ...(roles === undefined ? {} : { roles }) })
+    return { storage: node.storage, cluster: node, close: async () => { await node[Symbol.asyncDispose]() } }
+  }
+  const s3 = config.tidings.s3 === undefined ? undefined : await (await import('./storage/s3/blobs.ts')).openS3(config.tidings.s3)
+  const embedded = await openEmbedded(dataDir, { ...(s3 === undefined ? {} : { blobs: s3 }), onHealth, onError })
+  return {
+    storage: embedded,
+    async close() {
+      await embedded[Symbol.asyncDispose]()
+      s3?.close()
+    },
+  }
 }
 
 /** Where a listener listens. Those on free ports are told apart by their place in the list. */
@@ -696,6 +662,9 @@ function waitingForRestart(running: Config, next: Config): string[] {
     'tidings.data': ({ tidings }) => tidings.data,
     'tidings.metrics': ({ tidings }) => tidings.metrics,
     'tidings.s3': ({ tidings }) => tidings.s3,
+    'tidings.cluster': ({ tidings }) => tidings.cluster,
+    'tidings.kafka': ({ tidings }) => tidings.kafka,
+    'tidings.hbase': ({ tidings }) => tidings.hbase,
   }
   const changed = Object.entries(kept).filter(([, of]) => JSON.stringify(of(running)) !== JSON.stringify(of(next)))
   return changed.map(([option]) => `${next.file}: ${option}: the change takes effect at the next start.`)

@@ -3,9 +3,9 @@ import type { Config } from '../config/config.ts'
 import { type HttpListener, listenHealth } from '../http/http.ts'
 import type { Log } from '../log.ts'
 import { createMetrics } from '../metrics.ts'
-import { openHBaseHistory } from '../storage/hbase/history.ts'
 import { ArchiveWorker } from './archive-worker.ts'
 import { RedisProgress } from './redis/progress.ts'
+import { openHistoryStore } from './stores.ts'
 
 export interface ArchiveRole {
   readonly healthPort: number | undefined
@@ -14,12 +14,11 @@ export interface ArchiveRole {
 
 /** Rejects with an error for people when the configuration has no Kafka, HBase or Redis. */
 export async function createArchiveRole(config: Config, log: Log): Promise<ArchiveRole> {
-  const { kafka, hbase, cluster, metrics: listener } = config.tidings
+  const { kafka, cluster, metrics: listener } = config.tidings
   if (kafka === undefined) throw new Error('tidings.kafka is not configured: there is no history to take')
-  if (hbase === undefined) throw new Error('tidings.hbase is not configured: there is no store to put history into')
   if (cluster === undefined) throw new Error('tidings.cluster is not configured: there is nobody to tell how far the store is')
   const metrics = createMetrics()
-  const store = await openHBaseHistory(hbase)
+  const store = await openHistoryStore(config)
   const progress = new RedisProgress(cluster.redis, kafka.topic)
   const worker = await ArchiveWorker.start({ kafka, store, progress, log, metrics })
   const health: HttpListener | undefined = listener && await listenHealth({ ...listener, log, metrics, health: () => worker.health() })

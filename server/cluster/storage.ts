@@ -179,7 +179,10 @@ export class ClusterStorage implements Storage, Units {
   /** Told of each unit that has come, with the streams that were open there, before its claim resolves. */
   onClaimed(listener: (unit: string, streams: readonly StoredStream[]) => void): void { this.#onClaimed.push(listener) }
   onReleased(listener: (units: readonly string[]) => void): void { this.#onReleased.push(listener) }
-  onLost(listener: () => void): void { this.#onLost.push(listener) }
+  onLost(listener: () => void): void {
+    if (this.#isLost) setImmediate(listener)
+    else this.#onLost.push(listener)
+  }
   onChange(listener: (gone: readonly string[]) => void): void { this.#onChange.push(listener) }
 
   outgoing(inc: string, frame: Buffer, durable: boolean): void { this.#bus.outgoing(inc, frame, durable) }

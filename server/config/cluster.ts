@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { resolve } from 'node:path'
 import type { RedisAddress, RedisConnection } from '../cluster/redis/connect.ts'
+import type { Config } from './config.ts'
 import { entryOf, show, textOf, type ConfigNode, type MapEntry, type MapNode } from './node.ts'
 import { anything, bool, duration, int, list, OptionError, parseOptions, text, type OptionTable, type OptionType } from './options.ts'
 import { type Problem } from './problems.ts'
@@ -12,7 +13,11 @@ export interface ClusterOptions {
   readonly node: string
   /** Host and port on which other nodes reach it; empty when they cannot. */
   readonly address: string
+  /** Known to all nodes and nobody else; empty when they keep one in Redis. */
+  readonly secret: string
   readonly redis: RedisConnection
+  /** Where it is configured. */
+  readonly at: { readonly file: string; readonly line: number }
 }
 
 export interface RedisNames {
@@ -36,11 +41,12 @@ export const redisTable: OptionTable<RedisNames> = {
   redis_queue_type: { type: text(), default: 'ram', help: 'Where requests wait.', ignored: 'has no effect: requests wait in memory, and only so many.' },
 }
 
-interface ClusterNames { node: string; address: string; redis: unknown }
+interface ClusterNames { node: string; address: string; secret: string; redis: unknown }
 
 export const clusterTable: OptionTable<ClusterNames> = {
   node: { type: matching(/^[\w.-]{1,64}$/, 'up to 64 letters, digits, dots, hyphens and underscores'), default: hostname().replaceAll(/[^\w.-]/g, '-').slice(0, 64), help: 'Name of this node.' },
   address: { type: matching(/^[^\s:]+:\d+$|^\[[0-9a-f:.]+\]:\d+$/i, 'host:port'), default: '', help: 'Host and port on which other nodes reach this one.' },
+  secret: { type: matching(/^.{16,}$/s, 'at least 16 characters'), default: '', help: 'Secret of the whole cluster, the same at all nodes; unless set, one is made and kept in Redis.' },
   redis: { type: anything(), default: undefined, help: 'The Redis that keeps the nodes together.' },
 }
 
@@ -78,8 +84,8 @@ export const clusterRedisTable: OptionTable<ClusterRedisNames> = {
 
 /** `entry`: the key `tidings`. Undefined when there is no cluster. */
 export function readCluster(root: MapNode, entry: MapEntry | undefined, names: RedisNames, folder: string, problems: Problem[]): ClusterOptions | undefined {
-  const node = entry && entryOf(entry.value, 'cluster')?.value
-  if (!node) {
+  const at = entry && entryOf(entry.value, 'cluster')
+  if (!at) {
     for (const { key, file, line } of root.entries) {
       if (Object.hasOwn(redisTable, key) && redisTable[key as keyof RedisNames].ignored === undefined) {
         problems.push({ file, line, option: key, level: 'warning', text: 'has no effect: this server keeps its state itself, unless tidings.cluster is set.' })
@@ -87,10 +93,32 @@ export function readCluster(root: MapNode, entry: MapEntry | undefined, names: R
     }
     return undefined
   }
+  const { value: node, file, line } = at
   const read = parseOptions(clusterTable, node, { option: 'tidings.cluster' })
   problems.push(...read.problems)
   const redisNode = entryOf(node, 'redis')?.value
-  return { node: read.options.node, address: read.options.address, redis: redisNode ? readRedis(redisNode, folder, problems) : ofEjabberd(names) }
+  return { node: read.options.node, address: read.options.address, secret: read.options.secret, redis: redisNode ? readRedis(redisNode, folder, problems) : ofEjabberd(names), at: { file, line } }
+}
+
+/** What of Kafka and the stores is of no use without the rest; `entry`: the key `tidings`. */
+export function checkStores(entry: MapEntry | undefined, problems: Problem[]): void {
+  const report = (name: string, missing: string, why: string): void => {
+    const at = entry && entryOf(entry.value, name)
+    if (at && !entryOf(entry.value, missing)) problems.push({ file: at.file, line: at.line, option: `tidings.${name}`, level: 'error', text: `needs tidings.${missing}: ${why}` })
+  }
+  report('kafka', 'hbase', 'history goes there.')
+  report('kafka', 'cluster', 'a server that is alone keeps history in its data directory.')
+  report('hbase', 'cluster', 'a server that is alone keeps everything in its data directory.')
+}
+
+/** What a node that has accounts and rooms lacks; those of other roles may do without. */
+export function checkChatNode({ tidings: { cluster, hbase, s3 } }: Pick<Config, 'tidings'>): Problem[] {
+  if (cluster === undefined) return []
+  const problem = (level: Problem['level'], text: string): Problem => ({ ...cluster.at, option: 'tidings.cluster', level, text })
+  return [
+    ...(hbase === undefined ? [problem('error', 'needs tidings.hbase: what several nodes keep of accounts, rooms and history is there.')] : []),
+    ...(s3 === undefined ? [problem('warning', 'is set without tidings.s3: an uploaded file is at the node alone that took it.')] : []),
+  ]
 }
 
 function ofEjabberd(names: RedisNames): RedisConnection {

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { generate } from 'selfsigned'
 import { Jid } from '../../lib/jid.ts'
-import { clusterRedisTable, clusterTable } from './cluster.ts'
+import { checkChatNode, clusterRedisTable, clusterTable } from './cluster.ts'
 import { checkModules, formatProblem, globalTable, hostTable, loadConfig, metricsTable, reportsTable, serviceStatusTable, snakeCase, tidingsTable, uploadTable, type Config, type LoadOptions } from './config.ts'
 import { limitTable } from './limits.ts'
 import { listenTables } from './listen.ts'
@@ -31,10 +31,10 @@ function good(main: string, more?: Record<string, string> & { env?: never }, opt
   return config
 }
 
-/** As `good`, of what chat processes do not read yet, and say so. */
+/** As `good`, of what is of no use without the rest. */
 function parts(main: string): Config {
   const { config, problems } = load(main)
-  expect(problems.filter((problem) => !problem.includes('is for archive-worker alone, so far'))).to.deep.equal([])
+  expect(problems.filter((problem) => !/tidings\.\w+: needs tidings\./.test(problem))).to.deep.equal([])
   return config
 }
 
@@ -714,7 +714,8 @@ modules:
         connectTimeoutMs: 1000, keyPrefix: 'tidings:', minReplicas: 0,
       }
       expect(good('hosts: [a.example]\n').tidings.cluster).to.equal(undefined)
-      expect(parts('hosts: [a.example]\ntidings: {cluster: {node: one, address: "10.0.0.1:5300"}}\n').tidings.cluster).to.deep.equal({ node: 'one', address: '10.0.0.1:5300', redis: plain })
+      expect(parts('hosts: [a.example]\ntidings: {cluster: {node: one, address: "10.0.0.1:5300", secret: 0123456789abcdef}}\n').tidings.cluster).to.deep.include({ node: 'one', address: '10.0.0.1:5300', secret: '0123456789abcdef', redis: plain })
+      expect(load('hosts: [a.example]\ntidings: {cluster: {secret: short}}\n').problems.join()).to.match(/error: tidings\.cluster\.secret: .*at least 16 characters/)
       expect(redisOf('redis_server: redis.example\nredis_port: 6380\nredis_password: secret\nredis_db: 2\nredis_connect_timeout: 3\ntidings: {cluster: {}}')).to.deep.equal({
         ...plain, server: { host: 'redis.example', port: 6380 }, password: 'secret', database: 2, connectTimeoutMs: 3000,
       })
@@ -729,10 +730,16 @@ modules:
       })
     })
 
-    it('says of what chat processes do not read that they do not', () => {
-      for (const [name, value] of [['cluster', '{}'], ['kafka', '{brokers: [k]}'], ['hbase', '{masters: [m]}']] as const) {
-        expect(load(`hosts: [a.example]\ntidings:\n  ${name}: ${value}\n`).problems.join('\n')).to.match(new RegExp(`main\\.yml:3: warning: tidings\\.${name}: is for archive-worker alone`))
-      }
+    it('says what several nodes need beside each other', () => {
+      const problemsOf = (lines: string): string => load(`hosts: [a.example]\ntidings:\n${lines}\n`).problems.join('\n')
+      expect(problemsOf('  cluster: {}\n  kafka: {brokers: ["k:9092"]}')).to.match(/main\.yml:4: error: tidings\.kafka: needs tidings\.hbase/)
+      expect(problemsOf('  hbase: {masters: [m]}\n  kafka: {brokers: ["k:9092"]}')).to.match(/main\.yml:3: error: tidings\.hbase: needs tidings\.cluster/)
+      expect(problemsOf('  hbase: {masters: [m]}\n  kafka: {brokers: ["k:9092"]}')).to.match(/main\.yml:4: error: tidings\.kafka: needs tidings\.cluster/)
+      expect(problemsOf('  cluster: {}\n  hbase: {masters: [m]}\n  kafka: {brokers: ["k:9092"]}')).to.equal('')
+      const ofNode = (lines: string): string => checkChatNode(load(`hosts: [a.example]\ntidings:\n${lines}\n`).config).map(formatProblem).join('\n')
+      expect(ofNode('  data: x')).to.equal('')
+      expect(ofNode('  cluster: {}')).to.match(/main\.yml:3: error: tidings\.cluster: needs tidings\.hbase[^]*main\.yml:3: warning: tidings\.cluster: is set without tidings\.s3/)
+      expect(ofNode('  cluster: {}\n  hbase: {masters: [m]}\n  s3: {bucket: b}')).to.equal('')
     })
 
     it('reports what cannot be the Redis of a cluster', () => {

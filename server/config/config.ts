@@ -12,7 +12,7 @@ import type { KafkaOptions } from '../cluster/kafka/client.ts'
 import type { HBaseStorageOptions } from '../storage/hbase/tables.ts'
 import type { S3Options } from '../storage/s3/blobs.ts'
 import { createAccess, isNetwork, type Access, type AccessLayer, type Shaper } from './access.ts'
-import { readCluster, redisTable, type ClusterOptions, type RedisNames } from './cluster.ts'
+import { checkStores, readCluster, redisTable, type ClusterOptions, type RedisNames } from './cluster.ts'
 import { globalOptionNames, hostOptionNames, moduleNames, removedModuleNames, removedOptionNames, renamedModules, renamedOptions } from './ejabberd-names.ts'
 import { hbaseOptions, hbaseTable } from './hbase.ts'
 import { kafkaOptions, kafkaTable } from './kafka.ts'
@@ -343,7 +343,7 @@ export const tidingsTable: OptionTable<TidingsNames> = {
   s3: { type: anything(), default: undefined, help: 'Bucket for uploaded files: bucket, endpoint, region, prefix, access_key, secret_key and path_style.' },
   kafka: { type: anything(), default: undefined, help: 'The way of history to its store: brokers, topic, partitions, replication, backlog, group, tls and sasl.' },
   hbase: { type: anything(), default: undefined, help: 'HBase: masters, user, namespace, prefix, regions and compression.' },
-  cluster: { type: anything(), default: undefined, help: 'Several nodes that are one server: node, address and redis.' },
+  cluster: { type: anything(), default: undefined, help: 'Several nodes that are one server: node, address, secret and redis.' },
   self_signed: { type: bool(), default: true, help: 'Whether hosts without a certificate in certfiles get one that the server signs itself.' },
   reports: { type: anything(), default: undefined, help: 'Reports of abuse: send_to.' },
   service_status: { type: anything(), default: undefined, help: 'What users learn of outages: addresses and outage.' },
@@ -909,10 +909,7 @@ function readTidings(entry: MapEntry | undefined, cluster: ClusterOptions | unde
   const kafkaEntry = entry && entryOf(entry.value, 'kafka')
   const kafka = part('kafka', kafkaTable)
   const hbaseEntry = entry && entryOf(entry.value, 'hbase')
-  for (const name of ['cluster', 'kafka', 'hbase']) {
-    const set = entry && entryOf(entry.value, name)
-    if (set) problems.push({ file: set.file, line: set.line, option: `tidings.${name}`, level: 'warning', text: 'is for archive-worker alone, so far: what serves clients is one process, and keeps sessions and history in its data directory.' })
-  }
+  checkStores(entry, problems)
   const hbase = part('hbase', hbaseTable)
   const status = part('service_status', serviceStatusTable)
   return {

@@ -11,8 +11,9 @@ import type { Config, Problem } from '../config/config.ts'
 import type { Log } from '../log.ts'
 import type { Server } from '../server.ts'
 
-/** How long stopping may take before what is left is cut off. */
+/** How long stopping may take before what is left is cut off; of a node, which has to write everything to where other nodes find it, longer. */
 const CLOSE_MS = 5_000
+const CLOSE_NODE_MS = 30_000
 /** How often the certificates are read again. */
 const CERTIFICATES_MS = 6 * 3600 * 1000
 
@@ -57,8 +58,8 @@ async function run(argv: readonly string[]): Promise<number> {
     if (args.length > 0) throw new UsageError(`${command} takes no ${args[0]}; a configuration is named by --config FILE`)
     const role = command === 'serve' ? values.role : command
     if (role === undefined || role === 'all') return serve(options)
-    if (role === 'upload') return serveUpload(options)
-    if (role === 'archive-worker') return serveArchive(options)
+    if (role === 'upload') return serveUpload({ ...options, role })
+    if (role === 'archive-worker') return serveArchive({ ...options, role })
     throw new UsageError(`There is no role ${role}`)
   }
   if (command === 'check-config') {
@@ -164,10 +165,10 @@ async function readConfig(options: Options, warn?: (line: string) => void): Prom
   return config
 }
 
-/** What the modules of the configuration ask for that the extensions do not have. */
+/** What the modules of the configuration ask for that the extensions do not have, and what chat as a whole lacks. */
 async function moduleProblems(config: Config, options: Options): Promise<Problem[]> {
-  const [{ checkModules }, { extensions }] = await Promise.all([import('../config/config.ts'), import('../extensions/index.ts')])
-  return checkModules(config, extensions, { strict: options.strict, handlers: ['tidings_status', 'ejabberd_http_ws'] })
+  const [{ checkModules }, { checkChatNode }, { extensions }] = await Promise.all([import('../config/config.ts'), import('../config/cluster.ts'), import('../extensions/index.ts')])
+  return [...checkModules(config, extensions, { strict: options.strict, handlers: ['tidings_status', 'ejabberd_http_ws'] }), ...(options.role === undefined ? checkChatNode(config) : [])]
 }
 
 function dataDirOf(options: Options, config: Config): string {
@@ -202,12 +203,12 @@ async function administer(name: string, args: readonly string[], options: Option
 }
 
 async function offline(name: string, args: readonly string[], config: Config, dataDir: string): Promise<AdminResult> {
-  if (name === 'unregister' || name.includes('piefxis')) {
-    // What belongs to an account is known to the extensions: the whole server is built, without a listener.
+  if (name === 'unregister' || name.includes('piefxis') || config.tidings.cluster !== undefined) {
+    // What belongs to an account is known to the extensions: the whole server is built, without a listener; in a cluster as a node that nobody is sent to.
     const { createServer } = await import('../server.ts')
     const { createLog } = await import('../log.ts')
     const quiet: Config = { ...config, host: (host) => config.host(host), listen: [], tidings: { ...config.tidings, metrics: undefined } }
-    await using server = await createServer({ config: quiet, dataDir, log: createLog('silent') })
+    await using server = await createServer({ config: quiet, dataDir, log: createLog('silent'), roles: ['administration'] })
     return await adminOf(server, () => quiet.hosts).run(name, args)
   }
   const { openEmbedded } = await import('../storage/embedded/embedded.ts')
@@ -266,6 +267,12 @@ async function serveOnce(options: Options, started: (server: Server) => void): P
   const ending = {
     stop: () => { stop('administrator') },
     restart: () => { restart().catch((error: Error) => { log.error({ what: 'not_restarted', error: error.message }) }) },
+    lost: () => {
+      restart().catch((error: Error) => {
+        log.error({ what: 'not_restarted', error: error.message })
+        stop('lease lost', 1)
+      })
+    },
   }
   const server = await createServer({ config, dataDir, ending }).catch((error: Error) => {
     console.error(`Tidings cannot start: ${error.message}`)
@@ -284,15 +291,16 @@ async function serveOnce(options: Options, started: (server: Server) => void): P
   }
   const { promise: finished, resolve: finish } = Promise.withResolvers<number | 'restart'>()
   let stopping = false
-  const stop = (reason: string, outcome: 0 | 'restart' = 0): void => {
+  const stop = (reason: string, outcome: 0 | 1 | 'restart' = 0): void => {
     // Asked twice, it does not wait.
     if (stopping) return process.exit(1)
     stopping = true
     log.info({ what: 'server_stopping', reason })
+    const closeMs = config.tidings.cluster === undefined ? CLOSE_MS : CLOSE_NODE_MS
     const timeout = setTimeout(() => {
-      log.error({ what: 'server_stop_timeout', ms: CLOSE_MS })
+      log.error({ what: 'server_stop_timeout', ms: closeMs })
       process.exit(1)
-    }, CLOSE_MS).unref()
+    }, closeMs).unref()
     void (async () => {
       try {
         await control.close()

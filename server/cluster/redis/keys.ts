@@ -16,6 +16,7 @@
  *     {nodes}:leases     hash    incarnation -> renewals; of live nodes alone
  *     {nodes}:lost       sorted set  in the order of their turns
  *     {nodes}:turn       hash    inc: is being recovered; by: by this one; token: number of the recovery
+ *     {nodes}:secret     string  of the whole cluster, made by the first node unless it is configured
  */
 
 export interface UnitKeys {
@@ -40,6 +41,7 @@ export class Keys {
   readonly leases: string
   readonly lost: string
   readonly turn: string
+  readonly secret: string
 
   constructor(prefix: string) {
     this.#prefix = prefix
@@ -47,6 +49,7 @@ export class Keys {
     this.leases = `${this.nodes}:leases`
     this.lost = `${this.nodes}:lost`
     this.turn = `${this.nodes}:turn`
+    this.secret = `${this.nodes}:secret`
   }
 
   unit(unit: string): UnitKeys {

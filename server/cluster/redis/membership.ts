@@ -43,6 +43,7 @@ const FULL_PAUSE_MS = 50
 const RECOVER_AGAIN_MS = 500
 const LOG_ENTRIES_AT_ONCE = 32
 const CHANNEL = 'changes'
+const SECRET_BYTES = 32
 
 interface Watched {
   count: string
@@ -115,6 +116,17 @@ export class RedisMembership implements Membership {
   get problem(): string | undefined {
     const [first] = this.#problems.values()
     return first
+  }
+
+  /** A secret that all nodes have: 32 bytes, made by the first that asks. */
+  async secret(): Promise<Uint8Array> {
+    return await this.#persist(async () => {
+      const { client } = this.#commander
+      await client.set(this.#keys.secret, randomBytes(SECRET_BYTES), 'NX')
+      const secret = await client.getBuffer(this.#keys.secret)
+      if (secret?.length !== SECRET_BYTES) throw new Error('Redis has no secret of the cluster')
+      return secret
+    })
   }
 
   onChange(listener: (gone: readonly string[]) => void): void { this.#onChange.push(listener) }

@@ -1,0 +1,151 @@
+/** A server's place among the nodes of a cluster: joins its router, sessions and services to the units that live at this node. */
+import { createHash } from 'node:crypto'
+import { Jid } from '../../lib/jid.ts'
+import { setNodeOfIds } from '../../lib/stanza/ids.ts'
+import { AccountError, type Accounts } from '../accounts/accounts.ts'
+import type { C2s } from '../c2s/c2s.ts'
+import type { Host } from '../host.ts'
+import type { Log } from '../log.ts'
+import type { PendingIqs } from '../router/iq.ts'
+import type { Router } from '../router/router.ts'
+import type { SessionRegistry } from '../sessions/sessions.ts'
+import type { Storage } from '../storage/shapes.ts'
+import { accountsAtHome } from './accounts-at-home.ts'
+import { Homes } from './homes.ts'
+import { recordsOfNode, takeRow, withRecords } from './records.ts'
+import type { Units } from './shapes.ts'
+
+export interface PlaceParts {
+  readonly units: Units
+  /** Known to all nodes and nobody else. */
+  readonly secret: Uint8Array
+  /** Of the units that live here. */
+  readonly storage: Storage
+  readonly log: Log
+}
+
+/** The server whose place it is. */
+export interface Placed {
+  readonly hosts: ReadonlyMap<string, Host>
+  readonly router: Router
+  readonly sessions: SessionRegistry
+  readonly pending: PendingIqs
+  readonly streams: () => Pick<C2s, 'bringBack' | 'abandon'>
+  /** An account or room has come here. */
+  came(unit: string): void
+  /** What is kept in memory of a unit is out of date. */
+  forget(unit: string): void
+  /** Others serve what this server has served: it must end. */
+  lost(): void
+}
+
+export class Place {
+  /** The storage as extensions see it. */
+  readonly storage: Storage
+  readonly units: Units
+  readonly #log: Log
+  readonly #own: Storage
+  /** Hosts of which this node keeps what belongs to them as a whole, pinned. */
+  readonly #hostsHere = new Map<string, () => void>()
+  #homes: Homes | undefined
+  #server: Placed | undefined
+  #isLost = false
+
+  constructor({ units, secret, storage, log }: PlaceParts) {
+    this.units = units
+    this.#log = log
+    this.#own = storage
+    this.storage = withRecords(storage, recordsOfNode(storage.records, {
+      here: (unit) => this.here(unit),
+      claim: (unit) => this.claim(unit),
+      send: (frame) => { this.#homes?.send(frame) },
+      secret,
+    }))
+  }
+
+  /** The node is lost: nothing is committed any more. */
+  get isLost(): boolean { return this.#isLost }
+
+  here(unit: string): boolean { return this.units.isHere(unit) }
+
+  /** Has a unit live here; false when another node has it. */
+  async claim(unit: string): Promise<boolean> {
+    if (this.#homes === undefined) throw new Error('the server has no place yet')
+    return await this.#homes.claim(unit)
+  }
+
+  /** Has an account live here; throws when another node has it. */
+  async claimAccount(bare: string): Promise<void> {
+    if (!(await this.claim(bare))) throw new AccountError('not-allowed', 'another node serves this account')
+  }
+
+  /** Accounts for those who may ask for any: each lives here first. */
+  accounts(all: Accounts): Accounts {
+    return accountsAtHome(all, (bare) => this.claimAccount(bare))
+  }
+
+  /** A unit that is here stays until the function that this answers is called. */
+  pin(unit: string): () => void { return this.units.pin(unit) }
+
+  /** From this turn on the server answers for the units that live here. */
+  join(server: Placed): void {
+    const { units } = this
+    this.#server = server
+    this.#homes = server.router.homes = new Homes({
+      units, log: this.#log,
+      handle: (frame, source) => {
+        if (frame.kind === 'row') takeRow(this.#own.records, frame)
+        else server.router.arrived(frame, source)
+      },
+      lost(wasThere) {
+        for (const session of server.sessions.all()) server.hosts.get(session.host)?.presence.contactsLost(session, wasThere)
+        for (const host of server.hosts.values()) host.hooks.runNodesLost(wasThere)
+      },
+    })
+    server.pending.suffix = `.${units.inc}`
+    setNodeOfIds(idNumberOf(units.inc))
+    // An account with sessions stays where they are.
+    server.sessions.onPresent((account) => units.pin(account))
+    units.onClaimed((unit, streams) => {
+      try {
+        for (const session of server.streams().bringBack(unit, streams)) server.hosts.get(session.host)?.presence.movedHere(session)
+        for (const host of server.hosts.values()) host.hooks.runCame(unit)
+      } catch (error) {
+        this.#log.error({ what: 'unit_not_restored', unit, error })
+      }
+      if (Jid.tryParse(unit)?.local) server.came(unit)
+    })
+    units.onReleased((released) => {
+      for (const unit of released) server.forget(unit)
+      for (const host of server.hosts.values()) host.hooks.runReleased(new Set(released))
+    })
+    units.onChange(() => { this.takeHosts() })
+    units.onLost(() => {
+      this.#isLost = true
+      this.#log.error({ what: 'lease_lost', text: 'Other nodes serve what this one served; it ends.' })
+      server.streams().abandon()
+      server.lost()
+    })
+  }
+
+  /** What belongs to a host as a whole is kept by one node: the first that is there. */
+  takeHosts(): void {
+    for (const host of this.#server?.hosts.keys() ?? []) {
+      if (this.#hostsHere.has(host)) continue
+      this.claim(host).then((isOurs) => {
+        if (isOurs && !this.#hostsHere.has(host)) this.#hostsHere.set(host, this.units.pin(host))
+      }).catch((error: unknown) => { this.#log.error({ what: 'host_not_claimed', host, error }) })
+    }
+  }
+
+  /** Resolves when everything that was written is safe, or the node is lost. */
+  async close(): Promise<void> {
+    if (!this.#isLost) await Promise.race([this.#own.committed(), new Promise<void>((resolve) => { this.units.onLost(resolve) })])
+    this.#homes?.close()
+  }
+}
+
+/** Two digits of ids that tell nodes apart (lib/stanza/ids.ts). */
+function idNumberOf(inc: string): number {
+  return createHash('sha256').update(inc).digest().readUInt16BE(0) % 1024
+}
