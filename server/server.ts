@@ -64,7 +64,7 @@ export interface ServerOptions {
     stop(): void
     restart(): void
     /** Others have taken its place: it begins anew, or ends. */
-    lost?(): void
+    lost(): void
   }
 }
 
@@ -183,7 +183,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       accounts.forget(unit)
       rosters.forget(unit)
     },
-    lost: () => (options.ending?.lost ?? options.ending?.restart)?.(),
+    lost: () => { options.ending?.lost() },
   })
   const capabilities = createCapabilities((request, timeoutMs) => pending.request(request, timeoutMs))
   const personalNodes = new Map<string, PersonalNodes>()

@@ -248,6 +248,25 @@ describe('storage of a node', () => {
   })
 })
 
+describe('a node that leaves', () => {
+  it('leaves nothing that another has to recover', async () => {
+    const world = newWorld()
+    const survivor = joinNode(world, 'survivor')
+    const node = joinNode(world, 'node')
+    await claimed(node, ROMEO)
+    node.storage.records.put('roster', [ROMEO, JULIET], 1)
+    await node.storage.committed()
+    const gone: string[] = []
+    survivor.storage.onChange((over) => { gone.push(...over) })
+    await node.storage[Symbol.asyncDispose]()
+    world.cluster.leave(node.inc)
+    // What is to be recovered is over later.
+    await new Promise((resolve) => { setImmediate(resolve) })
+    expect(gone).to.deep.equal([node.inc])
+    await stopNode(survivor, world)
+  })
+})
+
 /** A queue that takes everything, and from which nothing gets to the store before `storeAll`. */
 class StalledQueue implements HistoryQueue, HistoryProgress {
   readonly #entries: HistoryEntry[] = []

@@ -498,6 +498,8 @@ export class ClusterStorage implements Storage, Units {
       const units = [...this.#units.all()].filter((unit) => !unit.isLeaving && this.#isWritten(unit))
       for (let at = 0; at < units.length; at += RELEASED_AT_ONCE) await this.#release(units.slice(at, at + RELEASED_AT_ONCE).filter((unit) => this.#isWritten(unit)))
     }
+    // That they have been given up is in the log, too; one that is empty needs nobody to do it again.
+    await this.#writeAll()
   }
 
   /** Has the log turn over until everything written so far is in its place. */
