@@ -1,7 +1,7 @@
 /** A client of Apache HBase: rows and cells of tables, read and written at the servers that have them. */
 import { Admin } from './admin.ts'
 import { type Cell, CellReader } from './cells.ts'
-import { type Address, Cluster, type Region, regionAt, type RegionMap } from './cluster.ts'
+import { type Address, Cluster, compareRows, type Region, regionAt, type RegionMap } from './cluster.ts'
 import { type ConnectionOptions } from './connection.ts'
 import { Deadline } from './deadline.ts'
 import { BatchError, ConnectionError, HBaseError, NoRegionError, ProtocolError, RemoteError } from './errors.ts'
@@ -310,7 +310,7 @@ interface Request {
 }
 
 function holds({ start, end }: Region, row: Buffer): boolean {
-  return Buffer.compare(start, row) <= 0 && (end.length === 0 || Buffer.compare(row, end) < 0)
+  return compareRows(start, row) <= 0 && (end.length === 0 || compareRows(row, end) < 0)
 }
 
 function remoteError({ name, value }: { readonly name: string; readonly value?: Buffer }): RemoteError {

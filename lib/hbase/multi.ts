@@ -59,15 +59,24 @@ export function encodeMulti(regions: readonly RegionActions[]): { readonly messa
   let cellBytes = 0
   let messageBytes = 0
   const sizes: number[] = []
+  /** Of what each action is, in turn. */
+  const lengths: number[] = []
   const gets: Buffer[] = []
   for (const { name, actions } of regions) {
     let size = fieldSize(specifierSize(name))
     for (let i = 0; i < actions.length; i++) {
       const action = actions[i] as Action
-      cellBytes += cellsSize(action)
-      const get = 'get' in action ? Get.encode(action.get) : undefined
-      if (get) gets.push(get)
-      size += fieldSize(actionBodySize(i, action, get))
+      let length
+      if ('get' in action) {
+        const get = Get.encode(action.get)
+        gets.push(get)
+        length = get.length
+      } else {
+        length = mutationSize(action)
+        cellBytes += cellsSize(action)
+      }
+      lengths.push(length)
+      size += fieldSize(actionBodySize(i, length))
     }
     sizes.push(size)
     messageBytes += fieldSize(size)
@@ -76,6 +85,7 @@ export function encodeMulti(regions: readonly RegionActions[]): { readonly messa
   const cells = cellBytes === 0 ? EMPTY : Buffer.allocUnsafe(cellBytes)
   let at = 0
   let cellAt = 0
+  let next = 0
   let nextGet = 0
   for (const [i, { name, actions }] of regions.entries()) {
     message[at++] = 0x0a // MultiRequest.region_action
@@ -83,18 +93,18 @@ export function encodeMulti(regions: readonly RegionActions[]): { readonly messa
     at = writeSpecifier(message, at, name)
     for (let index = 0; index < actions.length; index++) {
       const action = actions[index] as Action
-      const get = 'get' in action ? gets[nextGet++] : undefined
+      const length = lengths[next++] as number
       message[at++] = 0x1a // RegionAction.action
-      at = writeVarint(message, at, actionBodySize(index, action, get))
+      at = writeVarint(message, at, actionBodySize(index, length))
       message[at++] = 0x08 // Action.index
       at = writeVarint(message, at, index)
-      if (get) {
+      if ('get' in action) {
         message[at++] = 0x1a // Action.get
-        at = writeBytes(message, at, get)
+        at = writeBytes(message, at, gets[nextGet++] as Buffer)
         continue
       }
-      at = writeMutation(message, at, action as Mutation)
-      cellAt = writeCells(cells, cellAt, action as Mutation)
+      at = writeMutation(message, at, action, length)
+      cellAt = writeCells(cells, cellAt, action)
     }
   }
   return { message, cells }
@@ -174,8 +184,8 @@ function writeSpecifier(to: Buffer, at: number, name: Buffer): number {
   return writeBytes(to, at, name)
 }
 
-function actionBodySize(index: number, action: Action, get: Buffer | undefined): number {
-  return 1 + varintSize(index) + fieldSize(get ? get.length : mutationSize(action as Mutation))
+function actionBodySize(index: number, length: number): number {
+  return 1 + varintSize(index) + fieldSize(length)
 }
 
 function mutationSize(mutation: Mutation): number {
@@ -188,10 +198,10 @@ function timestampOfRow(mutation: Mutation): number | undefined {
   return 'delete' in mutation && mutation.delete === 'row' ? mutation.upTo : undefined
 }
 
-function writeMutation(to: Buffer, at: number, mutation: Mutation): number {
+function writeMutation(to: Buffer, at: number, mutation: Mutation, length: number): number {
   const upTo = timestampOfRow(mutation)
   to[at++] = 0x12 // Action.mutation
-  at = writeVarint(to, at, mutationSize(mutation))
+  at = writeVarint(to, at, length)
   to[at++] = 0x0a // MutationProto.row
   at = writeBytes(to, at, mutation.row)
   to[at++] = 0x10 // MutationProto.mutate_type

@@ -16,6 +16,8 @@ const FETCH_BYTES_MIN = 65_536
 const FETCH_WAIT_MS = 250
 const FETCH_PARTITION_BYTES = 4_194_304
 const FETCH_BYTES_MAX = 16_777_216
+/** The store is given so many at once. */
+const CHANGES_AT_ONCE = 2000
 /** Batches of so many partitions are written at once. */
 const PARTITIONS_AT_ONCE = 4
 /** A worker that has not been heard for so long has lost its partitions. */
@@ -210,9 +212,10 @@ export class ArchiveWorker {
 
   /** Resolves with true when the store has all messages, or those that it can have; with false when another is to write them. */
   async #write(partition: number, messages: readonly KafkaMessage[], isOurs: () => boolean): Promise<boolean> {
-    const { steps, bad } = stepsOf(messages)
-    for (const { message, reason } of bad) if (!(await this.#setAside(partition, message, reason, isOurs))) return false
-    for (const step of steps) if (!(await this.#writeStep(partition, step, isOurs))) return false
+    for (const step of stepsOf(messages)) {
+      const done = 'reason' in step ? await this.#setAside(partition, step.message, step.reason, isOurs) : await this.#writeStep(partition, step, isOurs)
+      if (!done) return false
+    }
     return true
   }
 
@@ -339,32 +342,31 @@ export class ArchiveWorker {
   }
 }
 
-function stepsOf(messages: readonly KafkaMessage[]): { readonly steps: readonly Step[]; readonly bad: readonly { readonly message: KafkaMessage; readonly reason: string }[] } {
-  const steps: Step[] = []
-  const bad: { message: KafkaMessage; reason: string }[] = []
-  let changes: { readonly changes: HistoryChange[]; readonly messages: KafkaMessage[] } | undefined
+/** What is to be done, in the order of the messages. They are read as it goes on: what is in memory for long is copied again and again. */
+function* stepsOf(messages: readonly KafkaMessage[]): Generator<Step | { readonly message: KafkaMessage; readonly reason: string }> {
+  let changes: HistoryChange[] = []
+  let from: KafkaMessage[] = []
   for (const message of messages) {
-    let entry: HistoryEntry
+    let entry: HistoryEntry | undefined
+    let reason = ''
     try {
       entry = decodeEntry(message.key, message.value)
     } catch (error) {
       if (!(error instanceof BadEntry)) throw error
-      bad.push({ message, reason: error.message })
-      continue
+      reason = error.message
     }
-    if ('purge' in entry) {
-      steps.push({ purge: entry, message })
-      changes = undefined
-      continue
+    if (entry !== undefined && !('purge' in entry)) {
+      changes.push(entry)
+      from.push(message)
+      if (changes.length < CHANGES_AT_ONCE) continue
     }
-    if (changes === undefined) {
-      changes = { changes: [], messages: [] }
-      steps.push(changes)
-    }
-    changes.changes.push(entry)
-    changes.messages.push(message)
+    if (changes.length > 0) yield { changes, messages: from }
+    changes = []
+    from = []
+    if (entry === undefined) yield { message, reason }
+    else if ('purge' in entry) yield { purge: entry, message }
   }
-  return { steps, bad }
+  if (changes.length > 0) yield { changes, messages: from }
 }
 
 /** Waits, but not longer than the work is ours. */

@@ -70,23 +70,21 @@ class HBaseHistory implements HistoryStore {
     const archivePuts: Mutation[] = []
     const archiveDeletes: Delete[] = []
     const conversations: Mutation[] = []
-    let prefix: Buffer = NO_COLUMN
-    let owner: string | undefined
-    for (const change of await this.#settled(changes)) {
-      if (change.owner !== owner) {
-        owner = change.owner
-        prefix = prefixOf(owner)
-      }
+    const settled = await this.#settled(changes)
+    const keys = new Keys(settled)
+    for (const change of settled) {
       const timestamp = Math.floor(change.version / this.#divisor)
-      const row = Buffer.concat([prefix, Buffer.from(change.id, 'latin1')])
-      const conversation = change.with === '' ? undefined : conversationRow(prefix, change.with, change.id)
+      const prefix = keys.prefix(change.owner)
+      const row = keys.row(prefix, change.id)
+      const other = keys.text(change.with)
+      const conversation = other.length === 0 ? undefined : keys.conversation(prefix, other, change.id)
       if (change.bytes === undefined) {
         const gone = [{ family: this.#family }]
         archiveDeletes.push({ row, delete: gone, upTo: timestamp })
         if (conversation) conversations.push({ row: conversation, delete: gone, upTo: timestamp })
         continue
       }
-      archivePuts.push(this.#put(row, Buffer.from(change.with), change.bytes, timestamp))
+      archivePuts.push(this.#put(row, other, change.bytes, timestamp))
       if (conversation) conversations.push(this.#put(conversation, NO_COLUMN, change.bytes, timestamp))
     }
     // What is removed from `archive` first could not be found any more in `conversations`, were this process to die in between.
@@ -215,6 +213,56 @@ class HBaseHistory implements HistoryStore {
       scanner.close()
     }
     return removed
+  }
+}
+
+/** Keys of a batch, side by side in one buffer: a buffer for each costs more than what is in it. */
+class Keys {
+  readonly #bytes: Buffer
+  #at = 0
+  readonly #prefixes = new Map<string, Buffer>()
+
+  constructor(changes: readonly HistoryChange[]) {
+    let bytes = 0
+    // Of each: a prefix, the other party, two rows. A character has at most 3 bytes in UTF-8.
+    for (const { owner, id, with: other } of changes) bytes += 3 * (3 * owner.length + 2) + 2 * id.length + 2 * 3 * other.length + 1
+    this.#bytes = Buffer.allocUnsafe(bytes)
+  }
+
+  prefix(owner: string): Buffer {
+    const known = this.#prefixes.get(owner)
+    if (known) return known
+    const from = this.#at++
+    const end = this.#at + this.#bytes.write(owner, this.#at)
+    const prefix = this.#take(from, end + 1)
+    prefix[0] = saltOf(this.#bytes.subarray(from + 1, end))
+    prefix[end - from] = 0
+    this.#prefixes.set(owner, prefix)
+    return prefix
+  }
+
+  text(text: string): Buffer {
+    return this.#take(this.#at, this.#at + this.#bytes.write(text, this.#at))
+  }
+
+  row(prefix: Buffer, id: string): Buffer {
+    const from = this.#at
+    this.#bytes.set(prefix, from)
+    return this.#take(from, from + prefix.length + this.#bytes.write(id, from + prefix.length, 'latin1'))
+  }
+
+  conversation(prefix: Buffer, other: Buffer, id: string): Buffer {
+    const from = this.#at
+    this.#bytes.set(prefix, from)
+    this.#bytes.set(other, from + prefix.length)
+    const end = from + prefix.length + other.length
+    this.#bytes[end] = 0
+    return this.#take(from, end + 1 + this.#bytes.write(id, end + 1, 'latin1'))
+  }
+
+  #take(from: number, end: number): Buffer {
+    this.#at = end
+    return this.#bytes.subarray(from, end)
   }
 }
 
