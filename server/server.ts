@@ -17,6 +17,7 @@ import { createCredentials } from './accounts/credentials.ts'
 import { createTokens } from './accounts/tokens.ts'
 import { C2s, type ClientListener } from './c2s/c2s.ts'
 import { serveWebSocket } from './c2s/websocket.ts'
+import { Calls, callsOf } from './cluster/calls.ts'
 import type { Units } from './cluster/shapes.ts'
 import { Components, type ComponentListener } from './components/components.ts'
 import { createCaptchas } from './captcha/captchas.ts'
@@ -45,7 +46,7 @@ import { createRosters } from './sessions/rosters.ts'
 import type { Session } from './sessions/session.ts'
 import { SessionRegistry } from './sessions/sessions.ts'
 import { openEmbedded } from './storage/embedded/embedded.ts'
-import type { Storage } from './storage/shapes.ts'
+import type { Storage, Value } from './storage/shapes.ts'
 
 export interface ServerOptions {
   readonly config: Config
@@ -110,6 +111,11 @@ const NOTHING_PINNED = (): void => undefined
 
 /** Records: accounts whose removal has begun; key [bare JID], value when, ms. */
 const REMOVALS = 'removals'
+/** Questions to the home of an account (cluster/calls.ts). */
+const REGISTER = 'register'
+const UNREGISTER = 'unregister'
+/** A removal may have much to erase, ms. */
+const REMOVAL_MS = 60_000
 
 /** Starts everything; rejects with an error for people when it cannot (data in use or damaged, a port taken). */
 export async function createServer(options: ServerOptions): Promise<Server> {
@@ -121,7 +127,8 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const metrics = createMetrics()
   const opened = await openStorage(options, log)
   const { cluster } = opened
-  const place = cluster === undefined ? undefined : new (await import('./cluster/place.ts')).Place({ ...cluster, storage: opened.storage, log })
+  const calls = new Calls({ homes: () => router.homes, nodes: () => cluster?.units.nodes.map(({ inc }) => inc) ?? [], log })
+  const place = cluster === undefined ? undefined : new (await import('./cluster/place.ts')).Place({ ...cluster, storage: opened.storage, calls, log })
   const storage = place?.storage ?? opened.storage
   setUploadDefaults(storage, config.tidings.upload)
   const tokens = createTokens(storage.records, { now, clientsMax: limits.clientsPerAccount })
@@ -140,11 +147,11 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     const host = hosts.get(name)
     return host?.directory && { directory: host.directory, ownAccounts: host.config.authMethods.includes('internal') }
   })
-  const atHome = (all: Accounts): Accounts => place === undefined ? all : place.accounts(all)
+  const atHome = (all: Accounts, name: string): Accounts => place === undefined ? all : place.accounts(all, name)
   /** For those who may ask for any account. */
-  const allAccounts = atHome(accounts)
+  const allAccounts = atHome(accounts, 'accounts')
   /** The same without what is kept in directories. */
-  const allOwn = atHome(ownAccounts)
+  const allOwn = atHome(ownAccounts, 'own-accounts')
   let certificates: SecureContexts | undefined
   const http = createHttp({ contexts: () => certificates, log, metrics, trustedProxies: config.trustedProxies, limits: httpLimits(limits) })
   const sessions = new SessionRegistry()
@@ -243,6 +250,11 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     return place === undefined || place.here(unit)
   }
 
+  /** Has an account live here; false when another node has it. */
+  async function claim(bare: string): Promise<boolean> {
+    return place === undefined || place.claim(bare)
+  }
+
   /** Accounts of one session (XEP-0175), which end with it, or with the process. */
   const anonymous = new Set<string>()
   const ending = new Set<Promise<void>>()
@@ -339,7 +351,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     return {
       host: host.name,
       iq: host.iq, disco: host.disco, commands: host.commands, features: host.features, nonzas: host.nonzas, logins: host.logins, registrations: host.registrations, captchas, operations: host.operations, lifecycle: options.ending && { hosts: () => [...hosts.keys()], end }, sasl2: host.sasl2, bind2: host.bind2, tokens, hooks: host.hooks,
-      sessions, rosters, here: isHere, pin: (unit) => place?.pin(unit) ?? NOTHING_PINNED, capabilities, pep, tell: host.hooks, storage, http, streams: c2s, log, metrics, limits, now,
+      sessions, rosters, here: isHere, pin: (unit) => place?.pin(unit) ?? NOTHING_PINNED, calls: callsOf(calls, host.name, (end) => { host.stops.push(end) }), capabilities, pep, tell: host.hooks, storage, http, streams: c2s, log, metrics, limits, now,
       access: host.config.access, config: host.config,
       accounts: { ...allAccounts, register, unregister },
       accountData: host.accountData,
@@ -471,19 +483,25 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   /** Accounts that are being removed. */
   const removing = new Set<string>()
 
+  /** At the account's home. */
   async function register(bareJid: string, password: string | ScramKeySet, alongside?: () => void): Promise<void> {
+    if (!await claim(bareJid)) {
+      if (alongside !== undefined) throw new Error('what is written with an account is at its home')
+      return void await calls.ask(bareJid, REGISTER, (typeof password === 'string' ? await accounts.keysFor(bareJid, password) : password) as Value)
+    }
     // What the last owner of this name left is still being removed.
     if (removing.has(bareJid)) throw new AccountError('conflict')
     await allAccounts.register(bareJid, password, alongside)
     await hosts.get(Jid.parse(bareJid).domain)?.hooks.runAccountRegistered(bareJid)
   }
 
+  /** At the account's home. */
   async function unregister(bareJid: string): Promise<void> {
     const jid = Jid.parse(bareJid)
+    if (!await claim(jid.bare)) return void await calls.ask(jid.bare, UNREGISTER, null, REMOVAL_MS)
     if (removing.has(jid.bare)) throw new AccountError('item-not-found')
     removing.add(jid.bare)
     try {
-      if (place !== undefined) await place.claimAccount(jid.bare)
       // Written with the end of the account, so that a process that is killed on the way is followed by one that goes on.
       storage.records.put(REMOVALS, [jid.bare], now())
       await erase(jid)
@@ -491,6 +509,9 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       removing.delete(jid.bare)
     }
   }
+
+  calls.serve(REGISTER, (bare, keys) => register(bare, keys as ScramKeySet).then(() => null))
+  calls.serve(UNREGISTER, (bare) => unregister(bare).then(() => null))
 
   async function erase(jid: Jid): Promise<void> {
     // First nobody can log in any more; then what is left goes.
@@ -579,6 +600,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
         webSockets.endAfter(1000)
         await Promise.all([http.close(1000), health?.close(0)])
         pending.close()
+        calls.close()
         for (const host of hosts.values()) await stopHost(host)
         await (place === undefined ? storage.committed() : place.close())
         await opened.close()

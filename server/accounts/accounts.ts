@@ -45,7 +45,9 @@ export interface Accounts {
   /** Removes the account itself; nothing happens when there is none. What belongs to it is removed by the caller's hooks. */
   unregister(bare: string): Promise<void>
   /** Throws an AccountError: `item-not-found` without an account, `not-acceptable` for a password that cannot be, `not-allowed` when it is kept elsewhere. */
-  setPassword(bare: string, password: string): Promise<void>
+  setPassword(bare: string, password: string | ScramKeySet): Promise<void>
+  /** What would be kept of this password. Throws an AccountError, `not-acceptable`, for one that cannot be. */
+  keysFor(bare: string, password: string): Promise<ScramKeySet>
   /**
    * Lets nobody log in to the account until it is enabled again; all that belongs to it stays. Throws an AccountError: `item-not-found`
    * without an account.
@@ -67,6 +69,8 @@ export interface Accounts {
   decoyKeys?(bare: string, hash: ScramHash): MaybePromise<ScramKeys>
   /** Localparts of a host's accounts, in order. */
   list(host: string): MaybePromise<readonly string[]>
+  /** The same after one of them, at most so many at a time. */
+  pages(host: string, after?: string, size?: number): AsyncIterable<readonly string[]>
   count(host: string): MaybePromise<number>
   /** Has what is in memory of an account read anew. */
   forget(bare: string): void
@@ -171,12 +175,17 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     await committed()
   }
 
-  async function setPassword(bare: string, password: string): Promise<void> {
+  async function keysFor(bare: string, password: string): Promise<ScramKeySet> {
+    const secret = acceptable(password)
+    return makeKeys(secret, hashesOf(bare.slice(bare.lastIndexOf('@') + 1)))
+  }
+
+  async function setPassword(bare: string, password: string | ScramKeySet): Promise<void> {
     const key = keyOf(bare)
     if (key === undefined) throw new AccountError('item-not-found')
-    const secret = acceptable(password)
+    const secret = typeof password === 'string' ? acceptable(password) : password
     if ((await find(bare)) === undefined) throw new AccountError('item-not-found')
-    const keys = await makeKeys(secret, hashesOf(key[0] as string))
+    const keys = typeof secret === 'string' ? await makeKeys(secret, hashesOf(key[0] as string)) : secret
     // The account may have been removed meanwhile.
     const account = await find(bare)
     if (account === undefined) throw new AccountError('item-not-found')
@@ -246,13 +255,17 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
 
   async function localparts(table: string, host: string): Promise<readonly string[]> {
     const names: string[] = []
-    let after: Key | undefined
+    for await (const page of pagesOf(table, host)) names.push(...page)
+    return names
+  }
+
+  async function* pagesOf(table: string, host: string, from = '', size = PAGE): AsyncGenerator<readonly string[]> {
+    let after: Key | undefined = from === '' ? undefined : [host, from]
     for (;;) {
-      const page = await records.range(table, [host], after === undefined ? { limit: PAGE } : { limit: PAGE, after })
-      for (const { key } of page) names.push(key[1] as string)
-      const last = page.at(-1)
-      if (last === undefined || page.length < PAGE) return names
-      after = last.key
+      const page: readonly { readonly key: Key }[] = await records.range(table, [host], after === undefined ? { limit: size } : { limit: size, after })
+      if (page.length > 0) yield page.map(({ key }) => key[1] as string)
+      if (page.length < size) return
+      after = page.at(-1)?.key
       // Stanzas are served between the pages.
       await new Promise((resolve) => setImmediate(resolve))
     }
@@ -307,7 +320,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     })
   }
 
-  return { exists, register, registerWithoutPassword, unregister, setPassword, disable, enable, disabled, listDisabled, checkPassword, scramKeys, hashes, addKeys, decoyKeys, list, count, forget }
+  return { exists, register, registerWithoutPassword, unregister, setPassword, keysFor, disable, enable, disabled, listDisabled, checkPassword, scramKeys, hashes, addKeys, decoyKeys, list, pages: (host, after, size) => pagesOf(TABLE, host, after, size), count, forget }
 }
 
 function then<A, B>(value: MaybePromise<A>, next: (value: A) => B): MaybePromise<B> {

@@ -28,8 +28,12 @@ export type FrameKind =
   | 'at'
   /** A row of an index (cluster/records.ts): table and key are the list, and in place of a stanza stands the value, or nothing. */
   | 'row'
+  /** A question (cluster/calls.ts): who asks, its number there, and its name; in place of a stanza stands what it asks. Without a unit it is for the node. */
+  | 'ask'
+  /** The answer for the node: the number; in place of a stanza stands the answer, or, when it is volatile, the error. */
+  | 'answer'
 
-const KINDS: readonly FrameKind[] = ['stanza', 'reply', 'clients', 'multicast', 'presences', 'missed', 'moderated', 'told', 'where', 'at', 'row']
+const KINDS: readonly FrameKind[] = ['stanza', 'reply', 'clients', 'multicast', 'presences', 'missed', 'moderated', 'told', 'where', 'at', 'row', 'ask', 'answer']
 
 export interface Frame {
   readonly kind: FrameKind
@@ -87,10 +91,15 @@ export function encodeFrame(frame: Pick<Frame, 'kind'> & Partial<Frame>): Buffer
 /** What of a frame must not be lost with the node that was to have it, by units; for recovery (cluster/recovery.ts). */
 export function framesOf(bytes: Buffer): readonly { readonly unit: string; readonly frame: Buffer }[] {
   const frame = decodeFrame(bytes)
-  // Nodes ask anew where units are, and presence is told anew to those who come.
-  if (frame.idle || frame.kind === 'where' || frame.kind === 'at') return []
+  // Nodes ask anew where units are, and presence is told anew to those who come. Who asked does not wait for as long as a recovery takes.
+  if (frame.idle || frame.kind === 'where' || frame.kind === 'at' || frame.kind === 'ask' || frame.kind === 'answer') return []
   if (frame.unit !== '') return [{ unit: frame.unit, frame: bytes }]
   return apart(frame).map((one) => ({ unit: one.unit, frame: encodeFrame(one) }))
+}
+
+/** For the node itself, whatever units it has. */
+export function isForNode({ unit, kind }: Frame): boolean {
+  return unit === '' && (kind === 'reply' || kind === 'ask' || kind === 'answer')
 }
 
 /** A frame for several units as one for each of its list. */

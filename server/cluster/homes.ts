@@ -5,7 +5,7 @@
 import { nextMessageId } from '../../lib/stanza/ids.ts'
 import type { Log } from '../log.ts'
 import { chooseNode } from './rendezvous.ts'
-import { apart, decodeFrame, encodeFrame, type Frame } from './frames.ts'
+import { apart, decodeFrame, encodeFrame, type Frame, isForNode } from './frames.ts'
 import type { Units } from './shapes.ts'
 
 export interface HomesParts {
@@ -67,7 +67,7 @@ export class Homes {
     this.#units.returned((bytes, done) => {
       // Its node is gone for good.
       const frame = decodeFrame(bytes)
-      const parts = frame.unit === '' ? apart(frame) : [frame]
+      const parts = isForNode(frame) ? [] : frame.unit === '' ? apart(frame) : [frame]
       let left = parts.length
       if (left === 0) return done()
       for (const each of parts) this.#sendOn(each, () => { if (--left === 0) done() })
@@ -273,7 +273,7 @@ export class Homes {
       this.#told(source, unit, frame.list)
       return done()
     }
-    if (unit === '' && kind === 'reply') {
+    if (isForNode(frame)) {
       this.#handle(frame, source)
       return done()
     }

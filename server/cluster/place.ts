@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { Jid } from '../../lib/jid.ts'
 import { setNodeOfIds } from '../../lib/stanza/ids.ts'
-import { AccountError, type Accounts } from '../accounts/accounts.ts'
+import type { Accounts } from '../accounts/accounts.ts'
 import type { C2s } from '../c2s/c2s.ts'
 import type { Host } from '../host.ts'
 import type { Log } from '../log.ts'
@@ -11,6 +11,7 @@ import type { Router } from '../router/router.ts'
 import type { SessionRegistry } from '../sessions/sessions.ts'
 import type { Storage } from '../storage/shapes.ts'
 import { accountsAtHome } from './accounts-at-home.ts'
+import type { Calls } from './calls.ts'
 import { Homes } from './homes.ts'
 import { recordsOfNode, takeRow, withRecords } from './records.ts'
 import type { Units } from './shapes.ts'
@@ -21,6 +22,7 @@ export interface PlaceParts {
   readonly secret: Uint8Array
   /** Of the units that live here. */
   readonly storage: Storage
+  readonly calls: Calls
   readonly log: Log
 }
 
@@ -45,21 +47,23 @@ export class Place {
   readonly units: Units
   readonly #log: Log
   readonly #own: Storage
+  readonly #calls: Calls
   /** Hosts of which this node keeps what belongs to them as a whole, pinned. */
   readonly #hostsHere = new Map<string, () => void>()
   #homes: Homes | undefined
   #server: Placed | undefined
   #isLost = false
 
-  constructor({ units, secret, storage, log }: PlaceParts) {
+  constructor({ units, secret, storage, calls, log }: PlaceParts) {
     this.units = units
     this.#log = log
     this.#own = storage
+    this.#calls = calls
     this.storage = withRecords(storage, recordsOfNode(storage.records, {
       here: (unit) => this.here(unit),
       claim: (unit) => this.claim(unit),
       send: (frame) => { this.#homes?.send(frame) },
-      secret,
+      calls, secret,
     }))
   }
 
@@ -74,14 +78,9 @@ export class Place {
     return await this.#homes.claim(unit)
   }
 
-  /** Has an account live here; throws when another node has it. */
-  async claimAccount(bare: string): Promise<void> {
-    if (!(await this.claim(bare))) throw new AccountError('not-allowed', 'another node serves this account')
-  }
-
-  /** Accounts for those who may ask for any: each lives here first. */
-  accounts(all: Accounts): Accounts {
-    return accountsAtHome(all, (bare) => this.claimAccount(bare))
+  /** Accounts for those who may ask for any: what is asked is done where the account lives. `name` tells several apart. */
+  accounts(all: Accounts, name: string): Accounts {
+    return accountsAtHome(all, { claim: (bare) => this.claim(bare), calls: this.#calls, name })
   }
 
   /** A unit that is here stays until the function that this answers is called. */
@@ -95,6 +94,7 @@ export class Place {
       units, log: this.#log,
       handle: (frame, source) => {
         if (frame.kind === 'row') takeRow(this.#own.records, frame)
+        else if (frame.kind === 'ask' || frame.kind === 'answer') this.#calls.arrived(frame)
         else server.router.arrived(frame, source)
       },
       lost(wasThere) {

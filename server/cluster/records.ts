@@ -1,13 +1,15 @@
 /**
  * The records of a node, for extensions that were written for one: of units that are elsewhere they read nothing. An index that another unit's
- * extensions write under a unit's key goes there as a frame. Secrets of hosts and services are made from one of the whole cluster, so that all
- * nodes have the same.
+ * extensions write under a unit's key goes there as a frame. What any node may need of a host is asked of where it is. Secrets of hosts and services
+ * are made from one of the whole cluster, so that all nodes have the same.
  */
 import { createHmac } from 'node:crypto'
 import { StanzaError } from '../../lib/stanza/errors.ts'
 import { packValue, unpackValue } from '../storage/records.ts'
-import type { Key, Records, Storage, Value } from '../storage/shapes.ts'
+import type { Key, MaybePromise, RangeOptions, Records, Storage, Value } from '../storage/shapes.ts'
+import type { Calls } from './calls.ts'
 import type { Frame } from './frames.ts'
+import { rangeOfSpread, SPREAD_TABLE, type SpreadRow, unitOfSpread } from './spread.ts'
 import { RULES } from './unit-keys.ts'
 
 export interface NodeRecordsParts {
@@ -15,6 +17,7 @@ export interface NodeRecordsParts {
   /** Has a unit live here; false when another node has it. */
   readonly claim: (unit: string) => Promise<boolean>
   readonly send: (frame: Pick<Frame, 'kind' | 'unit'> & Partial<Frame>) => void
+  readonly calls: Pick<Calls, 'serve' | 'ask'>
   /** Known to all nodes and nobody else. */
   readonly secret: Uint8Array
 }
@@ -22,6 +25,15 @@ export interface NodeRecordsParts {
 const SECRETS = new Set(['account-secrets', 'muc-secrets'])
 /** Kept under the key of a unit by the services and owners that it has to do with. */
 const INDEXES = new Set(['muc-relations', 'pubsub_entities', 'pubsub_created', 'pubsub_bytes', 'pubsub_temporary'])
+/** Read and written at any node, by those who wait for what they read. */
+const ANYWHERE = new Set(['administrators', 'announcements', 'last-login', 'motd', 'upload-secrets', 'uploads', 'welcome'])
+/** Spread over units of their own (spread.ts). */
+const SPREAD = new Set(['upload-ends', 'upload-times', 'vcard_index'])
+/** Rows under the key of an account that its host keeps: they lie in `hosted`, key [host, table, ...key]. */
+const HOSTED = new Set(['invites_by', 'invite_names'])
+const HOSTED_TABLE = 'hosted'
+/** Of these only the keys are, for lists; the rows are with their accounts. */
+const LISTED = new Set(['accounts', 'disabled-accounts'])
 /** Read in a login, before it is known whose it is: whoever asks waits, until the account is here. */
 const FOR_LOGINS = new Set(['accounts', 'disabled-accounts', 'directory-accounts', 'tokens', 'clients', 'ended-streams'])
 /** Whose a record is; undefined when the key, perhaps the beginning of a range, does not say. */
@@ -31,18 +43,40 @@ export function unitOfRecord(table: string, key: Key): string | undefined {
   return key[1] === undefined ? undefined : `${key[1]}@${key[0]}`
 }
 
-export function recordsOfNode(records: Records, { here, claim, send, secret }: NodeRecordsParts): Records {
+/** Records of a node, and what is on its way from it. */
+export interface NodeRecords {
+  readonly records: Records
+  /** Resolves when what was written elsewhere until now can be read there, or soon will be: it does not get lost. */
+  settled(): Promise<void>
+}
+
+const SETTLING_MS = 5000
+const READ = 'records'
+const READ_RANGE = 'records-range'
+const SETTLED = 'records-settled'
+
+export function recordsOfNode(records: Records, { here, claim, send, calls, secret }: NodeRecordsParts): NodeRecords {
+  /** Units elsewhere to which rows are on their way. */
+  const written = new Set<string>()
+
   /** Whether to ask the storage: of accounts and rooms that are not here nobody asks, and the storage says so. */
   const isAsked = (table: string, key: Key): boolean => {
     const unit = unitOfRecord(table, key)
     if (unit === undefined) return false
     return (unit.includes('@') && !INDEXES.has(table)) || here(unit)
   }
+  const sendRow = (unit: string, table: string, key: Key, value: Value | undefined): void => {
+    send({ kind: 'row', unit, durable: true, list: [table, ...key], ...(value === undefined ? {} : { stanza: packValue(value) }) })
+  }
   /** Whether the storage takes it; otherwise it is on its way, or refused. */
   const isTaken = (table: string, key: Key, value: Value | undefined): boolean => {
     const unit = unitOfRecord(table, key)
-    if (unit === undefined || isAsked(table, key)) return true
-    if (INDEXES.has(table)) send({ kind: 'row', unit, durable: true, list: [table, ...key], ...(value === undefined ? {} : { stanza: packValue(value) }) })
+    if (unit === undefined || (ANYWHERE.has(table) ? here(unit) : isAsked(table, key))) return true
+    if (ANYWHERE.has(table)) {
+      written.add(unit)
+      sendRow(unit, table, key, value)
+    }
+    else if (INDEXES.has(table)) sendRow(unit, table, key, value)
     // A component's node has it in memory, and nobody else would deliver it.
     else if (table !== 'component-messages') throw new StanzaError('service-unavailable', 'kept at another node', { type: 'wait' })
     return false
@@ -56,25 +90,108 @@ export function recordsOfNode(records: Records, { here, claim, send, secret }: N
       return read()
     })
   }
-  return {
+  /** Where to ask, when it is not here. */
+  const elsewhere = (table: string, key: Key): string | undefined => {
+    const unit = ANYWHERE.has(table) ? unitOfRecord(table, key) : undefined
+    return unit === undefined || here(unit) ? undefined : unit
+  }
+
+  const putSpread = (table: string, key: Key, value: Value | undefined): void => {
+    const unit = unitOfSpread(key)
+    const spread = [unit, table, ...key]
+    if (!here(unit)) {
+      written.add(unit)
+      sendRow(unit, SPREAD_TABLE, spread, value)
+    }
+    else if (value === undefined) records.delete(SPREAD_TABLE, spread)
+    else records.put(SPREAD_TABLE, spread, value)
+  }
+  const readSpread = async (unit: string, table: string, prefix: Key, options: RangeOptions): Promise<readonly SpreadRow[]> => {
+    const { after, ...others } = options
+    const rows = await readRange(unit, SPREAD_TABLE, [unit, table, ...prefix], { ...others, ...(after === undefined ? {} : { after: [unit, table, ...after] }) })
+    return rows.map(({ key, value }) => ({ key: key.slice(2), value }))
+  }
+
+  calls.serve(SETTLED, () => undefined)
+  calls.serve(READ, (_unit, args) => {
+    const [table = '', ...key] = args as readonly string[]
+    return records.get(table, key)
+  })
+  calls.serve(READ_RANGE, async (_unit, args) => {
+    const [table, prefix, options] = args as unknown as [string, Key, RangeOptions]
+    return (await records.range(table, prefix, options)) as unknown as Value
+  })
+  async function readRange(unit: string, table: string, prefix: Key, options: RangeOptions = {}): Promise<readonly SpreadRow[]> {
+    return await calls.ask(unit, READ_RANGE, [table, prefix, options as Value]) as unknown as readonly SpreadRow[]
+  }
+  const readOne = async (unit: string, table: string, key: Key): Promise<Value | undefined> => (await calls.ask(unit, READ, [table, ...key])) ?? undefined
+
+  const rangeOfHosted = (table: string, prefix: Key, { after, ...options }: RangeOptions = {}): MaybePromise<readonly SpreadRow[]> =>
+    then(records.range(HOSTED_TABLE, hostedKey(table, prefix), { ...options, ...(after === undefined ? {} : { after: hostedKey(table, after) }) }), (rows) => rows.map(({ key, value }) => ({ key: key.slice(2), value })))
+
+  const all: Records = {
     get(table, key) {
+      if (HOSTED.has(table)) return records.get(HOSTED_TABLE, hostedKey(table, key))
       if (SECRETS.has(table)) return createHmac('sha256', secret).update(JSON.stringify([table, ...key])).digest()
+      if (SPREAD.has(table)) {
+        const unit = unitOfSpread(key)
+        return readOne(unit, SPREAD_TABLE, [unit, table, ...key])
+      }
+      const unit = elsewhere(table, key)
+      if (unit !== undefined) return readOne(unit, table, key)
       return ifHere(table, key, () => records.get(table, key)) ?? (isAsked(table, key) ? records.get(table, key) : undefined)
     },
-    put(table, key, value) { if (!SECRETS.has(table) && isTaken(table, key, value)) records.put(table, key, value) },
-    delete(table, key) { if (isTaken(table, key, undefined)) records.delete(table, key) },
-    range: (table, prefix, options) => ifHere(table, prefix, () => records.range(table, prefix, options)) ?? (isAsked(table, prefix) ? records.range(table, prefix, options) : []),
+    put(table, key, value) {
+      if (SECRETS.has(table)) return
+      if (HOSTED.has(table)) return records.put(HOSTED_TABLE, hostedKey(table, key), value)
+      if (SPREAD.has(table)) return putSpread(table, key, value)
+      if (!isTaken(table, key, value)) return
+      if (LISTED.has(table) && records.get(table, key) === undefined) putSpread(table, key, true)
+      records.put(table, key, value)
+    },
+    delete(table, key) {
+      if (HOSTED.has(table)) return records.delete(HOSTED_TABLE, hostedKey(table, key))
+      if (SPREAD.has(table)) return putSpread(table, key, undefined)
+      if (!isTaken(table, key, undefined)) return
+      if (LISTED.has(table)) putSpread(table, key, undefined)
+      records.delete(table, key)
+    },
+    range(table, prefix, options) {
+      if (HOSTED.has(table)) return rangeOfHosted(table, prefix, options)
+      if (prefix.length > 0 && (SPREAD.has(table) || (LISTED.has(table) && prefix.length === 1))) return rangeOfSpread(readSpread, table, prefix, options)
+      const unit = elsewhere(table, prefix)
+      if (unit !== undefined) return readRange(unit, table, prefix, options)
+      return ifHere(table, prefix, () => records.range(table, prefix, options)) ?? (isAsked(table, prefix) ? records.range(table, prefix, options) : [])
+    },
     deleteRange(table, prefix) { if (isAsked(table, prefix)) return records.deleteRange(table, prefix) },
+  }
+  return {
+    records: all,
+    async settled() {
+      if (written.size === 0) return
+      const units = [...written]
+      written.clear()
+      await Promise.all(units.map((unit) => calls.ask(unit, SETTLED, null, SETTLING_MS).catch(() => undefined)))
+    },
   }
 }
 
-/** The same storage with other records. */
-export function withRecords(storage: Storage, records: Records): Storage {
+function hostedKey(table: string, key: Key): Key {
+  const owner = key[0] as string
+  return [owner.slice(owner.indexOf('@') + 1), table, ...key]
+}
+
+function then<A, B>(value: MaybePromise<A>, next: (value: A) => B): MaybePromise<B> {
+  return value instanceof Promise ? value.then(next) : next(value)
+}
+
+/** The same storage with other records. What waits for a commit waits until other nodes have what was written to them, too. */
+export function withRecords(storage: Storage, { records, settled }: NodeRecords): Storage {
   return {
     records,
     archive: storage.archive, offline: storage.offline, streams: storage.streams, blobs: storage.blobs,
     afterCommit: (callback) => { storage.afterCommit(callback) },
-    committed: () => storage.committed(),
+    committed: () => storage.committed().then(settled),
     get healthy() { return storage.healthy },
     get dirty() { return storage.dirty },
     status: () => storage.status(),
@@ -84,7 +201,7 @@ export function withRecords(storage: Storage, records: Records): Storage {
 
 /** An index's row that another node has sent. */
 export function takeRow(records: Records, { list: [table = '', ...key], stanza }: Frame): void {
-  if (!INDEXES.has(table)) throw new Error(`no rows of ${table} come from other nodes`)
+  if (!INDEXES.has(table) && !ANYWHERE.has(table) && table !== SPREAD_TABLE) throw new Error(`no rows of ${table} come from other nodes`)
   if (stanza.length === 0) records.delete(table, key)
   else records.put(table, key, unpackValue(stanza))
 }

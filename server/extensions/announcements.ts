@@ -8,6 +8,7 @@ import { xml } from '../../lib/xml/element.ts'
 import { accessRule } from '../config/options.ts'
 import type { Session } from '../sessions/session.ts'
 import type { CommandOutcome, CommandResult } from './commands-registry.ts'
+import type { Value } from '../storage/shapes.ts'
 import { defineExtension, type IqRequest } from './extension.ts'
 
 const ADMIN_NS = 'http://jabber.org/protocol/admin'
@@ -19,6 +20,12 @@ const SEEN = 'motd_seen'
 const SENDING = 'announcements'
 /** Accounts written to in one turn. */
 const BATCH = 100
+/** How often the node that sends to all looks for what another has left, and how often the others ask for the message of the day. */
+const LOOK_MS = 60_000
+/** Questions to other nodes. */
+const TO_ONLINE = 'announce online'
+const GO = 'announce all'
+const SHOW = 'motd'
 
 interface Text {
   readonly subject: string
@@ -42,7 +49,7 @@ type Kind = 'online' | 'all' | 'motd' | 'motd/update' | 'motd/delete'
 interface Announcer {
   allows(jid: Jid, address: string | undefined): boolean
   /** Whom it went to, in words. What is to be stored is written in this turn. */
-  announce(kind: Kind, text: Text, type: string): string
+  announce(kind: Kind, text: Text, type: string): Promise<string>
 }
 
 /** The commands, by the names of their nodes; those of ejabberd that XEP-0133 does not have among them. */
@@ -57,21 +64,28 @@ const COMMANDS: readonly { readonly node: string; readonly name: string; readonl
 /** Resources of the host to which a message is an announcement, as ejabberd's mod_announce has them. */
 const ADDRESS = /^announce\/(all-hosts\/)?(online|all|motd|motd\/update|motd\/delete)$/
 
+const sum = (counts: readonly Value[]): number => counts.reduce<number>((all, count) => all + Number(count), 0)
+
 export const announcements = defineExtension({
   name: 'announcements',
   ejabberd: 'mod_announce',
   specs: [{ xep: 133, version: '1.3.1', status: 'partial', note: 'announcements' }],
-  needs: ['host', 'commands', 'hooks', 'router', 'accounts', 'sessions', 'access', 'storage', 'log', 'now', 'lasting'],
+  needs: ['host', 'commands', 'hooks', 'router', 'accounts', 'sessions', 'access', 'storage', 'log', 'now', 'lasting', 'every', 'here', 'calls'],
   options: {
     access: { type: accessRule(), default: 'none', help: 'Who may make announcements.' },
   },
-  start({ host, commands, hooks, router, accounts, sessions, access, storage, log, now, lasting }, options) {
+  start({ host, commands, hooks, router, accounts, sessions, access, storage, log, now, lasting, every, here, calls }, options) {
     const { records } = storage
     const announcers = lasting('announcers', () => new Map<string, Announcer>())
     let stopped = false
-    const stored = records.get(MOTD, [host])
-    const loaded = Promise.resolve(stored).then((value) => value as Motd | undefined)
-    let motd = stored instanceof Promise ? undefined : stored as Motd | undefined
+    /** The message of the day, as far as this node knows. */
+    let motd: Motd | undefined
+    function readMotd(): void {
+      const stored = records.get(MOTD, [host])
+      if (stored instanceof Promise) inBackground(stored.then((value) => { motd = value as unknown as Motd | undefined }))
+      else motd = stored as Motd | undefined
+    }
+    readMotd()
 
     function message(to: string, type: string, { subject, text }: Text): Stanza {
       return stanzaOf('message', { id: nextMessageId(now()), from: host, to, type }, ...(subject === '' ? [] : [xml('subject', null, subject)]), xml('body', null, text))
@@ -82,34 +96,55 @@ export const announcements = defineExtension({
 
     // ---- Once: §4.23 to those who have a session, and ejabberd's to all accounts
 
-    function toOnline(text: Text, type: string): string {
+    calls.serve(TO_ONLINE, (_node, args) => {
+      const { type, ...text } = args as unknown as Text & { readonly type: string }
       const own = ownSessions()
       for (const { jid } of own) router.route(message(jid.toString(), type, text))
-      return `Sent to ${own.length} clients`
+      return own.length
+    })
+    async function toOnline({ subject, text }: Text, type: string): Promise<string> {
+      const counts = await calls.askNodes(TO_ONLINE, { subject, text, type })
+      return `Sent to ${sum(counts)} clients`
     }
 
-    /** In the background. How far it has come is written with the messages, so that a process that is killed on the way is followed by one that goes on. */
-    function toAll(text: Text, type: string): string {
-      const id = randomId(9)
-      const sending: Sending = { subject: text.subject, text: text.text, type, after: '' }
-      records.put(SENDING, [host, id], sending)
-      inBackground(send(id, sending))
+    /** Of these announcements to all this node sends now. */
+    const underWay = new Set<string>()
+
+    /** In the background, by the home of the host. How far it has come is written with the messages, so that a process that is killed on the way is followed by one that goes on. */
+    async function toAll(text: Text, type: string): Promise<string> {
+      records.put(SENDING, [host, randomId(9)], { subject: text.subject, text: text.text, type, after: '' } satisfies Sending)
+      // It is kept: whoever does not hear of it now finds it later.
+      await calls.ask(host, GO).catch((error: unknown) => { log.warn({ what: 'announcement_waits', error }) })
       return 'It goes to all users'
     }
+    calls.serve(GO, () => {
+      goOn()
+      return undefined
+    })
+    function goOn(): void {
+      if (!here(host)) return
+      inBackground(Promise.resolve(records.range(SENDING, [host])).then((waiting) => Promise.all(waiting.map(async ({ key, value }) => {
+        const id = key[1] as string
+        if (underWay.has(id)) return
+        underWay.add(id)
+        await send(id, value as unknown as Sending).finally(() => underWay.delete(id))
+      }))))
+    }
     async function send(id: string, sending: Sending): Promise<void> {
-      const names = await accounts.list(host)
-      const first = names.findIndex((name) => Buffer.compare(Buffer.from(name), Buffer.from(sending.after)) > 0)
-      for (let at = first; at !== -1 && at < names.length && !stopped; at += BATCH) {
-        const batch = names.slice(at, at + BATCH)
-        for (const name of batch) router.route(message(`${name}@${host}`, sending.type, sending))
-        if (at + BATCH < names.length) records.put(SENDING, [host, id], { ...sending, after: batch.at(-1) ?? '' })
-        else records.delete(SENDING, [host, id])
+      for await (const names of accounts.pages(host, sending.after, BATCH)) {
+        if (stopped || !here(host)) return
+        for (const name of names) router.route(message(`${name}@${host}`, sending.type, sending))
+        records.put(SENDING, [host, id], { ...sending, after: names.at(-1) ?? '' })
         await storage.committed()
       }
-      if (first === -1) records.delete(SENDING, [host, id])
+      records.delete(SENDING, [host, id])
+      await storage.committed()
     }
-    hooks.started(() => {
-      inBackground(Promise.resolve(records.range(SENDING, [host])).then((waiting) => Promise.all(waiting.map(({ key, value }) => send(key[1] as string, value as unknown as Sending)))))
+    hooks.started(goOn)
+    every(LOOK_MS, () => {
+      goOn()
+      // Who was not reached when it changed hears of it now.
+      if (!here(host)) readMotd()
     })
     function inBackground(work: Promise<unknown>): void {
       work.catch((error: unknown) => log.error({ what: 'announcement_failed', error }))
@@ -126,19 +161,24 @@ export const announcements = defineExtension({
       if (next === undefined) records.delete(MOTD, [host])
       else records.put(MOTD, [host], { ...next })
     }
-    function setMotd({ subject, text }: Text, type: string): string {
-      const next = { id: randomId(9), subject, text }
-      keep(next)
+    calls.serve(SHOW, (_node, args) => {
+      const { next, type } = args as unknown as { readonly next: Motd | null; readonly type: string | null }
+      motd = next ?? undefined
       const shown = new Set<string>()
+      if (next === null || type === null) return 0
       for (const session of ownSessions()) {
         if (session.presence === undefined || session.priority < 0 || shown.has(session.owner)) continue
         shown.add(session.owner)
         show(session, next, type)
       }
-      return `Sent to ${shown.size} users, and to everybody else at the next login`
+      return shown.size
+    })
+    /** `type` is that of the messages to those who are online; without it they get none. */
+    async function setMotd(next: Motd | undefined, type?: string): Promise<number> {
+      keep(next)
+      return sum(await calls.askNodes(SHOW, { next: next === undefined ? null : { ...next }, type: type ?? null }))
     }
 
-    void loaded.then((value) => { motd ??= value })
     hooks.available((session, _presence, first) => {
       const current = motd
       if (!first || current === undefined || session.priority < 0) return
@@ -153,17 +193,17 @@ export const announcements = defineExtension({
 
     const self: Announcer = {
       allows: (jid, address) => access.allows(options.access, { jid, address }),
-      announce(kind, text, type) {
+      async announce(kind, text, type) {
         switch (kind) {
           case 'online': return toOnline(text, type)
           case 'all': return toAll(text, type)
-          case 'motd': return setMotd(text, type)
+          case 'motd': return `Sent to ${await setMotd({ ...text, id: randomId(9) }, type)} users, and to everybody else at the next login`
           case 'motd/update':
             // §4.25: who has had it does not get it again.
-            keep({ id: motd?.id ?? randomId(9), subject: text.subject, text: text.text })
+            await setMotd({ ...text, id: motd?.id ?? randomId(9) })
             return 'It is sent to nobody who has had it'
           case 'motd/delete':
-            keep(undefined)
+            await setMotd(undefined)
             return 'There is no message of the day'
         }
       },
@@ -183,7 +223,7 @@ export const announcements = defineExtension({
           if (wanted === undefined) throw new StanzaError('forbidden')
           log.info({ what: 'announcement', kind, allHosts: all, by: from.bare })
           // Sent once it is clear that it is kept; a headline is kept for nobody who is away (RFC 6121 §5.2.2).
-          const told = wanted.map((announcer) => announcer.announce(kind, text, kind === 'online' ? 'headline' : 'normal'))
+          const told = await Promise.all(wanted.map((announcer) => announcer.announce(kind, text, kind === 'online' ? 'headline' : 'normal')))
           if (storage.dirty) await storage.committed()
           return { notes: [{ type: 'info', text: all ? `On ${wanted.length} hosts` : told[0] ?? '' }] }
         }
@@ -216,7 +256,7 @@ export const announcements = defineExtension({
       // A chat state, or a receipt, is nothing to announce.
       if (kind !== 'motd/delete' && text.subject === '' && text.text === '') return true
       log.info({ what: 'announcement', kind, allHosts: all !== undefined, by: from.bare })
-      for (const announcer of wanted) announcer.announce(kind as Kind, text, stanza.type === undefined || stanza.type === 'groupchat' ? 'normal' : stanza.type)
+      for (const announcer of wanted) inBackground(announcer.announce(kind as Kind, text, stanza.type === undefined || stanza.type === 'groupchat' ? 'normal' : stanza.type))
       return true
     })
 

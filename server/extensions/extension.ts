@@ -22,7 +22,7 @@ import type { ServiceUnit } from '../router/router.ts'
 import type { Capabilities, Interests } from '../sessions/capabilities.ts'
 import type { SendOptions, Session } from '../sessions/session.ts'
 import type { Rosters } from '../sessions/rosters.ts'
-import type { Storage } from '../storage/shapes.ts'
+import type { MaybePromise, Storage, Value } from '../storage/shapes.ts'
 import type { Commands } from './commands-registry.ts'
 
 export interface Spec {
@@ -112,10 +112,10 @@ export interface RegistrationPass {
   /** The only name it is for. */
   readonly username: string | undefined
   /**
-   * The account (a bare JID) is written in this turn, and so is what this writes. Throws a StanzaError when the pass is good no more:
-   * then there is no account.
+   * Uses the pass for an account (a bare JID) that `make` makes. What is given to `make` is called in the turn in which the account is written, and may
+   * throw. Rejects with a StanzaError when the pass is good no more: then there is no account.
    */
-  use(owner: string): void
+  use(owner: string, make: (alongside?: () => void) => Promise<void>): Promise<void>
 }
 
 export interface RegistrationRequest {
@@ -262,6 +262,18 @@ export interface Router {
   moderated(author: string, message: Stanza): void
 }
 
+/** Questions to the homes of units (cluster/calls.ts), under names of this host; where there is one node it answers them itself, in the turn in which they are asked. */
+export interface HomeCalls {
+  /** Whether there is one node, so that everything is here. */
+  readonly alone: boolean
+  /** Answers questions about units of which this node is the home, or, when nodes are asked, about this node; then the unit is empty. */
+  serve(name: string, answer: (unit: string, args: Value) => MaybePromise<Value | undefined>): void
+  /** Asks the home of a unit. Rejects with the StanzaError that was thrown there, `remote-server-timeout` when no answer comes, or `resource-constraint`. */
+  ask(unit: string, name: string, args?: Value): Promise<Value>
+  /** Asks all nodes, this one among them; one that does not answer is left out. */
+  askNodes(name: string, args?: Value): Promise<readonly Value[]>
+}
+
 /** One of many that a stanza goes to. The router remembers its session here, and how its address is written. */
 export interface Recipient {
   readonly jid: Jid
@@ -389,6 +401,7 @@ export interface Parts {
   here(unit: string): boolean
   /** This node stays the home of a unit, which it is, until the function that this answers is called. */
   pin(unit: string): () => void
+  calls: HomeCalls
   /** What clients, here and elsewhere, want to be notified of (XEP-0115). */
   capabilities: Capabilities
   pep: PersonalEvents

@@ -1,4 +1,5 @@
 /** The parts of one host for tests of extensions: real hooks, IQ dispatch and storage in memory, sessions that only collect. */
+import { Calls, callsOf } from '../cluster/calls.ts'
 import { Jid } from '../../lib/jid.ts'
 import { Recent } from '../../lib/recent.ts'
 import { makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
@@ -97,6 +98,7 @@ export function fakeParts(host = 'example.net') {
     },
     here: () => true,
     pin: () => () => undefined,
+    calls: callsOf(new Calls({ homes: () => undefined, nodes: () => [], log: createLog('silent') }), host, () => undefined),
     sessions: {
       get: (full) => online.find((each) => each.jid.toString() === full) as Session | undefined,
       of: (bare) => online.filter((each) => each.owner === bare) as unknown as Session[],

@@ -7,7 +7,8 @@ import { errorReply, iqResult, makeStanza, type Stanza } from '../../lib/stanza/
 import { accessRule, int, OptionError, type OptionType, text } from '../config/options.ts'
 import { defineExtension, type IqRequest, type RegistrationPass, type Stranger } from './extension.ts'
 import { type PageParts, servePage } from './invites/page.ts'
-import { createInviteStore, type Invite, type KnownInvite } from './invites/store.ts'
+import { invitesAnywhere } from './invites/anywhere.ts'
+import { createInviteStore, hashOfToken, type Invite, type KnownInvite } from './invites/store.ts'
 import { seen } from '../sessions/rosters.ts'
 
 const PARS_NS = 'urn:xmpp:pars:0'
@@ -20,6 +21,10 @@ const MODULE = 'mod_invites'
 /** Invitations of one account in the time one lasts. */
 const INVITES_PER_ACCOUNT = 1000
 const JOB_MS = 3_600_000
+/** Told to an account's home: somebody has become its contact by an invitation. */
+const BEFRIEND = 'invites befriend'
+/** Requests for a subscription that wait until it is known of what invitation. */
+const ASKING_MAX = 1000
 
 /** `none`, `auto`, or an address with `{{ host }}`, `{{ invite.token }}` and `{{ invite.uri }}`. */
 const VARIABLE = /\{\{\s*([\w.]+)\s*(?:\|\s*(\w+)\s*)?\}\}/g
@@ -32,7 +37,7 @@ export const invites = defineExtension({
     { xep: 445, version: '0.2.0', status: 'complete' },
     { xep: 379, version: '0.3.3', status: 'complete', note: 'tokens are made and checked by the server' },
   ],
-  needs: ['host', 'commands', 'features', 'nonzas', 'registrations', 'operations', 'hooks', 'router', 'rosters', 'accounts', 'access', 'storage', 'http', 'limits', 'log', 'lasting', 'every', 'now'],
+  needs: ['host', 'commands', 'features', 'nonzas', 'registrations', 'operations', 'hooks', 'router', 'rosters', 'accounts', 'access', 'storage', 'http', 'limits', 'log', 'lasting', 'every', 'now', 'here', 'calls'],
   options: {
     access_create_account: { type: accessRule(), default: 'none', help: 'Who may invite people to make an account; administrators always may.' },
     landing_page: { type: landingPage(), default: 'none', help: 'The page an invitation leads to: none, auto (the built-in one), or an address with {{ host }}, {{ invite.token }} and {{ invite.uri }}, which {{ invite.uri|strip_protocol }} gives without xmpp:.' },
@@ -42,10 +47,11 @@ export const invites = defineExtension({
     templates_dir: { type: text(), default: '', help: 'Templates of the page.', ignored: 'has no effect: the page is built in.' },
     webchat_url: { type: text(), default: 'auto', help: 'The address of a web client, which the page names; auto and none: it names none.' },
   },
-  start({ host, commands, features, nonzas, registrations, operations, hooks, router, rosters, accounts, access, storage, http, limits, log, lasting, every, now }, options) {
+  start({ host, commands, features, nonzas, registrations, operations, hooks, router, rosters, accounts, access, storage, http, limits, log, lasting, every, now, here, calls }, options) {
     const store = createInviteStore(storage.records, host, now)
-    every(JOB_MS, () => store.expire())
-    hooks.accountRemoved(async (owner) => { await store.removeInviter(owner) })
+    const invitations = invitesAnywhere(store, host, calls, () => storage.committed())
+    every(JOB_MS, async () => { if (here(host)) await store.expire() })
+    hooks.accountRemoved(async (owner) => { await invitations.removeInviter(owner) })
 
     const isAdmin = (jid: Jid): boolean => access.allows('configure', { jid })
     const mayInviteToAccount = async (request: IqRequest): Promise<boolean> => await isOurs(request) && registrations.open(MODULE)
@@ -61,9 +67,8 @@ export const invites = defineExtension({
 
     async function make(fresh: Omit<Invite, 'used' | 'until'>): Promise<Made> {
       const until = now() + options.token_expire_seconds * 1000
-      const token = store.add({ ...fresh, until })
+      const token = await invitations.add({ ...fresh, until })
       const uri = uriOf(fresh, host, token)
-      await storage.committed()
       return { token, uri, landingUrl: landingUrl(uri, token), until }
     }
 
@@ -86,19 +91,19 @@ export const invites = defineExtension({
       }
     }
 
-    function requireRoom(from: Jid): void {
-      if (store.count(from.bare).all >= INVITES_PER_ACCOUNT) throw new StanzaError('resource-constraint', 'You have made very many invitations; please wait until some are over')
+    async function requireRoom(from: Jid): Promise<void> {
+      if ((await invitations.count(from.bare)).all >= INVITES_PER_ACCOUNT) throw new StanzaError('resource-constraint', 'You have made very many invitations; please wait until some are over')
     }
-    function hasRoomForAccount(from: Jid): boolean {
-      return isAdmin(from) || store.count(from.bare).register < options.max_invites
+    async function hasRoomForAccount(from: Jid): Promise<boolean> {
+      return isAdmin(from) || (await invitations.count(from.bare)).register < options.max_invites
     }
 
     commands.add({
       node: INVITE_NODE, name: 'Invite somebody', mayRun: isOurs,
       async run(request) {
         const { from } = request
-        requireRoom(from)
-        const register = await mayInviteToAccount(request) && hasRoomForAccount(from)
+        await requireRoom(from)
+        const register = await mayInviteToAccount(request) && await hasRoomForAccount(from)
         return { result: resultOf(await make({ inviter: from.bare, kind: 'contact', username: '', subscribe: true, register })) }
       },
     })
@@ -114,8 +119,8 @@ export const invites = defineExtension({
           ],
         },
         async submit(form, { from }) {
-          requireRoom(from)
-          if (!hasRoomForAccount(from)) throw new StanzaError('resource-constraint', `You may have made ${options.max_invites} such invitations at a time`)
+          await requireRoom(from)
+          if (!await hasRoomForAccount(from)) throw new StanzaError('resource-constraint', `You may have made ${options.max_invites} such invitations at a time`)
           const username = await freeName(form.value('username') ?? '')
           return { result: resultOf(await make({ inviter: from.bare, kind: 'account', username, subscribe: form.boolean('roster-subscription') ?? true, register: true })) }
         },
@@ -127,7 +132,7 @@ export const invites = defineExtension({
       if (written.trim() === '') return ''
       const jid = Jid.tryParse(`${written.trim()}@${host}`)
       if (jid === undefined || jid.domain !== host || jid.local === '' || jid.resource !== '') throw new StanzaError('not-acceptable', 'This cannot be a user name')
-      if (await accounts.exists(jid.bare) || store.isReserved(jid.bare)) throw new StanzaError('conflict', 'This user name is taken')
+      if (await accounts.exists(jid.bare) || await invitations.isReserved(jid.bare)) throw new StanzaError('conflict', 'This user name is taken')
       return jid.local
     }
 
@@ -139,12 +144,10 @@ export const invites = defineExtension({
     operations.add('generate_invite', () => byOperator(''))
     operations.add('generate_invite_with_username', ([username = '']) => byOperator(username))
 
-    operations.add('list_invites', async () => (await store.open()).map(({ inviter, kind, username, until }) =>
+    operations.add('list_invites', async () => (await invitations.open()).map(({ inviter, kind, username, until }) =>
       [inviter === '' ? '-' : inviter, kind, username === '' ? '-' : username, new Date(until).toISOString()].join('\t')))
     operations.add('expire_invite_tokens', async ([username = '']) => {
-      const count = await store.removeInviter(Jid.of(username, host).bare)
-      await storage.committed()
-      return [String(count)]
+      return [String(await invitations.removeInviter(Jid.of(username, host).bare))]
     })
 
     // ---- Registration with a token (XEP-0445)
@@ -156,7 +159,7 @@ export const invites = defineExtension({
       const child = request.find('preauth', PARS_NS)
       if (request.type !== 'set' || child === undefined) return errorReply(request, new StanzaError('bad-request'))
       if (request.to !== undefined && Jid.tryParse(request.to)?.toString() !== host) return errorReply(request, new StanzaError('not-allowed'))
-      const known = store.find(request.childElement(child).attrs['token'] ?? '')
+      const known = await invitations.find(request.childElement(child).attrs['token'] ?? '')
       if (known === undefined || !known.invite.register || !store.isOpen(known.invite) || !registrations.open(MODULE)) {
         return errorReply(request, new StanzaError('item-not-found', 'The provided token is invalid or expired'))
       }
@@ -170,60 +173,110 @@ export const invites = defineExtension({
       const known = shown.get(stream)
       return known && passOf(known)
     })
-    registrations.reserve((bareJid) => store.isReserved(bareJid))
+    registrations.reserve((bareJid) => invitations.isReserved(bareJid))
 
     function passOf(known: KnownInvite): RegistrationPass {
       const { hash, invite } = known
       return {
         username: invite.username === '' ? undefined : invite.username,
-        use(owner) {
-          if (!store.isUnused(hash)) throw new StanzaError('not-allowed', 'The invitation has been used')
-          store.use(known, owner)
+        async use(owner, make) {
           // XEP-0401 §4.5: by roster pushes.
-          if (invite.subscribe && invite.inviter !== '') befriend(invite.inviter, owner)
+          const isContact = invite.subscribe && invite.inviter !== ''
+          if (calls.alone) {
+            return make(() => {
+              if (!store.isUnused(hash)) throw new StanzaError('not-allowed', 'The invitation has been used')
+              store.use(known, owner)
+              if (isContact && befriend(invite.inviter, owner)) befriend(owner, invite.inviter)
+            })
+          }
+          // The host, the account and the inviter may be at three nodes: nobody else gets the invitation meanwhile.
+          await invitations.use(hash, owner)
+          try {
+            await make()
+          } catch (error) {
+            await invitations.giveBack(hash, owner)
+            throw error
+          }
+          if (!isContact) return
+          router.tell(invite.inviter, BEFRIEND, owner)
+          router.tell(owner, BEFRIEND, invite.inviter)
+          await storage.committed()
         },
       }
     }
 
-    function befriend(inviter: string, owner: string): void {
+    hooks.told((owner, [what, contact]) => {
+      if (what === BEFRIEND && contact !== undefined && Jid.parse(owner).domain === host) befriend(owner, contact)
+    })
+
+    /** Makes a contact; whether there was room. */
+    function befriend(owner: string, contact: string): boolean {
       try {
-        const before = rosters.item(inviter, owner)
-        rosters.set(inviter, { groups: [], ...before, jid: owner, subscription: 'both', ask: false, approved: false, hidden: false })
-        rosters.set(owner, { jid: inviter, subscription: 'both', ask: false, approved: false, groups: [] })
+        rosters.set(owner, { groups: [], ...rosters.item(owner, contact), jid: contact, subscription: 'both', ask: false, approved: false, hidden: false })
+        return true
       } catch (error) {
         // The inviter's roster is full: the account is made all the same.
         if (!(error instanceof StanzaError)) throw error
-        log.warn({ what: 'invitation_without_contact', inviter, owner, problem: error.text })
+        log.warn({ what: 'invitation_without_contact', owner, contact, problem: error.text })
+        return false
       }
     }
 
     // ---- Contacts (XEP-0379)
 
+    /** By requests (their senders and tokens) of which the host's home was asked, what it has answered: they come a second time. */
+    const answered = new Map<string, KnownInvite | undefined>()
+    const asking = new Set<string>()
+
     hooks.stampIncoming(({ stanza, from, to }) => {
       if (stanza.name !== 'presence' || stanza.type !== 'subscribe') return
       const child = stanza.find('preauth', PARS_NS)
       if (child === undefined || to.domain !== host) return
-      const known = store.find(stanza.childElement(child).attrs['token'] ?? '')
+      const token = stanza.childElement(child).attrs['token'] ?? ''
+      const hash = hashOfToken(token)
+      if (hash === undefined || from.bare === to.bare) return
+      if (here(host)) return preapprove(store.find(hash), from, to)
+      const request = `${from.bare} ${to.bare} ${hash}`
+      if (answered.has(request)) {
+        const known = answered.get(request)
+        answered.delete(request)
+        return preapprove(known, from, to)
+      }
+      if (asking.size >= ASKING_MAX) return
+      if (!asking.has(request)) {
+        asking.add(request)
+        void invitations.find(token).catch(() => undefined).then((known) => {
+          asking.delete(request)
+          answered.set(request, known)
+          router.route(stanza)
+          answered.delete(request)
+        })
+      }
+      throw new StanzaError('recipient-unavailable', 'It is being asked what the invitation is')
+    })
+
+    function preapprove(known: KnownInvite | undefined, from: Jid, to: Jid): void {
       // §4.1: one that is not good is ignored.
       if (known === undefined || known.invite.kind !== 'contact' || known.invite.inviter !== to.bare || !store.isOpen(known.invite)) return
       const before = rosters.item(to.bare, from.bare)
-      if (seen(before) || from.bare === to.bare) return
-      store.use(known, from.bare)
+      if (seen(before)) return
+      if (here(host)) store.use(known, from.bare)
+      else invitations.use(known.hash, from.bare).catch((error: unknown) => { log.warn({ what: 'invitation_not_used_up', error }) })
       const wanted = before?.subscription !== 'to'
       rosters.set(to.bare, { groups: [], subscription: 'none', ...before, jid: from.bare, ask: wanted, approved: true, hidden: false })
       // §3.5: and a request of the inviter's own.
       if (wanted) router.route(makeStanza('presence', { type: 'subscribe', from: to.bare, to: from.bare }))
-    })
+    }
 
     // ---- The page
 
     if (options.landing_page === 'none') return undefined
     return servePage(lasting('invites pages', () => new Map<string, PageParts>()), {
-      host, http, limits, secret: lasting('invites secret', () => crypto.getRandomValues(new Uint8Array(32))),
+      host, http, limits, secret: calls.alone ? lasting('invites secret', () => crypto.getRandomValues(new Uint8Array(32))) : storage.records.get('account-secrets', [host, 'invites']) as Uint8Array,
       siteName: options.site_name === '' ? host : options.site_name,
       webchat: /^https?:/.test(options.webchat_url) ? options.webchat_url.replaceAll('@HOST@', host) : undefined,
-      find(token) {
-        const known = store.find(token)
+      async find(token) {
+        const known = await invitations.find(token)
         if (known === undefined) return undefined
         const { invite } = known
         return {

@@ -89,7 +89,8 @@ export const register = defineExtension({
       if (pass?.username === undefined && await registrations.reserved(jid.bare)) throw new StanzaError('conflict')
       const giveBack = pass === undefined ? takeTurn(address) : () => undefined
       try {
-        await withStanzaErrors(accounts.register(jid.bare, password, pass && (() => pass.use(jid.bare))))
+        const make = (alongside?: () => void): Promise<void> => withStanzaErrors(accounts.register(jid.bare, password, alongside))
+        await (pass === undefined ? make() : pass.use(jid.bare, make))
       } catch (error) {
         giveBack()
         throw error

@@ -31,20 +31,20 @@ export interface PageParts {
   readonly limits: Limits
   /** Signs the forms, so that none of another site is taken for one of ours. */
   readonly secret: Uint8Array
-  find(token: string): PageInvite | undefined
+  find(token: string): Promise<PageInvite | undefined>
 }
 
 /** Serves the page of each invitation below `/invites`, for all hosts at once: a token tells whose it is. Call the result to stop. */
 export function servePage(hosts: Map<string, PageParts>, own: PageParts): () => void {
   async function show(request: IncomingMessage, response: ServerResponse, path: HttpPath): Promise<void> {
-    const { token, parts, found } = read(path)
+    const { token, parts, found } = await read(path)
     const wrong = overText(found)
     if (found === undefined || wrong !== undefined) return send(response, 404, overPage(parts, wrong ?? ''))
     send(response, 200, invitePage(parts, token, found, systemOf(request)))
   }
 
   async function register(request: IncomingMessage, response: ServerResponse, path: HttpPath): Promise<void> {
-    const { token, parts, found } = read(path)
+    const { token, parts, found } = await read(path)
     requireOwnForm(request)
     const form = new URLSearchParams((await readBody(request, response, FORM_BYTES_MAX, parts.limits)).toString('utf8'))
     const wrong = overText(found)
@@ -63,11 +63,11 @@ export function servePage(hosts: Map<string, PageParts>, own: PageParts): () => 
     }
   }
 
-  function read(path: HttpPath): { token: string; parts: PageParts; found: PageInvite | undefined } {
+  async function read(path: HttpPath): Promise<{ token: string; parts: PageParts; found: PageInvite | undefined }> {
     const [, , token = '', ...more] = path.path.split('/')
     if (more.length === 0 && /^[A-Za-z0-9]{1,64}$/.test(token)) {
       for (const parts of hosts.values()) {
-        const found = parts.find(token)
+        const found = await parts.find(token)
         if (found !== undefined) return { token, parts, found }
       }
     }

@@ -40,13 +40,15 @@ export interface KnownInvite {
 export interface InviteStore {
   /** Keeps an invitation and answers its token, which is not kept. */
   add(invite: Omit<Invite, 'used'>): string
-  /** The invitation of a token, also when it is over or used. */
-  find(token: string): KnownInvite | undefined
+  /** The invitation of a token's hash, also when it is over or used. */
+  find(hash: string): KnownInvite | undefined
   /** Whether it is neither used nor over. */
   isOpen(invite: Invite): boolean
   /** Whether it is there and not used, however old. */
   isUnused(hash: string): boolean
   use(known: KnownInvite, owner: string): void
+  /** It was used for an account that could not be made. */
+  giveBack(hash: string, owner: string): void
   /** How many an inviter has made in the time one lasts, and how many of these can make an account. */
   count(inviter: string): { all: number; register: number }
   isReserved(bareJid: string): boolean
@@ -100,9 +102,7 @@ export function createInviteStore(records: Records, host: string, now: () => num
       if (name !== undefined) records.put(NAMES, name, invite.until)
       return token
     },
-    find(token) {
-      if (token.length !== TOKEN_LENGTH) return undefined
-      const hash = hashOf(token)
+    find(hash) {
       const invite = get(hash)
       return invite && { hash, invite }
     },
@@ -112,6 +112,13 @@ export function createInviteStore(records: Records, host: string, now: () => num
       put(hash, { ...invite, used: owner })
       const name = nameOf(invite)
       if (name !== undefined) records.delete(NAMES, name)
+    },
+    giveBack(hash, owner) {
+      const invite = get(hash)
+      if (invite?.used !== owner) return
+      put(hash, { ...invite, used: '' })
+      const name = nameOf(invite)
+      if (name !== undefined) records.put(NAMES, name, invite.until)
     },
     count(inviter) {
       const all = at(records.range(BY, [inviter]))
@@ -143,6 +150,11 @@ export function createInviteStore(records: Records, host: string, now: () => num
       return count
     },
   }
+}
+
+/** Undefined for what can be no token. */
+export function hashOfToken(token: string): string | undefined {
+  return token.length === TOKEN_LENGTH ? hashOf(token) : undefined
 }
 
 function hashOf(token: string): string {
