@@ -24,8 +24,8 @@ export function accountsAtHome(accounts: Accounts, { claim, calls, name }: Accou
   calls.serve(name, async (bare, question) => {
     const [method, ...args] = question as readonly [Method, ...Value[]]
     if (!METHODS.has(method)) throw new Error(`accounts do not know ${method}`)
-    const call = accounts[method] as (bare: string, ...args: readonly unknown[]) => MaybePromise<unknown>
-    return (await call(bare, ...args)) as Value | undefined
+    const methods = accounts as unknown as Record<Method, (bare: string, ...args: readonly unknown[]) => MaybePromise<unknown>>
+    return (await methods[method](bare, ...args)) as Value | undefined
   })
   const ask = <Result>(bare: string, method: Method, ...args: readonly unknown[]): Promise<Result> => calls.ask(bare, name, [method, ...args as Value[]]).then((value) => (value ?? undefined) as Result)
   const anywhere = async <Result>(bare: string, method: Method, here: () => MaybePromise<Result>, ...args: readonly unknown[]): Promise<Result> => await claim(bare) ? here() : ask<Result>(bare, method, ...args)

@@ -47,7 +47,7 @@ export function unitOfRecord(table: string, key: Key): string | undefined {
 export interface NodeRecords {
   readonly records: Records
   /** Resolves when what was written elsewhere until now can be read there, or soon will be: it does not get lost. */
-  settled(): Promise<void>
+  readonly settled: () => Promise<void>
 }
 
 const SETTLING_MS = 5000
