@@ -26,9 +26,9 @@ const SECRETS = new Set(['account-secrets', 'muc-secrets'])
 /** Kept under the key of a unit by the services and owners that it has to do with. */
 const INDEXES = new Set(['muc-relations', 'pubsub_entities', 'pubsub_created', 'pubsub_bytes', 'pubsub_temporary'])
 /** Read and written at any node, by those who wait for what they read. */
-const ANYWHERE = new Set(['administrators', 'announcements', 'last-login', 'motd', 'upload-secrets', 'uploads', 'welcome'])
+const ANYWHERE = new Set(['administrators', 'announcements', 'last-login', 'motd', 'uploads', 'welcome'])
 /** Spread over units of their own (spread.ts). */
-const SPREAD = new Set(['upload-ends', 'upload-times', 'vcard_index'])
+const SPREAD = new Set(['upload-secrets', 'upload-ends', 'upload-times', 'vcard_index'])
 /** Rows under the key of an account that its host keeps: they lie in `hosted`, key [host, table, ...key]. */
 const HOSTED = new Set(['invites_by', 'invite_names'])
 const HOSTED_TABLE = 'hosted'
@@ -97,7 +97,7 @@ export function recordsOfNode(records: Records, { here, claim, send, calls, secr
   }
 
   const putSpread = (table: string, key: Key, value: Value | undefined): void => {
-    const unit = unitOfSpread(key)
+    const unit = unitOfSpread(table, key)
     const spread = [unit, table, ...key]
     if (!here(unit)) {
       written.add(unit)
@@ -134,7 +134,7 @@ export function recordsOfNode(records: Records, { here, claim, send, calls, secr
       if (HOSTED.has(table)) return records.get(HOSTED_TABLE, hostedKey(table, key))
       if (SECRETS.has(table)) return createHmac('sha256', secret).update(JSON.stringify([table, ...key])).digest()
       if (SPREAD.has(table)) {
-        const unit = unitOfSpread(key)
+        const unit = unitOfSpread(table, key)
         return readOne(unit, SPREAD_TABLE, [unit, table, ...key])
       }
       const unit = elsewhere(table, key)

@@ -20,8 +20,12 @@ export interface SpreadRow {
 /** Reads rows of one unit: of a table, those with this prefix. */
 export type ReadSpread = (unit: string, table: string, prefix: Key, options: RangeOptions) => Promise<readonly SpreadRow[]>
 
+/** The table that is not looked through: its keys are a constant and a secret, which is the unit. */
+const BY_SECRET = 'upload-secrets'
+
 /** The unit of a key, whose first part is the host. The space keeps it apart from all addresses. */
-export function unitOfSpread(key: Key): string {
+export function unitOfSpread(table: string, key: Key): string {
+  if (table === BY_SECRET) return key[1] as string
   let hash = 0x811c9dc5
   for (const part of key.slice(1)) for (let at = 0; at < part.length; at++) hash = Math.imul(hash ^ part.charCodeAt(at), 0x01000193) >>> 0
   // The lower bits of such a hash alone are poor.
