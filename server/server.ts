@@ -400,7 +400,8 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     host.disco.item('host', name === undefined ? { jid: domain } : { jid: domain, name })
     serviceUnits.set(domain, unit)
     services.set(domain, (stanza, session) => {
-      if (others?.(stanza, session) === true) return
+      const taken = others?.(stanza, session)
+      if (taken === true || taken instanceof Promise) return taken === true ? undefined : taken
       if (stanza.name !== 'iq') {
         if (stanza.name === 'message' && stanza.type !== 'error') router.bounce(stanza, new StanzaError('service-unavailable'), session)
         // RFC 6121 §3.1.4: it has no presence to see, and says so.

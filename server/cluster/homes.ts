@@ -11,8 +11,8 @@ import type { Units } from './shapes.ts'
 export interface HomesParts {
   readonly units: Units
   readonly log: Log
-  /** A frame for a unit of this node, or a reply to this node; `source` is the node that it came from, if from another. */
-  handle(frame: Frame, source: string | undefined): void
+  /** A frame for a unit of this node, or a reply to this node; `source` is the node that it came from, if from another. A promise when it takes effect later. */
+  handle(frame: Frame, source: string | undefined): void | Promise<void>
   /** Nodes are gone for good, and all units that they had; `wasThere` tells of which this is known. */
   lost(wasThere: (unit: string) => boolean): void
   /** Units whose homes are remembered. */
@@ -156,10 +156,7 @@ export class Homes {
 
   #sendOn(frame: Frame, done?: () => void): void {
     const { unit } = frame
-    if (this.#units.isHere(unit)) {
-      this.#handle(frame)
-      return done?.()
-    }
+    if (this.#units.isHere(unit)) return this.#handle(frame, undefined, done)
     const inc = this.#routes.get(unit)
     if (this.#closed && inc === undefined) return
     if (inc === undefined || this.#finding.has(unit)) return void this.#find(unit).held.push({ frame, done })
@@ -237,8 +234,7 @@ export class Homes {
   #come(unit: string, waiting: readonly Waiting[]): void {
     this.#routes.delete(unit)
     for (const { source, frame, done } of waiting) {
-      this.#handle(frame, source)
-      done()
+      this.#handle(frame, source, done)
     }
   }
 
@@ -273,10 +269,7 @@ export class Homes {
       this.#told(source, unit, frame.list)
       return done()
     }
-    if (isForNode(frame)) {
-      this.#handle(frame, source)
-      return done()
-    }
+    if (isForNode(frame)) return this.#handle(frame, source, done)
     if (unit === '') return this.#arrivedForMany(source, frame, done)
     this.#arrivedFor(source, frame, done)
   }
@@ -288,10 +281,7 @@ export class Homes {
       claiming.waiting.push({ source, frame, done })
       return
     }
-    if (this.#units.isHere(unit)) {
-      this.#handle(frame, source)
-      return done()
-    }
+    if (this.#units.isHere(unit)) return this.#handle(frame, source, done)
     if (frame.idle) return void this.#passIdle(source, frame, done)
     this.#claim(unit).waiting.push({ source, frame, done })
   }
@@ -299,8 +289,8 @@ export class Homes {
   /** A unit that is nobody's is not claimed for this. */
   async #passIdle(source: string, frame: Frame, done: () => void): Promise<void> {
     const inc = await this.#units.find(frame.unit).catch(() => undefined)
-    if (this.#units.isHere(frame.unit)) this.#handle(frame, source)
-    else if (inc !== undefined && inc !== this.#units.inc) return this.#passOn(inc, source, frame, done)
+    if (this.#units.isHere(frame.unit)) return this.#handle(frame, source, done)
+    if (inc !== undefined && inc !== this.#units.inc) return this.#passOn(inc, source, frame, done)
     done()
   }
 
@@ -339,13 +329,18 @@ export class Homes {
     this.#units.outgoing(source, encodeFrame({ kind: 'where', unit, list: [this.#units.inc] }), false)
   }
 
-  #handle(frame: Frame, source?: string): void {
+  /** `done` is called once it has taken effect, in that turn. */
+  #handle(frame: Frame, source?: string, done?: () => void): void {
+    const failed = (error: unknown): void => { this.#parts.log.error({ what: 'frame_failed', kind: frame.kind, unit: frame.unit, error }) }
+    let handling: void | Promise<void> = undefined
     try {
-      if (frame.kind === 'where') return this.sendTo(frame.list[0] as string, { kind: 'at', unit: frame.unit, list: [this.#units.inc, 'arrived'] })
-      this.#parts.handle(frame, source)
+      if (frame.kind === 'where') this.sendTo(frame.list[0] as string, { kind: 'at', unit: frame.unit, list: [this.#units.inc, 'arrived'] })
+      else handling = this.#parts.handle(frame, source)
     } catch (error) {
-      this.#parts.log.error({ what: 'frame_failed', kind: frame.kind, unit: frame.unit, error })
+      failed(error)
     }
+    if (handling instanceof Promise) void handling.catch(failed).then(done)
+    else done?.()
   }
 
   #pause(): Promise<void> {

@@ -93,9 +93,9 @@ export class Place {
     this.#homes = server.router.homes = new Homes({
       units, log: this.#log,
       handle: (frame, source) => {
-        if (frame.kind === 'row') takeRow(this.#own.records, frame)
-        else if (frame.kind === 'ask' || frame.kind === 'answer') this.#calls.arrived(frame)
-        else server.router.arrived(frame, source)
+        if (frame.kind === 'row') return takeRow(this.#own.records, frame)
+        if (frame.kind === 'ask' || frame.kind === 'answer') return this.#calls.arrived(frame)
+        return server.router.arrived(frame, source)
       },
       lost(wasThere) {
         for (const session of server.sessions.all()) server.hosts.get(session.host)?.presence.contactsLost(session, wasThere)

@@ -240,13 +240,14 @@ export interface Router {
    */
   route(stanza: Stanza, options?: { readonly durable?: boolean; readonly session?: Session }): void
   /** Takes over a local domain, such as `upload.example.org`, that is not a host: stanzas to it come here. `unit`: what of it has a home where there are several nodes. */
-  service(domain: string, handler: (stanza: Stanza, session: Session | undefined) => void, unit?: ServiceUnit): void
+  service(domain: string, handler: (stanza: Stanza, session: Session | undefined) => void | Promise<void>, unit?: ServiceUnit): void
   /**
    * A service domain with its own IQ handlers and disco answers. `name` is its disco item's name. Each stanza goes to `first`, which
-   * says whether it has taken it, and may throw a StanzaError to answer a message or an IQ; the rest is an IQ for the domain, or for nobody.
+   * says whether it has taken it, and may throw a StanzaError to answer a message or an IQ (a promise when it takes time: it has taken it); the rest is an
+   * IQ for the domain, or for nobody.
    * `unit`: what of it has a home where there are several nodes; nothing when left out.
    */
-  iqService(domain: string, name?: string, first?: (stanza: Stanza, session: Session | undefined) => boolean, unit?: ServiceUnit): { readonly iq: IqRegistry; readonly disco: DiscoRegistry }
+  iqService(domain: string, name?: string, first?: (stanza: Stanza, session: Session | undefined) => boolean | Promise<void>, unit?: ServiceUnit): { readonly iq: IqRegistry; readonly disco: DiscoRegistry }
   /**
    * Sends one stanza of a local service to many; only `to` differs. Who has blocked `from` does not get it (XEP-0191). The service
    * answers for what the stanza says: nothing is removed from it.

@@ -169,9 +169,8 @@ export const offline = defineExtension({
       if (queue.count(owner) === 0) return undefined
       let page = await queue.list(owner, PAGE)
       for (;;) {
-        const archived: string[] = []
-        for (const { id } of page) if ((await storage.archive.get(owner, id)) !== undefined) archived.push(id)
-        queue.remove(owner, archived)
+        const { items } = await storage.archive.query(owner, { ids: page.map(({ id }) => id), max: page.length, direction: 'forward' })
+        queue.remove(owner, items.map(({ id }) => id))
         const last = page.at(-1)
         if (page.length < PAGE || last === undefined) return undefined
         page = await queue.list(owner, PAGE, last.id)

@@ -20,7 +20,8 @@ import type { PendingIqs } from './iq.ts'
 import type { Delivery } from './hooks.ts'
 import { isInRoomOf, isMarkedPrivate, noteOwnPresence } from './private-messages.ts'
 
-export type Service = (stanza: Stanza, session: Session | undefined) => void
+/** A promise only for what takes time; it rejects with what is to be answered. */
+export type Service = (stanza: Stanza, session: Session | undefined) => void | Promise<void>
 
 /** What of a service has a home (cluster/shapes.ts): each address at it, the service as a whole, or nothing, so that each node answers for it. */
 export type ServiceUnit = 'address' | 'domain' | undefined
@@ -57,7 +58,7 @@ export class Router {
 
   /**
    * Routes a stanza whose `from` is set. Without `to` it is for the sender's own account (RFC 6120 §10.3). The result is a
-   * promise only for an IQ whose handler takes time, and for the first stanza to an account that is kept elsewhere.
+   * promise only for what a handler or service takes time for, and for the first stanza to an account that is kept elsewhere.
    */
   route(stanza: Stanza, session?: Session, durable = false): void | Promise<void> {
     try {
@@ -89,7 +90,7 @@ export class Router {
     try {
       switch (stanza.name) {
         case 'message':
-          return this.#message(stanza, from, to, session, durable)
+          return this.#inTime(this.#message(stanza, from, to, session, durable), stanza, session)
         case 'presence':
           return this.#presence(stanza, from, to, session)
         case 'iq':
@@ -98,6 +99,11 @@ export class Router {
     } catch (error) {
       this.bounce(stanza, error, session)
     }
+  }
+
+  /** What a service fails with that takes time is answered as what fails at once. */
+  #inTime(taking: void | Promise<void>, stanza: Stanza, session?: Session): void | Promise<void> {
+    return taking instanceof Promise ? taking.catch((error: unknown) => { this.bounce(stanza, error, session) }) : undefined
   }
 
   /** What has a home and gets stanzas to this address; undefined when any node may take them. */
@@ -122,8 +128,8 @@ export class Router {
     return this.homes === undefined || this.homes.here(account.bare)
   }
 
-  /** A frame of another node, for a unit of this one. Those who sent the stanzas in it have been asked and have theirs stored. */
-  arrived(frame: Frame, source?: string): void {
+  /** A frame of another node, for a unit of this one. Those who sent the stanzas in it have been asked and have theirs stored. A promise when it takes effect later. */
+  arrived(frame: Frame, source?: string): void | Promise<void> {
     const { kind, unit, list } = frame
     if (kind === 'told') return this.tell(unit, ...list)
     const stanza = readStanza(frame.stanza)
@@ -134,8 +140,8 @@ export class Router {
       case 'clients':
         try {
           const [to, ...others] = kind === 'clients' ? list.map((jid) => Jid.parse(jid)) : [Jid.parse(stanza.to ?? '')]
-          if (stanza.name === 'message') this.#message(stanza, from, to as Jid, undefined, false, kind === 'clients' ? others : undefined, frame)
-          else if (stanza.name === 'presence') {
+          if (stanza.name === 'message') return this.#inTime(this.#message(stanza, from, to as Jid, undefined, false, kind === 'clients' ? others : undefined, frame), stanza)
+          if (stanza.name === 'presence') {
             this.#noteRoom(stanza, from, to as Jid)
             this.presenceTo(stanza, from, to as Jid, true)
           }
@@ -221,7 +227,7 @@ export class Router {
     }
     const message = stanza.withAttrs({ to: first.toString() })
     try {
-      this.#message(message, Jid.parse(stanza.from ?? ''), first, undefined, false, others)
+      void this.#inTime(this.#message(message, Jid.parse(stanza.from ?? ''), first, undefined, false, others), message)
     } catch (error) {
       this.bounce(message, error)
     }
@@ -264,7 +270,7 @@ export class Router {
     const unit = this.#elsewhere(to)
     if (unit !== undefined) return this.homes?.send({ kind: 'reply', unit, stanza: reply.bytes(), durable: reply.name === 'message' })
     const service = this.#parts.services.get(to.domain)
-    if (service !== undefined) return service(reply, undefined)
+    if (service !== undefined) return void service(reply, undefined)
     if (to.resource === '') {
       if (reply.name === 'iq') this.#answered(reply)
       return
@@ -279,7 +285,7 @@ export class Router {
     if (asker !== undefined && asker !== this.homes.inc) this.homes.sendTo(asker, { kind: 'reply', stanza: answer.bytes() })
   }
 
-  #message(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined, durable: boolean, others?: readonly Jid[], arrived?: Frame): void {
+  #message(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined, durable: boolean, others?: readonly Jid[], arrived?: Frame): void | Promise<void> {
     const type = stanza.type
     // RFC 6121 §5.2.2: an unknown type is a normal message.
     if (type !== undefined && !MESSAGE_TYPES.has(type)) stanza = stanza.withAttrs({ type: undefined })
@@ -459,7 +465,7 @@ export class Router {
       return this.homes?.send({ kind: 'stanza', unit, stanza: stanza.bytes(), durable: isSubscription, idle: !isSubscription && !this.#parts.services.has(to.domain) })
     }
     const service = this.#parts.services.get(to.domain)
-    if (service !== undefined) return service(stanza, undefined)
+    if (service !== undefined) return void service(stanza, undefined)
     const host = this.#parts.hosts.get(to.domain)
     if (host === undefined) {
       if (stanza.type === 'error' || stanza.type === 'unavailable') return

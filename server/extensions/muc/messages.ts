@@ -9,9 +9,9 @@ import { nextMessageId, timeOfLastId, timeOfMessageId } from '../../../lib/stanz
 import { readStanza } from '../../../lib/stanza/read.ts'
 import { CLIENT_NS, makeStanza, type Stanza } from '../../../lib/stanza/stanza.ts'
 import { type Element, escapeXml } from '../../../lib/xml/element.ts'
-import type { Session } from '../../sessions/session.ts'
-import type { ArchivePage } from '../../storage/shapes.ts'
-import { type Client, MUC_USER_NS, OCCUPANT_ID_NS, type Room } from './room.ts'
+import type { SendOptions, Session } from '../../sessions/session.ts'
+import type { ArchivedItem, ArchivePage, MaybePromise } from '../../storage/shapes.ts'
+import { type Client, type Entering, MUC_USER_NS, OCCUPANT_ID_NS, type Room } from './room.ts'
 import { reaches } from './room-config.ts'
 
 export const RETRACT_NS = 'urn:xmpp:message-retract:1'
@@ -21,10 +21,12 @@ export const FORMER_MODERATE_NS = 'urn:xmpp:message-moderate:0'
 export const FASTEN_NS = 'urn:xmpp:fasten:0'
 /** Of the history that somebody who enters is sent. */
 const HISTORY_CHARS_MAX = 1_000_000
+/** So many messages wait for one that enters; with more it goes without the history. */
+const MEANWHILE_MAX = 200
 const STANZA_ID_NS = 'urn:xmpp:sid:0'
 
-/** §7.4: to everybody. */
-export function sendToAll(room: Room, client: Client | undefined, stanza: Stanza): void {
+/** §7.4: to everybody. A promise when it takes back what has to be looked for in an archive elsewhere. */
+export function sendToAll(room: Room, client: Client | undefined, stanza: Stanza): void | Promise<void> {
   if (client === undefined) throw new StanzaError('not-acceptable', 'only occupants may send messages to the room')
   const { occupant } = client
   const { config, rooms } = room
@@ -34,8 +36,9 @@ export function sendToAll(room: Room, client: Client | undefined, stanza: Stanza
   client.messageAt = now
   const setsSubject = isSubject(stanza)
   if (setsSubject && occupant.role !== 'moderator' && !(config.changeSubject && occupant.role === 'participant')) throw new StanzaError('forbidden', 'you may not change the subject')
-  retract(room, occupant.bare, stanza)
-  publish(room, cleaned(room, stanza).withAttrs({ from: occupant.jid.toString(), to: undefined }).append('occupant-id', OCCUPANT_ID_NS, occupant.idXml), occupant.jid, occupant.bare, setsSubject)
+  const said = (): void => void publish(room, cleaned(room, stanza).withAttrs({ from: occupant.jid.toString(), to: undefined }).append('occupant-id', OCCUPANT_ID_NS, occupant.idXml), occupant.jid, occupant.bare, setsSubject)
+  const retracting = retract(room, occupant.bare, stanza)
+  return retracting === undefined ? said() : retracting.then(said)
 }
 
 /** Archives a message of the room and sends it to everybody; its archive id. */
@@ -55,11 +58,20 @@ export function publish(room: Room, message: Stanza, from: Client['jid'], author
     room.save()
   }
   const live = kept || setsSubject ? withStanzaId(message, room.address, id) : message
-  rooms.parts.router.multicast(live, from, room.clients.values(), durable ? { durable: true } : {})
+  tellAll(room, live, from, durable ? { durable: true } : {})
   if (!kept) return id
   const sentTo = (session: Session): boolean => room.client(session.jid) !== undefined
   for (const [jid, { affiliation }] of room.affiliations) if (jid !== author && reaches(affiliation, 'member')) rooms.parts.router.missed(jid, live, sentTo, () => room.accounts.get(jid)?.map(({ full }) => full) ?? [])
   return id
+}
+
+function tellAll(room: Room, live: Stanza, from: Client['jid'], options: SendOptions): void {
+  const { router } = room.rooms.parts
+  if (room.entering.size === 0) return router.multicast(live, from, room.clients.values(), options)
+  for (const [client, entering] of room.entering) {
+    if (entering.meanwhile.push(() => { router.multicast(live, from, [client], options) }) > MEANWHILE_MAX) entering.end()
+  }
+  router.multicast(live, from, Array.from(room.clients.values()).filter((client) => !room.entering.has(client)), options)
 }
 
 /** A room without an archive keeps as many messages as it shows to who enters. */
@@ -117,12 +129,22 @@ export function sendDiscussion(room: Room, client: Client, history: Element | un
     sendHistory(room, client, found.messages, found.chars)
     return sendSubject(room, client)
   }
-  // Where history is elsewhere, what is said meanwhile comes first.
+  // What is said while that is read elsewhere comes after it.
+  room.entering.get(client)?.end()
+  const entering: Entering = {
+    meanwhile: [],
+    end() {
+      if (room.entering.get(client) !== entering) return
+      room.entering.delete(client)
+      if (room.clients.get(client.full) !== client) return
+      sendSubject(room, client)
+      for (const tell of entering.meanwhile) tell()
+    },
+  }
+  room.entering.set(client, entering)
   found.then(({ messages, chars }) => {
-    if (room.clients.get(client.full) !== client) return
-    sendHistory(room, client, messages, chars)
-    sendSubject(room, client)
-  }).catch(() => { sendSubject(room, client) })
+    if (room.entering.get(client) === entering && room.clients.get(client.full) === client) sendHistory(room, client, messages, chars)
+  }).catch((error: unknown) => { room.rooms.parts.log.error({ what: 'room_history_not_read', room: room.address, error }) }).finally(() => { entering.end() })
 }
 
 interface History {
@@ -194,30 +216,48 @@ function sendSubject(room: Room, client: Client): void {
 // ---- Retraction (XEP-0424, XEP-0425)
 
 /** XEP-0424 §5: an author takes back a message of their own. */
-function retract(room: Room, author: string, stanza: Stanza): void {
+function retract(room: Room, author: string, stanza: Stanza): Promise<void> | undefined {
   const [span, another] = stanza.children.filter(({ name, xmlns }) => name === 'retract' && xmlns === RETRACT_NS)
   // What the room does not look at must not reach anybody.
   if (another !== undefined) throw new StanzaError('bad-request', 'one message takes back one')
   const id = span === undefined ? undefined : stanza.childElement(span).attrs['id']
-  const found = id === undefined ? undefined : findMessage(room, id)
-  if (id === undefined || found === undefined) return
-  if (found.author !== author) throw new StanzaError('forbidden', 'the message is somebody else\'s')
-  const by = stanza.id === undefined ? '' : ` id='${escapeXml(stanza.id)}'`
-  bury(room, id, found, `<retracted xmlns='${RETRACT_NS}'${by} stamp='${formatDateTime(room.rooms.parts.now())}'/>`)
+  if (id === undefined) return undefined
+  const taken = (found: FoundMessage | undefined): void => {
+    if (found === undefined) return
+    if (found.author !== author) throw new StanzaError('forbidden', 'the message is somebody else\'s')
+    const by = stanza.id === undefined ? '' : ` id='${escapeXml(stanza.id)}'`
+    bury(room, id, found, `<retracted xmlns='${RETRACT_NS}'${by} stamp='${formatDateTime(room.rooms.parts.now())}'/>`)
+  }
+  const finding = findMessage(room, id)
+  if (finding instanceof Promise) return finding.then(taken)
+  taken(finding)
+  return undefined
 }
 
-/** What the room has under an archive id. */
-export function findMessage(room: Room, id: string): { bytes: Buffer; author: string } | undefined {
+export interface FoundMessage {
+  readonly bytes: Buffer
+  readonly author: string
+  readonly archived: boolean
+}
+
+/** What the room has under an archive id. A promise, which rejects when the room has ended meanwhile, when its archive is elsewhere. */
+export function findMessage(room: Room, id: string): MaybePromise<FoundMessage | undefined> {
   const { store, parts } = room.rooms
+  const found = (item: ArchivedItem | undefined): FoundMessage | undefined => {
+    if (item !== undefined && id > room.since) return { bytes: item.bytes, author: item.with, archived: true }
+    const message = store.message(room.local, id)
+    return message && { bytes: Buffer.from(message.bytes), author: message.author, archived: false }
+  }
   const item = parts.storage.archive.get(room.address, id)
-  if (item instanceof Promise) throw new Error('rooms need a storage driver that reads synchronously')
-  if (item !== undefined && id > room.since) return { bytes: item.bytes, author: item.with }
-  const message = store.message(room.local, id)
-  return message && { bytes: Buffer.from(message.bytes), author: message.author }
+  if (!(item instanceof Promise)) return found(item)
+  return item.then((read) => {
+    if (room.destroyed) throw new StanzaError('item-not-found', 'there is no such room any more')
+    return found(read)
+  })
 }
 
 /** XEP-0424 §5: puts a tombstone in the place of a message. `retracted` is serialised, and so is `former`, the same as older clients know it. */
-export function bury(room: Room, id: string, found: { bytes: Buffer; author: string }, retracted: string, former?: string): void {
+export function bury(room: Room, id: string, found: FoundMessage, retracted: string, former?: string): void {
   const { store, parts } = room.rooms
   const before = readStanza(found.bytes)
   const occupantId = before.find('occupant-id', OCCUPANT_ID_NS)
@@ -226,6 +266,7 @@ export function bury(room: Room, id: string, found: { bytes: Buffer; author: str
     { name: 'retracted', xmlns: RETRACT_NS, text: retracted },
     ...(former === undefined ? [] : [{ name: 'moderated', xmlns: FORMER_MODERATE_NS, text: former }]),
   ]).bytes()
-  void parts.storage.archive.replace(room.address, id, bytes)
+  // In one group with what is said of it, which a replacement that has to be looked for would not be.
+  if (found.archived) parts.storage.archive.append({ id, bytes, owners: [{ owner: room.address, with: found.author }] })
   if (store.message(room.local, id) !== undefined) store.removeMessage(room.local, id)
 }

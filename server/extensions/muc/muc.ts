@@ -335,11 +335,26 @@ class RoomService implements Rooms {
     this.#occupied.delete(room.local)
     this.#idle.delete(room.local)
     if (this.keepsArchives) {
-      if (this.archives && this.parts.storage.archive.bounds(room.address) !== undefined) this.store.putPast(room.local)
+      if (this.archives) this.#keepPast(room)
       return
     }
     const purged = this.parts.storage.archive.purge(room.address, this.parts.now() + 1)
     if (purged instanceof Promise) purged.catch((error: unknown) => { this.parts.log.error({ what: 'room_archive_not_removed', room: room.address, error }) })
+  }
+
+  /** Notes a room that is gone and has left an archive. */
+  #keepPast({ local, address }: Room): void {
+    const { storage, here, log } = this.parts
+    const bounds = storage.archive.bounds(address)
+    if (!(bounds instanceof Promise)) {
+      if (bounds !== undefined) this.store.putPast(local)
+      return
+    }
+    // Until it is known that there is none it counts as one that has.
+    this.store.putPast(local)
+    bounds.then((found) => {
+      if (found === undefined && here(address)) this.store.removePast(local)
+    }).catch((error: unknown) => { log.error({ what: 'room_archive_not_read', room: address, error }) })
   }
 
   /** The room of this name, if there is one. */
@@ -380,7 +395,7 @@ class RoomService implements Rooms {
   // ---- What comes
 
   /** Whether the stanza was taken; the rest is an IQ to the service itself. */
-  #take(stanza: Stanza, session: Session | undefined): boolean {
+  #take(stanza: Stanza, session: Session | undefined): boolean | Promise<void> {
     const to = Jid.parse(stanza.to ?? '')
     const from = Jid.parse(stanza.from ?? '')
     if (to.local === '') return this.#toService(stanza, to, from, session)
@@ -389,8 +404,7 @@ class RoomService implements Rooms {
         this.#presence(stanza, to, from, session)
         return true
       case 'message':
-        this.#message(stanza, to, from)
-        return true
+        return this.#message(stanza, to, from) ?? true
       default:
         this.#iq(stanza, to, from, session)
         return true
@@ -488,22 +502,25 @@ class RoomService implements Rooms {
     join(made, stanza, from, to.resource, there, true)
   }
 
-  #message(stanza: Stanza, to: Jid, from: Jid): void {
+  #message(stanza: Stanza, to: Jid, from: Jid): Promise<void> | undefined {
     const room = this.room(to.local)
     const client = room?.client(from)
     if (stanza.type === 'error') {
       if (room !== undefined && client !== undefined) this.#lost(room, client, stanza)
-      return
+      return undefined
     }
     if (room === undefined) throw new StanzaError('item-not-found', 'there is no such room')
-    if (to.resource !== '') return sendPrivately(room, client, stanza, to.resource)
+    if (to.resource !== '') {
+      sendPrivately(room, client, stanza, to.resource)
+      return undefined
+    }
     if (stanza.type !== 'groupchat') {
-      if (mediate(room, client, stanza, from)) return
+      if (mediate(room, client, stanza, from)) return undefined
       // A message of another type to the room is for nobody.
       throw new StanzaError(client === undefined ? 'not-acceptable' : 'bad-request', 'a message to the room is of type groupchat')
     }
     this.#counted()
-    sendToAll(room, client, stanza)
+    return sendToAll(room, client, stanza) ?? undefined
   }
 
   /** A client that cannot be reached is no occupant. */

@@ -14,7 +14,7 @@ import { DISCO_INFO_NS, DISCO_ITEMS_NS } from '../disco-registry.ts'
 import type { IqRequest } from '../extension.ts'
 import { standalone } from '../standalone-element.ts'
 import { answerConfig, answerList, applyConfig, applyEdits, reservable, setAffiliation } from './administration.ts'
-import { bury, FASTEN_NS, findMessage, FORMER_MODERATE_NS, MODERATE_NS, publish, RETRACT_NS, withAuthor } from './messages.ts'
+import { bury, FASTEN_NS, findMessage, type FoundMessage, FORMER_MODERATE_NS, MODERATE_NS, publish, RETRACT_NS, withAuthor } from './messages.ts'
 import { HATS_NS, MUC_ADMIN_NS, MUC_NS, MUC_OWNER_NS, OCCUPANT_ID_NS, type Room } from './room.ts'
 import { featuresOf, reaches } from './room-config.ts'
 
@@ -202,13 +202,18 @@ function setVcard(room: Room, { payload, from }: IqRequest): void {
 // ---- Moderation (XEP-0425)
 
 /** `action` says what becomes of the message. Clients of either version are told in theirs. */
-function moderate(room: Room, from: Jid, id: string | undefined, action: Element | undefined): void {
+function moderate(room: Room, from: Jid, id: string | undefined, action: Element | undefined): void | Promise<void> {
   const occupant = room.client(from)?.occupant
   if (occupant?.role !== 'moderator' && !reaches(room.affiliationOf(from), 'admin')) throw new StanzaError('forbidden', 'only moderators may do this')
   if (id === undefined || id === '') throw new StanzaError('bad-request', 'the id of the message is missing')
   if (action?.getChild('retract', RETRACT_NS) === undefined && action?.getChild('retract', FORMER_RETRACT_NS) === undefined) throw new StanzaError('feature-not-implemented', 'a message can be retracted, and nothing else')
   const found = findMessage(room, id)
+  return found instanceof Promise ? found.then((message) => { moderateFound(room, from, id, action, message) }) : moderateFound(room, from, id, action, found)
+}
+
+function moderateFound(room: Room, from: Jid, id: string, action: Element, found: FoundMessage | undefined): void {
   if (found === undefined) throw new StanzaError('item-not-found', 'the room has no such message')
+  const occupant = room.client(from)?.occupant
   const reason = action.getChildText('reason')
   const why = reason === null ? '' : `<reason>${escapeXml(reason)}</reason>`
   const by = occupant === undefined ? '' : ` by='${escapeXml(occupant.jid.toString())}'`

@@ -24,7 +24,7 @@ const DEPARTED_MAX = 500
 /** What a service's rooms share. */
 export interface Rooms {
   readonly domain: string
-  readonly parts: Pick<Parts, 'here' | 'router' | 'sessions' | 'storage' | 'access' | 'now'>
+  readonly parts: Pick<Parts, 'here' | 'router' | 'sessions' | 'storage' | 'access' | 'log' | 'now'>
   readonly store: RoomStore
   readonly secret: Uint8Array
   /** Whether the extension that keeps archives is on. */
@@ -84,6 +84,13 @@ export interface Occupant {
   readonly clients: Client[]
 }
 
+/** What a client is to hear once it has heard what was said before. */
+export interface Entering {
+  readonly meanwhile: (() => void)[]
+  /** It hears that now, and waits no longer. */
+  end(): void
+}
+
 export interface Change {
   readonly codes?: readonly number[]
   /** To the occupant alone, besides 110. */
@@ -127,6 +134,8 @@ export class Room {
   /** An id made when the room was read: those who left later have been seen to, by all who are here. */
   readonly readAt = nextMessageId()
   destroyed = false
+  /** Clients that have entered and wait for what was said before, which is read elsewhere. */
+  readonly entering = new Map<Client, Entering>()
 
   constructor(rooms: Rooms, local: string, stored: StoredRoom) {
     this.rooms = rooms
