@@ -43,7 +43,7 @@ export class HostFiles implements Files {
   }
 }
 
-type BeforeLogin = Parameters<Nonzas['beforeLogin']>[1]
+export type BeforeLogin = Parameters<Nonzas['beforeLogin']>[1]
 
 export class HostNonzas implements Nonzas {
   readonly #handlers = new Map<string, (session: Session, element: Stanza) => void>()

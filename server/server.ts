@@ -29,6 +29,7 @@ import type { Extension, FailedLogins, IqRegistry, Parts, DiscoRegistry, Persona
 import { serveDisco } from './extensions/disco-registry.ts'
 import { setUploadDefaults } from './extensions/http-upload.ts'
 import { extensions } from './extensions/index.ts'
+import type { InternalListener } from './front/internal-listener.ts'
 import { HostBind2, HostFeatures, HostFiles, HostLogins, HostNonzas, HostOperations, HostRegistrations, HostSasl2, type Host } from './host.ts'
 import { Directory } from './ldap/directory.ts'
 import { withDirectories } from './ldap/accounts.ts'
@@ -55,8 +56,11 @@ export interface ServerOptions {
   readonly log?: Log
   /** In place of the embedded store; not closed by the server. */
   readonly storage?: Storage
-  /** This server's place among several: which accounts and rooms live here, in this `storage`, and a secret that all of them know. */
-  readonly cluster?: { readonly units: Units; readonly secret: Uint8Array }
+  /**
+   * This server's place among several: which accounts and rooms live here, in this `storage`, a secret that all of them know, and where clients come
+   * from the others.
+   */
+  readonly cluster?: { readonly units: Units; readonly secret: Uint8Array; readonly listener?: InternalListener }
   /** What this server does of all that the servers of a cluster do; everything unless set. */
   readonly roles?: readonly string[]
   readonly now?: () => number
@@ -130,6 +134,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const calls = new Calls({ homes: () => router.homes, nodes: () => cluster?.units.nodes.map(({ inc }) => inc) ?? [], log })
   const place = cluster === undefined ? undefined : new (await import('./cluster/place.ts')).Place({ ...cluster, storage: opened.storage, calls, log })
   const storage = place?.storage ?? opened.storage
+  const front = place === undefined || cluster?.listener === undefined ? undefined : (await import('./front/node-front.ts')).createNodeFront({ place, secret: cluster.secret, listener: cluster.listener, closeTimeoutMs: limits.closeTimeoutMs, log, metrics })
   setUploadDefaults(storage, config.tidings.upload)
   const tokens = createTokens(storage.records, { now, clientsMax: limits.clientsPerAccount })
   const passwordGone = (bareJid: string): void => {
@@ -207,6 +212,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     certificates: () => certificates,
     accountLeft,
     claim: place && ((bare) => place.claim(bare)),
+    front: front?.front,
     sessionContext: {
       storage, gate, now,
       limits: { outboundBytes: limits.outboundBytes, unacknowledgedBytes: limits.resumeQueueBytes, held: limits.heldStanzas, heldBytes: limits.heldBytes },
@@ -595,6 +601,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       return (closed ??= (async () => {
         clearTimeout(endTimer)
         for (const host of hosts.values()) host.hooks.runStopping()
+        await front?.close()
         await c2s[Symbol.asyncDispose]()
         await components[Symbol.asyncDispose]()
         await Promise.all(ending)
@@ -633,6 +640,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     for (const host of hosts.values()) host.hooks.runStarted()
     await loadCertificates(config)
     await setListeners()
+    front?.serve(c2s)
     if (config.tidings.metrics !== undefined) {
       health = await listenHealth({ ...config.tidings.metrics, log, metrics, health: () => server.status() })
     }

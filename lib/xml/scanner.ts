@@ -497,6 +497,9 @@ export abstract class StreamScanner {
   protected abstract element(name: string, xmlns: string, attrs: Record<string, string>, content: Buffer, children: ElementSpan[]): void
   protected abstract streamClosed(): void
 
+  /** The qualified name of the stream's element, as the header has it. */
+  get streamName(): string { return this.#streamName }
+
   /** Whether nothing is begun and unfinished: the bytes so far end between first-level elements. */
   get idle(): boolean {
     return this.#unit === undefined && this.#rest === undefined

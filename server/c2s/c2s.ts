@@ -23,7 +23,8 @@ import { Session, type Carrier, type SessionContext } from '../sessions/session.
 import type { SessionRegistry } from '../sessions/sessions.ts'
 import type { Storage, StoredStream } from '../storage/shapes.ts'
 import { ClientStream } from './client-stream.ts'
-import type { FramedConnection } from './framed.ts'
+import type { Connection } from './framed.ts'
+import type { Front, Passenger } from './passing.ts'
 
 export interface C2sParts {
   readonly hosts: ReadonlyMap<string, Host>
@@ -40,6 +41,8 @@ export interface C2sParts {
   accountLeft(bare: string): void
   /** Has an account (a bare JID) live at this node; false when another has it. Undefined where there is one node. */
   readonly claim?: ((bare: string) => Promise<boolean>) | undefined
+  /** Takes the streams of accounts that are served elsewhere. */
+  readonly front?: Front | undefined
   now(): number
 }
 
@@ -59,7 +62,7 @@ export interface FramedClient {
 
 /** Where transports of elements bring their clients. */
 export interface ClientStreams {
-  adopt(connection: FramedConnection, client: FramedClient): boolean
+  adopt(connection: Connection, client: FramedClient): boolean
 }
 
 /** A listener that is open. */
@@ -110,6 +113,7 @@ export class C2s implements AsyncDisposable {
   get hosts(): ReadonlyMap<string, Host> { return this.#parts.hosts }
   get router(): Router { return this.#parts.router }
   get claim(): C2sParts['claim'] { return this.#parts.claim }
+  get front(): Front | undefined { return this.#parts.front }
   get sessions(): SessionRegistry { return this.#parts.sessions }
   get storage(): Storage { return this.#parts.storage }
   get accounts(): Accounts { return this.#parts.accounts }
@@ -174,8 +178,10 @@ export class C2s implements AsyncDisposable {
     }
   }
 
+  get #full(): boolean { return this.#streams.size + this.#arriving.size + (this.#parts.front?.connections ?? 0) >= this.limits.connections }
+
   #accept(listen: ListenConfig, socket: net.Socket): void {
-    if (this.#closing || this.#streams.size + this.#arriving.size >= this.limits.connections) return this.#refuse(socket, 'connections')
+    if (this.#closing || this.#full) return this.#refuse(socket, 'connections')
     if (!listen.proxyProtocol) return this.#admit(listen, socket, plainAddress(socket.remoteAddress))
     // Until then it is the proxy's connection: the limit of its address is not for it.
     this.#arriving.add(socket)
@@ -226,10 +232,11 @@ export class C2s implements AsyncDisposable {
 
   /**
    * Makes a stream of a connection that carries elements, under the same limits as on TCP. Returns false, and does not touch the
-   * connection, when they do not admit it. `listener` has what was configured where it came in.
+   * connection, when they do not admit it. `listener` has what was configured where it came in; `passed` is said of a client that another process has
+   * taken, whose connection this is to that.
    */
-  adopt(connection: FramedConnection, client: FramedClient): boolean {
-    const refused = this.#streams.size + this.#arriving.size >= this.limits.connections ? 'connections' : this.#count(client.address)
+  adopt(connection: Connection, client: FramedClient, passed?: Passenger): boolean {
+    const refused = this.#full ? 'connections' : this.#count(client.address)
     if (refused !== undefined) {
       this.#refused.inc(1, { reason: refused })
       return false
@@ -242,7 +249,7 @@ export class C2s implements AsyncDisposable {
       // RFC 7395 §3.9: TLS is the transport's.
       starttls: false, starttlsRequired: false,
     } as ListenConfig
-    this.#streams.add(new ClientStream(this, listen, connection, client.address, client.secure))
+    this.#streams.add(new ClientStream(this, listen, connection, client.address, client.secure, passed))
     return true
   }
 

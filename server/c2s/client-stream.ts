@@ -3,16 +3,17 @@ import { Socket } from 'node:net'
 import tls from 'node:tls'
 import { Jid } from '../../lib/jid.ts'
 import { Bucket } from '../../lib/net/bucket.ts'
-import { certifiedAddresses } from '../../lib/net/client-certificate.ts'
+import { certifiedAddresses, xmppAddressesOf } from '../../lib/net/client-certificate.ts'
 import { shareReads } from '../../lib/net/shared-reads.ts'
 import { channelBindingOf } from '../../lib/sasl/channel-binding.ts'
 import { certifiedAccounts } from '../../lib/sasl/external.ts'
+import { namedAccount } from '../../lib/sasl/named-account.ts'
 import { SaslFailure } from '../../lib/sasl/mechanism.ts'
 import { type ChannelBinding, createSaslServer, exchangeOf, mechanismsFor, type SaslContext, type SaslServer } from '../../lib/sasl/server.ts'
 import { randomId } from '../../lib/stanza/ids.ts'
 import type { ScramHash } from '../../lib/sasl/scram-keys.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
-import { CLIENT_NS, errorReply, iqResult, type Stanza } from '../../lib/stanza/stanza.ts'
+import { CLIENT_NS, errorReply, iqResult, Stanza } from '../../lib/stanza/stanza.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
 import { CLOSE_XML, openXml, readFrame } from '../../lib/stream/framing.ts'
 import { type Element, escapeXml, xml } from '../../lib/xml/element.ts'
@@ -21,11 +22,12 @@ import type { LoginTry } from '../accounts/login-limits.ts'
 import type { Shaper } from '../config/access.ts'
 import type { ListenConfig } from '../config/config.ts'
 import type { Login, Stranger, Task } from '../extensions/extension.ts'
-import type { Host } from '../host.ts'
+import type { BeforeLogin, Host } from '../host.ts'
 import { type Carrier, createManagement, type Session, type Taken } from '../sessions/session.ts'
 import type { C2s } from './c2s.ts'
 import { type Connection, FramedConnection } from './framed.ts'
-import { BIND2_NS, challengeXml, CLIENT, continueXml, failureXml, readAgent, readInitialResponse, resourceFor, SASL2_NS, successXml, taskDataXml } from './sasl2.ts'
+import { type Front, type Passage, type Passenger, tlsFactsOf } from './passing.ts'
+import { BIND2_NS, challengeXml, CLIENT, continueXml, failureXml, readAgent, readInitialResponse, resourceFor, SASL2_NS, successXml, taskDataXml, withInitialResponse } from './sasl2.ts'
 
 const NS = {
   streams: 'http://etherx.jabber.org/streams',
@@ -74,6 +76,16 @@ export class ClientStream implements StreamHandler, Carrier {
   #answering = false
   /** The bare JID that the stream header says it is from. */
   #claimed: string | undefined
+  /** Whether mechanisms are offered for the account that the stream header names: it is known here. */
+  #claimedHere = false
+  /** The stream header as it came, to be said again to whoever serves the account; kept until it is known who that is. */
+  #header: StreamHeader | undefined
+  /** What begins a login, as far as it is not known who serves the account. */
+  #request: Stanza | undefined
+  /** The client as another process tells of it, which has its connection. */
+  readonly #passed: Passenger | undefined
+  /** Elements that come again, until the last of which the client has had all answers. */
+  #repeated = 0
   #authTries = 0
   #try: LoginTry | undefined
   #headerSent = false
@@ -99,8 +111,13 @@ export class ClientStream implements StreamHandler, Carrier {
   #shaperPause: NodeJS.Timeout | undefined
   #bucket: Bucket | undefined
 
-  constructor(c2s: C2s, listen: ListenConfig, socket: Connection, address: string, secure: boolean) {
+  constructor(c2s: C2s, listen: ListenConfig, socket: Connection, address: string, secure: boolean, passed?: Passenger) {
     this.#c2s = c2s
+    this.#passed = passed
+    if (passed !== undefined) {
+      this.#repeated = passed.repeated
+      this.#authTries = passed.failures
+    }
     this.listen = listen
     this.#socket = socket
     this.#framed = socket instanceof FramedConnection ? socket : undefined
@@ -126,14 +143,27 @@ export class ClientStream implements StreamHandler, Carrier {
   get backlog(): number { return this.#socket.writableLength }
   get confirms(): boolean { return this.#framed?.confirms === true }
 
+  /** Has it hear nothing of its connection any more. */
+  #detach: (() => void) | undefined
+
   #attach(socket: Connection): void {
     if (socket instanceof Socket) shareReads(socket)
-    socket.on('data', (chunk: Buffer) => this.#read(chunk))
-    this.#framed?.on('heard', () => this.#heard())
+    const read = (chunk: Buffer): void => this.#read(chunk)
+    const heard = (): void => this.#heard()
     const gone = (): void => this.#gone()
+    socket.on('data', read)
+    this.#framed?.on('heard', heard)
     socket.on('error', gone)
     socket.on('end', gone)
     socket.on('close', gone)
+    if (this.#c2s.front === undefined) return
+    this.#detach = () => {
+      socket.off('data', read)
+      socket.off('error', gone)
+      socket.off('end', gone)
+      socket.off('close', gone)
+      this.#framed?.off('heard', heard)
+    }
   }
 
   #heard(): void {
@@ -216,6 +246,18 @@ export class ClientStream implements StreamHandler, Carrier {
     if (attrs['from'] && from === undefined) throw new StreamError('improper-addressing', 'from is no address')
     this.#host = host
     this.#claimed = from?.bare
+    const { front } = this.#c2s
+    const before = this.#user === undefined && host !== undefined
+    this.#header = before && front !== undefined ? header : undefined
+    // Only SASL2 differs from account to account, and it is for encrypted streams.
+    if (before && front !== undefined && this.#secure && this.#passed === undefined && from?.domain === host.name && from.local !== '' && !front.isHere(from.bare)) {
+      const open = (): void => this.#openStream(header, host, from, to)
+      return this.#wait(this.#passOn(front, from.bare, []).then((passed) => passed ? undefined : open(), open), () => {})
+    }
+    this.#openStream(header, host, from, to)
+  }
+
+  #openStream({ attrs }: StreamHeader, host: Host | undefined, from: Jid | undefined, to: string | undefined): void {
     this.#sendHeader(from?.toString())
     // RFC 6120 §4.9.3.9
     if (this.#user !== undefined && from !== undefined && from.bare !== Jid.of(this.#user, host?.name ?? '').bare) throw new StreamError('invalid-from', 'not the account of the login')
@@ -228,6 +270,7 @@ export class ClientStream implements StreamHandler, Carrier {
     if (version === undefined || !/^\d+\.\d+$/.test(version) || Number(version.split('.')[0]) < 1) throw new StreamError('unsupported-version')
     const banned = this.#user === undefined ? host.logins.opened(this.address) : undefined
     if (banned !== undefined) throw banned
+    this.#claimedHere = this.#claimed !== undefined && this.#repeated === 0 && this.#c2s.front?.isHere(this.#claimed) !== false
     this.#sendText(this.#features(host))
   }
 
@@ -267,7 +310,7 @@ export class ClientStream implements StreamHandler, Carrier {
   /** XEP-0388 §2.1: mechanisms for the account that the stream header names. One that does not exist looks like any other. */
   #sasl2Context(host: Host): SaslContext {
     const context = this.#saslContext(host)
-    const hashes = this.#claimed === undefined ? undefined : this.#c2s.accounts.hashes(this.#claimed)
+    const hashes = this.#claimed === undefined || !this.#claimedHere ? undefined : this.#c2s.accounts.hashes(this.#claimed)
     return { ...context, disabled: host.config.disabledMechanisms, hashes: host.directory !== undefined ? NO_HASHES : hashes === undefined || hashes instanceof Promise ? host.config.passwordHashes : hashes }
   }
 
@@ -291,6 +334,7 @@ export class ClientStream implements StreamHandler, Carrier {
 
   /** What the connection can be bound to; asked of OpenSSL once. */
   #channelBinding(): ChannelBinding | undefined {
+    if (this.#passed !== undefined) return this.#passed.binding
     const socket = this.#socket
     if (!this.#secure || !(socket instanceof tls.TLSSocket)) return undefined
     this.#binding ??= { found: channelBindingOf(socket, this.#c2s.endPointOf(socket)) }
@@ -298,6 +342,7 @@ export class ClientStream implements StreamHandler, Carrier {
   }
 
   #certifiedAddresses(): readonly string[] | undefined {
+    if (this.#passed !== undefined) return this.#certified ??= this.#passed.certificate && xmppAddressesOf(this.#passed.certificate)
     if (!this.#secure || !(this.#socket instanceof tls.TLSSocket) || this.listen.tlsOptions.caFile === undefined) return undefined
     this.#certified ??= certifiedAddresses(this.#socket) ?? []
     return this.#certified
@@ -317,6 +362,7 @@ export class ClientStream implements StreamHandler, Carrier {
   stanza(stanza: Stanza): void {
     if (this.#closed) return
     if (this.#framed !== undefined && ++this.#inFrame > 1) throw notWhole()
+    if (this.#repeated > 0) this.#repeated--
     const session = this.#session
     if (session !== undefined) return this.#fromSession(session, stanza)
     if (this.#user !== undefined) return this.#beforeBind(stanza)
@@ -414,21 +460,37 @@ export class ClientStream implements StreamHandler, Carrier {
       // RFC 6120 §8.2.3
       if (stanza.id === undefined || (stanza.type !== 'get' && stanza.type !== 'set') || stanza.children.length !== 1) throw new StreamError('not-authorized')
       const handler = child === undefined ? undefined : host.nonzas.before(`${child.xmlns} ${child.name}`)
-      if (handler !== undefined) {
-        if (this.#stranger?.host !== host.name || this.#stranger.secure !== this.#secure) this.#stranger = { address: this.address, secure: this.#secure, host: host.name, close: () => this.close() }
-        return this.#wait(
-          handler(this.#stranger, stanza).catch((error: unknown) => {
-            if (error instanceof StanzaError) return errorReply(stanza, error)
-            this.#c2s.log.error({ what: 'iq_failed', error })
-            return errorReply(stanza, new StanzaError('internal-server-error'))
-          }).then((reply) => this.write(reply.bytes())),
-          () => {},
-        )
-      }
+      if (handler !== undefined) return this.#wait(this.#fromStranger(host, handler, stanza), () => {})
     }
     // RFC 6120 §4.9.3.12
     if (stanza.isStanza || stanza.xmlns === NS.sm) throw new StreamError('not-authorized')
     throw new StreamError('unsupported-stanza-type')
+  }
+
+  async #fromStranger(host: Host, handler: BeforeLogin, request: Stanza): Promise<void> {
+    const { front } = this.#c2s
+    let reply: Stanza
+    try {
+      // Where it goes on TLS cannot begin any more.
+      const mayPass = front !== undefined && this.#stranger === undefined && (this.#secure || !this.listen.starttls || !front.serves)
+      if (mayPass && await this.#passStranger(front, host, request)) return
+      if (this.#stranger?.host !== host.name || this.#stranger.secure !== this.#secure) this.#stranger = { address: this.address, secure: this.#secure, host: host.name, close: () => this.close() }
+      reply = await handler(this.#stranger, request)
+    } catch (error) {
+      if (!(error instanceof StanzaError)) this.#c2s.log.error({ what: 'iq_failed', error })
+      reply = errorReply(request, error instanceof StanzaError ? error : new StanzaError('internal-server-error'))
+    }
+    this.write(reply.bytes())
+  }
+
+  /** Registration goes to the node that keeps what belongs to the host. When there is none, it is tried here, unless nothing is served here. */
+  async #passStranger(front: Front, host: Host, request: Stanza): Promise<boolean> {
+    try {
+      return await this.#passOn(front, host.name, [request])
+    } catch {
+      if (front.serves) return false
+      throw new StanzaError('resource-constraint', 'No node serves this at the moment', { type: 'wait' })
+    }
   }
 
   #beforeBind(stanza: Stanza): void {
@@ -506,6 +568,7 @@ export class ClientStream implements StreamHandler, Carrier {
       const text = stanza.content.toString()
       this.#sasl = createSaslServer(mechanism, context)
       if (this.#sasl === undefined) return this.#saslFailure('invalid-mechanism')
+      this.#request = stanza
       if (text === '' && !this.#sasl.needsNothing) {
         // RFC 6120 §6.4.2: no initial response; the client speaks first in all our mechanisms.
         return this.#sendText(`<challenge xmlns='${NS.sasl}'/>`)
@@ -525,34 +588,110 @@ export class ClientStream implements StreamHandler, Carrier {
     // RFC 6120 §6.5.5
     if (!/^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/.test(text)) return this.#saslFailure('incorrect-encoding')
     const host = this.#host as Host
-    this.#wait(
-      sasl.step(Buffer.from(text, 'base64')).then(
-        async (outcome) => {
-          if (outcome.kind === 'success') this.#try?.succeeded()
-          if (this.#closed) return outcome.kind === 'success' ? this.#c2s.accountLeft(`${outcome.user}@${host.name}`) : undefined
-          if (outcome.kind === 'challenge') return this.#sendChallenge(outcome.data)
-          this.#sasl = undefined
-          if (outcome.kind === 'failure') return this.#saslFailure(outcome.condition, outcome.text)
-          const jid = Jid.of(outcome.user, host.name)
-          if (!this.#c2s.mayConnect(this.listen, host, jid, this.address)) {
-            this.#c2s.accountLeft(jid.bare)
-            return this.#saslFailure('not-authorized', undefined, false)
-          }
-          if (this.#c2s.claim !== undefined && !(await this.#c2s.claim(jid.bare))) return this.#saslFailure('temporary-auth-failure', 'Another node serves this account', false)
-          if (await this.#refusedAsDisabled(jid)) return undefined
-          if (this.#login !== undefined) return this.#checked(host, this.#login, jid, outcome.data)
-          this.#authenticated(host, jid)
-          this.#parser.reset()
-          this.#opened = this.#headerSent = false
-          return this.#sendText(outcome.data === undefined ? `<success xmlns='${NS.sasl}'/>` : `<success xmlns='${NS.sasl}'>${outcome.data.toString('base64')}</success>`)
-        },
-        (error: unknown) => {
-          this.#c2s.log.error({ what: 'sasl_failed', error })
-          this.#saslFailure('temporary-auth-failure')
-        },
-      ),
-      () => {},
+    const { front } = this.#c2s
+    if (front !== undefined && this.#request !== undefined) return this.#wait(this.#beginElsewhere(front, host, this.#request, text, sasl), () => {})
+    this.#wait(this.#saslStepHere(host, sasl, text), () => {})
+  }
+
+  #saslStepHere(host: Host, sasl: SaslServer, text: string): Promise<void> {
+    return sasl.step(Buffer.from(text, 'base64')).then(
+      async (outcome) => {
+        if (outcome.kind === 'success') this.#try?.succeeded()
+        if (this.#closed) return outcome.kind === 'success' ? this.#c2s.accountLeft(`${outcome.user}@${host.name}`) : undefined
+        if (outcome.kind === 'challenge') return this.#sendChallenge(outcome.data)
+        this.#sasl = undefined
+        if (outcome.kind === 'failure') return this.#saslFailure(outcome.condition, outcome.text)
+        const jid = Jid.of(outcome.user, host.name)
+        if (!this.#c2s.mayConnect(this.listen, host, jid, this.address)) {
+          this.#c2s.accountLeft(jid.bare)
+          return this.#saslFailure('not-authorized', undefined, false)
+        }
+        if (this.#c2s.claim !== undefined && !(await this.#c2s.claim(jid.bare))) return this.#saslFailure('temporary-auth-failure', 'Another node serves this account', false)
+        if (await this.#refusedAsDisabled(jid)) return undefined
+        if (this.#login !== undefined) return this.#checked(host, this.#login, jid, outcome.data)
+        this.#authenticated(host, jid)
+        this.#parser.reset()
+        this.#opened = this.#headerSent = false
+        return this.#sendText(outcome.data === undefined ? `<success xmlns='${NS.sasl}'/>` : `<success xmlns='${NS.sasl}'>${outcome.data.toString('base64')}</success>`)
+      },
+      (error: unknown) => {
+        this.#c2s.log.error({ what: 'sasl_failed', error })
+        this.#saslFailure('temporary-auth-failure')
+      },
     )
+  }
+
+  /** The first message of a login: has it go to the process that serves the account, or done here when that is this one. */
+  async #beginElsewhere(front: Front, host: Host, request: Stanza, text: string, sasl: SaslServer): Promise<void> {
+    this.#request = undefined
+    const mechanism = request.attrs['mechanism'] ?? ''
+    const account = mechanism === 'ANONYMOUS' ? '' : namedAccount(mechanism, Buffer.from(text, 'base64'), this.#saslContext(host), host.config.jwt?.jidField)
+    if (account !== undefined) {
+      const whole = request.xmlns === SASL2_NS ? withInitialResponse(request, text) : new Stanza(request.name, request.xmlns, request.attrs, Buffer.from(text === '' ? '=' : text), [])
+      try {
+        if (await this.#passOn(front, account, [whole])) return
+      } catch {
+        if (!this.#closed) this.#saslFailure('temporary-auth-failure', 'The node that serves this account cannot be reached')
+        return
+      }
+    }
+    if (!this.#closed) await this.#saslStepHere(host, sasl, text)
+  }
+
+  /**
+   * Has the stream served by the process of a unit, when that is another; whether it is. `repeated`: elements since the header whose answers the client
+   * waits for. Rejects when none can be reached.
+   */
+  async #passOn(front: Front, unit: string, repeated: readonly Stanza[]): Promise<boolean> {
+    const passage = await front.reach(unit, this.#passenger(repeated.length))
+    if (passage === undefined) return this.#closed
+    if (this.#closed || this.#header === undefined) {
+      passage.cancel()
+      return true
+    }
+    this.#leave(passage, repeated)
+    return true
+  }
+
+  #passenger(repeated: number): Passenger {
+    const { access, shaper, maxStanzaBytes, preAuthMaxStanzaBytes, maxStanzaElements, preAuthMaxStanzaElements, outboundBytes } = this.listen
+    const socket = this.#socket
+    const isTls = this.#secure && socket instanceof tls.TLSSocket
+    const certificate = isTls && (this.#certifiedAddresses()?.length ?? 0) > 0 ? socket.getPeerX509Certificate()?.raw : undefined
+    return {
+      address: this.address, secure: this.#secure,
+      tls: this.#passed?.tls ?? (isTls ? tlsFactsOf(socket) : undefined),
+      binding: this.#channelBinding(),
+      certificate: this.#passed?.certificate ?? certificate,
+      transport: this.#framed === undefined ? 'bytes' : this.confirms ? 'confirmed-elements' : 'elements',
+      listener: { access, shaper, maxStanzaBytes, preAuthMaxStanzaBytes, maxStanzaElements, preAuthMaxStanzaElements, outboundBytes },
+      failures: this.#authTries, repeated,
+    }
+  }
+
+  /** The connection is no stream of this process any more: what comes by it goes on to another. */
+  #leave(passage: Passage, repeated: readonly Stanza[]): void {
+    const socket = this.#socket
+    const begun = [this.#headerAgain(), ...repeated.map((stanza) => stanza.bytes())]
+    const rest = this.#parser.takeRest()
+    if (rest.length > 0) begun.push(rest)
+    // What has been said already comes before what the other says.
+    this.#answering = false
+    this.flush()
+    this.#closed = true
+    this.#logged()
+    this.#c2s.closed(this)
+    this.#detach?.()
+    this.#c2s.log.info({ what: 'stream_passed_on', address: this.address, secure: this.#secure })
+    passage.carry(socket, begun)
+  }
+
+  #headerAgain(): Buffer {
+    const { attrs, prefixes } = this.#header as StreamHeader
+    const attributes = Object.entries(attrs).map(([name, value]) => ` ${name}='${escapeXml(value)}'`).join('')
+    if (this.#framed !== undefined) return Buffer.from(openXml(attributes.slice(1)))
+    const declared = Object.entries(prefixes).map(([prefix, namespace]) => ` xmlns:${prefix}='${escapeXml(namespace)}'`).join('')
+    return Buffer.from(`<?xml version='1.0'?><${this.#parser.streamName} xmlns='${CLIENT_NS}'${declared}${attributes}>`)
   }
 
   /** RFC 6120 §6.5.2: told to who has shown that the account is his, whatever the mechanism. */
@@ -565,6 +704,7 @@ export class ClientStream implements StreamHandler, Carrier {
 
   #authenticated(host: Host, account: Jid): void {
     this.#user = account.local
+    this.#header = this.#detach = undefined
     host.logins.succeeded(this.address)
     this.#c2s.log.info({ what: 'authenticated', user: account.toString(), address: this.address, secure: this.#secure })
     this.#parser.limits = { ...this.#parser.limits, stanzaBytes: this.listen.maxStanzaBytes, children: this.listen.maxStanzaElements }
@@ -598,6 +738,7 @@ export class ClientStream implements StreamHandler, Carrier {
       const mechanism = stanza.attrs['mechanism'] ?? ''
       const login: Login = { mechanism, request: stanza, context, client: readAgent(stanza, host.name) }
       this.#login = login
+      this.#request = stanza
       // Features that have not left yet go out with the answer.
       this.#answering = this.#out !== undefined
       if (!this.#secure) return this.#saslFailure('encryption-required')
@@ -877,7 +1018,7 @@ export class ClientStream implements StreamHandler, Carrier {
   // --- writing
 
   write(bytes: Buffer, last = true): void {
-    if (this.#closed) return
+    if (this.#closed || this.#repeated > 0) return
     if (this.#out === undefined) this.#out = [bytes]
     else this.#out.push(bytes)
     if (last && this.#framed !== undefined) this.#framed.elementEnds(this.#out.length)
@@ -917,6 +1058,7 @@ export class ClientStream implements StreamHandler, Carrier {
     if (this.#closed || this.#closing) return
     if (this.#awaitsTls) return this.#gone()
     this.#closing = true
+    this.#repeated = 0
     if (!this.#headerSent) {
       // RFC 6120 §4.9.1.2: an error before the header is sent inside a stream of its own.
       this.#sendHeader()

@@ -18,6 +18,8 @@ export interface Connection {
   on(event: 'data', listener: (chunk: Buffer) => void): unknown
   on(event: 'error' | 'end' | 'close', listener: () => void): unknown
   once(event: 'close', listener: () => void): unknown
+  off(event: 'data', listener: (chunk: Buffer) => void): unknown
+  off(event: 'error' | 'end' | 'close', listener: () => void): unknown
 }
 
 /** What carries the elements. */

@@ -2,7 +2,7 @@
 import { hash } from 'node:crypto'
 import { Jid } from '../../lib/jid.ts'
 import { randomId } from '../../lib/stanza/ids.ts'
-import type { Stanza } from '../../lib/stanza/stanza.ts'
+import { Stanza } from '../../lib/stanza/stanza.ts'
 import { escapeXml } from '../../lib/xml/element.ts'
 import type { ClientAgent } from '../extensions/extension.ts'
 
@@ -30,6 +30,13 @@ export function readAgent(request: Stanza, host: string): ClientAgent | undefine
 export function readInitialResponse(request: Stanza): string | undefined {
   const span = request.find('initial-response', SASL2_NS)
   return span === undefined ? undefined : request.childElement(span).getText()
+}
+
+/** The same request with what the client sent in answer to an empty challenge, as if it had stood there at once. */
+export function withInitialResponse(request: Stanza, response: string): Stanza {
+  if (response === '' || request.has('initial-response')) return request
+  const first = Buffer.from(`<initial-response>${response}</initial-response>`)
+  return new Stanza(request.name, request.xmlns, request.attrs, Buffer.concat([first, request.content]), [])
 }
 
 /** XEP-0386 §3.2.1: the tag, and what stays the same for one client and tag; random for a client that does not say who it is. */

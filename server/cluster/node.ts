@@ -6,6 +6,7 @@ import type { Log } from '../log.ts'
 import { openBlobs } from '../storage/embedded/blobs.ts'
 import { lockDirectory } from '../storage/embedded/lock.ts'
 import type { Blobs, Storage } from '../storage/shapes.ts'
+import { InternalListener } from '../front/internal-listener.ts'
 import { DirectQueue } from './direct-queue.ts'
 import { framesOf } from './frames.ts'
 import type { HistoryProgress, HistoryQueue, HistoryStore, Membership, Units } from './shapes.ts'
@@ -28,6 +29,8 @@ export interface ClusterNode extends AsyncDisposable {
   readonly units: Units
   /** Known to all nodes and nobody else. */
   readonly secret: Uint8Array
+  /** Where it takes clients that other processes of the cluster have accepted. */
+  readonly listener: InternalListener
 }
 
 interface Joined {
@@ -49,19 +52,20 @@ export async function openNode(options: NodeOptions): Promise<ClusterNode> {
   const records = opened.use(await openRowStore(config))
   const history = opened.use(await openHistoryStore(config))
   const way = await openQueue(options, history, opened)
-  const { membership, secret } = await joinCluster(options)
+  const listener = opened.use(await InternalListener.open(config.tidings.cluster?.address ?? '', log))
+  const { membership, secret } = await joinCluster(options, listener.address)
   opened.use(membership)
   const storage = opened.use(new ClusterStorage({ membership, records, history, ...way, blobs, framesOf, ...(onHealth && { onHealth }), ...(onError && { onError }) }))
   log.info({ what: 'cluster_joined', inc: membership.self.inc, nodes: membership.nodes.map(({ name }) => name) })
   const closing = opened.move()
-  return { storage, units: storage, secret, [Symbol.asyncDispose]: () => closing.disposeAsync() }
+  return { storage, units: storage, secret, listener, [Symbol.asyncDispose]: () => closing.disposeAsync() }
 }
 
-async function joinCluster({ config, roles = [] }: NodeOptions): Promise<Joined> {
+async function joinCluster({ config, roles = [] }: NodeOptions, address: string): Promise<Joined> {
   const { cluster } = config.tidings
   if (cluster === undefined) throw new Error('tidings.cluster is not configured')
   const { RedisMembership } = await import('./redis/membership.ts')
-  const membership = await RedisMembership.join({ redis: cluster.redis, name: cluster.node, address: cluster.address, roles })
+  const membership = await RedisMembership.join({ redis: cluster.redis, name: cluster.node, address, roles })
   try {
     return { membership, secret: cluster.secret === '' ? await membership.secret() : Buffer.from(cluster.secret) }
   } catch (error) {

@@ -48,6 +48,7 @@ export class SharedNode implements Units {
   readonly storage: Storage
   readonly name: string
   dead = false
+  address = ''
   readonly #all: SharedNodes
   #handler: ((source: string, frame: Buffer, done: () => void) => void) | undefined
   #returned: ((frame: Buffer, done: () => void) => void) | undefined
@@ -97,7 +98,7 @@ export class SharedNode implements Units {
   }
 
   get nodes(): readonly NodeInfo[] {
-    return Array.from(this.#all.nodes.values(), ({ inc, name }) => ({ inc, name, address: '', roles: ['chat'], leaving: false }))
+    return Array.from(this.#all.nodes.values(), ({ inc, name, address }) => ({ inc, name, address, roles: ['chat'], leaving: false }))
   }
 
   isHere(unit: string): boolean { return this.#all.homes.get(unit) === this.inc }

@@ -45,7 +45,7 @@ interface ClusterNames { node: string; address: string; secret: string; redis: u
 
 export const clusterTable: OptionTable<ClusterNames> = {
   node: { type: matching(/^[\w.-]{1,64}$/, 'up to 64 letters, digits, dots, hyphens and underscores'), default: hostname().replaceAll(/[^\w.-]/g, '-').slice(0, 64), help: 'Name of this node.' },
-  address: { type: matching(/^[^\s:]+:\d+$|^\[[0-9a-f:.]+\]:\d+$/i, 'host:port'), default: '', help: 'Host and port on which other nodes reach this one.' },
+  address: { type: matching(/^[^\s:]+:\d+$|^\[[0-9a-f:.]+\]:\d+$/i, 'host:port'), default: '', help: 'Host and port on which the other nodes reach this one, and where it listens for them alone. A free port on the first address of the machine when it is left out.' },
   secret: { type: matching(/^.{16,}$/s, 'at least 16 characters'), default: '', help: 'Secret of the whole cluster, the same at all nodes; unless set, one is made and kept in Redis.' },
   redis: { type: anything(), default: undefined, help: 'The Redis that keeps the nodes together.' },
 }
