@@ -471,9 +471,7 @@ export class ClientStream implements StreamHandler, Carrier {
     const { front } = this.#c2s
     let reply: Stanza
     try {
-      // Where it goes on TLS cannot begin any more.
-      const mayPass = front !== undefined && this.#stranger === undefined && (this.#secure || !this.listen.starttls || !front.serves)
-      if (mayPass && await this.#passStranger(front, host, request)) return
+      if (front?.serves === false && await this.#passStranger(front, host, request)) return
       if (this.#stranger?.host !== host.name || this.#stranger.secure !== this.#secure) this.#stranger = { address: this.address, secure: this.#secure, host: host.name, close: () => this.close() }
       reply = await handler(this.#stranger, request)
     } catch (error) {
@@ -483,12 +481,11 @@ export class ClientStream implements StreamHandler, Carrier {
     this.write(reply.bytes())
   }
 
-  /** Registration goes to the node that keeps what belongs to the host. When there is none, it is tried here, unless nothing is served here. */
+  /** Registration goes to the node that keeps what belongs to the host. Throws StanzaError when there is none. */
   async #passStranger(front: Front, host: Host, request: Stanza): Promise<boolean> {
     try {
       return await this.#passOn(front, host.name, [request])
     } catch {
-      if (front.serves) return false
       throw new StanzaError('resource-constraint', 'No node serves this at the moment', { type: 'wait' })
     }
   }
