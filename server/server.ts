@@ -16,6 +16,7 @@ import { AccountError, createAccounts, type Accounts, type ScramKeySet } from '.
 import { createCredentials } from './accounts/credentials.ts'
 import { createTokens } from './accounts/tokens.ts'
 import { C2s, type ClientListener } from './c2s/c2s.ts'
+import type { Front } from './c2s/passing.ts'
 import { serveWebSocket } from './c2s/websocket.ts'
 import { Calls, callsOf } from './cluster/calls.ts'
 import type { Units } from './cluster/shapes.ts'
@@ -61,6 +62,8 @@ export interface ServerOptions {
    * from the others.
    */
   readonly cluster?: { readonly units: Units; readonly secret: Uint8Array; readonly listener?: InternalListener }
+  /** Takes the streams of all clients, when this server serves none itself. */
+  readonly front?: (metrics: Metrics) => Front
   /** What this server does of all that the servers of a cluster do; everything unless set. */
   readonly roles?: readonly string[]
   readonly now?: () => number
@@ -105,6 +108,8 @@ export interface Server extends AsyncDisposable {
   reload(config: Config): Promise<readonly string[]>
   /** Tells everybody who is online, unless the text is empty, and ends the server after a while; a later call replaces an earlier one. */
   end(how: 'stop' | 'restart', delayMs: number, announcement: string): void
+  /** Takes no new connections; those that there are stay. */
+  stopListening(): void
   /** Forgets failed logins from an address, and its ban; whether there were any. */
   unban(address: string): boolean
   status(): { readonly healthy: boolean; readonly storage: ReturnType<Storage['status']>; readonly sessions: number; readonly uptimeMs: number }
@@ -212,7 +217,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     certificates: () => certificates,
     accountLeft,
     claim: place && ((bare) => place.claim(bare)),
-    front: front?.front,
+    front: front?.front ?? options.front?.(metrics),
     sessionContext: {
       storage, gate, now,
       limits: { outboundBytes: limits.outboundBytes, unacknowledgedBytes: limits.resumeQueueBytes, held: limits.heldStanzas, heldBytes: limits.heldBytes },
@@ -586,6 +591,10 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     register,
     unregister,
     end,
+    stopListening() {
+      for (const { listener } of listeners.values()) void listener.close()
+      listeners.clear()
+    },
     reload(next) {
       // One at a time, also after one that failed.
       return (reloading = reloading.then(() => reload(next), () => reload(next)))

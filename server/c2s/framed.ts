@@ -111,6 +111,12 @@ export class FramedConnection extends EventEmitter implements Connection {
     this.writeParts([element], taken)
   }
 
+  /** Writes one element that is a document already. */
+  pass(document: Buffer, taken?: Written): void {
+    if (this.destroyed) return taken?.(new Error('the connection is gone'))
+    this.#transport.emit(document, taken)
+  }
+
   end(): void {
     this.#transport.end()
   }

@@ -15,6 +15,8 @@ export interface ClusterOptions {
   readonly address: string
   /** Known to all nodes and nobody else; empty when they keep one in Redis. */
   readonly secret: string
+  /** How long a proxy that stops takes to end the connections that it has. */
+  readonly drainMs: number
   readonly redis: RedisConnection
   /** Where it is configured. */
   readonly at: { readonly file: string; readonly line: number }
@@ -41,12 +43,13 @@ export const redisTable: OptionTable<RedisNames> = {
   redis_queue_type: { type: text(), default: 'ram', help: 'Where requests wait.', ignored: 'has no effect: requests wait in memory, and only so many.' },
 }
 
-interface ClusterNames { node: string; address: string; secret: string; redis: unknown }
+interface ClusterNames { node: string; address: string; secret: string; drain: number; redis: unknown }
 
 export const clusterTable: OptionTable<ClusterNames> = {
   node: { type: matching(/^[\w.-]{1,64}$/, 'up to 64 letters, digits, dots, hyphens and underscores'), default: hostname().replaceAll(/[^\w.-]/g, '-').slice(0, 64), help: 'Name of this node.' },
   address: { type: matching(/^[^\s:]+:\d+$|^\[[0-9a-f:.]+\]:\d+$/i, 'host:port'), default: '', help: 'Host and port on which the other nodes reach this one, and where it listens for them alone. A free port on the first address of the machine when it is left out.' },
   secret: { type: matching(/^.{16,}$/s, 'at least 16 characters'), default: '', help: 'Secret of the whole cluster, the same at all nodes; unless set, one is made and kept in Redis.' },
+  drain: { type: duration({ timer: true }), default: 30_000, help: 'How long a proxy that stops takes to end the connections that it has, one after the other.' },
   redis: { type: anything(), default: undefined, help: 'The Redis that keeps the nodes together.' },
 }
 
@@ -97,7 +100,7 @@ export function readCluster(root: MapNode, entry: MapEntry | undefined, names: R
   const read = parseOptions(clusterTable, node, { option: 'tidings.cluster' })
   problems.push(...read.problems)
   const redisNode = entryOf(node, 'redis')?.value
-  return { node: read.options.node, address: read.options.address, secret: read.options.secret, redis: redisNode ? readRedis(redisNode, folder, problems) : ofEjabberd(names), at: { file, line } }
+  return { node: read.options.node, address: read.options.address, secret: read.options.secret, drainMs: read.options.drain, redis: redisNode ? readRedis(redisNode, folder, problems) : ofEjabberd(names), at: { file, line } }
 }
 
 /** What of Kafka and the stores is of no use without the rest; `entry`: the key `tidings`. */

@@ -13,9 +13,8 @@ const WAITING_BYTES_MAX = 65_536
 export function carryBytes(client: Socket, home: Socket, begun: readonly Buffer[], closeTimeoutMs: number, ended: () => void): void {
   for (const bytes of begun) if (bytes.length > 0) home.write(bytes)
   shareReads(home)
-  // What is read is in a buffer that is used again.
-  client.on('data', (chunk: Buffer) => { if (!home.write(Buffer.from(chunk))) client.pause() })
-  home.on('data', (chunk: Buffer) => { if (!client.write(Buffer.from(chunk))) home.pause() })
+  client.on('data', (chunk: Buffer) => { if (!passOn(home, chunk)) client.pause() })
+  home.on('data', (chunk: Buffer) => { if (!passOn(client, chunk)) home.pause() })
   home.on('drain', () => { client.resume() })
   client.on('drain', () => { home.resume() })
   let open = 2
@@ -30,6 +29,11 @@ export function carryBytes(client: Socket, home: Socket, begun: readonly Buffer[
   }
   client.resume()
   home.resume()
+}
+
+/** Writes what was read into a buffer that is used again; false when enough waits to be written. For one that has ended it is dropped. */
+function passOn(to: Socket, chunk: Buffer): boolean {
+  return to.writableEnded || to.destroyed || to.write(Buffer.from(chunk))
 }
 
 /** Ends a connection once what was written has left, but not later than after a while. */
@@ -49,17 +53,18 @@ export function carryElements(client: FramedConnection, home: Socket, begun: rea
   const reader = new FrameReader()
   let waiting = 0
   for (const element of begun) home.write(frame(KIND.element, element))
-  client.on('data', (element: Buffer) => { if (!home.write(frame(KIND.element, element))) client.pause() })
-  client.on('heard', () => { home.write(frame(KIND.heard, client.away ? AWAY : BACK)) })
+  const toHome = (bytes: Buffer): boolean => home.writableEnded || home.destroyed || home.write(bytes)
+  client.on('data', (element: Buffer) => { if (!toHome(frame(KIND.element, element))) client.pause() })
+  client.on('heard', () => { toHome(frame(KIND.heard, client.away ? AWAY : BACK)) })
   home.on('drain', () => { client.resume() })
   shareReads(home)
   home.on('data', (chunk: Buffer) => {
     try {
       reader.read(chunk, (_kind, element) => {
         waiting += element.length
-        client.write(element, (error) => {
+        client.pass(element, (error) => {
           waiting -= element.length
-          if (confirms && (error === undefined || error === null)) home.write(takenFrame(1))
+          if (confirms && (error === undefined || error === null)) toHome(takenFrame(1))
           if (waiting <= WAITING_BYTES_MAX) home.resume()
         })
       })

@@ -29,6 +29,7 @@ export interface FrontParts {
 const PATIENCE_MS = 10_000
 const CONNECT_TIMEOUT_MS = 2000
 const AGAIN_MS = 100
+const DRAIN_EVERY_MS = 100
 
 export class ClusterFront implements Front {
   readonly #parts: FrontParts
@@ -104,6 +105,22 @@ export class ClusterFront implements Front {
         else carryBytes(client as Socket, home, begun, closeTimeoutMs, ended)
       },
       cancel() { home.destroy() },
+    }
+  }
+
+  /** Ends the connections that are passed on, one after the other, so that their clients do not all come again at once; resolves when none is left. */
+  async drain(ms: number): Promise<void> {
+    const until = performance.now() + ms
+    while (this.#carried.size > 0) {
+      const left = Math.max(0, until - performance.now())
+      const turns = Math.ceil(left / DRAIN_EVERY_MS)
+      let now = turns === 0 ? Infinity : Math.ceil(this.#carried.size / turns)
+      for (const client of this.#carried) {
+        if (--now < 0) break
+        client.end()
+      }
+      await new Promise((resolve) => { setTimeout(resolve, DRAIN_EVERY_MS) })
+      if (turns === 0) return
     }
   }
 

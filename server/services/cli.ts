@@ -54,12 +54,13 @@ async function run(argv: readonly string[]): Promise<number> {
     return command === undefined && !values.help ? 2 : 0
   }
   const options: Options = { config: values.config, data: values.data, strict: values.strict ?? false }
-  if (command === 'serve' || command === 'upload' || command === 'archive-worker') {
+  if (command === 'serve' || command === 'upload' || command === 'archive-worker' || command === 'proxy') {
     if (args.length > 0) throw new UsageError(`${command} takes no ${args[0]}; a configuration is named by --config FILE`)
     const role = command === 'serve' ? values.role : command
     if (role === undefined || role === 'all') return serve(options)
     if (role === 'upload') return serveUpload({ ...options, role })
     if (role === 'archive-worker') return serveArchive({ ...options, role })
+    if (role === 'proxy') return serveProxy({ ...options, role })
     throw new UsageError(`There is no role ${role}`)
   }
   if (command === 'check-config') {
@@ -99,9 +100,10 @@ function help(): string {
   const commands = OPERATIONS.map((each) => `  ${usage(each).padEnd(42)} ${each.help}`)
   return `Usage: tidings COMMAND [--config FILE] [--data DIR]
 
-  ${'serve [--strict] [--role ROLE]'.padEnd(42)} Run the server, or one role of it: upload, archive-worker.
+  ${'serve [--strict] [--role ROLE]'.padEnd(42)} Run the server, or one role of it: upload, archive-worker, proxy.
   ${'upload'.padEnd(42)} The same as serve --role upload: files alone.
   ${'archive-worker'.padEnd(42)} The same as serve --role archive-worker: history from Kafka into HBase.
+  ${'proxy'.padEnd(42)} The same as serve --role proxy: takes clients for the nodes of a cluster.
   ${'check-config [FILE] [--strict]'.padEnd(42)} Say what of a configuration cannot be used.
 ${commands.join('\n')}
 
@@ -375,6 +377,29 @@ async function serveArchive(options: Options): Promise<number> {
   console.error(`Tidings ${version()} stores history${role.healthPort === undefined ? '' : `; /metrics and /health on port ${role.healthPort}`}`)
   log.info({ what: 'server_stopping', reason: await stop })
   await role.close()
+  return 0
+}
+
+/** Passes clients on to the nodes that serve them, until it is told to stop; then they are ended one after the other. */
+async function serveProxy(options: Options): Promise<number> {
+  const config = await readConfig(options, (line) => { console.error(line) })
+  const [{ createProxyRole }, { createLog }] = await Promise.all([import('../front/proxy-role.ts'), import('../log.ts')])
+  const log = createLog(config.loglevel)
+  process.on('uncaughtException', (error) => { log.fatal({ what: 'uncaught_exception', error: error.stack }) })
+  const stop = signalled()
+  const role = await createProxyRole({ config, dataDir: dataDirOf(options, config), log })
+  console.error([`Tidings ${version()} passes clients on`, ...role.server.ports.map(({ module, ip, port, tls }) => `  listening for ${module} on ${ip.includes(':') ? `[${ip}]` : ip}:${port}${tls ? ' (TLS)' : ''}`)].join('\n'))
+  const renewing = setInterval(() => {
+    role.server.certificates?.reload().catch((error: Error) => { log.error({ what: 'certificates_not_reloaded', error: error.message }) })
+  }, CERTIFICATES_MS).unref()
+  const reason = await stop
+  clearInterval(renewing)
+  const drainMs = config.tidings.cluster?.drainMs ?? 0
+  log.info({ what: 'server_stopping', reason, connections: role.connections, drainMs })
+  await role.drain(drainMs)
+  await role.close()
+  log.info({ what: 'server_stopped' })
+  setImmediate(() => process.exit(0))
   return 0
 }
 
