@@ -67,6 +67,10 @@ async function run(argv: readonly string[]): Promise<number> {
     if (args.length > 1) throw new UsageError('check-config takes one file')
     return checkConfig(args[0] ?? options.config ?? defaultConfig(), options)
   }
+  if (command === 'migrate') {
+    if (args.length > 0) throw new UsageError(`migrate takes no ${args[0]}; the cluster is named by --config FILE, the old data by --data DIR`)
+    return migrateData(options)
+  }
   const operation = OPERATIONS.find((each) => each.name === command || each.name === command.replaceAll('-', '_'))
   if (operation === undefined) throw new UsageError(`Unknown command ${command}`)
   if (args.length !== operation.args.length) throw new UsageError(`Usage: tidings ${usage(operation)}`)
@@ -104,6 +108,7 @@ function help(): string {
   ${'upload'.padEnd(42)} The same as serve --role upload: files alone.
   ${'archive-worker'.padEnd(42)} The same as serve --role archive-worker: history from Kafka into HBase.
   ${'proxy'.padEnd(42)} The same as serve --role proxy: takes clients for the nodes of a cluster.
+  ${'migrate'.padEnd(42)} Bring the data of a server alone (--data) into the cluster of --config.
   ${'check-config [FILE] [--strict]'.padEnd(42)} Say what of a configuration cannot be used.
 ${commands.join('\n')}
 
@@ -400,6 +405,16 @@ async function serveProxy(options: Options): Promise<number> {
   await role.close()
   log.info({ what: 'server_stopped' })
   setImmediate(() => process.exit(0))
+  return 0
+}
+
+/** Brings what a server alone has stored into the cluster of the configuration. */
+async function migrateData(options: Options): Promise<number> {
+  const config = await readConfig(options, (line) => { console.error(line) })
+  if (config.tidings.cluster === undefined) throw new Error(`${config.file}: tidings.cluster is not configured: there is nowhere to bring the data to`)
+  const [{ migrateFrom }, { createLog }] = await Promise.all([import('../cluster/migrate-role.ts'), import('../log.ts')])
+  const { records, history, offline, streams, files } = await migrateFrom(config, dataDirOf(options, config), createLog(config.loglevel))
+  console.log(`Brought ${records} records, ${history} items of history, ${offline} offline stanzas, ${streams} streams and ${files} files into the cluster. The old data are where they were.`)
   return 0
 }
 

@@ -39,6 +39,13 @@ function decodeRow(row: Buffer): Row {
   return { key, value: inner }
 }
 
+/** A row of records as it is in the store, whose key begins with `r`. */
+export function recordOf(encoded: string, bytes: Buffer): { readonly table: string; readonly key: Key; readonly value: Value } {
+  const row = decodeRow(bytes)
+  const [table = '', ...key] = decodeKey(encoded.slice(1))
+  return { table, key: row.key ?? key, value: row.value }
+}
+
 export function createRecords(store: OrderedStore): Records {
   const encode = (table: string, key: Key): string => {
     const encoded = `r${encodeKey([table])}${encodeKey(key)}`
