@@ -1,4 +1,5 @@
 /** A node's inbox as a Redis Stream, read on a connection of its own. */
+import { once } from 'node:events'
 import { type Parcel } from '../shapes.ts'
 import { type Client, type Commander, openClient, pause, type RedisConnection } from './connect.ts'
 import { type NodeKeys } from './keys.ts'
@@ -53,6 +54,7 @@ export class Inbox {
 
   async #read(client: Client, handler: (parcel: Parcel, done: () => void) => void): Promise<void> {
     let after = '0'
+    await connected(client)
     while (!this.#isClosed) {
       if (this.#bytes > BYTES_MAX) {
         await new Promise<void>((resolve) => { this.#hasRoom = resolve })
@@ -103,6 +105,14 @@ export class Inbox {
       if (this.#bytes <= BYTES_MAX) this.#hasRoom?.()
     }
   }
+}
+
+/** Waits for a client that is connecting, but not long: a server that is away is a problem to be shown. */
+async function connected(client: Client): Promise<void> {
+  if (client.status === 'ready') return
+  const late = new AbortController()
+  await Promise.race([once(client, 'ready', { signal: late.signal }).catch(() => undefined), pause(GRACE_MS)])
+  late.abort()
 }
 
 /** Pieces one after the other, each after its length (4 bytes). */
