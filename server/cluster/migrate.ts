@@ -5,8 +5,8 @@
 import { StorageError } from '../storage/errors.ts'
 import { decodePart, encodePart, isShortened, KEY_END, type OrderedStore } from '../storage/ordered.ts'
 import { recordOf } from '../storage/records.ts'
-import { type Archive, type Blobs, type Key, type OfflineQueue, type Storage, type StreamStore } from '../storage/shapes.ts'
-import { unitOfRecord } from './records.ts'
+import { type Archive, type Blobs, type OfflineQueue, type Storage, type StreamStore } from '../storage/shapes.ts'
+import { placedRows } from './records.ts'
 import { type Units } from './shapes.ts'
 
 /** What is to be brought: the storage of a server alone, that nobody else uses. */
@@ -38,8 +38,6 @@ export interface Migrated {
 /** Says that a host has been brought, or is being brought: key [host], value 'begun' or 'done'. */
 export const MIGRATIONS = 'migrations'
 
-/** Made by the nodes from the secret of the cluster. */
-const OTHERWISE = new Set(['account-secrets', 'muc-secrets'])
 const UPLOADS = 'uploads'
 const ROWS_AT_ONCE = 256
 const ITEMS_AT_ONCE = 256
@@ -110,9 +108,11 @@ class Migration {
     const { rows } = this.#from
     for (let start = 'r'; ;) {
       const keys = rows.keys(start, `r${KEY_END}`, ROWS_AT_ONCE, false)
-      const records = keys.map((key) => recordOf(key, rows.get(key) as Buffer)).filter(({ table }) => !OTHERWISE.has(table))
-      await withUnits(this.#to, records.map(({ table, key }) => this.#unitOf(table, key)), () => {
-        for (const { table, key, value } of records) this.#to.storage.records.put(table, key, value)
+      const records = keys.map((key) => recordOf(key, rows.get(key) as Buffer))
+      const placed = records.flatMap(({ table, key, value }) => placedRows(table, key, value))
+      for (const { unit } of placed) this.#note(unit)
+      await withUnits(this.#to, placed.map(({ unit }) => unit), () => {
+        for (const { table, key, value } of placed) this.#to.storage.records.put(table, key, value)
       })
       this.#migrated.records += records.length
       for (const { table, key } of records) if (table === UPLOADS) await this.#file(key[1] as string)
@@ -122,12 +122,9 @@ class Migration {
     }
   }
 
-  #unitOf(table: string, key: Key): string {
-    const unit = unitOfRecord(table, key)
-    if (unit === undefined) throw new StorageError(`a record of ${table} belongs to nobody: ${JSON.stringify(key)}`)
+  #note(unit: string): void {
     const part = encodePart(unit)
     if (isShortened(part)) this.#long.set(part, unit)
-    return unit
   }
 
   async #file(name: string): Promise<void> {

@@ -176,6 +176,31 @@ export function recordsOfNode(records: Records, { here, claim, send, calls, secr
   }
 }
 
+/** A row of a unit, as it lies in its storage. */
+export interface PlacedRow {
+  readonly unit: string
+  readonly table: string
+  readonly key: Key
+  readonly value: Value
+}
+
+/** Where a record lies in a cluster that a server alone has at `table` and `key`, with what else is there because of it. Throws a RangeError when it belongs to nobody. */
+export function placedRows(table: string, key: Key, value: Value): readonly PlacedRow[] {
+  if (SECRETS.has(table)) return []
+  if (HOSTED.has(table)) {
+    const hosted = hostedKey(table, key)
+    return [{ unit: hosted[0] as string, table: HOSTED_TABLE, key: hosted, value }]
+  }
+  const spread = (of: Value): PlacedRow => {
+    const unit = unitOfSpread(table, key)
+    return { unit, table: SPREAD_TABLE, key: [unit, table, ...key], value: of }
+  }
+  if (SPREAD.has(table)) return [spread(value)]
+  const unit = unitOfRecord(table, key)
+  if (unit === undefined) throw new RangeError(`a record of ${table} belongs to nobody: ${JSON.stringify(key)}`)
+  return [{ unit, table, key, value }, ...(LISTED.has(table) ? [spread(true)] : [])]
+}
+
 function hostedKey(table: string, key: Key): Key {
   const owner = key[0] as string
   return [owner.slice(owner.indexOf('@') + 1), table, ...key]
