@@ -10,7 +10,7 @@ import type { Calls } from './calls.ts'
 
 export interface AccountsAtHomeParts {
   /** Has an account live here; false when another node has it. */
-  claim(bare: string): Promise<boolean>
+  readonly claim: (bare: string) => Promise<boolean>
   readonly calls: Pick<Calls, 'serve' | 'ask'>
   /** Of the question; another for each of several. */
   readonly name: string
