@@ -1,7 +1,7 @@
 /** For tests: nodes of a cluster in memory, with stores that outlive them. */
 import { openMemory } from '../storage/memory/memory.ts'
 import { DirectQueue } from './direct-queue.ts'
-import { MemoryCluster } from './memory.ts'
+import { MemoryCluster, type MemoryMembership } from './memory.ts'
 import { MemoryHistoryStore, MemoryRowStore } from './memory-stores.ts'
 import { type HistoryQueue, type HistoryStore, type RowStore } from './shapes.ts'
 import { ClusterStorage, type ClusterStorageOptions } from './storage.ts'
@@ -20,6 +20,7 @@ export function newWorld(): World {
 export interface TestNode {
   readonly storage: ClusterStorage
   readonly inc: string
+  readonly membership: MemoryMembership
   readonly queue: HistoryQueue
 }
 
@@ -33,7 +34,7 @@ export function joinNode(world: World, name: string, options: Partial<ClusterSto
   const membership = world.cluster.join(name)
   const queue = options.queue ?? new DirectQueue(world.history)
   const storage = new ClusterStorage({ membership, records: world.records, history: world.history, queue, blobs: world.blobs, framesOf, commitEveryMs: 0, onError: () => {}, ...options })
-  return { storage, inc: membership.self.inc, queue }
+  return { storage, inc: membership.self.inc, membership, queue }
 }
 
 /** Stops a node in good order. */

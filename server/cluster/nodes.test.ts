@@ -4,37 +4,99 @@ import { expect } from 'chai'
 import { type Client, connect, type ConnectOptions } from '../../lib/client/client.ts'
 import type { Element } from '../../lib/xml/element.ts'
 import { startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
+import { framesOf } from './frames.ts'
+import { joinNode, newWorld, stopNode, type TestNode } from './nodes.fixture.ts'
 import { SharedNodes, type SharedNode } from './shared-units.fixture.ts'
 
 interface Site {
-  readonly node: SharedNode
+  readonly inc: string
   readonly site: TestServer
 }
 
-const CONFIG = TEST_CONFIG.replace('  mod_bosh: {}\n', '').replace('mod_mam: { default: always }', 'mod_mam: { default: always }\n  mod_muc: {}')
+/** What keeps the nodes together. */
+interface Together {
+  join(name: string): Promise<Site>
+  /** The incarnation of a unit's home. */
+  homeOf(unit: string): string | undefined
+  /** Ends a node as a kill would. */
+  kill(site: Site): void
+  /** The node gives up the unit, which nobody uses. */
+  release(site: Site, unit: string): Promise<void>
+  /** Stops a node in good order. */
+  stop(site: Site): Promise<void>
+}
 
-describe('servers of one cluster', () => {
-  let all: SharedNodes
+const CONFIG = TEST_CONFIG.replace('  mod_bosh: {}\n', '').replace('mod_mam: { default: always }', 'mod_mam: { default: always }\n  mod_muc: {}')
+const SECRET = Buffer.from('known to all')
+
+/** One storage for all, in which everything is at once what it is. */
+function sharedNodes(): Together {
+  const all = new SharedNodes()
+  const nodes = new Map<string, SharedNode>()
+  return {
+    async join(name) {
+      const node = all.join(name)
+      nodes.set(node.inc, node)
+      return { inc: node.inc, site: await startTestServer({ storage: node.storage, config: CONFIG, cluster: { units: node, secret: SECRET } }) }
+    },
+    homeOf: (unit) => all.homes.get(unit),
+    kill({ inc }) { all.kill(nodes.get(inc) as SharedNode) },
+    async release({ inc }, unit) { nodes.get(inc)?.release(unit) },
+    async stop({ site }) { await site[Symbol.asyncDispose]() },
+  }
+}
+
+/** Each with a storage of its own, as several machines. */
+function clusterStorages(): Together {
+  const world = newWorld()
+  const nodes = new Map<string, TestNode>()
+  const killed = new Set<string>()
+  return {
+    async join(name) {
+      const node = joinNode(world, name, { framesOf, idleMs: 300 })
+      nodes.set(node.inc, node)
+      return { inc: node.inc, site: await startTestServer({ storage: node.storage, config: CONFIG, cluster: { units: node.storage, secret: SECRET } }) }
+    },
+    homeOf(unit) {
+      const inc = world.cluster.homes.get(unit)
+      return inc === undefined || killed.has(inc) ? undefined : inc
+    },
+    kill({ inc }) {
+      killed.add(inc)
+      world.cluster.kill(inc)
+    },
+    async release(_site, unit) { await until(() => (world.cluster.homes.get(unit) === undefined ? true : undefined)) },
+    async stop({ inc, site }) {
+      const node = nodes.get(inc) as TestNode
+      // A process that is killed would not be there; here it has to be told.
+      if (killed.has(inc)) node.membership.lose()
+      await site[Symbol.asyncDispose]()
+      if (!killed.has(inc)) await stopNode(node, world)
+    },
+  }
+}
+
+testServers('one storage', sharedNodes)
+testServers('storages of their own', clusterStorages)
+
+function testServers(name: string, bringTogether: () => Together): void {
+describe(`servers of one cluster over ${name}`, () => {
+  let all: Together
   let sites: Site[]
   let clients: Client[]
 
   beforeEach(async () => {
-    all = new SharedNodes()
+    all = bringTogether()
     sites = []
     clients = []
-    for (const name of ['a', 'b', 'c']) {
-      const node = all.join(name)
-      sites.push({ node, site: await startTestServer({ storage: node.storage, config: CONFIG, cluster: { units: node, secret: Buffer.from('known to all') } }) })
-    }
+    for (const each of ['a', 'b', 'c']) sites.push(await all.join(each))
     // Accounts are made at the first node and are at home nowhere.
-    for (const name of ['romeo', 'juliet', 'mercutio']) {
-      await at(0).site.server.register(`${name}@localhost`, 'secret')
-      at(0).node.release(`${name}@localhost`)
-    }
+    for (const user of ['romeo', 'juliet', 'mercutio']) await at(0).site.server.register(`${user}@localhost`, 'secret')
+    for (const user of ['romeo', 'juliet', 'mercutio']) await all.release(at(0), `${user}@localhost`)
   })
   afterEach(async () => {
     for (const client of clients) client.destroy()
-    for (const { site } of sites) await site[Symbol.asyncDispose]()
+    for (const site of sites) await all.stop(site)
   })
 
   function at(index: number): Site { return sites[index] as Site }
@@ -132,8 +194,8 @@ describe('servers of one cluster', () => {
     const romeo = await login(0, 'romeo', { sm: true })
     romeo.send("<message type='chat' id='o' to='juliet@localhost'><body>later</body></message>")
     await romeo.requestAck()
-    const home = await until(() => all.homes.get('juliet@localhost'))
-    const juliet = await login(sites.findIndex(({ node }) => node.inc === home), 'juliet')
+    const home = await until(() => all.homeOf('juliet@localhost'))
+    const juliet = await login(sites.findIndex(({ inc }) => inc === home), 'juliet')
     const late = await juliet.receive(message('o'))
     expect(late.getChild('delay') !== undefined).to.equal(true)
   })
@@ -272,8 +334,8 @@ describe('servers of one cluster', () => {
     const juliet = await login(1, 'juliet', { sm: true })
     await enter(juliet, 'juliet')
     await juliet.sendIq("<iq type='set' to='coven@conference.localhost'><query xmlns='http://jabber.org/protocol/muc#owner'><x xmlns='jabber:x:data' type='submit'/></query></iq>")
-    const home = await until(() => all.homes.get('coven@conference.localhost'))
-    const dying = sites.findIndex(({ node }) => node.inc === home)
+    const home = await until(() => all.homeOf('coven@conference.localhost'))
+    const dying = sites.findIndex(({ inc }) => inc === home)
     const others = [0, 1, 2].filter((index) => index !== dying)
     const romeo = await login(others[0] as number, 'romeo')
     await enter(romeo, 'romeo')
@@ -282,12 +344,12 @@ describe('servers of one cluster', () => {
     await romeo.receive(inRoom('mercutio'))
     const state = juliet.resumeState()
     juliet.destroy()
-    all.kill(at(dying).node)
+    all.kill(at(dying))
     romeo.send("<message type='groupchat' to='coven@conference.localhost'><body>still here</body></message>")
     await romeo.receive(said('still here'))
     await romeo.receive(inRoom('mercutio', 'unavailable'))
-    const where = all.homes.get('juliet@localhost')
-    const back = await login(where === undefined ? others[1] as number : sites.findIndex(({ node }) => node.inc === where), 'juliet', { resume: state, presence: '' })
+    const where = all.homeOf('juliet@localhost')
+    const back = await login(where === undefined ? others[1] as number : sites.findIndex(({ inc }) => inc === where), 'juliet', { resume: state, presence: '' })
     expect(back.resumed).to.equal(true)
     back.send("<message type='groupchat' to='coven@conference.localhost'><body>me too</body></message>")
     await romeo.receive(said('me too'))
@@ -302,11 +364,11 @@ describe('servers of one cluster', () => {
     juliet.destroy()
     romeo.send("<message type='chat' id='1' to='juliet@localhost'><body>1</body></message>")
     await romeo.requestAck()
-    all.kill(at(1).node)
+    all.kill(at(1))
     romeo.send("<message type='chat' id='2' to='juliet@localhost'><body>2</body></message>")
     await romeo.requestAck()
-    const home = await until(() => all.homes.get('juliet@localhost'))
-    const back = await login(sites.findIndex(({ node }) => node.inc === home), 'juliet', { resume: state, presence: '' })
+    const home = await until(() => all.homeOf('juliet@localhost'))
+    const back = await login(sites.findIndex(({ inc }) => inc === home), 'juliet', { resume: state, presence: '' })
     expect(back.resumed).to.equal(true)
     expect([(await back.receive((element) => element.getName() === 'message')).attrs['id'], (await back.receive((element) => element.getName() === 'message')).attrs['id']]).to.deep.equal(['1', '2'])
     expect((await history(back)).map(({ text }) => text)).to.deep.equal(['1', '2'])
@@ -316,7 +378,7 @@ describe('servers of one cluster', () => {
     const romeo = await login(0, 'romeo')
     const juliet = await login(1, 'juliet')
     await befriend(romeo, juliet)
-    all.kill(at(1).node)
+    all.kill(at(1))
     await romeo.receive(presence('juliet@localhost', 'unavailable'))
     const back = await login(2, 'juliet')
     await romeo.receive(presence(back.jid))
@@ -329,7 +391,7 @@ describe('servers of one cluster', () => {
     romeo.send("<message type='chat' id='at-b' to='juliet@localhost'><body>0</body></message>")
     await juliet.receive(message('at-b'))
     await juliet.disconnect()
-    at(1).node.release('juliet@localhost')
+    await all.release(at(1), 'juliet@localhost')
     const moved = await login(2, 'juliet')
     for (let i = 0; i < 30; i++) {
       romeo.send(`<message type='chat' id='p${i}' to='juliet@localhost'><body>${i}</body></message>`)
@@ -340,6 +402,7 @@ describe('servers of one cluster', () => {
     expect(order).to.deep.equal(Array.from({ length: 30 }, (_, i) => `p${i}`))
   })
 })
+}
 
 /** The version of the capabilities in the test (XEP-0115 §5.1). */
 function versionWithMood(): string {
@@ -348,7 +411,7 @@ function versionWithMood(): string {
 }
 
 async function until<Value>(find: () => Value | undefined): Promise<Value> {
-  for (let i = 0; i < 200; i++) {
+  for (let i = 0; i < 2000; i++) {
     const value = find()
     if (value !== undefined) return value
     await new Promise((resolve) => { setTimeout(resolve, 10) })
