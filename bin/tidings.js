@@ -12,7 +12,7 @@ const YOUNG = '--max-semi-space-size'
 const chosen = [...process.execArgv, process.env.NODE_OPTIONS ?? ''].some((option) => option.includes(YOUNG))
 
 if (Number(process.versions.node.split('.')[0]) >= NEEDED) {
-  if (process.argv[2] === 'serve' && !chosen && process.platform !== 'win32') {
+  if (['serve', 'proxy'].includes(process.argv[2]) && !chosen && process.platform !== 'win32') {
     process.execve(process.execPath, [process.execPath, YOUNG + '=16', ...process.execArgv, ...process.argv.slice(1)])
   }
   // A checkout runs its source, a published package what was built of it.
