@@ -41,6 +41,11 @@ export class ClusterFront implements Front {
   constructor(parts: FrontParts) {
     this.#parts = parts
     parts.metrics.gauge('tidings_front_connections', 'Client connections that are passed on to other nodes', [], () => this.connections)
+    parts.metrics.gauge('tidings_front_waiting_bytes', 'Bytes that wait here for clients that are served by other nodes', [], () => {
+      let bytes = 0
+      for (const client of this.#carried) bytes += client.writableLength
+      return bytes
+    })
     this.#refused = parts.metrics.counter('tidings_front_failures_total', 'Logins for which no node was found', [])
   }
 
