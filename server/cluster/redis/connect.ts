@@ -105,9 +105,10 @@ export class Commander {
       this.#onProblem(undefined)
       return answer
     } catch (error) {
-      this.#onProblem(`Redis: ${this.#reason(error as Error)}`)
+      const problem = `Redis: ${this.#reason(error as Error)}`
+      this.#onProblem(problem)
       this.#reconnect(error as Error)
-      throw error
+      throw error instanceof FinalError ? error : new Error(problem, { cause: error })
     } finally {
       this.#underWay--
     }
