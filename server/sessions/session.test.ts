@@ -291,8 +291,9 @@ describe('a session that is resumed', () => {
     await juliet.start(features, optionsOf('juliet'))
     for (let count = 0; count < 30; count++) await juliet.ping()
     expect(asked).to.equal(1)
+    // The next time comes when some have come and a moment has passed, or many have come.
     juliet.acknowledge()
-    for (let count = 0; count < 30; count++) await juliet.ping()
+    for (let count = 0; count < 70; count++) await juliet.ping()
     expect(asked).to.equal(2)
     await juliet.disconnect()
   })

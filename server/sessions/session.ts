@@ -110,7 +110,10 @@ export function createManagement(options: Pick<Management, 'id' | 'resumable' | 
 const COUNTER = 2 ** 32
 /** More than what a client can have received beyond what it is known to have acknowledged. */
 const UNSEEN = 2 ** 24
+/** So many stanzas are acknowledged together, or so many when the last request was a moment ago: each costs the client, and us, more than a stanza. */
 const REQUEST_EVERY = 8
+const REQUEST_EVERY_MAX = 64
+const REQUEST_PAUSE_MS = 250
 /** Of what waited for its commit, so many bytes are written at once; the rest follows when the network has taken these. */
 const BURST_BYTES = 1_048_576
 export const ACK_REQUEST = Buffer.from("<r xmlns='urn:xmpp:sm:3'/>")
@@ -146,6 +149,8 @@ export class Session implements GateWaiter {
   /** Acknowledgements that wait for their commit. */
   #acks: { ticket: number; handled: number }[] | undefined
   #resuming = false
+  /** When an acknowledgement was requested last, ms. */
+  #lastRequest = 0
   /** The ticket released last. */
   #releasedTicket = 0
   /** The network has not taken the last burst yet, and so many bytes have been sent since. */
@@ -440,7 +445,11 @@ export class Session implements GateWaiter {
     else if (carrier.confirms === true && this.management === undefined && stanza.name === 'message' && !volatile) this.#awaitConfirmation(carrier, { stanza, id })
     if (carrier.backlog > this.#context.limits.outboundBytes) return this.#stopped()
     const management = this.management
-    if (management !== undefined && ++management.unrequested >= REQUEST_EVERY && management.requestedAt === 0) this.requestAck()
+    if (management !== undefined && ++management.unrequested >= REQUEST_EVERY && management.requestedAt === 0 && this.#requestIsDue(management)) this.requestAck()
+  }
+
+  #requestIsDue({ unrequested }: Management): boolean {
+    return unrequested >= REQUEST_EVERY_MAX || this.#context.now() - this.#lastRequest >= REQUEST_PAUSE_MS
   }
 
   /** Bounded by what may wait for the network. */
@@ -455,7 +464,8 @@ export class Session implements GateWaiter {
     const management = this.management
     if (management === undefined || this.#carrier === undefined || this.#resuming || management.queue.length === 0) return
     management.unrequested = 0
-    if (management.requestedAt === 0) management.requestedAt = this.#context.now()
+    this.#lastRequest = this.#context.now()
+    if (management.requestedAt === 0) management.requestedAt = this.#lastRequest
     this.#carrier.write(ACK_REQUEST)
   }
 

@@ -172,6 +172,26 @@ describe('journal of streams', () => {
   beforeEach(async () => { dir = await newDirectory() })
   afterEach(() => { rmSync(dir, { recursive: true, force: true }) })
 
+  it('writes the bytes that many streams have in common once, and gives all to each', async () => {
+    const opened = await openParts(dir, {}, { segmentBytes: Infinity })
+    const { streams } = opened.shapes
+    const common = [Buffer.alloc(5000, 'a'), Buffer.alloc(63, 'b'), Buffer.alloc(64, 'c')] as const
+    const ids = Array.from({ length: 100 }, (_, number) => `s${number}`)
+    for (const id of ids) streams.open(id, ROMEO, id, null)
+    await opened.store.committed()
+    const before = opened.log.bytes
+    for (const id of ids) for (const seq of [1, 2]) streams.push(id, seq, Buffer.from(`${id} ${seq} `), ...common, Buffer.alloc(70, id))
+    await opened.store.committed()
+    expect(opened.log.bytes - before).to.be.below(5000 + 100 * 2 * 250)
+    await opened.discard()
+    await using storage = await openEmbedded(dir)
+    const loaded = await storage.streams.load()
+    expect(loaded).to.have.length(100)
+    for (const { id, unacknowledged } of loaded) {
+      expect(unacknowledged.map(({ seq, bytes }) => [seq, bytes.toString()]), id).to.deep.equal([1, 2].map((seq) => [seq, `${id} ${seq} ${common.join('')}${Buffer.alloc(70, id).toString()}`]))
+    }
+  })
+
   it('knows after a kill when the process was last alive', async () => {
     const opened = await openParts(dir, {}, { segmentBytes: Infinity })
     opened.shapes.streams.open('s', ROMEO, 'orchard', null)

@@ -19,8 +19,15 @@ const OPENED = 1
 const STATE = 2
 const HANDLED = 4
 const ACKNOWLEDGED = 8
-const PUSHES = 16
+/** Each with its bytes as a whole, as earlier versions wrote them. */
+const WHOLE_PUSHES = 16
 const CLOSED = 32
+const PUSHES = 64
+
+/** Parts of stanzas that are so long are in a section once, however many copies they are a part of. */
+const SHARED_BYTES_MIN = 64
+/** In place of a length: the number of a long part of this section. */
+const SHARED = 0x8000_0000
 
 type Store = OrderedStore & SectionWriter & { touch(): void }
 
@@ -149,6 +156,7 @@ export class StreamJournal implements StreamStore, Participant {
 
   replay(section: RecordReader): void {
     this.#seenAt = Math.max(this.#seenAt, section.double())
+    const shared: Buffer[] = []
     while (!section.isAtEnd) {
       const number = section.uint32()
       const revision = section.uint32()
@@ -167,7 +175,7 @@ export class StreamJournal implements StreamStore, Participant {
       // What the rows show already, the end of a stream too, is read and forgotten.
       const isNews = stream !== undefined && stream.revision < revision
       const forgotten = { ...NO_STREAM, queue: [] }
-      replayDelta(section, flags, isNews ? stream as OpenStream : forgotten)
+      replayDelta(section, flags, isNews ? stream as OpenStream : forgotten, shared)
       if (!stream || !isNews) continue
       stream.revision = revision
       this.#changed.add(stream)
@@ -201,6 +209,7 @@ const NO_STREAM: OpenStream = { number: 0, revision: 0, id: '', owner: '', resou
 
 /** Time, then for each stream its number, revision, flags and what these say follows. */
 function pack(writer: RecordWriter, deltas: Iterable<Delta>): void {
+  const shared = new Map<Buffer, number>()
   writer.double(Date.now())
   for (const { stream, flags, pushes } of deltas) {
     writer.uint32(stream.number)
@@ -217,17 +226,46 @@ function pack(writer: RecordWriter, deltas: Iterable<Delta>): void {
       writer.uint32(pushes.length)
       for (const push of pushes) {
         writer.uint32(push.seq)
-        writer.bytes(...push.parts)
+        writer.uint8(push.parts.length)
+        for (const part of push.parts) packPart(writer, part, shared)
       }
     }
     if (flags & ACKNOWLEDGED) writer.uint32(stream.acknowledged)
   }
 }
 
-function replayDelta(section: RecordReader, flags: number, stream: OpenStream): void {
+/** `shared`: the long parts of the section by their numbers. */
+function packPart(writer: RecordWriter, part: Buffer, shared: Map<Buffer, number>): void {
+  if (part.length >= SHARED_BYTES_MIN) {
+    const number = shared.get(part)
+    if (number !== undefined) return writer.uint32(SHARED + number)
+    shared.set(part, shared.size)
+  }
+  writer.bytes(part)
+}
+
+function replayPart(section: RecordReader, shared: Buffer[]): Buffer {
+  const length = section.uint32()
+  if (length >= SHARED) {
+    const part = shared[length - SHARED]
+    if (part === undefined) throw new RangeError('the record has no such part')
+    return part
+  }
+  const part = Buffer.from(section.take(length))
+  if (length >= SHARED_BYTES_MIN) shared.push(part)
+  return part
+}
+
+function replayDelta(section: RecordReader, flags: number, stream: OpenStream, shared: Buffer[]): void {
   if (flags & STATE) stream.state = Buffer.from(section.bytes())
   if (flags & HANDLED) stream.handled = section.uint32()
-  if (flags & PUSHES) for (let count = section.uint32(); count > 0; count--) stream.queue.push({ seq: section.uint32(), parts: [Buffer.from(section.bytes())] })
+  if (flags & WHOLE_PUSHES) for (let count = section.uint32(); count > 0; count--) stream.queue.push({ seq: section.uint32(), parts: [Buffer.from(section.bytes())] })
+  if (flags & PUSHES) {
+    for (let count = section.uint32(); count > 0; count--) {
+      const seq = section.uint32()
+      stream.queue.push({ seq, parts: Array.from({ length: section.uint8() }, () => replayPart(section, shared)) })
+    }
+  }
   if (flags & ACKNOWLEDGED) {
     stream.acknowledged = section.uint32()
     dropAcknowledged(stream.queue, stream.acknowledged)

@@ -125,8 +125,10 @@ export class RecordReader {
   }
 
   /** A view, not a copy. */
-  bytes(): Buffer {
-    const length = this.uint32()
+  bytes(): Buffer { return this.take(this.uint32()) }
+
+  /** The next so many bytes; a view too. */
+  take(length: number): Buffer {
     if (this.#at + length > this.#buffer.length) throw new RangeError('the record is shorter than it says')
     this.#at += length
     return this.#buffer.subarray(this.#at - length, this.#at)
