@@ -2,6 +2,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { listens } from './daemon.ts'
+import { selfSigned } from './certificate.ts'
 import { install } from './install.ts'
 import { javaArgs, type JavaOptions, startJava } from './java.ts'
 import { place, Service } from './service.ts'
@@ -15,6 +16,11 @@ const EXPORTS = [
   'java.rmi/sun.rmi.registry', 'java.rmi/sun.rmi.server', 'java.sql/java.sql',
 ]
 
+export interface CassandraOptions extends JavaOptions {
+  /** Clients need TLS, and a login: `cassandra`, with the same password. */
+  readonly isSecure?: boolean
+}
+
 export class Cassandra extends Service {
   readonly host = '127.0.0.1'
   readonly port: number
@@ -24,14 +30,18 @@ export class Cassandra extends Service {
     super(`cassandra://127.0.0.1:${port}`, dir, daemons)
     this.port = port
   }
+
+  /** Of one that is secure: the file of the certificate, signed by itself. */
+  get certificate(): string { return path.join(this.dir, 'certificate.pem') }
 }
 
 /** Clients on the first port, other nodes on the second. */
-export async function startCassandra(options: JavaOptions = {}): Promise<Cassandra> {
+export async function startCassandra(options: CassandraOptions = {}): Promise<Cassandra> {
   install(['cassandra'])
   const { dir, port } = await place('cassandra', options, 2)
   const conf = path.join(dir, 'conf')
   mkdirSync(conf, { recursive: true })
+  if (options.isSecure === true) await selfSigned(dir)
   writeFileSync(path.join(conf, 'cassandra.yaml'), `cluster_name: tidings
 num_tokens: 1
 partitioner: org.apache.cassandra.dht.Murmur3Partitioner
@@ -49,7 +59,7 @@ storage_port: ${port + 1}
 seed_provider:
   - class_name: org.apache.cassandra.locator.SimpleSeedProvider
     parameters: [{seeds: "127.0.0.1:${port + 1}"}]
-`)
+${options.isSecure === true ? secureLines(dir) : ''}`)
   writeFileSync(path.join(conf, 'logback.xml'), `<configuration><appender name="C" class="ch.qos.logback.core.ConsoleAppender"><encoder><pattern>%-5level %date %logger{0}: %msg%n</pattern></encoder></appender>
 <root level="INFO"><appender-ref ref="C"/></root></configuration>
 `)
@@ -63,4 +73,18 @@ seed_provider:
   ], conf)
   const daemon = await startJava({ name: 'cassandra', dir, args: [...args, 'org.apache.cassandra.service.CassandraDaemon'], ready: async () => await listens(port) }, options.stays)
   return new Cassandra(dir, port, [daemon])
+}
+
+function secureLines(dir: string): string {
+  return `authenticator: PasswordAuthenticator
+authorizer: CassandraAuthorizer
+role_manager: CassandraRoleManager
+client_encryption_options:
+  enabled: true
+  optional: false
+  ssl_context_factory:
+    class_name: org.apache.cassandra.security.PEMBasedSslContextFactory
+  keystore: ${dir}/both.pem
+  truststore: ${dir}/certificate.pem
+`
 }
