@@ -5,11 +5,12 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect } from 'chai'
-import { sharedHBase, sharedKafka, startRedis } from '../../services/services.ts'
+import { sharedCassandra, sharedHBase, sharedKafka, startRedis } from '../../services/services.ts'
 import { nextMessageId } from '../../lib/stanza/ids.ts'
 import { createLog } from '../log.ts'
-import { openHBaseHistory } from '../storage/hbase/history.ts'
+import { loadConfig } from '../config/config.ts'
 import { KafkaQueue } from './kafka/queue.ts'
+import { openHistoryStore } from './stores.ts'
 import { REDIS_DEFAULTS } from './redis/connect.ts'
 import { RedisProgress } from './redis/progress.ts'
 import type { HistoryChange, QueuePlace } from './shapes.ts'
@@ -24,20 +25,29 @@ function start(config: string): ChildProcess {
   return child
 }
 
-describe('tidings archive-worker', () => {
+/** By the name of each store: its part of a configuration with tables or a keyspace of this name. */
+const STORES: Readonly<Record<string, (name: string) => Promise<string>>> = {
+  HBase: async (name) => `hbase: {masters: ["${(await sharedHBase()).masters[0]}"], prefix: ${name}_, regions: 2}`,
+  Cassandra: async (name) => {
+    const { host, port, datacenter } = await sharedCassandra()
+    return `cassandra: {contact_points: ["${host}:${port}"], local_datacenter: ${datacenter}, keyspace: ${name}, replication: 1}`
+  },
+}
+
+for (const [storeName, configOf] of Object.entries(STORES)) describe(`tidings archive-worker with ${storeName}`, () => {
   it('loses and doubles nothing when it is killed, and ends on SIGTERM', async function () {
     // Others get the partitions of a killed one only when the group has missed it for a while.
     this.timeout(400_000)
-    const [kafkaService, hbase] = await Promise.all([sharedKafka(), sharedHBase()])
+    const name = `role${process.pid}${storeName.toLowerCase()}`
+    const [kafkaService, storeConfig] = await Promise.all([sharedKafka(), configOf(name)])
     await using redisService = await startRedis()
     const dir = await mkdtemp(path.join(tmpdir(), 'tidings-'))
-    const name = `role${process.pid}`
     const port = redisService.ports[0] ?? 0
     const config = path.join(dir, 'tidings.yml')
     await writeFile(config, `hosts: [example.org]
 tidings:
   kafka: {brokers: ["${kafkaService.brokers[0]}"], topic: ${name}, group: ${name}, partitions: 4, replication: 1}
-  hbase: {masters: ["${hbase.masters[0]}"], prefix: ${name}_, regions: 2}
+  ${storeConfig}
   cluster: {node: one, redis: {url: "redis://127.0.0.1:${port}"}}
 `)
     const kafka = { brokers: kafkaService.brokers, topic: name, group: name, partitions: 4, replication: 1, backlogBytes: 10_000_000, tls: undefined, sasl: undefined }
@@ -69,7 +79,7 @@ tidings:
     const done = await progress.read()
     for (const { partition, offset } of places) expect(done.get(partition)).to.be.above(offset)
 
-    await using store = await openHBaseHistory({ masters: hbase.masters, prefix: `${name}_` })
+    await using store = await openHistoryStore(loadConfig(config).config)
     for (const owner of OWNERS) {
       const { items } = await store.query(owner, { max: 1_000_000, direction: 'forward' })
       expect(items.map(({ id, bytes }) => [id, bytes.toString()])).to.deep.equal(entries.filter((each) => each.owner === owner).map(({ id, bytes }) => [id, bytes?.toString()]))

@@ -1,4 +1,4 @@
-/** The role `archive-worker`: takes history from Kafka and puts it into HBase, and tells the nodes how far it is. */
+/** The role `archive-worker`: takes history from Kafka and puts it into HBase or Cassandra, and tells the nodes how far it is. */
 import type { Config } from '../config/config.ts'
 import { type HttpListener, listenHealth } from '../http/http.ts'
 import type { Log } from '../log.ts'
@@ -12,7 +12,7 @@ export interface ArchiveRole {
   close(): Promise<void>
 }
 
-/** Rejects with an error for people when the configuration has no Kafka, HBase or Redis. */
+/** Rejects with an error for people when the configuration has no Kafka, no HBase or Cassandra, or no Redis. */
 export async function createArchiveRole(config: Config, log: Log): Promise<ArchiveRole> {
   const { kafka, cluster, metrics: listener } = config.tidings
   if (kafka === undefined) throw new Error('tidings.kafka is not configured: there is no history to take')

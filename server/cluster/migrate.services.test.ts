@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { expect } from 'chai'
-import { sharedHBase, startRedis } from '../../services/services.ts'
+import { sharedCassandra, sharedHBase, startRedis } from '../../services/services.ts'
 import { loadConfig } from '../config/config.ts'
 import { fetchFile, fillAccount, PASSWORD, readAccount } from '../full-account.fixture.ts'
 import { createLog } from '../log.ts'
@@ -14,7 +14,7 @@ import { TEST_CONFIG, type TestServer } from '../test-server.ts'
 const BIN = path.resolve(import.meta.dirname, '../../bin/tidings.js')
 
 async function serve(config: string, dataDir: string): Promise<Server> {
-  return await createServer({ config: loadConfig(config).config, dataDir, log: createLog((process.env['TIDINGS_TEST_LOG'] ?? 'silent') as 'info') })
+  return await createServer({ config: loadConfig(config).config, dataDir, log: createLog('silent') })
 }
 
 /** A server as the helpers of tests know it. */
@@ -27,10 +27,19 @@ function siteOf(server: Server): TestServer {
   }
 }
 
-describe('tidings migrate', () => {
+/** By the name of each store: its part of a configuration. */
+const STORES: Readonly<Record<string, (name: string) => Promise<string>>> = {
+  HBase: async (name) => `hbase: {masters: ["${(await sharedHBase()).masters[0]}"], prefix: ${name}_, regions: 2}`,
+  Cassandra: async (name) => {
+    const { host, port, datacenter } = await sharedCassandra()
+    return `cassandra: {contact_points: ["${host}:${port}"], local_datacenter: ${datacenter}, keyspace: ${name}, replication: 1}`
+  },
+}
+
+for (const [storeName, configOf] of Object.entries(STORES)) describe(`tidings migrate to ${storeName}`, () => {
   it('brings a server into a cluster, where its users find everything', async function () {
-    this.timeout(240_000)
-    const hbase = await sharedHBase()
+    this.timeout(400_000)
+    const store = await configOf(`migrate${process.pid}`)
     await using redis = await startRedis()
     const dir = await mkdtemp(path.join(tmpdir(), 'tidings-'))
     const [data, copy] = [path.join(dir, 'data'), path.join(dir, 'copy')]
@@ -38,7 +47,7 @@ describe('tidings migrate', () => {
     await writeFile(alone, TEST_CONFIG)
     await writeFile(node, `${TEST_CONFIG}
 tidings:
-  hbase: {masters: ["${hbase.masters[0]}"], prefix: "migrate${process.pid}_", regions: 2}
+  ${store}
   cluster: {node: one, redis: {url: "redis://127.0.0.1:${redis.ports[0]}"}}
 `)
     const migrate = async (config: string): Promise<string> => {

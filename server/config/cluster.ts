@@ -5,7 +5,7 @@ import { resolve } from 'node:path'
 import type { RedisAddress, RedisConnection } from '../cluster/redis/connect.ts'
 import type { Config } from './config.ts'
 import { entryOf, show, textOf, type ConfigNode, type MapEntry, type MapNode } from './node.ts'
-import { anything, bool, duration, int, list, OptionError, parseOptions, text, type OptionTable, type OptionType } from './options.ts'
+import { anything, bool, duration, int, list, matching, OptionError, parseOptions, text, type OptionTable, type OptionType } from './options.ts'
 import { type Problem } from './problems.ts'
 
 export interface ClusterOptions {
@@ -105,24 +105,26 @@ export function readCluster(root: MapNode, entry: MapEntry | undefined, names: R
 
 /** What of Kafka and the stores is of no use without the rest; `entry`: the key `tidings`. */
 export function checkStores(entry: MapEntry | undefined, problems: Problem[]): void {
-  const report = (name: string, missing: string, why: string): void => {
+  const report = (name: string, others: readonly string[], why: string): void => {
     const at = entry && entryOf(entry.value, name)
-    if (at && !entryOf(entry.value, missing)) problems.push({ file: at.file, line: at.line, option: `tidings.${name}`, level: 'error', text: `needs tidings.${missing}: ${why}` })
+    if (at && !others.some((other) => entryOf(entry.value, other))) problems.push({ file: at.file, line: at.line, option: `tidings.${name}`, level: 'error', text: `needs ${others.map((other) => `tidings.${other}`).join(' or ')}: ${why}` })
   }
-  report('kafka', 'hbase', 'history goes there.')
-  report('kafka', 'cluster', 'a server that is alone keeps history in its data directory.')
-  report('hbase', 'cluster', 'a server that is alone keeps everything in its data directory.')
+  report('kafka', STORES, 'history goes there.')
+  report('kafka', ['cluster'], 'a server that is alone keeps history in its data directory.')
+  for (const store of STORES) report(store, ['cluster'], 'a server that is alone keeps everything in its data directory.')
 }
 
 /** What a node that has accounts and rooms lacks; those of other roles may do without. */
-export function checkChatNode({ tidings: { cluster, hbase, s3 } }: Pick<Config, 'tidings'>): Problem[] {
+export function checkChatNode({ tidings: { cluster, hbase, cassandra, s3 } }: Pick<Config, 'tidings'>): Problem[] {
   if (cluster === undefined) return []
   const problem = (level: Problem['level'], text: string): Problem => ({ ...cluster.at, option: 'tidings.cluster', level, text })
   return [
-    ...(hbase === undefined ? [problem('error', 'needs tidings.hbase: what several nodes keep of accounts, rooms and history is there.')] : []),
+    ...(hbase === undefined && cassandra === undefined ? [problem('error', 'needs tidings.hbase or tidings.cassandra: what several nodes keep of accounts, rooms and history is there.')] : []),
     ...(s3 === undefined ? [problem('warning', 'is set without tidings.s3: an uploaded file is at the node alone that took it.')] : []),
   ]
 }
+
+const STORES = ['hbase', 'cassandra']
 
 function ofEjabberd(names: RedisNames): RedisConnection {
   return {
@@ -162,17 +164,6 @@ function readRedis(node: ConfigNode, folder: string, problems: Problem[]): Redis
     username: options.username || decodeURIComponent(url?.username ?? ''), password: options.password || decodeURIComponent(url?.password ?? ''), sentinelPassword: options.sentinel_password,
     database: database ? Number(database) : options.db, tls: options.tls || url?.protocol === 'rediss:', ca,
     connectTimeoutMs: options.connect_timeout, keyPrefix: options.key_prefix, minReplicas: options.min_replicas,
-  }
-}
-
-function matching(pattern: RegExp, expects: string): OptionType<string> {
-  return {
-    expects,
-    parse(node) {
-      const written = textOf(node)
-      if (written === undefined || !pattern.test(written)) throw new OptionError(node, `${show(node)} is not allowed here; expected ${expects}.`)
-      return written
-    },
   }
 }
 

@@ -688,7 +688,7 @@ modules:
       expect(config.limits).to.include({ stanzaBytes: 20_000, preAuthTimeoutMs: 5000, depth: 100 })
       expect(config.tidings).to.deep.equal({
         data: './d', metrics: { port: 0, ip: '127.0.0.1' }, archiveRetentionMs: 30 * 86_400_000,
-        upload: { quotaBytes: 1024 ** 3, expiryMs: Infinity }, s3: undefined, kafka: undefined, hbase: undefined, cluster: undefined, selfSigned: true,
+        upload: { quotaBytes: 1024 ** 3, expiryMs: Infinity }, s3: undefined, kafka: undefined, hbase: undefined, cassandra: undefined, cluster: undefined, selfSigned: true,
         reports: { sendTo: [] }, serviceStatus: { addresses: [], outage: undefined },
       })
       expect(good('hosts: [a.example]\ntidings: { s3: { endpoint: "http://s3.example:9000", access_key: a, secret_key: b } }\n').tidings.s3).to.deep.equal({
@@ -701,6 +701,14 @@ modules:
       expect(parts('hosts: [a.example]\ntidings: { archive_retention: 1, hbase: { masters: ["m1:16000"] } }\n').tidings.hbase).to.deep.equal({
         masters: ['m1:16000'], user: 'tidings', namespace: 'default', prefix: '', regions: 8, compression: 'NONE', retentionSeconds: 86_400,
       })
+      const cassandraOf = (lines: string): unknown => parts(`hosts: [a.example]\ntidings: { ${lines} }\n`).tidings.cassandra
+      const cassandra = { contactPoints: ['c1'], localDatacenter: 'datacenter1', keyspace: 'tidings', replication: 3, consistency: 'local_quorum', login: undefined, tls: undefined }
+      expect(cassandraOf('cassandra: { contact_points: c1 }')).to.deep.equal(cassandra)
+      expect(cassandraOf('archive_retention: 1, cassandra: { contact_points: ["c1:9043", "[::1]"], local_datacenter: dc1, keyspace: chat_2, replication: {dc1: 3, dc2: 2}, consistency: quorum, username: u, password: p, tls: {cafile: ca.pem, server_name: c.example} }')).to.deep.equal({
+        contactPoints: ['c1:9043', '[::1]'], localDatacenter: 'dc1', keyspace: 'chat_2', replication: { dc1: 3, dc2: 2 }, consistency: 'quorum', login: { username: 'u', password: 'p' },
+        tls: { caFile: '/etc/x/ca.pem', certFile: undefined, keyFile: undefined, verify: true, serverName: 'c.example' }, retentionSeconds: 86_400,
+      })
+      expect(cassandraOf('cassandra: { contact_points: c1, tls: true }')).to.deep.equal({ ...cassandra, tls: { caFile: undefined, certFile: undefined, keyFile: undefined, verify: true, serverName: undefined } })
       expect(parts('hosts: [a.example]\ntidings: { kafka: { brokers: ["k1:9092"], tls: true } }\n').tidings.kafka?.tls).to.deep.equal({ caFile: undefined, certFile: undefined, keyFile: undefined, verify: true })
       expect(good('hosts: [a.example]\nnegotiation_timeout: 10\n').limits).to.include({ preAuthTimeoutMs: 10_000 })
       // A timer would take infinity for nothing.
@@ -730,16 +738,27 @@ modules:
       })
     })
 
+    it('refuses what cannot be Cassandra, and two stores of history', () => {
+      const problemsOf = (lines: string): string => load(`hosts: [a.example]\ntidings:\n${lines}\n`).problems.join('\n')
+      expect(problemsOf('  cassandra: {contact_points: [c1]}\n  hbase: {masters: [m]}')).to.match(/main\.yml:3: error: tidings\.cassandra: is set beside tidings\.hbase/)
+      expect(problemsOf('  cassandra: {}')).to.match(/main\.yml:3: error: tidings\.cassandra\.contact_points: At least one node/)
+      for (const [name, value] of [['keyspace', 'My-Chat'], ['replication', '0'], ['replication', '{dc1: x}'], ['consistency', 'any'], ['tls', '{ca: x}']] as const) {
+        expect(problemsOf(`  cassandra:\n    contact_points: [c1]\n    ${name}: ${value}`), `${name}: ${value}`).to.match(new RegExp(`main\\.yml:5: error: tidings\\.cassandra\\.${name}`))
+      }
+      expect(problemsOf('  cassandra: {contact_points: ["a b"]}')).to.match(/main\.yml:3: error: tidings\.cassandra\.contact_points/)
+    })
+
     it('says what several nodes need beside each other', () => {
       const problemsOf = (lines: string): string => load(`hosts: [a.example]\ntidings:\n${lines}\n`).problems.join('\n')
       expect(problemsOf('  cluster: {}\n  kafka: {brokers: ["k:9092"]}')).to.match(/main\.yml:4: error: tidings\.kafka: needs tidings\.hbase/)
       expect(problemsOf('  hbase: {masters: [m]}\n  kafka: {brokers: ["k:9092"]}')).to.match(/main\.yml:3: error: tidings\.hbase: needs tidings\.cluster/)
       expect(problemsOf('  hbase: {masters: [m]}\n  kafka: {brokers: ["k:9092"]}')).to.match(/main\.yml:4: error: tidings\.kafka: needs tidings\.cluster/)
-      expect(problemsOf('  cluster: {}\n  hbase: {masters: [m]}\n  kafka: {brokers: ["k:9092"]}')).to.equal('')
+      expect(problemsOf('  cassandra: {contact_points: [c]}')).to.match(/main\.yml:3: error: tidings\.cassandra: needs tidings\.cluster/)
+      for (const store of ['hbase: {masters: [m]}', 'cassandra: {contact_points: [c]}']) expect(problemsOf(`  cluster: {}\n  ${store}\n  kafka: {brokers: ["k:9092"]}`)).to.equal('')
       const ofNode = (lines: string): string => checkChatNode(load(`hosts: [a.example]\ntidings:\n${lines}\n`).config).map(formatProblem).join('\n')
       expect(ofNode('  data: x')).to.equal('')
       expect(ofNode('  cluster: {}')).to.match(/main\.yml:3: error: tidings\.cluster: needs tidings\.hbase[^]*main\.yml:3: warning: tidings\.cluster: is set without tidings\.s3/)
-      expect(ofNode('  cluster: {}\n  hbase: {masters: [m]}\n  s3: {bucket: b}')).to.equal('')
+      for (const store of ['hbase: {masters: [m]}', 'cassandra: {contact_points: [c]}']) expect(ofNode(`  cluster: {}\n  ${store}\n  s3: {bucket: b}`)).to.equal('')
     })
 
     it('reports what cannot be the Redis of a cluster', () => {

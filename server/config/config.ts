@@ -9,11 +9,13 @@ import { parseDateTime } from '../../lib/stanza/delay.ts'
 import { createJwtCheck } from '../../lib/sasl/jwt.ts'
 import { SCRAM_HASHES, type ScramHash } from '../../lib/sasl/scram-keys.ts'
 import type { KafkaOptions } from '../cluster/kafka/client.ts'
+import type { CassandraStorageOptions } from '../storage/cassandra/options.ts'
 import type { HBaseStorageOptions } from '../storage/hbase/tables.ts'
 import type { S3Options } from '../storage/s3/blobs.ts'
 import { createAccess, isNetwork, type Access, type AccessLayer, type Shaper } from './access.ts'
 import { checkStores, readCluster, redisTable, type ClusterOptions, type RedisNames } from './cluster.ts'
 import { globalOptionNames, hostOptionNames, moduleNames, removedModuleNames, removedOptionNames, renamedModules, renamedOptions } from './ejabberd-names.ts'
+import { cassandraOptions, cassandraTable } from './cassandra.ts'
 import { hbaseOptions, hbaseTable } from './hbase.ts'
 import { kafkaOptions, kafkaTable } from './kafka.ts'
 import { defaultLimits, limitTable, type Limits } from './limits.ts'
@@ -108,6 +110,8 @@ export interface TidingsOptions {
   readonly kafka: KafkaOptions | undefined
   /** The store of everybody's history and records. */
   readonly hbase: HBaseStorageOptions | undefined
+  /** In place of HBase; undefined: there is none. */
+  readonly cassandra: CassandraStorageOptions | undefined
   /** The nodes that this one is one of; undefined when it is alone. */
   readonly cluster: ClusterOptions | undefined
   /** Whether hosts without a certificate get one that the server signs itself. */
@@ -332,7 +336,7 @@ export const hostTable: OptionTable<HostOptions> = {
   ...sharedTls,
 }
 
-interface TidingsNames { data: string; metrics: unknown; archive_retention: number; upload: unknown; s3: unknown; kafka: unknown; hbase: unknown; cluster: unknown; self_signed: boolean; reports: unknown; service_status: unknown; limits: unknown }
+interface TidingsNames { data: string; metrics: unknown; archive_retention: number; upload: unknown; s3: unknown; kafka: unknown; hbase: unknown; cassandra: unknown; cluster: unknown; self_signed: boolean; reports: unknown; service_status: unknown; limits: unknown }
 
 /** The key `tidings`. */
 export const tidingsTable: OptionTable<TidingsNames> = {
@@ -343,6 +347,7 @@ export const tidingsTable: OptionTable<TidingsNames> = {
   s3: { type: anything(), default: undefined, help: 'Bucket for uploaded files: bucket, endpoint, region, prefix, access_key, secret_key and path_style.' },
   kafka: { type: anything(), default: undefined, help: 'The way of history to its store: brokers, topic, partitions, replication, backlog, group, tls and sasl.' },
   hbase: { type: anything(), default: undefined, help: 'HBase: masters, user, namespace, prefix, regions and compression.' },
+  cassandra: { type: anything(), default: undefined, help: 'Cassandra, in place of HBase: contact_points, local_datacenter, keyspace, replication, consistency, username, password and tls.' },
   cluster: { type: anything(), default: undefined, help: 'Several nodes that are one server: node, address, secret and redis.' },
   self_signed: { type: bool(), default: true, help: 'Whether hosts without a certificate in certfiles get one that the server signs itself.' },
   reports: { type: anything(), default: undefined, help: 'Reports of abuse: send_to.' },
@@ -911,6 +916,9 @@ function readTidings(entry: MapEntry | undefined, cluster: ClusterOptions | unde
   const hbaseEntry = entry && entryOf(entry.value, 'hbase')
   checkStores(entry, problems)
   const hbase = part('hbase', hbaseTable)
+  const cassandraEntry = entry && entryOf(entry.value, 'cassandra')
+  const cassandra = part('cassandra', cassandraTable)
+  if (hbaseEntry && cassandraEntry) problems.push({ file: cassandraEntry.file, line: cassandraEntry.line, option: 'tidings.cassandra', level: 'error', text: 'is set beside tidings.hbase: one of them keeps history and records.' })
   const status = part('service_status', serviceStatusTable)
   return {
     limits,
@@ -924,6 +932,7 @@ function readTidings(entry: MapEntry | undefined, cluster: ClusterOptions | unde
         s3: s3 && { endpoint: s3.endpoint, region: s3.region, bucket: s3.bucket, prefix: s3.prefix, accessKey: s3.access_key, secretKey: s3.secret_key, pathStyle: s3.path_style },
         kafka: kafka && kafkaEntry && kafkaOptions(kafka, kafkaEntry, problems),
         hbase: hbase && hbaseEntry && hbaseOptions(hbase, hbaseEntry, read.options.archive_retention, problems),
+        cassandra: cassandra && cassandraEntry && cassandraOptions(cassandra, cassandraEntry, read.options.archive_retention, problems),
         cluster,
         selfSigned: read.options.self_signed,
         reports: { sendTo: part('reports', reportsTable)?.send_to ?? [] },

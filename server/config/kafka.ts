@@ -1,21 +1,14 @@
 /** The part `kafka` of the key `tidings`. */
-import { dirname, resolve } from 'node:path'
+import { dirname } from 'node:path'
 import type { KafkaOptions } from '../cluster/kafka/client.ts'
-import { show, textOf, type MapEntry } from './node.ts'
-import { bool, either, int, list, oneOf, OptionError, record, size, text, type OptionTable, type OptionType } from './options.ts'
+import type { MapEntry } from './node.ts'
+import { bool, either, int, list, matching, oneOf, record, size, text, type OptionTable } from './options.ts'
 import type { Problem } from './problems.ts'
+import { tlsOptions, tlsTable, type TlsNames } from './service-tls.ts'
 
-interface TlsNames { cafile: string; certfile: string; keyfile: string; verify: boolean }
 interface SaslNames { mechanism: 'plain' | 'scram-sha-256' | 'scram-sha-512'; username: string; password: string }
 interface KafkaNames {
   brokers: readonly string[]; topic: string; partitions: number; replication: number; backlog: number; group: string; tls: boolean | TlsNames; sasl: SaslNames | undefined
-}
-
-const tlsTable: OptionTable<TlsNames> = {
-  cafile: { type: text(), default: '', help: 'PEM file of who signs the brokers\' certificates; unless set, those that Node trusts.' },
-  certfile: { type: text(), default: '', help: 'PEM file of our certificate, for brokers that want one.' },
-  keyfile: { type: text(), default: '', help: 'PEM file of its key.' },
-  verify: { type: bool(), default: true, help: 'Whether the brokers\' certificates are checked.' },
 }
 
 const saslTable: OptionTable<SaslNames> = {
@@ -39,8 +32,6 @@ export const kafkaTable: OptionTable<KafkaNames> = {
 export function kafkaOptions(read: KafkaNames, entry: MapEntry, problems: Problem[]): KafkaOptions {
   if (read.brokers.length === 0) problems.push({ file: entry.file, line: entry.line, option: 'tidings.kafka.brokers', level: 'error', text: 'At least one broker is needed, as host:port.' })
   const { tls, sasl } = read
-  const file = (name: string): string | undefined => name === '' ? undefined : resolve(dirname(entry.file), name)
-  const files: TlsNames | undefined = tls === true ? { cafile: '', certfile: '', keyfile: '', verify: true } : tls === false ? undefined : tls
   return {
     brokers: read.brokers,
     topic: read.topic,
@@ -48,18 +39,7 @@ export function kafkaOptions(read: KafkaNames, entry: MapEntry, problems: Proble
     replication: read.replication,
     backlogBytes: read.backlog,
     group: read.group,
-    tls: files && { caFile: file(files.cafile), certFile: file(files.certfile), keyFile: file(files.keyfile), verify: files.verify },
+    tls: tlsOptions(tls, dirname(entry.file)),
     sasl: sasl && { mechanism: sasl.mechanism, username: sasl.username, password: sasl.password },
-  }
-}
-
-function matching(pattern: RegExp, expects: string): OptionType<string> {
-  return {
-    expects,
-    parse(node) {
-      const written = textOf(node) ?? ''
-      if (!pattern.test(written)) throw new OptionError(node, `${show(node)} is not allowed here; expected ${expects}.`)
-      return written
-    },
   }
 }

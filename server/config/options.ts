@@ -89,6 +89,17 @@ export function text(): OptionType<string> {
   return { expects, parse: (node) => textOf(node) ?? (node.kind === 'scalar' ? '' : refuse(node, expects)) }
 }
 
+/** A text of a certain form. */
+export function matching(pattern: RegExp, expects: string): OptionType<string> {
+  return {
+    expects,
+    parse(node) {
+      const written = textOf(node) ?? ''
+      return pattern.test(written) ? written : refuse(node, expects)
+    },
+  }
+}
+
 const UNITS: Readonly<Record<string, number>> = {
   ms: 1, millisecond: 1, milliseconds: 1,
   s: 1000, sec: 1000, secs: 1000, second: 1000, seconds: 1000,

@@ -106,7 +106,7 @@ function help(): string {
 
   ${'serve [--strict] [--role ROLE]'.padEnd(42)} Run the server, or one role of it: upload, archive-worker, proxy.
   ${'upload'.padEnd(42)} The same as serve --role upload: files alone.
-  ${'archive-worker'.padEnd(42)} The same as serve --role archive-worker: history from Kafka into HBase.
+  ${'archive-worker'.padEnd(42)} The same as serve --role archive-worker: history from Kafka into its store.
   ${'proxy'.padEnd(42)} The same as serve --role proxy: takes clients for the nodes of a cluster.
   ${'migrate'.padEnd(42)} Bring the data of a server alone (--data) into the cluster of --config.
   ${'check-config [FILE] [--strict]'.padEnd(42)} Say what of a configuration cannot be used.

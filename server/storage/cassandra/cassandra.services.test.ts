@@ -8,8 +8,8 @@ import { testHistoryStore } from '../../cluster/history-store.contract.ts'
 import { testRowStore } from '../../cluster/row-store.contract.ts'
 import { type HistoryChange } from '../../cluster/shapes.ts'
 import { openCassandraHistory } from './history.ts'
+import { type CassandraStorageOptions } from './options.ts'
 import { openCassandraRows } from './rows.ts'
-import { type CassandraStorageOptions } from './session.ts'
 
 const RUN = process.pid
 const DAY_MS = 86_400_000
@@ -224,8 +224,8 @@ describe('Cassandra', () => {
     expect(await rows.load('a')).to.have.lengthOf(1)
     await using named = await openCassandraRows({ ...secure, tls: { ...tls, serverName: 'localhost' } })
     expect(await named.load('a')).to.have.lengthOf(1)
-    const refused = async (more: Partial<CassandraStorageOptions>): Promise<string | undefined> => (await failureOf(openCassandraRows({ ...secure, deadlineMs: 2_000, ...more })))?.message
-    expect(await refused({ login: { ...login, password: 'wrong' } })).to.contain('username and/or password')
+    const refused = async (more: Partial<CassandraStorageOptions>): Promise<string | undefined> => (await failureOf(openCassandraRows({ ...secure, deadlineMs: 5_000, ...more })))?.message
+    expect(await refused({ login: { ...login, password: 'wrong' } })).to.contain('password are incorrect')
     expect(await refused({ login: undefined })).to.match(/authentication/i)
     expect(await refused({ tls: { ...tls, caFile: undefined } })).to.contain('self-signed')
     expect(await refused({ tls: { ...tls, serverName: 'other.example' } })).to.contain('other.example')

@@ -10,7 +10,8 @@ import { type HistoryChange, type HistoryStore } from '../../cluster/shapes.ts'
 import { firstIdOf } from '../../../lib/stanza/ids.ts'
 import { boundsOf, type Range } from '../archive/range.ts'
 import { type ArchivedItem, type ArchivePage, type ArchiveQuery } from '../shapes.ts'
-import { type CassandraStorageOptions, checkKey, checkValue, type Row, Session, type Statement } from './session.ts'
+import { type CassandraStorageOptions } from './options.ts'
+import { checkKey, checkValue, type Row, Session, type Statement } from './session.ts'
 
 /**
  * Characters of an id that say which bucket it is in: ids begin with the time in digits of five bits, so that three leave 30 bits of milliseconds. Ids of any make come in

@@ -5,7 +5,8 @@
  * who lists and finds none of its records, with the timestamp that it was put there with, so that what is put there newly meanwhile stays.
  */
 import { type RowStore, type UnitRow } from '../../cluster/shapes.ts'
-import { type CassandraStorageOptions, checkKey, checkValue, Session, type Statement } from './session.ts'
+import { type CassandraStorageOptions } from './options.ts'
+import { checkKey, checkValue, Session, type Statement } from './session.ts'
 
 /** Few, since a list of units looks at each. */
 const SHARDS = 16
