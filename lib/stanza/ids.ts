@@ -61,11 +61,11 @@ export function nextMessageId(nowMs: number = Date.now()): string {
   return lastId.latin1Slice(0, ID_DIGITS)
 }
 
-/** An id for a message of the past, from elsewhere: those of a millisecond sort by `sequence`. */
-export function pastMessageId(ms: number, sequence: number): string {
+/** An id for a message of the past, from elsewhere: those of a millisecond sort by `sequence`. It ends with a mark, of 8 bytes at least, or at random. */
+export function pastMessageId(ms: number, sequence: number, mark?: Buffer): string {
   let text = digits(Math.max(0, Math.floor(ms)), TIME_DIGITS) + digits(sequence % SEQUENCE_MAX, SEQUENCE_DIGITS) + '00'
-  const from = nextRandom(RANDOM_DIGITS)
-  for (let i = 0; i < RANDOM_DIGITS; i++) text += DIGITS[(random[from + i] as number) % 32]
+  const from = mark === undefined ? nextRandom(RANDOM_DIGITS) : 0
+  for (let i = 0; i < RANDOM_DIGITS; i++) text += DIGITS[((mark ?? random)[from + i] as number) % 32]
   return text
 }
 

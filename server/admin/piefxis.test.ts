@@ -94,6 +94,31 @@ describe('XEP-0227: accounts that move', () => {
     expect(items.map((each) => Number(/<body>(\d+)/.exec(each.bytes.toString())?.[1]))).to.deep.equal(Array.from({ length: count }, (_, at) => at))
   })
 
+  it('§4.9 §4.10: a file that is taken in again doubles no message, also of those that have been fetched', async () => {
+    await using site = await startTestServer()
+    const forwarded = (text: string, stamp = '2020-01-02T03:04:05Z'): string => `<forwarded xmlns='urn:xmpp:forward:0'><delay xmlns='urn:xmpp:delay' stamp='${stamp}'/><message xmlns='jabber:client' from='romeo@localhost/orchard' to='juliet@localhost' type='chat'><body>${text}</body></message></forwarded>`
+    // Two that differ in their ids alone are two.
+    const archive = [['1', 'once'], ['2', 'twice'], ['3', 'twice']].map(([id, text = '']) => `<result xmlns='urn:xmpp:mam:2' id='${id}'>${forwarded(text)}</result>`).join('')
+    const away = ['one', 'two'].map((text) => `<message xmlns='jabber:client' from='romeo@localhost' type='chat'><body>${text}</body><delay xmlns='urn:xmpp:delay' stamp='2020-01-02T03:04:05Z'/></message>`).join('')
+    const file = user('juliet', `<offline-messages>${away}</offline-messages><archive xmlns='urn:xmpp:pie:0#mam'>${archive}</archive>`, " password='x'")
+    const { storage } = site.server
+    const read = async (): Promise<(string | undefined)[][]> => {
+      const { items } = await storage.archive.query('juliet@localhost', { max: 100, direction: 'forward', with: 'romeo@localhost' })
+      const queued = await storage.offline.list('juliet@localhost', 100)
+      return [items, queued].map((list) => list.map(({ bytes }) => /<body>(\w+)/.exec(bytes.toString())?.[1]))
+    }
+    for (let times = 0; times < 2; times++) {
+      await imported(site, file)
+      expect(await read()).to.deep.equal([['once', 'twice', 'twice'], ['one', 'two']])
+    }
+    await storage.offline.clear('juliet@localhost')
+    await imported(site, file)
+    expect(await read()).to.deep.equal([['once', 'twice', 'twice'], []])
+    await site.server.unregister('juliet@localhost')
+    await imported(site, file)
+    expect(await read()).to.deep.equal([['once', 'twice', 'twice'], ['one', 'two']])
+  })
+
   it('§4.6 §4.7: reads privacy lists as what is blocked, and requests of contacts', async () => {
     await using site = await startTestServer()
     await imported(site, user('juliet', `<query xmlns='jabber:iq:privacy'><default name='public'/><list name='public'><item type='jid' value='tybalt@example.com' action='deny' order='1'/><item type='jid' value='nurse@example.com' action='deny' order='2'><message/></item><item action='allow' order='3'/></list><list name='private'><item type='jid' value='romeo@localhost' action='deny' order='1'/></list></query>

@@ -11,7 +11,7 @@ export type Rule = 'first' | 'swapped' | 'second'
 export const RULES: Readonly<Record<string, Rule>> = {
   // Accounts, and what extensions keep of them.
   accounts: 'swapped', 'disabled-accounts': 'swapped', 'directory-accounts': 'swapped', vcard_index: 'swapped',
-  archive_preferences: 'first', blocked: 'first', clients: 'first', 'ended-streams': 'first', 'last-activity': 'first', 'last-login': 'first', motd_seen: 'first',
+  archive_preferences: 'first', blocked: 'first', clients: 'first', 'ended-streams': 'first', 'last-activity': 'first', 'last-login': 'first', 'offline-imported': 'first', motd_seen: 'first',
   private: 'first', push: 'first', removals: 'first', roster: 'first', roster_version: 'first', tokens: 'first', uploads: 'first', vcard: 'first',
   // Hosts and services as a whole.
   'account-secrets': 'first', administrators: 'first', announcements: 'first', 'component-messages': 'first', motd: 'first', 'muc-secrets': 'first', welcome: 'first',

@@ -78,6 +78,22 @@ describe('XEP-0377 reports of abuse', () => {
     }
   })
 
+  it('sends no more than so many bytes of what is reported, and the beginning of each message', async () => {
+    const { fake, block, sent } = started(['admin@example.net'])
+    const ids = Array.from({ length: 12 }, (_, at) => {
+      const id = nextMessageId()
+      const bytes = stanza(`<message xmlns='jabber:client' from='${SPAMMER}/x' to='${JULIET}'><body>${at} ${'x'.repeat(20_000)}</body></message>`).bytes()
+      fake.storage.archive.append({ id, bytes, owners: [{ owner: JULIET, with: SPAMMER }] })
+      return id
+    })
+    await block(report(`${ids.map((id) => `<stanza-id xmlns='urn:xmpp:sid:0' by='${JULIET}' id='${id}'/>`).join('')}${`<text>${'y'.repeat(3000)}</text>`.repeat(40)}`))
+    const [message] = await sent()
+    expect(Buffer.byteLength(String(message))).to.be.below(65_536 + 2 * 10 * 2000 + 10 * 2100 + 5000)
+    expect(message?.getChildren('forwarded', 'urn:xmpp:forward:0')).to.have.length(3)
+    expect(message?.getChildText('body')?.split('\n').filter((line) => line.startsWith('> '))).to.have.length(10)
+    expect(message?.getChild('report', NS)?.getChildren('text')).to.have.length(10)
+  })
+
   it('§4: sends it to others only if the user agrees', async () => {
     const { block, sent } = started(['reports@third.example', 'spam.example.net'])
     await block(report())

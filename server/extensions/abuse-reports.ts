@@ -14,7 +14,10 @@ const STANZA_ID_NS = 'urn:xmpp:sid:0'
 const FORWARD_NS = 'urn:xmpp:forward:0'
 /** Of what a client says of a contact so much is passed on. */
 const TEXT_MAX = 2000
+const TEXTS_MAX = 10
 const MESSAGES_MAX = 10
+/** Bytes of all messages that a report quotes whole; of others it has the beginning of their text. */
+const MESSAGES_BYTES_MAX = 65_536
 const ID_MAX = 200
 /** Reports of one account within an hour; what comes beyond is logged alone. */
 const REPORTS_MAX = 20
@@ -36,7 +39,7 @@ export const abuseReports = defineExtension({
       const reason = report?.attrs['reason']?.slice(0, TEXT_MAX)
       // §3: without a reason it is none. §5: the address is blocked all the same.
       if (report === undefined || reason === undefined) return
-      const texts = report.getChildren('text', NS).map((each) => each.text().trim().slice(0, TEXT_MAX)).filter((each) => each !== '')
+      const texts = report.getChildren('text', NS).slice(0, TEXTS_MAX).map((each) => each.text().trim().slice(0, TEXT_MAX)).filter((each) => each !== '')
       const ids = report.getChildren('stanza-id', STANZA_ID_NS).slice(0, MESSAGES_MAX).map(({ attrs }) => (attrs['id'] ?? '').slice(0, ID_MAX)).filter((id) => id !== '')
       reports.inc(1, { reason: reason === 'urn:xmpp:reporting:spam' ? 'spam' : reason === 'urn:xmpp:reporting:abuse' ? 'abuse' : 'other' })
       log.info({ what: 'abuse_reported', owner, jid, reason, text: texts.join('\n'), messages: ids })
@@ -65,7 +68,7 @@ export const abuseReports = defineExtension({
         router.route(stanzaOf('message', { id: nextMessageId(now()), from: host, to, type: 'normal' },
           xml('body', null, body),
           xml('report', { xmlns: NS, reason }, xml('jid', { xmlns: 'urn:xmpp:jid:0' }, jid), texts.map((text) => xml('text', null, text))),
-          ...messages.map(copyOf)))
+          ...fitting(messages).map(copyOf)))
       }
     }
 
@@ -96,6 +99,11 @@ interface Report {
   readonly texts: readonly string[]
   /** Archive ids of messages. */
   readonly ids: readonly string[]
+}
+
+function fitting(messages: readonly Element[]): Element[] {
+  let bytes = 0
+  return messages.filter((message) => (bytes += Buffer.byteLength(message.toString())) <= MESSAGES_BYTES_MAX)
 }
 
 function quoted(forwarded: Element): string {

@@ -237,6 +237,21 @@ describe('XEP-0124 and XEP-0206: BOSH, on a whole server', () => {
     expect((await romeo.send()).body.attrs).to.include({ type: 'terminate', condition: 'item-not-found' })
   })
 
+  it('so many sessions that have ended are kept for their last response, the latest ones', async () => {
+    const ended = async (): Promise<() => Promise<Element>> => {
+      const web = new Web()
+      await web.create()
+      await web.send('', "type='terminate'")
+      return async () => (await ask(web.wrap(web.rid, '', "type='terminate'"))).body
+    }
+    const first = await ended()
+    expect((await first()).attrs).to.include({ type: 'terminate' }).and.not.have.property('condition')
+    let last = first
+    for (let count = 0; count < 1000; count += 50) [last = first] = await Promise.all(Array.from({ length: 50 }, ended))
+    expect((await first()).attrs).to.include({ type: 'terminate', condition: 'item-not-found' })
+    expect((await last()).attrs).to.include({ type: 'terminate' }).and.not.have.property('condition')
+  })
+
   it('a paused session gets what came meanwhile', async () => {
     const juliet = await tcp('juliet')
     const romeo = await (await new Web().login('romeo')).available()

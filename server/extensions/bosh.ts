@@ -17,6 +17,8 @@ import { defineExtension, type Parts } from './extension.ts'
 /** Where the route is; the configuration may mount it elsewhere. */
 const ROUTE = '/bosh'
 const SID_BYTES = 24
+/** Sessions that have ended and are kept for those who ask for their last response again. */
+const ENDED_MAX = 1000
 /** A body may hold several stanzas: so many of the longest. */
 const STANZAS_IN_BODY = 2
 
@@ -84,6 +86,8 @@ class ConnectionManager {
   /** The hosts that are served by this way. */
   readonly hosts = new Map<string, BoshSettings>()
   readonly #sessions = new Map<string, BoshSession>()
+  /** Of these the ones that are over, oldest first. */
+  readonly #ended = new Set<BoshSession>()
   readonly #parts: ManagerParts
 
   constructor(parts: ManagerParts) {
@@ -94,6 +98,7 @@ class ConnectionManager {
       response.writeHead(204, HEADERS)
       response.end()
     })
+    parts.metrics.gauge('tidings_bosh_ended_sessions', 'Sessions over BOSH that have ended and whose last response can still be asked for', [], () => this.#ended.size)
     parts.metrics.gauge('tidings_bosh_sessions', 'Sessions over BOSH', [], () => this.#sessions.size)
   }
 
@@ -141,11 +146,24 @@ class ConnectionManager {
         timer.unref()
         return () => clearTimeout(timer)
       },
-      forget: (session: BoshSession) => void this.#sessions.delete(session.sid),
+      ended: (session: BoshSession) => { this.#keepEnded(session) },
+      forget: (session: BoshSession) => { this.#forget(session) },
     }
     const session = new BoshSession(randomId(SID_BYTES), path.secure, body, settings, context, (made) => this.#connect(made, path))
     this.#sessions.set(session.sid, session)
     return session
+  }
+
+  /** Its stream, which limits count, is gone: its last response is kept for a while, but no more of these than so many. */
+  #keepEnded(session: BoshSession): void {
+    this.#ended.add(session)
+    if (this.#ended.size <= ENDED_MAX) return
+    for (const oldest of this.#ended) return this.#forget(oldest)
+  }
+
+  #forget(session: BoshSession): void {
+    this.#sessions.delete(session.sid)
+    this.#ended.delete(session)
   }
 
   /** A client's stream for a session. Throws BindingError when there may be no more. */

@@ -1,4 +1,5 @@
 // XEP-0160: Best Practices for Handling Offline Messages, version 1.0.1 (2016-10-07)
+import { createHash } from 'node:crypto'
 import { withDelay } from '../../lib/stanza/delay.ts'
 import { readStanza } from '../../lib/stanza/read.ts'
 import { nextMessageId } from '../../lib/stanza/ids.ts'
@@ -16,6 +17,9 @@ const CHAT_STATES_NS = 'http://jabber.org/protocol/chatstates'
 const STANZA_ID_NS = 'urn:xmpp:sid:0'
 /** Messages kept for an account that no rule speaks of, as in ejabberd. */
 const MESSAGES_MAX = 100
+/** Key [owner, mark]: a message that was imported, which is not taken in again. */
+const IMPORTED_TABLE = 'offline-imported'
+const MARK_LENGTH = 22
 /** Messages taken from storage at a time. */
 const PAGE = 200
 /** Session value: the client fetches messages itself, and no client of the account is sent them (XEP-0013 §2.2). */
@@ -187,13 +191,18 @@ export const offline = defineExtension({
       }
       if (after !== undefined) yield '</offline-messages>'
     })
-    accountData.imports(`${PIE_NS} offline-messages`, (owner, list) => {
+    accountData.imports(`${PIE_NS} offline-messages`, async (owner, list) => {
       for (const message of list.getChildren('message', CLIENT_NS)) {
         const { xmlns: _xmlns, ...attrs } = message.attrs
-        queue.push(owner, { id: nextMessageId(), bytes: stanzaOf('message', { ...attrs, to: owner }, ...message.getChildElements()).bytes() })
+        const bytes = stanzaOf('message', { ...attrs, to: owner }, ...message.getChildElements()).bytes()
+        const mark = createHash('sha256').update(bytes).digest('base64url').slice(0, MARK_LENGTH)
+        if (await storage.records.get(IMPORTED_TABLE, [owner, mark]) !== undefined) continue
+        storage.records.put(IMPORTED_TABLE, [owner, mark], true)
+        queue.push(owner, { id: nextMessageId(), bytes })
       }
     })
     hooks.accountRemoved(async (owner) => {
+      await storage.records.deleteRange(IMPORTED_TABLE, [owner])
       flights.delete(owner)
       await queue.clear(owner)
     })

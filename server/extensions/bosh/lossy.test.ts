@@ -76,6 +76,7 @@ async function run(seed: number, acknowledges: boolean): Promise<void> {
       timers.add(timer)
       return () => void timers.delete(timer)
     },
+    ended: () => undefined,
     forget: () => { ended = true },
   }
   const stream: BoshStream = {

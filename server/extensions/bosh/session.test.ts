@@ -68,7 +68,7 @@ class Stage {
       close: () => void this.heard.push('closed'),
       lost: () => void this.heard.push('lost'),
     }
-    const context = { now: () => this.clock.now, after: (ms: number, run: () => void) => this.clock.after(ms, run), forget: () => { this.forgotten = true } }
+    const context = { now: () => this.clock.now, after: (ms: number, run: () => void) => this.clock.after(ms, run), ended: () => undefined, forget: () => { this.forgotten = true } }
     const body = readBody(Buffer.from(`<body xmlns='http://jabber.org/protocol/httpbind' xmlns:xmpp='urn:xmpp:xbosh' xmpp:version='1.0' rid='${this.rid}' ${creation}/>`), LIMITS)
     this.session = new BoshSession('SID', true, body, settings, context, () => stream)
     this.created = new Response()
@@ -136,7 +136,7 @@ describe('XEP-0124: sessions', () => {
     expect(() => readAndCreate('9007199254740991')).not.to.throw()
     function readAndCreate(rid: string): void {
       const body = readBody(Buffer.from(`<body xmlns='http://jabber.org/protocol/httpbind' rid='${rid}' to='a'/>`), LIMITS)
-      new BoshSession('S', true, body, SETTINGS, { now: () => 0, after: () => () => undefined, forget: () => undefined }, () => ({}) as BoshStream)
+      new BoshSession('S', true, body, SETTINGS, { now: () => 0, after: () => () => undefined, ended: () => undefined, forget: () => undefined }, () => ({}) as BoshStream)
     }
   })
 

@@ -65,6 +65,8 @@ export interface BoshContext {
   now(): number
   /** Calls once, later; call the result to prevent it. */
   after(ms: number, run: () => void): () => void
+  /** The session is over, and its last responses can be asked for until it is forgotten. */
+  ended(session: BoshSession): void
   /** The session is over, and nothing of it can be asked for any more. */
   forget(session: BoshSession): void
 }
@@ -479,6 +481,7 @@ export class BoshSession {
       if (!exchange.gone) exchange.answer(200, this.#contentType, empty)
     }
     this.#context.after(this.#inactivityMs, () => this.#context.forget(this))
+    this.#context.ended(this)
   }
 
   #afterEnd({ rid, body, exchange }: Request): void {
