@@ -42,7 +42,7 @@ describe('what changes an account is answered after its commit', () => {
       hosts: () => ['localhost'], accounts: running.accounts,
       register: (jid, password) => running.register(jid, password),
       unregister: (jid) => running.unregister(jid),
-      running: { sessions: running.sessions, status: () => running.status(), stop() {}, restart: async () => {}, stopKindly() {}, reload: async () => [], unban: (address) => running.unban(address), operation: async () => undefined },
+      running: { sessions: running.everySession, status: () => running.status(), stop() {}, restart: async () => {}, stopKindly() {}, reload: async () => [], unban: (address) => running.unban(address), operation: async () => undefined },
     })
   })
   afterEach(async () => {

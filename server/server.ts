@@ -18,6 +18,7 @@ import { createTokens } from './accounts/tokens.ts'
 import { C2s, type ClientListener } from './c2s/c2s.ts'
 import type { Front } from './c2s/passing.ts'
 import { serveWebSocket } from './c2s/websocket.ts'
+import { accountDataAnywhere, type AnyAccountData } from './cluster/account-data.ts'
 import { Calls, callsOf } from './cluster/calls.ts'
 import type { Units } from './cluster/shapes.ts'
 import { Components, type ComponentListener } from './components/components.ts'
@@ -44,6 +45,7 @@ import { Router, type Service, type ServiceUnit } from './router/router.ts'
 import { createCapabilities } from './sessions/capabilities.ts'
 import { Gate } from './sessions/gate.ts'
 import { createPresence } from './sessions/presence.ts'
+import { everySession, type EverySession } from './sessions/everywhere.ts'
 import { createRosters } from './sessions/rosters.ts'
 import type { Session } from './sessions/session.ts'
 import { SessionRegistry } from './sessions/sessions.ts'
@@ -89,6 +91,10 @@ export interface ServerPort {
 export interface Server extends AsyncDisposable {
   readonly accounts: Accounts
   readonly sessions: SessionRegistry
+  /** Those of all nodes. */
+  readonly everySession: EverySession
+  /** What accounts have, wherever they are at home. */
+  readonly accountData: AnyAccountData
   readonly storage: Storage
   readonly hosts: ReadonlyMap<string, Host>
   readonly certificates: SecureContexts | undefined
@@ -110,8 +116,8 @@ export interface Server extends AsyncDisposable {
   end(how: 'stop' | 'restart', delayMs: number, announcement: string): void
   /** Takes no new connections; those that there are stay. */
   stopListening(): void
-  /** Forgets failed logins from an address, and its ban; whether there were any. */
-  unban(address: string): boolean
+  /** Forgets failed logins from an address, and its ban, at all nodes; whether there were any. */
+  unban(address: string): Promise<boolean>
   status(): { readonly healthy: boolean; readonly storage: ReturnType<Storage['status']>; readonly sessions: number; readonly uptimeMs: number }
   close(): Promise<void>
 }
@@ -123,6 +129,7 @@ const REMOVALS = 'removals'
 /** Questions to the home of an account (cluster/calls.ts). */
 const REGISTER = 'register'
 const UNREGISTER = 'unregister'
+const UNBAN = 'unban'
 /** A removal may have much to erase, ms. */
 const REMOVAL_MS = 60_000
 
@@ -167,7 +174,9 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const sessions = new SessionRegistry()
   const rosters = createRosters(storage.records, limits)
   const captchas = createCaptchas({ command: () => config.captcha.command, limit: () => config.captcha.limit, now, log })
+  const sessionsOfAll = everySession(sessions, calls)
   const hosts = new Map<string, Host>()
+  const accountData = accountDataAnywhere({ calls, claim, of: (bare) => hosts.get(bare.slice(bare.lastIndexOf('@') + 1))?.accountData })
   const services = new Map<string, Service>()
   const serviceUnits = new Map<string, ServiceUnit>()
   const gate = new Gate(storage)
@@ -362,7 +371,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     return {
       host: host.name,
       iq: host.iq, disco: host.disco, commands: host.commands, features: host.features, nonzas: host.nonzas, logins: host.logins, registrations: host.registrations, captchas, operations: host.operations, lifecycle: options.ending && { hosts: () => [...hosts.keys()], end }, sasl2: host.sasl2, bind2: host.bind2, tokens, hooks: host.hooks,
-      sessions, rosters, here: isHere, pin: (unit) => place?.pin(unit) ?? NOTHING_PINNED, calls: callsOf(calls, host.name, (end) => { host.stops.push(end) }), capabilities, pep, tell: host.hooks, storage, http, streams: c2s, log, metrics, limits, now,
+      sessions, everySession: sessionsOfAll, rosters, here: isHere, pin: (unit) => place?.pin(unit) ?? NOTHING_PINNED, calls: callsOf(calls, host.name, (end) => { host.stops.push(end) }), capabilities, pep, tell: host.hooks, storage, http, streams: c2s, log, metrics, limits, now,
       access: host.config.access, config: host.config,
       accounts: { ...allAccounts, register, unregister },
       accountData: host.accountData,
@@ -522,6 +531,12 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     }
   }
 
+  calls.serve(UNBAN, (_node, address) => {
+    const network = networkOf(address as string)
+    const known = failedLogins.get(network) !== undefined
+    failedLogins.delete(network)
+    return known
+  })
   calls.serve(REGISTER, (bare, keys) => register(bare, keys as ScramKeySet).then(() => null))
   calls.serve(UNREGISTER, (bare) => unregister(bare).then(() => null))
 
@@ -579,7 +594,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   }
 
   const server: Server = {
-    accounts: allAccounts, sessions, storage, hosts, metrics, log,
+    accounts: allAccounts, sessions, everySession: sessionsOfAll, accountData, storage, hosts, metrics, log,
     dataDir: options.dataDir,
     get certificates() { return certificates },
     get ports() {
@@ -599,11 +614,8 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       // One at a time, also after one that failed.
       return (reloading = reloading.then(() => reload(next), () => reload(next)))
     },
-    unban(address) {
-      const network = networkOf(address)
-      const known = failedLogins.get(network) !== undefined
-      failedLogins.delete(network)
-      return known
+    async unban(address) {
+      return (await calls.askNodes(UNBAN, address)).includes(true)
     },
     status: () => ({ healthy: storage.healthy, storage: storage.status(), sessions: sessions.size, uptimeMs: now() - startedAt }),
     close() {

@@ -3,7 +3,9 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { expect } from 'chai'
 import { createAccounts } from '../accounts/accounts.ts'
+import { Calls } from '../cluster/calls.ts'
 import { createLog } from '../log.ts'
+import { everySession } from '../sessions/everywhere.ts'
 import { openMemory } from '../storage/memory/memory.ts'
 import { type Admin, type AdminParts, createAdmin } from './admin.ts'
 import { askControl, askServer, controlPath, listenControl } from './control.ts'
@@ -51,7 +53,7 @@ describe('administration', () => {
 
   it('lifts the ban of one address', async () => {
     const lifted: string[] = []
-    const running = { sessions: { all: () => [], of: () => [] }, status: () => { throw new Error('not asked') }, stop: () => undefined, restart: () => Promise.resolve(), stopKindly: () => undefined, reload: () => Promise.resolve([]), unban: (address: string) => lifted.push(address) === 1, operation: () => Promise.resolve(undefined) }
+    const running = { sessions: everySession({ all: () => [], of: () => [] }, new Calls({ homes: () => undefined, nodes: () => [], log: createLog('silent') })), status: () => { throw new Error('not asked') }, stop: () => undefined, restart: () => Promise.resolve(), stopKindly: () => undefined, reload: () => Promise.resolve([]), unban: (address: string) => lifted.push(address) === 1, operation: () => Promise.resolve(undefined) }
     const accounts = createAccounts(openMemory().records, { iterations: 1 })
     const able = createAdmin({ hosts: () => ['localhost'], accounts, register: () => Promise.resolve(), unregister: () => Promise.resolve(), running })
     expect((await able.run('unban_ip', ['::FFFF:192.0.2.7/128'])).lines).to.deep.equal(['1'])
@@ -63,7 +65,7 @@ describe('administration', () => {
 
   it('hands invitations to the host\'s extensions', async () => {
     const asked: unknown[] = []
-    const running = { sessions: { all: () => [], of: () => [] }, status: () => ({ healthy: true, sessions: 0, uptimeMs: 0, storage: { driver: 'memory' } }), stop: () => undefined, restart: () => Promise.resolve(), stopKindly: () => undefined, reload: () => Promise.resolve([]), unban: () => false,
+    const running = { sessions: everySession({ all: () => [], of: () => [] }, new Calls({ homes: () => undefined, nodes: () => [], log: createLog('silent') })), status: () => ({ healthy: true, sessions: 0, uptimeMs: 0, storage: { driver: 'memory' } }), stop: () => undefined, restart: () => Promise.resolve(), stopKindly: () => undefined, reload: () => Promise.resolve([]), unban: () => false,
       operation: (...call: unknown[]) => { asked.push(call); return Promise.resolve(call[1] === 'generate_invite' ? ['xmpp:localhost?register;preauth=T'] : undefined) } }
     const accounts = createAccounts(openMemory().records, { iterations: 1 })
     const able = createAdmin({ hosts: () => ['localhost'], accounts, register: () => Promise.resolve(), unregister: () => Promise.resolve(), running })

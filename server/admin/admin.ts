@@ -1,9 +1,8 @@
 /** What an operator can do, each operation once. The command line and the control socket are thin faces on it. */
 import { isIP } from 'node:net'
 import { Jid, JidError } from '../../lib/jid.ts'
-import { StreamError } from '../../lib/stream/errors.ts'
 import { AccountError, type Accounts } from '../accounts/accounts.ts'
-import type { Session } from '../sessions/session.ts'
+import type { EverySession } from '../sessions/everywhere.ts'
 import { exportHosts, exportUserTo, importFile, type MovingParts } from './piefxis.ts'
 
 export interface AdminResult {
@@ -22,7 +21,8 @@ export interface AdminParts {
   /** What accounts have, where the extensions are that know it. */
   readonly moving?: MovingParts
   readonly running?: {
-    readonly sessions: { all(): Iterable<Session>; of(bareJid: string): readonly Session[] }
+    /** Of all nodes, when there are several. */
+    readonly sessions: EverySession
     status(): { readonly healthy: boolean; readonly sessions: number; readonly uptimeMs: number; readonly storage: { readonly driver: string; readonly problem?: string } }
     /** Begins to stop; the answer is sent before the server is gone. */
     stop(): void
@@ -33,7 +33,7 @@ export interface AdminParts {
     /** Reads the configuration again; answers its problems. Rejects when it cannot be used. */
     reload(): Promise<readonly string[]>
     /** Lifts the ban of an address, or the network it counts as; whether there was one. */
-    unban(address: string): boolean
+    unban(address: string): boolean | Promise<boolean>
     /** An operation of a host's extensions; undefined when none of them knows it. */
     operation(host: string, name: string, args: readonly string[]): Promise<readonly string[] | undefined>
   }
@@ -136,10 +136,6 @@ export function createAdmin(parts: AdminParts): Admin {
     if (lines === undefined) throw new Refused(`${module} is off on ${domain}`)
     return done(...lines)
   }
-  const sessions = (): Session[] => [...running().sessions.all()]
-  const names = (list: Iterable<Session>): AdminResult => done(...[...list].map((session) => session.jid.toString()).sort())
-  const kick = (list: readonly Session[], reason: string): void => { for (const session of list) session.close(new StreamError('policy-violation', reason)) }
-
   const runs: Record<string, (args: readonly string[]) => Promise<AdminResult> | AdminResult> = {
     async register([user = '', host = '', password = '']) {
       const bare = account(user, host)
@@ -197,38 +193,31 @@ export function createAdmin(parts: AdminParts): Admin {
     },
     registered_vhosts: () => done(...parts.hosts()),
     async stats([name = '']) {
-      if (name === 'onlineusers') return done(String(sessions().length))
+      if (name === 'onlineusers') return done(String(await running().sessions.count()))
       if (name === 'uptimeseconds') return done(String(Math.floor(running().status().uptimeMs / 1000)))
       if (name !== 'registeredusers') return { code: 2, lines: ['stats knows registeredusers, onlineusers and uptimeseconds'] }
       let count = 0
       for (const host of parts.hosts()) count += await parts.accounts.count(host)
       return done(String(count))
     },
-    connected_users: () => names(sessions()),
-    connected_users_number: () => done(String(sessions().length)),
-    connected_users_vhost([host = '']) {
-      const name = onHost(host)
-      return names(sessions().filter((session) => session.host === name))
+    connected_users: async () => done(...await running().sessions.list()),
+    connected_users_number: async () => done(String(await running().sessions.count())),
+    connected_users_vhost: async ([host = '']) => done(...await running().sessions.list(onHost(host))),
+    async user_resources([user = '', host = '']) {
+      return done(...(await running().sessions.of(account(user, host))).map(({ resource }) => resource).sort())
     },
-    user_resources([user = '', host = '']) {
-      return done(...running().sessions.of(account(user, host)).map((session) => session.jid.resource).sort())
+    async kick_user([user = '', host = '']) {
+      return done(String(await running().sessions.close(account(user, host), undefined, 'ended by the administrator')))
     },
-    kick_user([user = '', host = '']) {
-      const list = running().sessions.of(account(user, host)).slice()
-      kick(list, 'ended by the administrator')
-      return done(String(list.length))
-    },
-    kick_session([user = '', host = '', resource = '', reason = '']) {
-      const list = running().sessions.of(account(user, host)).filter((session) => session.jid.resource === resource)
-      if (list.length === 0) throw new Refused('There is no such session')
-      kick(list, reason === '' ? 'ended by the administrator' : reason)
+    async kick_session([user = '', host = '', resource = '', reason = '']) {
+      if (await running().sessions.close(account(user, host), resource, reason === '' ? 'ended by the administrator' : reason) === 0) throw new Refused('There is no such session')
       return done()
     },
-    unban_ip([written = '']) {
+    async unban_ip([written = '']) {
       const [address = '', bits] = written.split('/')
       const family = isIP(address)
       if (family === 0 || (bits !== undefined && Number(bits) !== (family === 4 ? 32 : 128))) throw new Refused(`${written} is not one IP address`)
-      return done(running().unban(address) ? '1' : '0')
+      return done(await running().unban(address) ? '1' : '0')
     },
     generate_invite: ([host = '']) => extended(host, 'mod_invites', 'generate_invite', []),
     generate_invite_with_username: ([user = '', host = '']) => extended(host, 'mod_invites', 'generate_invite_with_username', [user]),

@@ -29,10 +29,10 @@ const INCLUDES_MAX = 3
 const NAME_MAX = 200
 
 export interface MovingParts {
-  readonly accounts: Pick<Accounts, 'exists' | 'list' | 'scramKeys'>
+  readonly accounts: Pick<Accounts, 'exists' | 'pages' | 'scramKeys'>
   register(bareJid: string, password: string | ScramKeySet): Promise<void>
   /** Of a host that is served. */
-  accountData(host: string): HostAccountData | undefined
+  accountData(host: string): Pick<HostAccountData, 'write' | 'read'> | undefined
   /** Resolves when what was written is on stable storage. */
   committed(): Promise<void>
 }
@@ -61,11 +61,13 @@ export async function exportHosts(parts: MovingParts, directory: string, hosts: 
     const folder = path.join(directory, host)
     await mkdir(folder, { recursive: true, mode: 0o700 })
     const includes: string[] = []
-    for (const local of await parts.accounts.list(host)) {
-      const name = fileName(local)
-      await writeWhole(path.join(folder, name), withHead(userElement(parts, Jid.of(local, host).bare)))
-      includes.push(`  <xi:include href='${escapeXml(`${encodeURIComponent(host)}/${encodeURIComponent(name)}`)}'/>`)
-      accounts++
+    for await (const names of parts.accounts.pages(host)) {
+      for (const local of names) {
+        const name = fileName(local)
+        await writeWhole(path.join(folder, name), withHead(userElement(parts, Jid.of(local, host).bare)))
+        includes.push(`  <xi:include href='${escapeXml(`${encodeURIComponent(host)}/${encodeURIComponent(name)}`)}'/>`)
+        accounts++
+      }
     }
     await writeWhole(path.join(directory, `${host}.xml`), withHead([`<host xmlns='${NS}' xmlns:xi='${XINCLUDE_NS}' jid='${escapeXml(host)}'>\n${includes.join('\n')}\n</host>`]))
   }

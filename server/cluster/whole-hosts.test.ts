@@ -1,7 +1,11 @@
 /** What belongs to a host as a whole, asked for at any of several nodes. */
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { request } from 'node:https'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
 import { expect } from 'chai'
 import type { Element } from '../../lib/xml/element.ts'
+import { type Admin, createAdmin } from '../admin/admin.ts'
 import { TEST_CONFIG } from '../test-server.ts'
 import { runCommand, Sites, until, valuesOf } from './sites.fixture.ts'
 
@@ -141,6 +145,123 @@ describe('a host of several nodes', () => {
       await using later = await Sites.joining(sites, 'd', CONFIG)
       const mercutio = await later.login(3, 'mercutio')
       await mercutio.receive(message('Carpe diem'))
+    })
+  })
+
+  describe('is administered', () => {
+    /** The operator's commands, at one of the nodes. */
+    function adminAt(index: number): Admin {
+      const { server } = sites.at(index).site
+      return createAdmin({
+        hosts: () => ['localhost'], accounts: server.accounts,
+        register: (jid, password) => server.register(jid, password), unregister: (jid) => server.unregister(jid),
+        moving: { accounts: server.accounts, register: (jid, password) => server.register(jid, password), accountData: () => server.accountData, committed: () => server.storage.committed() },
+        running: { sessions: server.everySession, status: () => server.status(), stop() {}, restart: async () => {}, stopKindly() {}, reload: async () => [], unban: (address) => server.unban(address), operation: async (host, name, args) => server.hosts.get(host)?.operations.run(name, args) },
+      })
+    }
+    const lines = async (index: number, name: string, ...args: readonly string[]): Promise<readonly string[]> => {
+      const { code, lines: answer } = await adminAt(index).run(name, args)
+      expect(code, answer.join('\n')).to.equal(0)
+      return answer
+    }
+
+    it('by operators at any node: accounts whose homes are elsewhere', async () => {
+      const juliet = await sites.login(1, 'juliet')
+      expect((await adminAt(0).run('register', ['juliet', 'localhost', 'x'])).lines).to.deep.equal(['Error: User juliet@localhost already registered'])
+      expect((await adminAt(0).run('check_password', ['juliet', 'localhost', 'secret'])).code).to.equal(0)
+      expect((await adminAt(0).run('check_password', ['juliet', 'localhost', 'other'])).code).to.equal(1)
+      await lines(2, 'change_password', 'juliet', 'localhost', 'new secret')
+      expect((await adminAt(0).run('check_password', ['juliet', 'localhost', 'new secret'])).code).to.equal(0)
+      await lines(0, 'ban_account', 'juliet', 'localhost', 'spam')
+      await juliet.closed
+      expect((await lines(2, 'get_ban_details', 'juliet', 'localhost'))[1]).to.equal('reason\tspam')
+      const refused = await sites.login(1, 'juliet', { password: 'new secret' }).catch((error: unknown) => error)
+      expect(String(refused)).to.match(/account-disabled/)
+      await lines(0, 'unban_account', 'juliet', 'localhost')
+      await sites.login(1, 'juliet', { password: 'new secret' })
+      await lines(2, 'unregister', 'juliet', 'localhost')
+      for (const index of [0, 1, 2]) {
+        expect((await adminAt(index).run('check_account', ['juliet', 'localhost'])).code).to.equal(1)
+        expect(await lines(index, 'registered_users', 'localhost')).to.deep.equal(['mercutio', 'romeo'])
+        expect(await lines(index, 'stats', 'registeredusers')).to.deep.equal(['2'])
+      }
+    })
+
+    it('by operators at any node: sessions of all', async () => {
+      const clients = [await sites.login(0, 'romeo'), await sites.login(1, 'juliet'), await sites.login(2, 'mercutio')]
+      const phone = await sites.login(1, 'juliet', { resource: 'phone' })
+      for (const index of [0, 1, 2]) {
+        expect(await lines(index, 'connected_users')).to.deep.equal(['juliet@localhost/phone', 'juliet@localhost/r', 'mercutio@localhost/r', 'romeo@localhost/r'])
+        expect(await lines(index, 'connected_users_vhost', 'localhost')).to.have.length(4)
+        expect(await lines(index, 'stats', 'onlineusers')).to.deep.equal(['4'])
+        expect(await lines(index, 'user_resources', 'juliet', 'localhost')).to.deep.equal(['phone', 'r'])
+      }
+      await lines(0, 'kick_session', 'juliet', 'localhost', 'phone', 'enough')
+      await phone.closed
+      expect(await lines(2, 'kick_user', 'juliet', 'localhost')).to.deep.equal(['1'])
+      await clients[1]?.closed
+      expect(await lines(0, 'connected_users_number')).to.deep.equal(['2'])
+    })
+
+    it('by operators at any node: what accounts have is written and read at their homes (XEP-0227)', async () => {
+      const dir = await mkdtemp(path.join(tmpdir(), 'tidings-'))
+      try {
+        const juliet = await sites.login(1, 'juliet')
+        await juliet.sendIq("<iq type='set'><vCard xmlns='vcard-temp'><FN>Juliet Capulet</FN></vCard></iq>")
+        for (let i = 0; i < 40; i++) juliet.send(`<message type='chat' to='romeo@localhost'><body>${'x'.repeat(20_000)} ${i}</body></message>`)
+        await juliet.ping()
+        const file = path.join(dir, 'juliet.xml')
+        await lines(0, 'export_piefxis_user', file, 'juliet', 'localhost')
+        const text = await readFile(file, 'utf8')
+        expect(text).to.contain('Juliet Capulet')
+        for (const i of [0, 39]) expect(text).to.contain(` ${i}</body>`)
+        await lines(2, 'unregister', 'juliet', 'localhost')
+        await sites.at(2).site.server.register('juliet@localhost', 'secret')
+        await lines(0, 'import_piefxis', file)
+        const again = await sites.login(sites.homeOf('juliet@localhost'), 'juliet')
+        expect((await again.sendIq("<iq type='get'><vCard xmlns='vcard-temp'/></iq>")).getChild('vCard')?.getChildText('FN')).to.equal('Juliet Capulet')
+      } finally {
+        await rm(dir, { recursive: true })
+      }
+    })
+
+    it('by the commands of clients at any node (XEP-0133)', async () => {
+      const romeo = await sites.login(0, 'romeo')
+      const juliet = await sites.login(1, 'juliet')
+      const count = async (name: string): Promise<readonly string[]> => valuesOf(await runCommand(romeo, `${ADMIN}#get-${name}-num`), `${name.replaceAll('-', '')}num`)
+      const list = async (node: string, field: string): Promise<readonly string[]> => valuesOf(await runCommand(romeo, `${ADMIN}#${node}`, { max_items: 'none' }), field)
+      expect([await count('registered-users'), await count('online-users'), await count('active-users')]).to.deep.equal([['3'], ['2'], ['2']])
+      expect(await list('get-registered-users-list', 'registereduserjids')).to.deep.equal(['juliet@localhost', 'mercutio@localhost', 'romeo@localhost'])
+      expect(await list('get-online-users-list', 'onlineuserjids')).to.deep.equal(['juliet@localhost', 'romeo@localhost'])
+      await juliet.sendIq("<iq type='set'><query xmlns='jabber:iq:roster'><item jid='nurse@example.org'/></query></iq>")
+      const user = await runCommand(romeo, `${ADMIN}#user-stats`, { accountjid: 'juliet@localhost' })
+      expect([valuesOf(user, 'rostersize'), valuesOf(user, 'onlineresources'), valuesOf(user, 'lastlogin')[0] === 'never']).to.deep.equal([['1'], ['r'], false])
+      const roster = await runCommand(romeo, `${ADMIN}#get-user-roster`, { accountjids: 'juliet@localhost' })
+      expect(roster.toString()).to.contain("nurse@example.org")
+      await runCommand(romeo, `${ADMIN}#end-user-session`, { accountjids: 'juliet@localhost' })
+      await juliet.closed
+      await runCommand(romeo, `${ADMIN}#add-user`, { accountjid: 'nurse@localhost', password: 'secret', 'password-verify': 'secret' })
+      await runCommand(romeo, `${ADMIN}#delete-user`, { accountjids: ['juliet@localhost', 'nurse@localhost'] })
+      expect(await list('get-registered-users-list', 'registereduserjids')).to.deep.equal(['mercutio@localhost', 'romeo@localhost'])
+      await runCommand(romeo, `${ADMIN}#edit-admin`, { adminjids: 'mercutio@localhost' })
+      const mercutio = await sites.login(sites.homeOf('mercutio@localhost'), 'mercutio')
+      expect(valuesOf(await runCommand(mercutio, `${ADMIN}#get-online-users-num`), 'onlineusersnum')).to.deep.equal(['2'])
+    })
+
+    it('and the directory finds who is at any node, or at none (XEP-0055)', async () => {
+      for (const [index, name] of ['romeo', 'juliet', 'mercutio'].entries()) {
+        const client = await sites.login(index, name)
+        await client.sendIq(`<iq type='set'><vCard xmlns='vcard-temp'><FN>${name} of Verona</FN></vCard></iq>`)
+        await client.disconnect()
+        sites.at(index).node.release(`${name}@localhost`)
+      }
+      const romeo = await sites.login(0, 'romeo')
+      const found = async (text: string): Promise<readonly string[]> => {
+        const answer = await romeo.sendIq(`<iq type='set' to='vjud.localhost'><query xmlns='jabber:iq:search'><x xmlns='jabber:x:data' type='submit'><field var='fn'><value>${text}</value></field></x></query></iq>`)
+        return answer.getChild('query')?.getChild('x')?.getChildren('item').map((item) => item.getChildren('field').find((field) => field.attrs['var'] === 'jid')?.getChildText('value') ?? '') ?? []
+      }
+      expect(await found('*verona')).to.deep.equal(['juliet@localhost', 'mercutio@localhost', 'romeo@localhost'])
+      expect(await found('jul*')).to.deep.equal(['juliet@localhost'])
     })
   })
 

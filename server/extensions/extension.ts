@@ -20,6 +20,7 @@ import type { Metrics } from '../metrics.ts'
 import type { Hooks, HookCalls } from '../router/hooks.ts'
 import type { ServiceUnit } from '../router/router.ts'
 import type { Capabilities, Interests } from '../sessions/capabilities.ts'
+import type { EverySession } from '../sessions/everywhere.ts'
 import type { SendOptions, Session } from '../sessions/session.ts'
 import type { Rosters } from '../sessions/rosters.ts'
 import type { MaybePromise, Storage, Value } from '../storage/shapes.ts'
@@ -397,6 +398,8 @@ export interface Parts {
   hooks: Hooks
   router: Router
   sessions: Sessions
+  /** Those of all nodes. */
+  everySession: EverySession
   rosters: Rosters
   /** Whether this node is the home of a unit: an account or room (a bare JID), a domain. Always true where there is one node. */
   here(unit: string): boolean

@@ -20,6 +20,7 @@ import { HostBind2, HostFeatures, HostFiles, HostLogins, HostNonzas, HostOperati
 import { createRosters } from '../sessions/rosters.ts'
 import { createCaptchas } from '../captcha/captchas.ts'
 import { createCapabilities } from '../sessions/capabilities.ts'
+import { everySession } from '../sessions/everywhere.ts'
 import type { Session } from '../sessions/session.ts'
 import type { Value } from '../storage/shapes.ts'
 import { openMemory } from '../storage/memory/memory.ts'
@@ -76,6 +77,7 @@ export function fakeParts(host = 'example.net') {
   const sasl2 = new HostSasl2()
   const bind2 = new HostBind2()
   const tokens = createTokens(storage.records, { now: () => clock.now })
+  const calls = new Calls({ homes: () => undefined, nodes: () => [], log: createLog('silent') })
   const accountData = new HostAccountData()
   const lasting = new Map<string, unknown>()
   const personal = new Map<string, PersonalNodes>()
@@ -98,7 +100,8 @@ export function fakeParts(host = 'example.net') {
     },
     here: () => true,
     pin: () => () => undefined,
-    calls: callsOf(new Calls({ homes: () => undefined, nodes: () => [], log: createLog('silent') }), host, () => undefined),
+    calls: callsOf(calls, host, () => undefined),
+    everySession: everySession({ all: () => online as unknown as Session[], of: (bare) => online.filter((each) => each.owner === bare) as unknown as Session[] }, calls),
     sessions: {
       get: (full) => online.find((each) => each.jid.toString() === full) as Session | undefined,
       of: (bare) => online.filter((each) => each.owner === bare) as unknown as Session[],

@@ -3,10 +3,11 @@ import { type Form, type FormSpec, buildForm } from '../../lib/forms.ts'
 import { Jid } from '../../lib/jid.ts'
 import { formatDateTime } from '../../lib/stanza/delay.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
-import { StreamError } from '../../lib/stream/errors.ts'
+import { parseElement } from '../../lib/xml/build.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
 import { accessRule } from '../config/options.ts'
 import type { Session } from '../sessions/session.ts'
+import type { Value } from '../storage/shapes.ts'
 import type { Command, CommandOutcome, CommandResult } from './commands-registry.ts'
 import { defineExtension, type IqRequest } from './extension.ts'
 import { withStanzaErrors } from './register.ts'
@@ -23,6 +24,18 @@ const DELAY_MAX_S = 86_400
 const LIST_MAX = 2000
 const JIDS_MAX = 200
 
+/** Questions to other nodes. */
+const ONLINE = 'administration online'
+const ROSTER = 'administration roster'
+const CONTACTS = 'administration contacts'
+
+/** The first of a list, in order, and how many there are. */
+interface Addresses {
+  readonly [key: string]: Value
+  readonly count: number
+  readonly first: readonly string[]
+}
+
 const ACCOUNT = { var: 'accountjid', type: 'jid-single', label: 'Address of the account', required: true } as const
 const ACCOUNTS = { var: 'accountjids', type: 'jid-multi', label: 'Addresses of the accounts', required: true } as const
 const PASSWORD = { var: 'password', type: 'text-private', label: 'Password', required: true } as const
@@ -31,11 +44,11 @@ export const serviceAdministration = defineExtension({
   name: 'service-administration',
   ejabberd: 'mod_configure',
   specs: [{ xep: 133, version: '1.3.1', status: 'partial', note: 'all but the lists of blocked and of admitted servers' }],
-  needs: ['host', 'commands', 'accounts', 'sessions', 'rosters', 'access', 'registrations', 'hooks', 'storage', 'lifecycle', 'lasting', 'enabled', 'log', 'now'],
+  needs: ['host', 'commands', 'accounts', 'sessions', 'rosters', 'access', 'registrations', 'hooks', 'storage', 'lifecycle', 'lasting', 'enabled', 'log', 'now', 'calls', 'everySession'],
   options: {
     access: { type: accessRule(), default: 'configure', help: 'Who may administer the host.' },
   },
-  start({ host, commands, accounts, sessions, rosters, access, registrations, hooks, storage, lifecycle, lasting, enabled, log, now }, options) {
+  start({ host, commands, accounts, sessions, rosters, access, registrations, hooks, storage, lifecycle, lasting, enabled, log, now, calls, everySession }, options) {
     const { records } = storage
     const byRule = ({ from, session }: IqRequest): boolean => access.allows(options.access, { jid: from, address: session?.address })
     const mayRun = async (request: IqRequest): Promise<boolean> => byRule(request) || (request.session !== undefined && (await appointed()).includes(request.from.bare))
@@ -59,15 +72,15 @@ export const serviceAdministration = defineExtension({
         run: async (): Promise<CommandOutcome> => ({ result: { formType: ADMIN_NS, fields: [{ var: field, type: 'text-single', label: name, value: await count() }] } }),
       })
     }
-    function list(node: string, name: string, field: string, addresses: () => readonly string[] | Promise<readonly string[]>): void {
+    function list(node: string, name: string, field: string, addresses: () => Promise<Addresses>): void {
       add(node, name, { fields: [{ var: 'max_items', type: 'list-single', label: 'How many to show', options: PAGES, value: '25' }] }, async (form) => {
         const asked = form.value('max_items') ?? 'none'
         if (asked !== 'none' && !/^[1-9]\d{0,8}$/.test(asked)) throw new StanzaError('bad-request', 'max_items must be a number or none')
-        const all = await addresses()
-        const shown = all.slice(0, asked === 'none' ? LIST_MAX : Math.min(LIST_MAX, Number(asked)))
+        const { first, count } = await addresses()
+        const shown = first.slice(0, asked === 'none' ? LIST_MAX : Math.min(LIST_MAX, Number(asked)))
         return {
           result: { formType: ADMIN_NS, fields: [{ var: field, type: 'jid-multi', label: name, value: shown }] },
-          ...(shown.length < all.length && { notes: [{ type: 'info' as const, text: `${shown.length} of ${all.length}` }] }),
+          ...(shown.length < count && { notes: [{ type: 'info' as const, text: `${shown.length} of ${count}` }] }),
         }
       })
     }
@@ -91,14 +104,29 @@ export const serviceAdministration = defineExtension({
       if (written.length > JIDS_MAX) throw new StanzaError('not-acceptable', `At most ${JIDS_MAX} at a time`)
       return [...new Set(await Promise.all(written.map(existing)))]
     }
-    /** By account; those waiting for resumption are online, too. */
-    function online(wanted: (own: readonly Session[]) => boolean = () => true): string[] {
-      const owners = new Set<string>()
-      for (const session of sessions.all()) if (session.host === host) owners.add(session.owner)
-      return [...owners].filter((owner) => wanted(sessions.of(owner))).sort()
-    }
     /** XEP-0352: who has a client that somebody looks at. */
     const isActive = (own: readonly Session[]): boolean => own.some((session) => session.connected && session.active)
+    const WANTED: Readonly<Record<string, (own: readonly Session[]) => boolean>> = { online: () => true, active: isActive, idle: (own) => !isActive(own) }
+    /** By account; those waiting for resumption are online, too. An account has all its sessions at one node. */
+    calls.serve(ONLINE, (_node, kind) => {
+      const owners = new Set<string>()
+      for (const session of sessions.all()) if (session.host === host) owners.add(session.owner)
+      const wanted = WANTED[kind as string] ?? (() => false)
+      const found = [...owners].filter((owner) => wanted(sessions.of(owner))).sort()
+      return { count: found.length, first: found.slice(0, LIST_MAX) }
+    })
+    async function online(kind: 'online' | 'active' | 'idle'): Promise<Addresses> {
+      const all = await calls.askNodes(ONLINE, kind) as unknown as readonly Addresses[]
+      return { count: all.reduce((sum, { count }) => sum + count, 0), first: all.flatMap(({ first }) => first).sort() }
+    }
+    async function addressesOf(locals: AsyncIterable<readonly string[]> | Promise<readonly string[]>, count: () => Promise<number>): Promise<Addresses> {
+      const first: string[] = []
+      for await (const page of locals instanceof Promise ? [locals] : locals) {
+        for (const local of page) first.push(`${local}@${host}`)
+        if (first.length >= LIST_MAX) return { first, count: await count() }
+      }
+      return { first, count: first.length }
+    }
 
     // ---- §4.1 to §4.7: accounts and their sessions
 
@@ -146,17 +174,18 @@ export const serviceAdministration = defineExtension({
     add('end-user-session', 'End sessions', {
       instructions: 'An address with a resource ends that session, one without all of the account.', fields: [ACCOUNTS],
     }, async (form, { from }) => {
-      const ended: Session[] = []
+      const wanted: Jid[] = []
       for (const written of form.values('accountjids').filter((each) => each !== '')) {
         const jid = Jid.tryParse(written)
         if (jid === undefined) throw new StanzaError('not-acceptable', `${written} is no address`)
-        const own = sessions.of(await existing(jid.bare)).filter((session) => jid.resource === '' || session.jid.resource === jid.resource)
-        if (own.length === 0 && jid.resource !== '') throw new StanzaError('item-not-found', `There is no session ${jid.toString()}`)
-        ended.push(...own)
+        const own = await everySession.of(await existing(jid.bare))
+        if (jid.resource !== '' && !own.some(({ resource }) => resource === jid.resource)) throw new StanzaError('item-not-found', `There is no session ${jid.toString()}`)
+        wanted.push(jid)
       }
-      for (const session of ended) session.close(new StreamError('policy-violation', 'ended by the administrator'))
-      log.info({ what: 'sessions_ended', count: ended.length, by: from.bare })
-      return { notes: [{ type: 'info', text: `${ended.length} sessions ended` }] }
+      let count = 0
+      for (const jid of wanted) count += await everySession.close(jid.bare, jid.resource === '' ? undefined : jid.resource, 'ended by the administrator')
+      log.info({ what: 'sessions_ended', count, by: from.bare })
+      return { notes: [{ type: 'info', text: `${count} sessions ended` }] }
     })
 
     add('change-user-password', 'Change a password', { fields: [ACCOUNT, PASSWORD] }, async (form, { from }) => {
@@ -171,10 +200,12 @@ export const serviceAdministration = defineExtension({
     add('get-user-roster', 'Show rosters', { fields: [ACCOUNTS] }, async (form) => {
       const bares = await allExisting(form)
       const result = buildForm('result', { formType: ADMIN_NS, fields: [{ var: 'accountjids', type: 'jid-multi', value: bares }] })
-      for (const bare of bares) result.append(rosterOf(bare))
+      for (const bare of bares) result.append(parseElement(await calls.ask(bare, ROSTER) as string))
       return { result }
     })
 
+    calls.serve(ROSTER, (bare) => rosterOf(bare).toString())
+    calls.serve(CONTACTS, (bare) => [...rosters.get(bare).items.values()].filter(({ hidden }) => hidden !== true).length)
     function rosterOf(bare: string): Element {
       const items = [...rosters.get(bare).items.values()].filter(({ hidden }) => hidden !== true).slice(0, LIST_MAX)
       return xml('query', { xmlns: 'jabber:iq:roster' }, items.map((item) =>
@@ -204,15 +235,16 @@ export const serviceAdministration = defineExtension({
 
     add('user-stats', 'Show a user', { fields: [ACCOUNT] }, async (form) => {
       const bare = await existing(form.value('accountjid') ?? '')
-      const own = sessions.of(bare)
+      const own = await everySession.of(bare)
+      const contacts = await calls.ask(bare, CONTACTS) as number
       return {
         result: {
           formType: ADMIN_NS,
           fields: [
             { var: 'ipaddresses', type: 'text-multi', label: 'Addresses of its clients', value: [...new Set(own.map(({ address }) => address).filter((address) => address !== ''))] },
-            { var: 'rostersize', type: 'text-single', label: 'Contacts', value: [...rosters.get(bare).items.values()].filter(({ hidden }) => hidden !== true).length },
+            { var: 'rostersize', type: 'text-single', label: 'Contacts', value: contacts },
             { var: 'lastlogin', type: 'text-single', label: 'Last login', value: await lastLogin(bare) ?? 'never' },
-            { var: 'onlineresources', type: 'text-multi', label: 'Resources', value: own.map(({ jid }) => jid.resource).sort() },
+            { var: 'onlineresources', type: 'text-multi', label: 'Resources', value: own.map(({ resource }) => resource).sort() },
           ],
         },
       }
@@ -222,14 +254,14 @@ export const serviceAdministration = defineExtension({
 
     tell('get-registered-users-num', 'Number of registered users', 'registeredusersnum', () => accounts.count(host))
     tell('get-disabled-users-num', 'Number of disabled users', 'disabledusersnum', async () => (await accounts.listDisabled(host)).length)
-    tell('get-online-users-num', 'Number of online users', 'onlineusersnum', () => online().length)
-    tell('get-active-users-num', 'Number of active users', 'activeusersnum', () => online(isActive).length)
-    tell('get-idle-users-num', 'Number of idle users', 'idleusersnum', () => online((own) => !isActive(own)).length)
-    list('get-registered-users-list', 'Registered users', 'registereduserjids', async () => (await accounts.list(host)).map((local) => `${local}@${host}`))
-    list('get-disabled-users-list', 'Disabled users', 'disableduserjids', async () => (await accounts.listDisabled(host)).map((local) => `${local}@${host}`))
-    list('get-online-users-list', 'Online users', 'onlineuserjids', () => online())
-    list('get-active-users', 'Active users', 'activeuserjids', () => online(isActive))
-    list('get-idle-users', 'Idle users', 'activeuserjids', () => online((own) => !isActive(own))) // §4.22 calls the field so
+    tell('get-online-users-num', 'Number of online users', 'onlineusersnum', async () => (await online('online')).count)
+    tell('get-active-users-num', 'Number of active users', 'activeusersnum', async () => (await online('active')).count)
+    tell('get-idle-users-num', 'Number of idle users', 'idleusersnum', async () => (await online('idle')).count)
+    list('get-registered-users-list', 'Registered users', 'registereduserjids', () => addressesOf(accounts.pages(host), async () => accounts.count(host)))
+    list('get-disabled-users-list', 'Disabled users', 'disableduserjids', () => addressesOf(accounts.listDisabled(host), async () => (await accounts.listDisabled(host)).length))
+    list('get-online-users-list', 'Online users', 'onlineuserjids', () => online('online'))
+    list('get-active-users', 'Active users', 'activeuserjids', () => online('active'))
+    list('get-idle-users', 'Idle users', 'activeuserjids', () => online('idle')) // §4.22 calls the field so
 
     // ---- §4.27 and §4.28: the message for new accounts
 

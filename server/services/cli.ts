@@ -240,10 +240,10 @@ function adminOf(server: Server, hosts: () => readonly string[], control?: { sto
     moving: {
       accounts: server.accounts,
       register: (jid, password) => server.register(jid, password),
-      accountData: (host) => server.hosts.get(host)?.accountData,
+      accountData: (host) => (server.hosts.has(host) ? server.accountData : undefined),
       committed: () => server.storage.committed(),
     },
-    ...(control === undefined ? {} : { running: { sessions: server.sessions, stopKindly: (delayMs: number, announcement: string) => { server.end('stop', delayMs, announcement) }, status: () => server.status(), unban: (address: string) => server.unban(address), operation: async (host: string, name: string, args: readonly string[]) => server.hosts.get(host)?.operations.run(name, args), ...control } }),
+    ...(control === undefined ? {} : { running: { sessions: server.everySession, stopKindly: (delayMs: number, announcement: string) => { server.end('stop', delayMs, announcement) }, status: () => server.status(), unban: (address: string) => server.unban(address), operation: async (host: string, name: string, args: readonly string[]) => server.hosts.get(host)?.operations.run(name, args), ...control } }),
   })
 }
 
