@@ -9,9 +9,9 @@ export type AnyAccountData = Pick<HostAccountData, 'write' | 'read'>
 export interface AccountDataParts {
   readonly calls: Pick<Calls, 'serve' | 'ask'>
   /** Has an account live here; false when another node has it. */
-  claim(bare: string): Promise<boolean>
+  readonly claim: (bare: string) => Promise<boolean>
   /** Of an account of this node. */
-  of(bare: string): HostAccountData | undefined
+  readonly of: (bare: string) => HostAccountData | undefined
 }
 
 const WRITE = 'account-data write'
