@@ -316,7 +316,7 @@ function stanzaId(stanza: Stanza, by: string): string | undefined {
 }
 
 /** The numbers of all pages of an archive (XEP-0313). */
-async function readArchive(options: ConnectOptions): Promise<number[]> {
+export async function readArchive(options: ConnectOptions): Promise<number[]> {
   const client = await connect({ ...options, resource: 'archivist', inbox: false })
   const numbers: number[] = []
   client.on((stanza) => {

@@ -20,20 +20,29 @@ export interface ServerProcessOptions {
   readonly config: (ports: Ports) => string
   /** Where its log goes; nowhere unless given. */
   readonly log?: string
+  /** What it is told to do, `serve` unless given, and what it says once it does that. */
+  readonly command?: string
+  readonly ready?: string
+  /** For Node. */
+  readonly nodeArgs?: readonly string[]
+  /** In front of the command that starts it. */
+  readonly prefix?: readonly string[]
+  /** Where clients reach it, 127.0.0.1 unless given. */
+  readonly host?: string
 }
 
 /** It can be killed and started again on the same data and ports. */
 export class ServerProcess implements AsyncDisposable {
   readonly ports: Ports
   readonly #dir: string
-  readonly #log: string | undefined
+  readonly #options: ServerProcessOptions
   #child: ChildProcess | undefined
   #stderr = ''
 
-  private constructor(dir: string, ports: Ports, log: string | undefined) {
+  private constructor(dir: string, ports: Ports, options: ServerProcessOptions) {
     this.#dir = dir
     this.ports = ports
-    this.#log = log
+    this.#options = options
     process.once('exit', () => this.#child?.kill('SIGKILL'))
   }
 
@@ -41,25 +50,29 @@ export class ServerProcess implements AsyncDisposable {
     const dir = await mkdtemp(path.join(tmpdir(), 'tidings-'))
     const ports = { client: await freePort(), clientTls: await freePort(), https: await freePort(), component: await freePort() }
     await writeFile(path.join(dir, 'ejabberd.yml'), options.config(ports))
-    const server = new ServerProcess(dir, ports, options.log)
+    const server = new ServerProcess(dir, ports, options)
     await server.run()
     return server
   }
 
   get port(): number { return this.ports.client }
+  get host(): string { return this.#options.host ?? '127.0.0.1' }
+  get pid(): number { return this.#child?.pid ?? 0 }
   /** Whether it has ended by itself. */
   get ended(): boolean { return this.#child === undefined || this.#child.exitCode !== null || this.#child.signalCode !== null }
 
   async run(): Promise<void> {
+    const { command = 'serve', ready: said = ' serves ', nodeArgs = [], prefix = [] } = this.#options
     const cli = path.join(import.meta.dirname, '../server/services/cli.ts')
-    const log = this.#log === undefined ? 'ignore' : openSync(this.#log, 'a')
-    const child = spawn(process.execPath, [cli, 'serve', '--config', path.join(this.#dir, 'ejabberd.yml'), '--data', path.join(this.#dir, 'data')], { stdio: ['ignore', log, 'pipe'] })
+    const log = this.#options.log === undefined ? 'ignore' : openSync(this.#options.log, 'a')
+    const [file = process.execPath, ...args] = [...prefix, process.execPath, ...nodeArgs, cli, command, '--config', path.join(this.#dir, 'ejabberd.yml'), '--data', path.join(this.#dir, 'data')]
+    const child = spawn(file, args, { stdio: ['ignore', log, 'pipe'] })
     if (typeof log === 'number') closeSync(log)
     this.#child = child
     const ready = Promise.withResolvers<void>()
     child.stderr?.on('data', (chunk: Buffer) => {
       this.#stderr = (this.#stderr + chunk.toString()).slice(-4000)
-      if (this.#stderr.includes(' serves ')) ready.resolve()
+      if (this.#stderr.includes(said)) ready.resolve()
     })
     child.once('exit', (code) => ready.reject(new Error(`the server ended with ${code}: ${this.#stderr}`)))
     await ready.promise
