@@ -31,6 +31,9 @@ export interface ServerProcessOptions {
   readonly host?: string
 }
 
+const running = new Set<ServerProcess>()
+process.once('exit', () => { for (const server of running) server.killNow() })
+
 /** It can be killed and started again on the same data and ports. */
 export class ServerProcess implements AsyncDisposable {
   readonly ports: Ports
@@ -43,7 +46,7 @@ export class ServerProcess implements AsyncDisposable {
     this.#dir = dir
     this.ports = ports
     this.#options = options
-    process.once('exit', () => this.#child?.kill('SIGKILL'))
+    running.add(this)
   }
 
   static async start(options: ServerProcessOptions): Promise<ServerProcess> {
@@ -91,7 +94,10 @@ export class ServerProcess implements AsyncDisposable {
     return ms
   }
 
+  killNow(): void { this.#child?.kill('SIGKILL') }
+
   async [Symbol.asyncDispose](): Promise<void> {
+    running.delete(this)
     if (!this.ended) await this.kill('SIGKILL')
     await rm(this.#dir, { recursive: true, force: true })
   }

@@ -8,11 +8,11 @@ import type { Log } from '../log.ts'
 import type { CounterMetric, GaugeMetric, HistogramMetric, Metrics } from '../metrics.ts'
 import { RefusedError } from './errors.ts'
 import { ensureTopic, kafkaClient, type KafkaOptions } from './kafka/client.ts'
-import { BadEntry, decodeEntry } from './kafka/entry-codec.ts'
+import { BadEntry, decodeEntries } from './kafka/entry-codec.ts'
 import type { HistoryChange, HistoryEntry, HistoryProgress, HistoryStore } from './shapes.ts'
 
 /** A fetch answers when it has so much, or after so long: nobody waits for a few messages, and a batch of few costs as much as one of hundreds. */
-const FETCH_BYTES_MIN = 65_536
+const FETCH_BYTES_MIN = 1_048_576
 const FETCH_WAIT_MS = 250
 const FETCH_PARTITION_BYTES = 4_194_304
 const FETCH_BYTES_MAX = 16_777_216
@@ -347,24 +347,26 @@ function* stepsOf(messages: readonly KafkaMessage[]): Generator<Step | { readonl
   let changes: HistoryChange[] = []
   let from: KafkaMessage[] = []
   for (const message of messages) {
-    let entry: HistoryEntry | undefined
+    let entries: readonly HistoryEntry[] = []
     let reason = ''
     try {
-      entry = decodeEntry(message.key, message.value)
+      entries = decodeEntries(message.key, message.value)
     } catch (error) {
       if (!(error instanceof BadEntry)) throw error
       reason = error.message
     }
-    if (entry !== undefined && !('purge' in entry)) {
-      changes.push(entry)
-      from.push(message)
-      if (changes.length < CHANGES_AT_ONCE) continue
+    for (const entry of entries) {
+      if (!('purge' in entry)) {
+        changes.push(entry)
+        from.push(message)
+        if (changes.length < CHANGES_AT_ONCE) continue
+      }
+      if (changes.length > 0) yield { changes, messages: from }
+      changes = []
+      from = []
+      if ('purge' in entry) yield { purge: entry, message }
     }
-    if (changes.length > 0) yield { changes, messages: from }
-    changes = []
-    from = []
-    if (entry === undefined) yield { message, reason }
-    else if ('purge' in entry) yield { purge: entry, message }
+    if (entries.length === 0) yield { message, reason }
   }
   if (changes.length > 0) yield { changes, messages: from }
 }

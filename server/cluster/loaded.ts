@@ -32,6 +32,8 @@ export class LoadedUnits implements Database {
   /** By the forms of their names. */
   readonly #byForm = new Map<string, Unit>()
   readonly #units = new Set<Unit>()
+  /** Of these, those whose names keys do not tell. */
+  #oddUnits = 0
   /** Tails to be written with what the log says of their units. */
   readonly #tails: () => ReadonlyMap<string, Buffer | undefined>
   readonly #tailsWritten: () => void
@@ -58,7 +60,7 @@ export class LoadedUnits implements Database {
 
   /** The unit when it is here and not being given up. */
   find(name: string): Unit | undefined {
-    const unit = this.#byForm.get(name) ?? (isPlain(name) ? undefined : this.#byForm.get(formsOf(name)[0] as string))
+    const unit = this.#byForm.get(name) ?? (this.#oddUnits === 0 || isPlain(name) ? undefined : this.#byForm.get(formsOf(name)[0] as string))
     return unit && !unit.isLeaving && unit.name === name ? unit : undefined
   }
 
@@ -66,13 +68,14 @@ export class LoadedUnits implements Database {
     const unit: Unit = { name, isPlain: isPlain(name), rows: new SortedRows(), bytes: 0, pins: 0, usedAt: performance.now(), segment: 0, isLeaving: false }
     for (const { key, value } of [...rows].sort((a, b) => (a.key < b.key ? -1 : 1))) this.#put(unit, key, value)
     this.#units.add(unit)
+    if (!unit.isPlain) this.#oddUnits++
     for (const form of formsOf(name)) this.#byForm.set(form, unit)
     this.#last = undefined
     return unit
   }
 
   remove(unit: Unit): void {
-    this.#units.delete(unit)
+    if (this.#units.delete(unit) && !unit.isPlain) this.#oddUnits--
     for (const form of formsOf(unit.name)) if (this.#byForm.get(form) === unit) this.#byForm.delete(form)
     this.#bytes -= unit.bytes
     this.#last = undefined

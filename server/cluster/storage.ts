@@ -50,7 +50,7 @@ export const RELEASED = 1
 /** Units whose names keys do not tell. */
 export const NAMED = 2
 
-const COMMIT_EVERY_MS = 1
+const COMMIT_EVERY_MS = 4
 const SEGMENT_BYTES = 16 * 1024 * 1024
 const SEGMENT_MS = 5000
 const IDLE_MS = 120_000

@@ -1,7 +1,7 @@
 import { expect } from 'chai'
 import fc from 'fast-check'
 import type { HistoryEntry } from '../shapes.ts'
-import { BadEntry, decodeEntry, encodeEntry } from './entry-codec.ts'
+import { BadEntry, decodeEntries, decodeEntry, encodeEntry, joinValues } from './entry-codec.ts'
 
 const owner = fc.string({ unit: 'grapheme', minLength: 1 }).filter((text) => text.isWellFormed())
 const version = fc.nat({ max: Number.MAX_SAFE_INTEGER })
@@ -20,6 +20,25 @@ describe('entries of the queue of history', () => {
     fc.assert(fc.property(entries, (entry) => {
       expect(decodeEntry(Buffer.from(entry.owner), encodeEntry(entry))).to.deep.equal(entry)
     }))
+  })
+
+  it('of one owner come out of one message in their order, and a message of one entry is that entry', () => {
+    fc.assert(fc.property(fc.array(entries, { minLength: 1, maxLength: 5 }), (several) => {
+      const owned = several.map((entry) => ({ ...entry, owner: 'a@x' }))
+      expect(decodeEntries(Buffer.from('a@x'), joinValues(owned.map(encodeEntry)))).to.deep.equal(owned)
+    }))
+    const one = encodeEntry({ owner: 'a@x', id: '017', with: 'b@x', bytes: undefined, version: 7 })
+    expect(joinValues([one])).to.equal(one)
+  })
+
+  it('of one message are refused together when it is cut short, or holds none', () => {
+    const value = joinValues([1, 2].map((version) => encodeEntry({ owner: 'a@x', id: '017', with: 'b@x', bytes: undefined, version })))
+    const half = 2 + (value.length - 2) / 2
+    for (let length = 0; length < value.length; length++) {
+      if (length !== half) expect(() => decodeEntries(Buffer.from('a@x'), value.subarray(0, length)), `${length}`).to.throw(BadEntry)
+    }
+    expect(decodeEntries(Buffer.from('a@x'), value.subarray(0, half))).to.have.length(1)
+    expect(() => decodeEntries(null, value)).to.throw(BadEntry)
   })
 
   it('are refused when they are cut short, of another format, or without an owner', () => {

@@ -1,6 +1,7 @@
 /**
- * A change of history as one message of the queue. Its key is the owner; its value: version of this format (1 byte), kind (1), version of
+ * Changes of history as messages of the queue. The key is the owner; the value: version of this format (1 byte), kind (1), version of
  * the change (8), then of a change: length of its id (1), id, length of `with` (2), `with`, the stanza; of a purge: the time (8) if there is one.
+ * Several of one owner are one message: version of this format (1), kind (1), and each after its length (4).
  */
 import type { HistoryEntry } from '../shapes.ts'
 
@@ -8,6 +9,7 @@ const FORMAT = 1
 const CHANGE = 0
 const REMOVAL = 1
 const PURGE = 2
+const SEVERAL = 3
 const HEADER_BYTES = 10
 
 /** The message is none of ours, or of a later version. */
@@ -32,6 +34,35 @@ export function encodeEntry(entry: HistoryEntry): Buffer {
   at += buffer.write(other, at)
   if (bytes !== undefined) bytes.copy(buffer, at)
   return buffer
+}
+
+/** Of the values of one owner's messages one. */
+export function joinValues(values: readonly Buffer[]): Buffer {
+  const [first] = values
+  if (values.length === 1 && first !== undefined) return first
+  const buffer = Buffer.allocUnsafe(values.reduce((sum, value) => sum + 4 + value.length, 2))
+  buffer[0] = FORMAT
+  buffer[1] = SEVERAL
+  let at = 2
+  for (const value of values) {
+    at = buffer.writeUInt32BE(value.length, at)
+    at += value.copy(buffer, at)
+  }
+  return buffer
+}
+
+/** The entries of a message, in order. Throws `BadEntry` for what is none of ours. */
+export function decodeEntries(key: Buffer | null, value: Buffer | null): readonly HistoryEntry[] {
+  if (value === null || value[0] !== FORMAT || value[1] !== SEVERAL) return [decodeEntry(key, value)]
+  const entries: HistoryEntry[] = []
+  for (let at = 2; at < value.length;) {
+    const end = at + 4 + (at + 4 <= value.length ? value.readUInt32BE(at) : 0)
+    if (end === at + 4 || end > value.length) throw new BadEntry('length of one of several')
+    entries.push(decodeEntry(key, value.subarray(at + 4, end)))
+    at = end
+  }
+  if (entries.length === 0) throw new BadEntry('several that are none')
+  return entries
 }
 
 function writeHeader(buffer: Buffer, kind: number, version: number): void {

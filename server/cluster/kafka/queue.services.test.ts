@@ -5,7 +5,7 @@ import { type Kafka, sharedKafka, startKafka } from '../../../services/services.
 import { createLog } from '../../log.ts'
 import type { HistoryChange, QueuePlace } from '../shapes.ts'
 import { kafkaClient, type KafkaOptions } from './client.ts'
-import { decodeEntry } from './entry-codec.ts'
+import { decodeEntries } from './entry-codec.ts'
 import { KafkaQueue } from './queue.ts'
 
 const log = createLog('silent')
@@ -38,7 +38,7 @@ async function readTopic(client: KafkaClient, topic: string): Promise<Read[]> {
   await consumer.run({
     autoCommit: false,
     eachMessage: ({ partition, message }) => {
-      found.push({ partition, offset: Number(message.offset), change: decodeEntry(message.key, message.value) as HistoryChange })
+      for (const entry of decodeEntries(message.key, message.value)) found.push({ partition, offset: Number(message.offset), change: entry as HistoryChange })
       if (Number(message.offset) + 1 >= Number(ends.find((each) => each.partition === partition)?.high)) left.delete(partition)
       if (left.size === 0) all.resolve()
       return Promise.resolve()
@@ -61,10 +61,16 @@ describe('queue of history in Kafka', () => {
       expect(queue.bytes).to.equal(0)
       expect(queue.problem).to.equal(undefined)
     }
-    const found = new Map((await readTopic(kafkaClient(options, 'test', log), options.topic)).map((each) => [`${each.partition}/${each.offset}`, each.change]))
-    expect(found.size).to.equal(3000)
+    const found = await readTopic(kafkaClient(options, 'test', log), options.topic)
+    expect(found.length).to.equal(3000)
     expect(new Set(places.map((each) => each.partition)).size).to.equal(4)
-    for (const [i, { partition, offset }] of places.entries()) expect(found.get(`${partition}/${offset}`)).to.deep.equal(entries[i])
+    const at = new Map(found.map(({ partition, offset, change: { version } }) => [version, `${partition}/${offset}`]))
+    for (const [i, { partition, offset }] of places.entries()) expect(at.get(i)).to.equal(`${partition}/${offset}`)
+    // What is one owner's is one message, in order.
+    expect(new Set(at.values()).size).to.equal(50)
+    for (const owner of ['user0@example.org', 'user49@example.org']) {
+      expect(found.filter((each) => each.change.owner === owner).map((each) => each.change)).to.deep.equal(entries.filter((each) => each.owner === owner))
+    }
   })
 
   it('has everybody wait while more than its limit waits, and takes more at once than Kafka does', async () => {
@@ -143,8 +149,8 @@ describe('queue of history in Kafka', () => {
     }
     expect(problem).to.match(/^Kafka has taken nothing for \d+ s/)
     const found = await readTopic(client, options.topic)
-    const at = new Map(found.map((each) => [`${each.partition}/${each.offset}`, each.change]))
-    for (const [n, { partition, offset }] of places) expect(at.get(`${partition}/${offset}`)?.version, `${n} at ${partition}/${offset}`).to.equal(n)
+    const at = new Set(found.map((each) => `${each.change.version} at ${each.partition}/${each.offset}`))
+    for (const [n, { partition, offset }] of places) expect(at.has(`${n} at ${partition}/${offset}`), `${n} at ${partition}/${offset}`).to.equal(true)
     // By owner, the first occurrences are in order.
     const last = new Map<string, number>()
     const seen = new Set<number>()

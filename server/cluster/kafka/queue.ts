@@ -8,7 +8,7 @@ import type { Message, Producer } from 'kafkajs'
 import type { Log } from '../../log.ts'
 import type { HistoryEntry, HistoryQueue, QueuePlace } from '../shapes.ts'
 import { ensureTopic, kafkaClient, type KafkaOptions } from './client.ts'
-import { encodeEntry } from './entry-codec.ts'
+import { encodeEntry, joinValues } from './entry-codec.ts'
 
 /** Kafka takes batches of 1 MiB for one partition, with what it adds to each message. */
 const BATCH_BYTES_MAX = 900_000
@@ -20,7 +20,9 @@ const SLOW_MS = 3_000
 const CLOSE_MS = 5_000
 const RETRY_MS = 1_000
 /** How long entries are collected for one batch: nobody waits for these, and a batch costs as much as a hundred entries. */
-const LINGER_MS = 20
+const LINGER_MS = 100
+/** Entries of one owner are one message, up to so many bytes: a message costs more than what is in it. */
+const JOINED_BYTES_MAX = 65_536
 
 /** What one call of `push` waits for. */
 interface Push {
@@ -137,7 +139,7 @@ export class KafkaQueue implements HistoryQueue {
 
   /** Resolves when the brokers have the batch, or the queue is closed. */
   async #deliver(batch: readonly Waiting[]): Promise<void> {
-    const messages = batch.map<Message>(({ owner, value }) => ({ key: owner, value, partition: this.#partitionOf(owner) }))
+    const { messages, messageOf } = this.#join(batch)
     this.#sending = batch
     this.#since = performance.now()
     for (;;) {
@@ -149,7 +151,7 @@ export class KafkaQueue implements HistoryQueue {
         this.#since = undefined
         this.#reason = undefined
         this.#sending = []
-        this.#done(batch, messages, next)
+        this.#done(batch, placesOf(messages, next), messageOf)
         return
       } catch (error) {
         if (this.#isClosed) return
@@ -162,12 +164,27 @@ export class KafkaQueue implements HistoryQueue {
     }
   }
 
-  #done(batch: readonly Waiting[], messages: readonly Message[], next: Map<number, number>): void {
+  /** As messages, and for each of the batch the number of the message that it is in. */
+  #join(batch: readonly Waiting[]): { readonly messages: Message[]; readonly messageOf: readonly number[] } {
+    const joined: { readonly owner: string; readonly values: Buffer[]; bytes: number }[] = []
+    const latest = new Map<string, number>()
+    const messageOf = batch.map(({ owner, value, bytes }) => {
+      const at = latest.get(owner)
+      const last = at === undefined ? undefined : joined[at]
+      if (at !== undefined && last !== undefined && last.bytes + bytes <= JOINED_BYTES_MAX) {
+        last.values.push(value)
+        last.bytes += bytes
+        return at
+      }
+      latest.set(owner, joined.length)
+      return joined.push({ owner, values: [value], bytes }) - 1
+    })
+    return { messages: joined.map(({ owner, values }) => ({ key: owner, value: joinValues(values), partition: this.#partitionOf(owner) })), messageOf }
+  }
+
+  #done(batch: readonly Waiting[], places: readonly QueuePlace[], messageOf: readonly number[]): void {
     for (const [i, { push, index, bytes }] of batch.entries()) {
-      const partition = messages[i]?.partition ?? 0
-      const offset = next.get(partition) as number
-      next.set(partition, offset + 1)
-      push.places[index] = { partition, offset }
+      push.places[index] = places[messageOf[i] as number] as QueuePlace
       push.missing--
       this.#bytes -= bytes
       if (push.missing === 0) push.resolve(push.places)
@@ -217,6 +234,15 @@ export class KafkaQueue implements HistoryQueue {
     for (const { push } of [...this.#sending, ...this.#waiting.slice(this.#first)]) push.reject(closed)
     this.#room?.resolve()
   }
+}
+
+/** Messages of a batch have their offsets in order, in each partition from the first. */
+function placesOf(messages: readonly Message[], next: Map<number, number>): QueuePlace[] {
+  return messages.map(({ partition = 0 }) => {
+    const offset = next.get(partition) as number
+    next.set(partition, offset + 1)
+    return { partition, offset }
+  })
 }
 
 function bytesOf(owner: string, value: Buffer): number {
