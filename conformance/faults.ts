@@ -5,8 +5,8 @@
  *     node conformance/faults.ts [--fault NAME] [--rounds 5] [--rate 500] [--pairs 15] [--logs DIR]
  *
  * Each sender is at one node and his recipient at the next. Senders number their messages; everybody has stream management and resumes his stream at any
- * node that takes him, sending again what was not acknowledged. In the end each message must have reached its recipient once and in order,
- * and must stand once in both archives: as clients read them (XEP-0313), and in HBase itself when the worker has done its work.
+ * node that takes him, sending again what was not acknowledged. In the end each message must have reached its recipient once and in order (unless its
+ * sender got an error for it, as while nothing can be stored: then it must be nowhere), and must stand once in both archives: as clients read them (XEP-0313), and in HBase itself when the worker has done its work.
  */
 import { execFileSync, spawn } from 'node:child_process'
 import { mkdirSync } from 'node:fs'
@@ -52,6 +52,8 @@ export interface FaultResult {
   /** From the fault until everybody's messages were acknowledged again, ms. */
   readonly recoveredMs: number
   readonly notResumed: number
+  /** Messages that were answered with an error. */
+  readonly refused: number
   readonly faults: readonly string[]
 }
 
@@ -210,7 +212,7 @@ export class Cluster implements AsyncDisposable {
       await this.#compareStored(pairs)
       return {
         messages: pairs.reduce((sum, pair) => sum + pair.sent, 0), acknowledged, recoveredMs,
-        notResumed: pairs.reduce((sum, pair) => sum + pair.notResumed, 0), faults: pairs.flatMap((pair) => pair.faults),
+        notResumed: pairs.reduce((sum, pair) => sum + pair.notResumed, 0), refused: pairs.reduce((sum, pair) => sum + pair.from.refused.size, 0), faults: pairs.flatMap((pair) => pair.faults),
       }
     } finally {
       clearInterval(load)
@@ -242,12 +244,12 @@ export class Cluster implements AsyncDisposable {
   /** What HBase has in the end. */
   async #compareStored(pairs: readonly Pair[]): Promise<void> {
     await using store = await openHBaseHistory({ masters: this.hbase.masters, prefix: `${this.name}_` })
+    const limit = performance.now() + DEADLINE_MS
     for (const pair of pairs) {
       for (const owner of [pair.from.bare, pair.to.bare]) {
-        const limit = performance.now() + DEADLINE_MS
         for (;;) {
           const { items } = await store.query(owner, { max: 1_000_000, direction: 'forward' })
-          if (items.length < pair.sent && performance.now() < limit) {
+          if (items.length < pair.accepted && performance.now() < limit) {
             await sleep(500)
             continue
           }
@@ -275,6 +277,8 @@ async function away(service: Redis | Kafka | HBase): Promise<void> {
 class Person {
   readonly bare: string
   readonly received: number[] = []
+  /** Numbers of own messages that were answered with an error. */
+  readonly refused = new Set<number>()
   readonly #nodes: readonly ServerProcess[]
   readonly #options: Pick<ConnectOptions, 'domain' | 'tls' | 'user' | 'password' | 'resource' | 'timeoutMs'>
   readonly #homeAt: number
@@ -370,6 +374,11 @@ class Person {
   }
 
   #take(stanza: Stanza): void {
+    if (stanza.name === 'message' && stanza.element().attrs['type'] === 'error') {
+      const number = Number(stanza.element().attrs['id']?.slice(1))
+      if (Number.isInteger(number)) this.refused.add(number)
+      return
+    }
     const body = stanza.name === 'message' ? stanza.find('body', 'jabber:client') : undefined
     if (body !== undefined) this.received.push(Number(stanza.childElement(body).getText()))
   }
@@ -389,6 +398,8 @@ class Pair {
   get faults(): readonly string[] { return this.#faults }
   get notResumed(): number { return this.from.notResumed + this.to.notResumed }
   get acknowledged(): number { return this.sent - (this.from.client?.unacked.length ?? 0) }
+  /** How many must be there in the end. */
+  get accepted(): number { return this.sent - this.from.refused.size }
   get state(): string { return `${this.from.bare} sent ${this.sent}, acknowledged ${this.acknowledged}, ${this.from.isOpen ? 'open' : `away (${this.from.lastError})`}; ${this.to.bare} ${this.to.isOpen ? 'open' : `away (${this.to.lastError})`}` }
 
   async begin(): Promise<void> {
@@ -417,7 +428,7 @@ class Pair {
       if (from.isOpen && from.client?.ended === false) from.client.connection.write("<r xmlns='urn:xmpp:sm:3'/>")
       return false
     }, () => `not acknowledged in the end: ${this.state}`)
-    await until(() => to.received.length >= this.sent, () => '').catch(() => undefined)
+    await until(() => to.received.length >= this.accepted, () => '').catch(() => undefined)
     await sleep(200)
     this.compare(`received by ${to.bare}`, to.received)
     for (const person of [from, to]) this.compare(`archive of ${person.bare}`, await person.readArchive())
@@ -426,10 +437,12 @@ class Pair {
   compare(where: string, numbers: readonly number[]): void {
     const times = new Map<number, number>()
     for (const number of numbers) times.set(number, (times.get(number) ?? 0) + 1)
-    const missing = Array.from({ length: this.sent }, (_, number) => number).filter((number) => !times.has(number))
+    const { refused } = this.from
+    const missing = Array.from({ length: this.sent }, (_, number) => number).filter((number) => !times.has(number) && !refused.has(number))
+    const unwanted = [...times.keys()].filter((number) => refused.has(number))
     const twice = [...times].filter(([, count]) => count > 1).map(([number]) => number)
     const disorder = numbers.filter((number, at) => at > 0 && number < (numbers[at - 1] as number))
-    for (const [what, which] of [['missing', missing], ['twice', twice], ['out of order', twice.length > 0 ? [] : disorder]] as const) {
+    for (const [what, which] of [['missing', missing], ['refused, and there', unwanted], ['twice', twice], ['out of order', twice.length > 0 ? [] : disorder]] as const) {
       if (which.length > 0) this.#faults.push(`${where}: ${which.length} of ${this.sent} ${what}: ${which.slice(0, 5).join(' ')}…${which.at(-1)}`)
     }
   }
@@ -459,9 +472,9 @@ async function main(): Promise<void> {
   let count = 0
   for (const fault of chosen) {
     for (let round = 1; round <= Number(values.rounds); round++) {
-      const { messages, acknowledged, recoveredMs, notResumed, faults } = await cluster.run(fault)
+      const { messages, acknowledged, recoveredMs, notResumed, refused, faults } = await cluster.run(fault)
       count += faults.length
-      console.log(`${fault} ${round}: ${messages} messages, ${acknowledged} acknowledged before; all acknowledged again after ${(recoveredMs / 1000).toFixed(1)} s; ${notResumed} streams not resumed; ${faults.length} faults`)
+      console.log(`${fault} ${round}: ${messages} messages, ${acknowledged} acknowledged before; all acknowledged again after ${(recoveredMs / 1000).toFixed(1)} s; ${notResumed} streams not resumed; ${refused} messages refused; ${faults.length} faults`)
       for (const each of faults) console.log(`  ${each}`)
     }
   }
