@@ -130,6 +130,27 @@ describe('storage of a node', () => {
     await stopNode(c, world)
   })
 
+  it('hands out what a lost node had not handled before all that waits for the claim of its unit', async () => {
+    const world = newWorld()
+    const a = joinNode(world, 'a')
+    const b = joinNode(world, 'b')
+    const order: string[] = []
+    await b.storage.claim(ROMEO)
+    b.storage.incoming((_source, frame) => { order.push(frame.toString()) })
+    a.storage.returned((frame, done) => {
+      order.push(`returned: ${frame.toString()}`)
+      done()
+    })
+    a.storage.onClaimed(() => { order.push('come') })
+    a.storage.outgoing(b.inc, Buffer.from(`${ROMEO} first`), true)
+    await until(() => order.length === 1)
+    world.cluster.kill(b.inc)
+    await until(() => order.includes('come'))
+    await a.storage.claim(ROMEO).then(() => order.push('claimed'))
+    expect(order).to.deep.equal([`${ROMEO} first`, 'come', `returned: ${ROMEO} first`, 'claimed'])
+    await stopNode(a, world)
+  })
+
   it('does not do again what a frame caused whose end was committed, though it is in the inbox of the lost node', async () => {
     const world = newWorld()
     const a = joinNode(world, 'a')

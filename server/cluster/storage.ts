@@ -230,19 +230,17 @@ export class ClusterStorage implements Storage, Units {
     return this.inc
   }
 
-  /** Frames that a lost node had not handled are a unit's rows. */
+  /** Frames that a lost node had not handled are a unit's rows. They come before all that waits for the claim. */
   #handBack(unit: Unit, frames: readonly { readonly key: string; readonly value: Buffer }[]): void {
     unit.pins++
-    setImmediate(() => {
-      let left = frames.length
-      for (const { key, value } of frames) {
-        this.#bus.handBack(value, () => {
-          this.#write(unit)
-          this.#store.delete(key)
-          if (--left === 0) unit.pins--
-        })
-      }
-    })
+    let left = frames.length
+    for (const { key, value } of frames) {
+      this.#bus.handBack(value, () => {
+        this.#write(unit)
+        this.#store.delete(key)
+        if (--left === 0) unit.pins--
+      })
+    }
   }
 
   /** Waits until another unit may come. */
