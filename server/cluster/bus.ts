@@ -32,7 +32,7 @@ interface Target {
   lastNumber: number
   /** Committed, and not in its inbox yet. */
   queue: Outgoing[]
-  isSending: boolean
+  sending: Promise<void> | undefined
 }
 
 /** What has come from one node. */
@@ -44,7 +44,8 @@ export interface Received {
 }
 
 export type IncomingHandler = (source: string, frame: Buffer, done: () => void) => void
-export type ReturnedHandler = (frame: Buffer, done: () => void) => void
+/** `inc`: the node that is gone, of a frame that this one had sent there. */
+export type ReturnedHandler = (frame: Buffer, done: () => void, inc: string | undefined) => void
 
 export class Bus implements Participant {
   readonly section = BUS_SECTION
@@ -75,7 +76,7 @@ export class Bus implements Participant {
 
   outgoing(inc: string, frame: Buffer, durable: boolean): void {
     let target = this.#targets.get(inc)
-    if (!target) this.#targets.set(inc, target = { inc, lastNumber: 0, queue: [], isSending: false })
+    if (!target) this.#targets.set(inc, target = { inc, lastNumber: 0, queue: [], sending: undefined })
     const outgoing: Outgoing = { to: inc, number: ++target.lastNumber, frame, isDurable: durable }
     if (durable) {
       this.#unsent.add(outgoing)
@@ -101,8 +102,15 @@ export class Bus implements Participant {
   returned(handler: ReturnedHandler): void { this.#returned = handler }
 
   /** Hands out a frame as a returned one; `done` is called when it is done, in that turn. */
-  handBack(frame: Buffer, done: () => void): void {
-    if (this.#returned) this.#returned(frame, done)
+  handBack(frame: Buffer, done: () => void, inc?: string): void {
+    if (this.#returned) this.#returned(frame, done, inc)
+  }
+
+  /** Resolves when everything that was sent to a node so far is there, or has been handed back. */
+  async left(inc: string): Promise<void> {
+    await this.#store.committed()
+    const target = this.#targets.get(inc)
+    while (target?.sending !== undefined && !this.#isClosed) await target.sending
   }
 
   /** These are over for good. */
@@ -160,16 +168,15 @@ export class Bus implements Participant {
 
   #leave(group: readonly Outgoing[]): void {
     for (const outgoing of group) {
-      const target = this.#targets.get(outgoing.to) ?? { inc: outgoing.to, lastNumber: outgoing.number, queue: [], isSending: false }
+      const target = this.#targets.get(outgoing.to) ?? { inc: outgoing.to, lastNumber: outgoing.number, queue: [], sending: undefined }
       this.#targets.set(outgoing.to, target)
       target.queue.push(outgoing)
       this.#bytes += outgoing.frame.length
-      if (!target.isSending) void this.#send(target)
+      target.sending ??= this.#send(target).finally(() => { target.sending = undefined })
     }
   }
 
   async #send(target: Target): Promise<void> {
-    target.isSending = true
     // What else leaves in this turn goes with it.
     await Promise.resolve()
     while (target.queue.length > 0 && !this.#isClosed) {
@@ -198,7 +205,6 @@ export class Bus implements Participant {
         await new Promise((resolve) => { setTimeout(resolve, RETRY_MS).unref() })
       }
     }
-    target.isSending = false
   }
 
   /** The node is gone. What it did not have finds another way. */
@@ -219,7 +225,7 @@ export class Bus implements Participant {
           writer.double(outgoing.number)
         })
         this.#store.afterCommit(() => { this.#over(outgoing) })
-      })
+      }, target.inc)
     }
   }
 

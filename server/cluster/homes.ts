@@ -36,6 +36,14 @@ interface Held {
 interface Finding {
   readonly found: Promise<void>
   readonly held: Held[]
+  /** What goes before that: it was sent earlier, to a node that is gone. */
+  readonly returned: Held[]
+}
+
+/** Units whose home is gone, until what was sent there has come back. */
+interface Leaving {
+  readonly units: Set<string>
+  readonly over: Promise<void>
 }
 
 const ROUTES_MAX = 200_000
@@ -57,6 +65,8 @@ export class Homes {
   readonly #moving = new Map<string, (inc: string | undefined) => void>()
   /** The highest id that each unit here has had. */
   readonly #lastIds = new Map<string, string>()
+  /** By the node that is gone. */
+  readonly #leaving = new Map<string, Leaving>()
   #closed = false
 
   constructor(parts: HomesParts) {
@@ -64,20 +74,19 @@ export class Homes {
     this.#units = parts.units
     this.#routesMax = parts.routesMax ?? ROUTES_MAX
     this.#units.incoming((source, bytes, done) => this.#arrived(source, bytes, done))
-    this.#units.returned((bytes, done) => {
+    this.#units.returned((bytes, done, inc) => {
       // Its node is gone for good.
+      if (inc !== undefined) this.#leave(inc)
       const frame = decodeFrame(bytes)
       const parts = isForNode(frame) ? [] : frame.unit === '' ? apart(frame) : [frame]
       let left = parts.length
       if (left === 0) return done()
-      for (const each of parts) this.#sendOn(each, () => { if (--left === 0) done() })
+      for (const each of parts) this.#sendOn(each, () => { if (--left === 0) done() }, true)
     })
     this.#units.onChange((gone) => {
       if (gone.length === 0) return
-      const lost = new Set<string>()
-      for (const [unit, inc] of this.#routes) if (gone.includes(inc)) lost.add(unit)
-      for (const unit of lost) this.#routes.delete(unit)
-      this.#parts.lost((unit) => lost.has(unit))
+      const lost = gone.map((inc) => this.#leave(inc, true))
+      this.#parts.lost((unit) => lost.some((units) => units.has(unit)))
     })
     // The storage has seen to it that this is higher than what the unit has had (continueIdsAfter).
     this.#units.onClaimed((unit) => { this.#lastIds.set(unit, nextMessageId()) })
@@ -154,12 +163,30 @@ export class Homes {
   /** Nothing is tried again from now on; what has found no way is left to who recovers this node. */
   close(): void { this.#closed = true }
 
-  #sendOn(frame: Frame, done?: () => void): void {
+  /** Units that were there are nowhere now. What is sent to them waits until what was sent before, and comes back, is on its way. */
+  #leave(inc: string, isAnnounced = false): ReadonlySet<string> {
+    const known = this.#leaving.get(inc)
+    const units = known?.units ?? new Set<string>()
+    if (known !== undefined && !isAnnounced) return units
+    for (const [unit, home] of this.#routes) if (home === inc) units.add(unit)
+    for (const unit of units) if (this.#routes.get(unit) === inc) this.#routes.delete(unit)
+    if (known === undefined) {
+      const over = this.#units.left(inc).catch(() => undefined).then(() => { this.#leaving.delete(inc) })
+      this.#leaving.set(inc, { units, over })
+    }
+    return units
+  }
+
+  #sendOn(frame: Frame, done?: () => void, isReturned = false): void {
     const { unit } = frame
-    if (this.#units.isHere(unit)) return this.#handle(frame, undefined, done)
+    const finding = this.#finding.get(unit)
+    if (this.#units.isHere(unit) && (finding === undefined || finding.returned.length === 0)) return this.#handle(frame, undefined, done)
     const inc = this.#routes.get(unit)
     if (this.#closed && inc === undefined) return
-    if (inc === undefined || this.#finding.has(unit)) return void this.#find(unit).held.push({ frame, done })
+    if (inc === undefined || finding !== undefined) {
+      this.#find(unit)[isReturned ? 'returned' : 'held'].push({ frame, done })
+      return
+    }
     this.#units.outgoing(inc, encodeFrame(frame), frame.durable)
     done?.()
   }
@@ -167,26 +194,34 @@ export class Homes {
   #find(unit: string): Finding {
     const finding = this.#finding.get(unit)
     if (finding !== undefined) return finding
-    const held: Held[] = []
-    return this.#begin(unit, held, this.#findHome(unit, held))
+    return this.#begin(unit, (held, returned) => this.#findHome(unit, held, returned))
   }
 
-  #begin(unit: string, held: Held[], known: Promise<void>): Finding {
-    const found = known.then(() => {
+  #begin(unit: string, know: (held: Held[], returned: Held[]) => Promise<void>): Finding {
+    const held: Held[] = []
+    const returned: Held[] = []
+    const found = know(held, returned).then(() => {
       this.#finding.delete(unit)
-      for (const { frame, done } of held) this.#sendOn(frame, done)
+      for (const { frame, done } of [...returned, ...held]) this.#sendOn(frame, done)
     })
-    const finding = { found, held }
+    const finding = { found, held, returned }
     this.#finding.set(unit, finding)
     return finding
   }
 
-  async #findHome(unit: string, held: Held[]): Promise<void> {
+  /** Resolves when what was sent to a home that is gone has come back. */
+  async #isBack(unit: string): Promise<void> {
+    for (const { units, over } of [...this.#leaving.values()]) if (units.has(unit)) await over
+  }
+
+  async #findHome(unit: string, held: Held[], returned: Held[]): Promise<void> {
+    await this.#isBack(unit)
     for (;;) {
       try {
         const inc = await this.#units.find(unit)
-        if (inc === undefined && held.length > 0 && held.every(({ frame }) => frame.idle)) {
-          for (const { done } of held.splice(0)) done?.()
+        const all = [...returned, ...held]
+        if (inc === undefined && all.length > 0 && all.every(({ frame }) => frame.idle)) {
+          for (const { done } of [...returned.splice(0), ...held.splice(0)]) done?.()
           return
         }
         const home = inc ?? chooseNode(unit, this.#units.nodes)?.inc ?? this.#units.inc
@@ -220,6 +255,7 @@ export class Homes {
   }
 
   async #claimNow(unit: string): Promise<string> {
+    await this.#isBack(unit)
     for (;;) {
       try {
         return await this.#units.claim(unit)
@@ -320,11 +356,10 @@ export class Homes {
       this.#moving.set(unit, resolve)
       setTimeout(resolve, WHERE_MS, undefined).unref()
     })
-    const held: Held[] = []
-    this.#begin(unit, held, answered.then((home) => {
+    this.#begin(unit, (held, returned) => answered.then((home) => {
       this.#moving.delete(unit)
       if (home !== undefined && home !== this.#units.inc) return this.#remember(unit, home)
-      return this.#findHome(unit, held)
+      return this.#findHome(unit, held, returned)
     }))
     this.#units.outgoing(source, encodeFrame({ kind: 'where', unit, list: [this.#units.inc] }), false)
   }

@@ -133,8 +133,13 @@ export interface Units {
    * call `done` after that of later ones. Called once.
    */
   incoming(handler: (source: string, frame: Buffer, done: () => void) => void): void
-  /** Hands out frames whose node went before it had them, to be sent to another; as `incoming`. Called once. */
-  returned(handler: (frame: Buffer, done: () => void) => void): void
+  /**
+   * Hands out frames whose node went before it had them, to be sent to another; as `incoming`. `inc` is the node that is gone, of a frame that this one had sent
+   * there. Called once.
+   */
+  returned(handler: (frame: Buffer, done: () => void, inc: string | undefined) => void): void
+  /** Resolves when everything that was sent to a node so far is there, or has been handed out as returned. */
+  left(inc: string): Promise<void>
   /** Told of each change of `nodes`, and of incarnations that are over for good: everything of theirs is recovered, and their units have no home. */
   onChange(listener: (gone: readonly string[]) => void): void
   /** The unit, which is here, stays here until the function that this answers is called. */

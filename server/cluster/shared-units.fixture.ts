@@ -51,7 +51,7 @@ export class SharedNode implements Units {
   address = ''
   readonly #all: SharedNodes
   #handler: ((source: string, frame: Buffer, done: () => void) => void) | undefined
-  #returned: ((frame: Buffer, done: () => void) => void) | undefined
+  #returned: ((frame: Buffer, done: () => void, inc: string | undefined) => void) | undefined
   readonly #listeners: ((gone: readonly string[]) => void)[] = []
   readonly #releases: ((units: readonly string[]) => void)[] = []
   readonly #claims: ((unit: string, streams: readonly StoredStream[]) => void)[] = []
@@ -128,7 +128,7 @@ export class SharedNode implements Units {
   #leave(): void {
     for (const { to, frame } of this.#outgoing.splice(0)) {
       const node = this.#all.nodes.get(to)
-      if (node === undefined) this.#returned?.(frame, () => undefined)
+      if (node === undefined) this.#returned?.(frame, () => undefined, to)
       else node.arrive(this.inc, frame)
     }
   }
@@ -140,7 +140,8 @@ export class SharedNode implements Units {
   }
 
   incoming(handler: (source: string, frame: Buffer, done: () => void) => void): void { this.#handler = handler }
-  returned(handler: (frame: Buffer, done: () => void) => void): void { this.#returned = handler }
+  returned(handler: (frame: Buffer, done: () => void, inc: string | undefined) => void): void { this.#returned = handler }
+  left(): Promise<void> { return Promise.resolve() }
   onChange(listener: (gone: readonly string[]) => void): void { this.#listeners.push(listener) }
   pin(): () => void { return () => undefined }
   onClaimed(listener: (unit: string, streams: readonly StoredStream[]) => void): void { this.#claims.push(listener) }
@@ -160,8 +161,8 @@ export class SharedNode implements Units {
   recover(): void {
     const [survivor] = this.#all.nodes.values()
     if (survivor === undefined) return
-    for (const { frame, durable } of this.#outgoing.splice(0)) if (durable) survivor.#returned?.(frame, () => undefined)
-    for (const { frame } of this.#inbox) survivor.#returned?.(frame, () => undefined)
+    for (const { frame, durable } of this.#outgoing.splice(0)) if (durable) survivor.#returned?.(frame, () => undefined, undefined)
+    for (const { frame } of this.#inbox) survivor.#returned?.(frame, () => undefined, undefined)
   }
 
   #pause(): Promise<void> {

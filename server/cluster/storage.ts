@@ -187,7 +187,8 @@ export class ClusterStorage implements Storage, Units {
 
   outgoing(inc: string, frame: Buffer, durable: boolean): void { this.#bus.outgoing(inc, frame, durable) }
   incoming(handler: (source: string, frame: Buffer, done: () => void) => void): void { this.#bus.incoming(handler) }
-  returned(handler: (frame: Buffer, done: () => void) => void): void { this.#bus.returned(handler) }
+  returned(handler: (frame: Buffer, done: () => void, inc: string | undefined) => void): void { this.#bus.returned(handler) }
+  left(inc: string): Promise<void> { return this.#bus.left(inc) }
 
   afterCommit(callback: () => void): void { this.#store.afterCommit(callback) }
   committed(): Promise<void> { return this.#store.committed() }

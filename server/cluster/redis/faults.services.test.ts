@@ -274,7 +274,7 @@ describe('what Redis has', () => {
       expect(await take(3)).to.equal(1)
       expect(await commander.run(FENCE, [node, fence], [4])).to.equal(1)
       expect(await take(2)).to.equal(-2)
-      expect(await commander.run(SEND, [node, fence, inbox], [9, 'x', 1, ''])).to.equal(2)
+      expect(await commander.run(SEND, [node, fence, inbox], [9, 'x', 1, '', 1e6])).to.equal(2)
       expect(await write('slow', 1, 4)).to.equal(1)
       expect(await write(a.self.inc, 99, 0)).to.equal(0)
       expect(await commander.run(FENCE, [node, fence], [5])).to.equal(1)
@@ -284,7 +284,7 @@ describe('what Redis has', () => {
       expect(await finish(4)).to.equal(0)
       expect(await finish(5)).to.equal(1)
       expect(await take(2)).to.equal(-2)
-      expect(await commander.run(SEND, [node, fence, inbox], [9, 'x', 1, ''])).to.equal(0)
+      expect(await commander.run(SEND, [node, fence, inbox], [9, 'x', 1, '', 1e6])).to.equal(0)
       expect(await client.keys(`${redis.keyPrefix}{${a.self.inc}}:*`)).to.have.members([fence, over])
       expect(await b.claim(unit)).to.have.property('here', true)
       expect(await write('quick', 2, 5)).to.equal(0)
@@ -324,6 +324,23 @@ describe('what Redis has', () => {
       expect(sent).to.equal(6)
       await until(() => dones.length === 3)
       for (const done of dones) done()
+      await until(async () => await client.xlen(new Keys(redis.keyPrefix).node(b.self.inc).inbox) === 0)
+    } finally {
+      c.abort()
+    }
+  })
+
+  it('of bytes in an inbox is bounded, too', async () => {
+    const c = await RedisMembership.join({ redis, name: 'c', address: '', roles: [], leaseMs: LEASE_MS, inboxBytes: 100_000 })
+    try {
+      let sent = 0
+      const piece = Buffer.alloc(2000, 'x')
+      const sending = (async () => { for (let first = 1; first <= 80; first++) sent += await c.send(b.self.inc, { source: c.self.inc, first, pieces: [piece] }) === 'sent' ? 1 : 0 })()
+      await until(() => sent === 64)
+      await pause(300)
+      expect(sent).to.equal(64)
+      b.receive((_, done) => { done() })
+      await sending
       await until(async () => await client.xlen(new Keys(redis.keyPrefix).node(b.self.inc).inbox) === 0)
     } finally {
       c.abort()

@@ -12,7 +12,9 @@ const ENTRIES_AT_ONCE = 64
 const BYTES_MAX = 16 * 1024 * 1024
 const RETRY_MS = 200
 const DONE_AT_ONCE = 500
-const DONE_EVERY_MS = 5
+const DONE_EVERY_MS = 25
+/** The least time between two reads, unless there is nothing for as long: each costs as much as several stanzas. */
+const READ_EVERY_MS = 3
 
 export class Inbox {
   readonly #connection: RedisConnection
@@ -54,6 +56,7 @@ export class Inbox {
 
   async #read(client: Client, handler: (parcel: Parcel, done: () => void) => void): Promise<void> {
     let after = '0'
+    let readAt = 0
     await connected(client)
     while (!this.#isClosed) {
       if (this.#bytes > BYTES_MAX) {
@@ -61,12 +64,15 @@ export class Inbox {
         continue
       }
       try {
+        readAt = performance.now()
         const answer = await client.xreadBuffer('COUNT', ENTRIES_AT_ONCE, 'BLOCK', BLOCK_MS, 'STREAMS', this.#keys.inbox, after) as [Buffer, [Buffer, Buffer[]][]][] | null
         this.#onProblem(undefined)
         for (const [id, flat] of answer?.[0]?.[1] ?? []) {
           after = id.toString()
           if (!this.#isClosed && !this.#open.has(after)) this.#handOut(after, buffersOf(flat), handler)
         }
+        const early = READ_EVERY_MS - (performance.now() - readAt)
+        if (early > 0.5) await pause(early)
       } catch (error) {
         if (this.#isClosed) return
         this.#onProblem(`Redis: ${(error as Error).message}`)

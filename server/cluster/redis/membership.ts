@@ -27,12 +27,15 @@ export interface RedisMembershipOptions {
   readonly patienceMs?: number
   /** Entries that one inbox may have. */
   readonly inboxEntries?: number
+  /** Of a node's inbox in Redis, once it has more entries than a few. */
+  readonly inboxBytes?: number
   readonly joinMs?: number
 }
 
 const LEASE_MS = 5000
 const PATIENCE_MS = 60_000
 const INBOX_ENTRIES = 1000
+const INBOX_BYTES = 32 * 1024 * 1024
 const JOIN_MS = 30_000
 /** Ends of nodes are remembered for so long, and when units had a home. */
 const REMEMBER_SECONDS = 2 * 24 * 3600
@@ -180,7 +183,7 @@ export class RedisMembership implements Membership {
     const pieces = packPieces(parcel.pieces)
     return await this.#persist(async () => {
       for (;;) {
-        const answer = Number(await this.#commander.run(SEND, [node, fence, inbox], [this.#options.inboxEntries ?? INBOX_ENTRIES, parcel.source, parcel.first, pieces]))
+        const answer = Number(await this.#commander.run(SEND, [node, fence, inbox], [this.#options.inboxEntries ?? INBOX_ENTRIES, parcel.source, parcel.first, pieces, this.#options.inboxBytes ?? INBOX_BYTES]))
         if (answer === 1) return 'sent'
         if (answer === 0) return 'gone'
         if (answer === 2) throw new FinalError(`${inc} is being recovered`)

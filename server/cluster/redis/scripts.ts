@@ -140,11 +140,18 @@ if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('EXISTS', KEYS[2]) == 1 then
 redis.call('XTRIM', KEYS[3], 'MINID', ARGV[1])
 return 1`)
 
-/** KEYS: node, fence, inbox; ARGV: entries that it may have, source, first number, pieces. Answers 1; 0 when there is no such node; 2 when it is being recovered; 3 when it is full. */
+/**
+ * KEYS: node, fence, inbox; ARGV: entries that it may have, source, first number, pieces, bytes that it may have (looked at when there are more entries than a few). Answers 1; 0 when there is no such node; 2 when it is being recovered; 3 when it is full.
+ */
 export const SEND = script(`
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 if redis.call('EXISTS', KEYS[2]) == 1 then return 2 end
-if redis.call('XLEN', KEYS[3]) >= tonumber(ARGV[1]) then return 3 end
+local entries = redis.call('XLEN', KEYS[3])
+if entries >= tonumber(ARGV[1]) then return 3 end
+if entries >= 64 then
+  local bytes = redis.pcall('MEMORY', 'USAGE', KEYS[3], 'SAMPLES', 0)
+  if type(bytes) == 'number' and bytes + #ARGV[4] > tonumber(ARGV[5]) then return 3 end
+end
 redis.call('XADD', KEYS[3], '*', 's', ARGV[2], 'f', ARGV[3], 'p', ARGV[4])
 return 1`)
 

@@ -1,0 +1,51 @@
+import { expect } from 'chai'
+import { createLog } from '../log.ts'
+import { decodeFrame } from './frames.ts'
+import { Homes } from './homes.ts'
+import type { Units } from './shapes.ts'
+
+const JULIET = 'juliet@capulet.lit'
+
+describe('homes of units', () => {
+  for (const isTold of [true, false]) {
+    it(`that are gone: what comes back leaves before what was sent later, ${isTold ? 'once it is known that the node is over' : 'though nobody has said so yet'}`, async () => {
+      let home = 'b'
+      const sent: string[] = []
+      const left = Promise.withResolvers<void>()
+      let returned: Parameters<Units['returned']>[0] = () => undefined
+      let changed: (gone: readonly string[]) => void = () => undefined
+      const units: Units = {
+        inc: 'a', nodes: [],
+        isHere: () => false,
+        claim: () => Promise.reject(new Error('not asked for')),
+        find: () => Promise.resolve(home),
+        outgoing: (inc, frame) => { sent.push(`${inc} ${decodeFrame(frame).id}`) },
+        incoming: () => undefined,
+        returned: (handler) => { returned = handler },
+        left: () => left.promise,
+        onChange: (listener) => { changed = listener },
+        pin: () => () => undefined,
+        onClaimed: () => undefined, onReleased: () => undefined, onLost: () => undefined,
+      }
+      const frames: Buffer[] = []
+      const homes = new Homes({ units: { ...units, outgoing: (inc, frame) => { frames.push(frame); units.outgoing(inc, frame, true) } }, log: createLog('silent'), handle: () => undefined, lost: () => undefined })
+      await homes.wait(JULIET)
+      for (const id of ['1', '2']) homes.send({ kind: 'stanza', unit: JULIET, id })
+      expect(sent.splice(0)).to.deep.equal(['b 1', 'b 2'])
+      home = 'c'
+      const [first, second] = frames as [Buffer, Buffer]
+      if (isTold) changed(['b'])
+      else returned(first, () => undefined, 'b')
+      homes.send({ kind: 'stanza', unit: JULIET, id: '3' })
+      // A directory answers sooner than this.
+      await new Promise((resolve) => { setTimeout(resolve, 20) })
+      expect(sent).to.deep.equal([])
+      if (isTold) returned(first, () => undefined, 'b')
+      returned(second, () => undefined, 'b')
+      left.resolve()
+      await homes.wait(JULIET)
+      homes.send({ kind: 'stanza', unit: JULIET, id: '4' })
+      expect(sent).to.deep.equal(['c 1', 'c 2', 'c 3', 'c 4'])
+    })
+  }
+})
