@@ -103,7 +103,7 @@ class Network implements AsyncDisposable {
 
   async #forward(prefix: readonly string[], from: string, to: string, port: string): Promise<void> {
     const code = `const net=require('net');net.createServer((a)=>{const b=net.connect(${port},'${to}');for(const[x,y]of[[a,b],[b,a]]){x.setNoDelay(true);x.on('error',()=>y.destroy());x.on('close',()=>y.destroy());x.pipe(y)}}).listen(${port},'${from}',()=>console.log('there'))`
-    const [file = process.execPath, ...args] = [...prefix, process.execPath, '-e', code]
+    const [file, ...args] = [...prefix, process.execPath, '-e', code]
     const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'inherit'] })
     this.#forwarders.push({ kill: () => { child.kill('SIGKILL') } })
     process.once('exit', () => child.kill('SIGKILL'))

@@ -68,7 +68,7 @@ export class ServerProcess implements AsyncDisposable {
     const { command = 'serve', ready: said = ' serves ', nodeArgs = [], prefix = [] } = this.#options
     const cli = path.join(import.meta.dirname, '../server/services/cli.ts')
     const log = this.#options.log === undefined ? 'ignore' : openSync(this.#options.log, 'a')
-    const [file = process.execPath, ...args] = [...prefix, process.execPath, ...nodeArgs, cli, command, '--config', path.join(this.#dir, 'ejabberd.yml'), '--data', path.join(this.#dir, 'data')]
+    const [file, ...args] = [...prefix, process.execPath, ...nodeArgs, cli, command, '--config', path.join(this.#dir, 'ejabberd.yml'), '--data', path.join(this.#dir, 'data')]
     const child = spawn(file, args, { stdio: ['ignore', log, 'pipe'] })
     if (typeof log === 'number') closeSync(log)
     this.#child = child

@@ -211,7 +211,7 @@ export class Homes {
 
   /** Resolves when what was sent to a home that is gone has come back. */
   async #isBack(unit: string): Promise<void> {
-    for (const { units, over } of [...this.#leaving.values()]) if (units.has(unit)) await over
+    for (const { units, over } of this.#leaving.values()) if (units.has(unit)) await over
   }
 
   async #findHome(unit: string, held: Held[], returned: Held[]): Promise<void> {
