@@ -198,6 +198,9 @@ export function readProxyHeader(socket: Socket, timeoutMs: number, done: (header
   const timer = setTimeout(() => fail(new ProxyHeaderError('the header did not come in time')), timeoutMs)
   timer.unref()
   // Stays: whoever takes the socket over adds a listener of its own.
-  socket.on('error', () => undefined)
+  socket.on('error', ignore)
   socket.on('readable', read).on('end', ended).on('close', ended)
 }
+
+/** A connection that fails closes, which is heard. Apart from the rest, so that it holds nothing of it as long as the connection lasts. */
+function ignore(): void { /* see close */ }

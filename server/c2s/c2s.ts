@@ -24,7 +24,7 @@ import type { SessionRegistry } from '../sessions/sessions.ts'
 import type { Storage, StoredStream } from '../storage/shapes.ts'
 import { ClientStream } from './client-stream.ts'
 import type { Connection } from './framed.ts'
-import type { Front, Passenger } from './passing.ts'
+import type { Front, Passenger, Relay } from './passing.ts'
 
 export interface C2sParts {
   readonly hosts: ReadonlyMap<string, Host>
@@ -62,6 +62,8 @@ export interface FramedClient {
 
 /** Where transports of elements bring their clients. */
 export interface ClientStreams {
+  /** There where sessions may be kept by other processes. */
+  readonly relay?: Relay | undefined
   adopt(connection: Connection, client: FramedClient): boolean
 }
 
@@ -114,6 +116,7 @@ export class C2s implements AsyncDisposable {
   get router(): Router { return this.#parts.router }
   get claim(): C2sParts['claim'] { return this.#parts.claim }
   get front(): Front | undefined { return this.#parts.front }
+  get relay(): Relay | undefined { return this.#parts.front?.relay }
   get sessions(): SessionRegistry { return this.#parts.sessions }
   get storage(): Storage { return this.#parts.storage }
   get accounts(): Accounts { return this.#parts.accounts }

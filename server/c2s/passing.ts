@@ -23,8 +23,8 @@ export interface Passenger {
   readonly binding: ChannelBinding | undefined
   /** The client's certificate in DER, when one of our authorities stands behind it. */
   readonly certificate: Buffer | undefined
-  /** Whether the connection carries elements, and whether it tells when the client has what was written. */
-  readonly transport: 'bytes' | 'elements' | 'confirmed-elements'
+  /** Whether the connection carries elements, and whether it tells when the client has what was written; or one request of many that make a session. */
+  readonly transport: 'bytes' | 'elements' | 'confirmed-elements' | 'request'
   /** What was configured where it came in. */
   readonly listener: StreamOptions
   /** Logins that have failed on this stream. */
@@ -41,7 +41,32 @@ export interface Passage {
   cancel(): void
 }
 
+/** A request of a client whose session is made of many, each on a connection that may come to any process (BOSH). */
+export interface RelayedRequest extends Pick<Passenger, 'address' | 'secure' | 'listener'> {
+  readonly body: Buffer
+}
+
+/** Where its answer goes. */
+export interface Exchange {
+  /** Whether its connection is gone. */
+  readonly gone: boolean
+  answer(status: number, contentType: string, bytes: Buffer): void
+  /** Calls back when the connection is gone before it is answered. */
+  onGone(run: () => void): void
+}
+
+/** Hands requests to the process that keeps the session. */
+export interface Relay {
+  /** The name of this process in ids of the sessions that it keeps; undefined when it keeps none. */
+  readonly process: string | undefined
+  /** Has a request answered by a process, or by any that keeps sessions. Rejects when that cannot be reached. */
+  ask(process: string | undefined, request: RelayedRequest, exchange: Exchange): Promise<void>
+  /** Answers requests that other processes hand on. */
+  answerBy(handler: (request: RelayedRequest, exchange: Exchange) => void): void
+}
+
 export interface Front {
+  readonly relay: Relay
   /** Connections that are passed on. */
   readonly connections: number
   /** Whether accounts are served here at all. */

@@ -6,12 +6,14 @@ import { FRAMING_NS } from '../../lib/stream/framing.ts'
 import { escapeXml } from '../../lib/xml/element.ts'
 import type { ParserLimits } from '../../lib/xml/scanner.ts'
 import { FramedConnection } from '../c2s/framed.ts'
+import type { Exchange, Relay } from '../c2s/passing.ts'
+import type { StreamOptions } from '../config/config.ts'
 import { anything, bool, duration, int, text } from '../config/options.ts'
 import type { Limits } from '../config/limits.ts'
 import { corsHeaders, HttpError, readBody as readRequest } from '../http/http.ts'
 import type { HttpPath } from '../http/routes.ts'
 import { BindingError, type Body, type Condition, readBody, writeBody } from './bosh/body.ts'
-import { type BoshStream, BoshSession, type BoshSettings, type Exchange, LEGACY_STATUS, type Opening } from './bosh/session.ts'
+import { type BoshStream, BoshSession, type BoshSettings, LEGACY_STATUS, type Opening } from './bosh/session.ts'
 import { defineExtension, type Parts } from './extension.ts'
 
 /** Where the route is; the configuration may mount it elsewhere. */
@@ -79,6 +81,9 @@ const HEADERS: Readonly<Record<string, string>> = {
   'Content-Security-Policy': "default-src 'none'; sandbox",
 }
 
+/** What of a request's path a session is made with. */
+type ClientPath = Pick<HttpPath, 'address' | 'secure'> & { readonly listener: StreamOptions }
+
 type ManagerParts = Pick<Parts, 'http' | 'streams' | 'limits' | 'metrics' | 'now'>
 
 /** XEP-0124 §3: what clients speak to by HTTP. */
@@ -98,26 +103,60 @@ class ConnectionManager {
       response.writeHead(204, HEADERS)
       response.end()
     })
+<<<<<<< HEAD
     parts.metrics.gauge('tidings_bosh_ended_sessions', 'Sessions over BOSH that have ended and whose last response can still be asked for', [], () => this.#ended.size)
+=======
+    parts.streams.relay?.answerBy(({ address, secure, listener, body }, exchange) => {
+      const path = { address, secure, listener }
+      void this.#answer(body, path, exchange, () => { exchange.answer(403, 'text/plain', Buffer.alloc(0)) }, true)
+    })
+>>>>>>> 8fd76b6 (Requests of BOSH sessions that another process keeps are handed on to it)
     parts.metrics.gauge('tidings_bosh_sessions', 'Sessions over BOSH', [], () => this.#sessions.size)
   }
 
   async serve(request: IncomingMessage, response: ServerResponse, path: HttpPath): Promise<void> {
     const exchange = exchangeOf(response)
+    let bytes: Buffer
+    try {
+      bytes = await this.#read(request, response, this.#limitsFor(path).stanzaBytes)
+    } catch (error) {
+      if (!(error instanceof BindingError)) throw error
+      return refuse(exchange, error.condition, false)
+    }
+    await this.#answer(bytes, path, exchange, () => { request.socket.destroy() }, false)
+  }
+
+  #limitsFor({ listener }: ClientPath): ParserLimits { return inBody(this.#parts.limits, listener.maxStanzaBytes) }
+
+  /** `drop`: answers nothing. `relayed`: another process has found that the session is here, or may be made here. */
+  async #answer(bytes: Buffer, path: ClientPath, exchange: Exchange, drop: () => void, relayed: boolean): Promise<void> {
     let legacy = false
     try {
-      const limits = inBody(this.#parts.limits, path.listener.maxStanzaBytes)
-      const body = readBody(await this.#read(request, response, limits.stanzaBytes), limits)
+      const body = readBody(bytes, this.#limitsFor(path))
       const { sid, ver } = body.attrs
       legacy = sid === undefined && ver === undefined
+      const { relay } = this.#parts.streams
+      if (!relayed && relay !== undefined && (relay.process === undefined || relay.process !== keeperOf(sid, relay.process))) return await this.#handOn(relay, sid, bytes, path, exchange)
       const session = sid === undefined ? this.#create(body, path) : this.#sessions.get(sid)
       if (session === undefined) throw new BindingError('item-not-found')
       // §19.1: who has no encryption is not of this session, and is not to end it.
-      if (session.secure && !path.secure) return void request.socket.destroy()
+      if (session.secure && !path.secure) return drop()
       session.request(body, exchange)
     } catch (error) {
+      if (error instanceof HttpError && relayed) return exchange.answer(error.status, 'text/plain', Buffer.alloc(0))
       if (!(error instanceof BindingError)) throw error
       refuse(exchange, error.condition, legacy)
+    }
+  }
+
+  /** To the process that keeps the session, or to one that makes it. Throws BindingError when there is none. */
+  async #handOn(relay: Relay, sid: string | undefined, body: Buffer, { address, secure, listener }: ClientPath, exchange: Exchange): Promise<void> {
+    const { access, shaper, maxStanzaBytes } = listener
+    try {
+      await relay.ask(keeperOf(sid, undefined), { address, secure, listener: { ...(access && { access }), ...(shaper && { shaper }), ...(maxStanzaBytes && { maxStanzaBytes }) }, body }, exchange)
+    } catch {
+      // §17.2: the session has gone with its process.
+      throw new BindingError(sid === undefined ? 'remote-connection-failed' : 'item-not-found')
     }
   }
 
@@ -132,7 +171,7 @@ class ConnectionManager {
   }
 
   /** §7.1. Throws BindingError, or HttpError when no host has this way. */
-  #create(body: Body, path: HttpPath): BoshSession {
+  #create(body: Body, path: ClientPath): BoshSession {
     if (this.hosts.size === 0) throw new HttpError(404)
     const { to } = body.attrs
     if (to === undefined || to === '') throw new BindingError('improper-addressing')
@@ -149,7 +188,8 @@ class ConnectionManager {
       ended: (session: BoshSession) => { this.#keepEnded(session) },
       forget: (session: BoshSession) => { this.#forget(session) },
     }
-    const session = new BoshSession(randomId(SID_BYTES), path.secure, body, settings, context, (made) => this.#connect(made, path))
+    const keeper = this.#parts.streams.relay?.process
+    const session = new BoshSession(`${randomId(SID_BYTES)}${keeper === undefined ? '' : `.${keeper}`}`, path.secure, body, settings, context, (made) => this.#connect(made, path))
     this.#sessions.set(session.sid, session)
     return session
   }
@@ -167,7 +207,7 @@ class ConnectionManager {
   }
 
   /** A client's stream for a session. Throws BindingError when there may be no more. */
-  #connect(session: BoshSession, path: HttpPath): BoshStream {
+  #connect(session: BoshSession, path: ClientPath): BoshStream {
     let paused = false
     let closed = false
     const ended = (): void => {
@@ -201,6 +241,13 @@ class ConnectionManager {
       lost: () => connection.gone(),
     }
   }
+}
+
+/** The process that keeps a session of this id; `otherwise` when it names none, or is yet to be made. */
+function keeperOf(sid: string | undefined, otherwise: string | undefined): string | undefined {
+  if (sid === undefined) return otherwise
+  const dot = sid.indexOf('.')
+  return dot < 0 ? otherwise : sid.slice(dot + 1)
 }
 
 function openFrame({ to, from, lang, version }: Opening): string {

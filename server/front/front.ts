@@ -11,6 +11,7 @@ import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import { carryBytes, carryElements, isFramed } from './carry.ts'
 import { type Link, openLink } from './link.ts'
+import { RequestRelay } from './relay.ts'
 
 export interface FrontParts {
   /** This process, when it serves accounts itself. */
@@ -36,10 +37,15 @@ export class ClusterFront implements Front {
   /** Clients whose streams go through here, with what ends them. */
   readonly #carried = new Set<Connection>()
   readonly #refused
+  readonly relay: RequestRelay
   #next = 0
 
   constructor(parts: FrontParts) {
     this.#parts = parts
+    this.relay = new RequestRelay({
+      process: parts.self?.inc,
+      open: async (process, client) => this.#ask(process ?? await this.#homeOf(''), '', client, performance.now() + CONNECT_TIMEOUT_MS),
+    })
     parts.metrics.gauge('tidings_front_connections', 'Client connections that are passed on to other nodes', [], () => this.connections)
     parts.metrics.gauge('tidings_front_waiting_bytes', 'Bytes that wait here for clients that are served by other nodes', [], () => {
       let bytes = 0

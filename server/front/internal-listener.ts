@@ -16,6 +16,8 @@ export interface PassengerHost {
   admits(unit: string): Promise<Answer>
   /** Serves a client; false when it is not to be served. */
   take(connection: Connection, client: Passenger): boolean
+  /** Has a request answered that comes by this connection; false when it is not. */
+  request(socket: Socket, client: Passenger): boolean
 }
 
 const HEADER_TIMEOUT_MS = 5000
@@ -74,14 +76,20 @@ export class InternalListener implements AsyncDisposable {
     const { account, client } = readPassenger(header)
     let answer: Answer = await this.#host?.admits(account) ?? { kind: 'busy' }
     if (socket.destroyed) return
-    const connection: Connection = client.transport === 'bytes' ? socket : elementsOf(socket, client.transport === 'confirmed-elements')
-    if (answer.kind === 'taken' && this.#host?.take(connection, client) !== true) answer = { kind: 'busy' }
+    if (answer.kind === 'taken' && !this.#take(socket, client)) answer = { kind: 'busy' }
     const written = writeAnswer(secret, bytes, answer)
     if (answer.kind !== 'taken') return void socket.end(written)
     // What the client's stream writes, it writes at the end of the turn.
     socket.write(written)
     this.#arriving.delete(socket)
     socket.resume()
+  }
+
+  #take(socket: Socket, client: Passenger): boolean {
+    const host = this.#host
+    if (host === undefined) return false
+    if (client.transport === 'request') return host.request(socket, client)
+    return host.take(client.transport === 'bytes' ? socket : elementsOf(socket, client.transport === 'confirmed-elements'), client)
   }
 
   /** Takes no more clients; those that it has stay. */

@@ -60,7 +60,10 @@ export function openLink({ address, secret, connectTimeoutMs, timeoutMs }: LinkO
     const late = (): void => { fail(new Error(`${address} does not answer`)) }
     let timer = setTimeout(late, connectTimeoutMs)
     // Stays: whoever takes the socket over adds a listener of its own.
-    socket.on('error', () => undefined)
+    socket.on('error', ignore)
     socket.on('readable', read).on('end', ended).on('close', ended)
   })
 }
+
+/** It closes, which is heard. Apart from the rest, so that it holds nothing of it as long as the connection lasts. */
+function ignore(): void { /* see above */ }

@@ -42,6 +42,7 @@ export function createNodeFront({ place, secret, listener, closeTimeoutMs, log, 
           return inc === undefined || inc === units.inc ? { kind: 'busy' } : { kind: 'elsewhere', inc }
         },
         take: (connection, client) => c2s.adopt(connection, client, client),
+        request: (socket, client) => front.relay.serve(socket, client),
       })
     },
     async close() {

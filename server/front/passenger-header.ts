@@ -10,7 +10,7 @@ import type { StreamOptions } from '../config/config.ts'
 /** Extensions of our own (§2.2.8: 0xE0 to 0xEF). */
 const OWN = { account: 0xe0, transport: 0xe1, listener: 0xe2, certificate: 0xe3, exporter: 0xe4, endPoint: 0xe5, unique: 0xe6, counts: 0xe7, mac: 0xef } as const
 const BINDINGS = [['tls-exporter', OWN.exporter], ['tls-unique', OWN.unique], ['tls-server-end-point', OWN.endPoint]] as const
-const TRANSPORTS = ['bytes', 'elements', 'confirmed-elements'] as const
+const TRANSPORTS = ['bytes', 'elements', 'confirmed-elements', 'request'] as const
 /** §2.2.5: the client connected over TLS; it gave a certificate. */
 const CLIENT_TLS = 0x01
 const CLIENT_CERTIFICATE = 0x02

@@ -180,9 +180,11 @@ describe('the role proxy', () => {
     beforeEach(() => { agent = new Agent({ keepAlive: true }) })
     afterEach(() => { agent.destroy() })
 
-    function ask(text: string): Promise<string> {
+    /** To the proxy, or to a node. */
+    function ask(text: string, index?: number): Promise<string> {
+      const port = index === undefined ? portOf('ejabberd_http', true) : (at(index).site.server.ports.find(({ module }) => module === 'ejabberd_http') as { port: number }).port
       return new Promise((resolve, reject) => {
-        const asked = request({ host: '127.0.0.1', servername: 'localhost', port: portOf('ejabberd_http', true), path: '/bosh', method: 'POST', headers: { 'Content-Type': 'text/xml; charset=utf-8' }, rejectUnauthorized: false, agent }, (response) => {
+        const asked = request({ host: '127.0.0.1', servername: 'localhost', port, path: '/bosh', method: 'POST', headers: { 'Content-Type': 'text/xml; charset=utf-8' }, rejectUnauthorized: false, agent }, (response) => {
           const parts: Buffer[] = []
           response.on('data', (part: Buffer) => parts.push(part)).on('error', reject).on('end', () => { resolve(Buffer.concat(parts).toString()) })
         })
@@ -191,7 +193,7 @@ describe('the role proxy', () => {
       })
     }
 
-    it('a session goes on at its home, and what its client has not fetched is known there', async () => {
+    it('a session is one, whichever processes its requests come to, and its stream goes to the home of the account', async () => {
       settle('romeo', 1)
       settle('juliet', 0)
       const juliet = await login('juliet')
@@ -199,7 +201,9 @@ describe('the role proxy', () => {
       await juliet.ping()
       let rid = randomInt(1, 2 ** 32)
       let sid = ''
-      const send = async (payload = '', attributes = ''): Promise<string> => ask(`<body xmlns='${BOSH}' xmlns:xmpp='urn:xmpp:xbosh' rid='${++rid}' sid='${sid}' ${attributes}>${payload}</body>`)
+      let turn = 0
+      // The requests of a session may come to any process.
+      const send = async (payload = '', attributes = ''): Promise<string> => ask(`<body xmlns='${BOSH}' xmlns:xmpp='urn:xmpp:xbosh' rid='${++rid}' sid='${sid}' ${attributes}>${payload}</body>`, [undefined, 0, 1][turn++ % 3])
       const until = async (first: string, text: string): Promise<string> => {
         for (let answer = first, tries = 0; ; answer = await send(), tries++) {
           if (answer.includes(text)) return answer
@@ -227,6 +231,24 @@ describe('the role proxy', () => {
       await send('', "type='terminate'")
       for (let tries = 0; sessionsAt(1).length > 0 && tries < 100; tries++) await new Promise((resolve) => { setTimeout(resolve, 10) })
       expect(sessionsAt(1)).to.deep.equal([])
+    })
+
+    it('a session whose process is gone, or never was, is not found (XEP-0124 §17.2)', async () => {
+      for (const sid of [`${'x'.repeat(32)}.${at(1).node.inc}`, `${'x'.repeat(32)}.nowhere`, 'x'.repeat(32)]) {
+        for (const index of [undefined, 0, 1]) expect(await ask(`<body xmlns='${BOSH}' rid='1' sid='${sid}'/>`, index)).to.contain("condition='item-not-found'")
+      }
+    })
+
+    it('a request that is held at another process ends there when its client goes', async () => {
+      settle('romeo', 1)
+      const created = parseElement(Buffer.from(await ask(`<body xmlns='${BOSH}' xmlns:xmpp='urn:xmpp:xbosh' rid='10' to='localhost' xml:lang='en' xmpp:version='1.0' wait='30' hold='1' ver='1.6'/>`)))
+      const empty = (rid: number): Promise<string> => ask(`<body xmlns='${BOSH}' rid='${rid}' sid='${created.attrs['sid']}'/>`)
+      const held = empty(11)
+      // A second one has the first answered.
+      const next = empty(12)
+      expect(await held).to.contain('<body')
+      await ask(`<body xmlns='${BOSH}' rid='13' sid='${created.attrs['sid']}' type='terminate'/>`)
+      expect(await next).to.contain('<body')
     })
   })
 })

@@ -35,8 +35,8 @@ export interface ProxyRole {
   close(): Promise<void>
 }
 
-/** Request handlers by which clients come. */
-const HANDLERS = new Set(['ejabberd_http_ws', 'mod_bosh'])
+/** Request handlers by which clients come, and by which they find these. */
+const HANDLERS = new Set(['ejabberd_http_ws', 'mod_bosh', 'mod_host_meta'])
 /** Of these the node has what they need, which nobody here asks for. */
 const NOT_HERE = new Set(['mod_proxy65'])
 

@@ -1,7 +1,8 @@
 /** BOSH over a network that loses and delays: everything arrives once and in order, both ways. */
 import { expect } from 'chai'
 import { readBody } from './body.ts'
-import { BoshSession, type BoshStream, type Exchange } from './session.ts'
+import type { Exchange } from '../../c2s/passing.ts'
+import { BoshSession, type BoshStream } from './session.ts'
 
 const LIMITS = { stanzaBytes: 100_000, depth: 100, attributes: 100, children: 1000 }
 const NS = 'http://jabber.org/protocol/httpbind'

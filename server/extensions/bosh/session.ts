@@ -1,5 +1,6 @@
 /** A BOSH session: one stream over a sequence of HTTP requests (XEP-0124). */
 import { createHash } from 'node:crypto'
+import type { Exchange } from '../../c2s/passing.ts'
 import { BindingError, type Body, type Condition, writeBody } from './body.ts'
 
 /** The highest rid (§14.1), 2^53 - 1. */
@@ -18,15 +19,6 @@ const FEATURES_MS = 2000
 const CONTENT_TYPE = 'text/xml; charset=utf-8'
 /** §17.1: what clients of before version 1.6 are told by. */
 export const LEGACY_STATUS: Readonly<Partial<Record<Condition, number>>> = { 'bad-request': 400, 'policy-violation': 403, 'item-not-found': 404 }
-
-/** The HTTP side of one request. */
-export interface Exchange {
-  /** Whether its connection is gone. */
-  readonly gone: boolean
-  answer(status: number, contentType: string, bytes: Buffer): void
-  /** Calls back when the connection is gone before it is answered. */
-  onGone(run: () => void): void
-}
 
 /** What a stream's header says (XEP-0206 §3). */
 export interface Opening {
