@@ -103,14 +103,11 @@ class ConnectionManager {
       response.writeHead(204, HEADERS)
       response.end()
     })
-<<<<<<< HEAD
     parts.metrics.gauge('tidings_bosh_ended_sessions', 'Sessions over BOSH that have ended and whose last response can still be asked for', [], () => this.#ended.size)
-=======
     parts.streams.relay?.answerBy(({ address, secure, listener, body }, exchange) => {
-      const path = { address, secure, listener }
-      void this.#answer(body, path, exchange, () => { exchange.answer(403, 'text/plain', Buffer.alloc(0)) }, true)
+      const fail = (status: number): void => { exchange.answer(status, 'text/plain', Buffer.alloc(0)) }
+      this.#answer(body, { address, secure, listener }, exchange, () => { fail(403) }, true).catch(() => { fail(500) })
     })
->>>>>>> 8fd76b6 (Requests of BOSH sessions that another process keeps are handed on to it)
     parts.metrics.gauge('tidings_bosh_sessions', 'Sessions over BOSH', [], () => this.#sessions.size)
   }
 
