@@ -335,6 +335,7 @@ class Person {
         this.notResumed++
         this.client?.send('<presence/>')
       }
+      this.client?.connection.write("<r xmlns='urn:xmpp:sm:3'/>")
     })
   }
 
