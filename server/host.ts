@@ -194,6 +194,8 @@ export interface Host {
   readonly directory: Directory | undefined
   /** What its clients log in with. */
   readonly credentials: Credentials
+  /** Starts the mechanisms of SASL that auth processes answer. */
+  readonly elsewhere: SaslContext['elsewhere']
   /** Makes an account for one session, and gives its name; where that is allowed. */
   readonly makeAnonymous: (() => Promise<string>) | undefined
   readonly sasl2: HostSasl2

@@ -12,9 +12,10 @@ import { makeStanza, stanzaOf, type Stanza } from '../lib/stanza/stanza.ts'
 import { StreamError } from '../lib/stream/errors.ts'
 import { xml } from '../lib/xml/element.ts'
 import { HostAccountData } from './accounts/account-data.ts'
-import { AccountError, createAccounts, type Accounts, type ScramKeySet } from './accounts/accounts.ts'
+import { AccountError, createAccounts, type Accounts, type ScramHash, type ScramKeySet } from './accounts/accounts.ts'
 import { createCredentials } from './accounts/credentials.ts'
 import { createTokens } from './accounts/tokens.ts'
+import type { Known } from './auth/remote.ts'
 import { C2s, type ClientListener } from './c2s/c2s.ts'
 import type { Front } from './c2s/passing.ts'
 import { serveWebSocket } from './c2s/websocket.ts'
@@ -36,6 +37,7 @@ import { HostBind2, HostFeatures, HostFiles, HostLogins, HostNonzas, HostOperati
 import { Directory } from './ldap/directory.ts'
 import { withDirectories } from './ldap/accounts.ts'
 import { LdapUnavailable } from './ldap/pool.ts'
+import { LdapUsers } from './ldap/users.ts'
 import { createHttp, httpLimits, listenHealth, type HttpListener } from './http/http.ts'
 import { createLog, type Log } from './log.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
@@ -132,6 +134,7 @@ const UNREGISTER = 'unregister'
 const UNBAN = 'unban'
 /** A removal may have much to erase, ms. */
 const REMOVAL_MS = 60_000
+const REMOVAL_RETRY_MS = 10_000
 
 /** Starts everything; rejects with an error for people when it cannot (data in use or damaged, a port taken). */
 export async function createServer(options: ServerOptions): Promise<Server> {
@@ -148,9 +151,14 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const storage = place?.storage ?? opened.storage
   const front = place === undefined || cluster?.listener === undefined ? undefined : (await import('./front/node-front.ts')).createNodeFront({ place, secret: cluster.secret, listener: cluster.listener, closeTimeoutMs: limits.closeTimeoutMs, log, metrics })
   setUploadDefaults(storage, config.tidings.upload)
-  const tokens = createTokens(storage.records, { now, clientsMax: limits.clientsPerAccount })
+  const { auth } = config.tidings
+  const remote = auth === undefined || auth.servers.length === 0 ? undefined : new (await import('./auth/remote.ts')).RemoteLogins({ ...auth, limits, log, metrics, known, missing })
+  /** The same, when passwords and tokens of the server's own accounts are kept there too. */
+  const keptThere = auth?.accounts === true ? remote : undefined
+  const tokens = keptThere?.tokens ?? createTokens(storage.records, { now, clientsMax: limits.clientsPerAccount })
   const passwordGone = (bareJid: string): void => {
-    tokens.revoke(bareJid)
+    // Who keeps the tokens and the password revokes them itself.
+    if (keptThere === undefined) void tokens.revoke(bareJid)
     hosts.get(bareJid.slice(bareJid.indexOf('@') + 1))?.hooks.runPasswordChanged(bareJid)
   }
   const accountDisabled = (bareJid: string, reason: string): void => {
@@ -159,7 +167,8 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     c2s.closeStreamsOf(bareJid, new StreamError('policy-violation', text))
     log.info({ what: 'account_disabled', jid: bareJid })
   }
-  const ownAccounts = createAccounts(storage.records, { cachedMax: limits.accountCache, committed: () => storage.committed(), passwordGone, accountDisabled, hashesOf: (host) => config.host(host).passwordHashes })
+  const accountsHere = createAccounts(storage.records, { cachedMax: limits.accountCache, committed: () => storage.committed(), passwordGone, accountDisabled, hashesOf: (host) => config.host(host).passwordHashes })
+  const ownAccounts = keptThere?.accountsBeside(accountsHere, { passwordGone, isOnlyHere: (bare) => anonymous.has(bare) }) ?? accountsHere
   const accounts = withDirectories(ownAccounts, (name) => {
     const host = hosts.get(name)
     return host?.directory && { directory: host.directory, ownAccounts: host.config.authMethods.includes('internal') }
@@ -291,19 +300,37 @@ export async function createServer(options: ServerOptions): Promise<Server> {
 
   function accountLeft(bare: string): void {
     if (!anonymous.has(bare) || sessions.of(bare).length > 0) return
-    anonymous.delete(bare)
     // Its owner was faster.
     if (removing.has(bare)) return
     const done = unregister(bare).catch((error: unknown) => log.error({ what: 'anonymous_account_not_removed', account: bare, error })).finally(() => ending.delete(done))
     ending.add(done)
   }
 
-  /** Makes the account of somebody who is kept elsewhere and comes for the first time. */
-  async function admit(bare: string): Promise<void> {
+  /** Makes the account of somebody who is kept elsewhere and comes for the first time; `hashes`: for which auth processes have keys. */
+  async function admit(bare: string, hashes?: readonly ScramHash[]): Promise<void> {
     if (removing.has(bare)) throw new SaslFailure('temporary-auth-failure', 'The account is being removed')
-    if (await allOwn.exists(bare)) return
-    await ownAccounts.registerWithoutPassword(bare)
+    if (await allOwn.exists(bare)) {
+      if (hashes !== undefined && (await accountsHere.hashes(bare))?.join() !== hashes.join()) await accountsHere.keptElsewhere(bare, hashes)
+      return
+    }
+    await accountsHere.registerWithoutPassword(bare, hashes)
     await hosts.get(Jid.parse(bare).domain)?.hooks.runAccountRegistered(bare)
+  }
+
+  /** An auth process vouches for an account. Throws when it does so in a way that this process is not configured for. */
+  async function known({ bare, by, user, hashes }: Known): Promise<void> {
+    const host = hosts.get(bare.slice(bare.indexOf('@') + 1))
+    const isExpected = by === 'jwt' ? host?.config.authMethods.includes('jwt') : by === 'ldap' ? host?.directory !== undefined && user !== undefined : keptThere !== undefined
+    if (isExpected !== true) throw new Error(`an auth process vouches for ${bare} by ${by}, which is not among the methods of this process`)
+    // At its home it is asked again.
+    if (!await claim(bare)) return
+    await admit(bare, hashes)
+    if (user !== undefined) await host?.directory?.loggedIn(bare.slice(0, bare.indexOf('@')), user)
+  }
+
+  /** A directory does not have the account of whoever has tried to log in. */
+  async function missing(bare: string): Promise<void> {
+    if (isHere(bare)) await hosts.get(bare.slice(bare.indexOf('@') + 1))?.directory?.missing(bare.slice(0, bare.indexOf('@')))
   }
 
   /** Finds an account of a directory that was never used here, and makes it one of ours; undefined when that is not needed. */
@@ -345,13 +372,13 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     const commands = createCommands({ jid: name, iq, disco, now })
     const { jwt, authMethods, access } = hostConfig
     const { size = limits.accountCache, lifeMs, missed } = hostConfig.authCache
-    const directory = !authMethods.includes('ldap') ? undefined : new Directory({ host: name, settings: hostConfig.ldap, cache: { size, lifeMs, missed }, limits, records: storage.records, log, now, passwordGone })
+    const directory = !authMethods.includes('ldap') ? undefined : new Directory({ host: name, users: remote?.users(name) ?? new LdapUsers({ host: name, settings: hostConfig.ldap, limits, log }), cache: { size, lifeMs, missed }, limits, records: storage.records, log, now, passwordGone })
     const credentials = createCredentials({
-      host: name, accounts: allOwn, passwords: authMethods.includes('internal'), directory, admit,
-      jwt: jwt && createJwtCheck(jwt.key, { jidField: jwt.jidField, now }),
+      host: name, accounts: allOwn, passwords: authMethods.includes('internal'), directory, admit: (bare) => admit(bare),
+      jwt: jwt && (jwt.key === undefined ? remote?.jwtCheck(name) : createJwtCheck(jwt.key, { jidField: jwt.jidField, now })),
       tokensOnly: (bare) => jwt !== undefined && access.allows(jwt.onlyRule, { jid: Jid.parse(bare) }),
     })
-    const host: Host = { name, config: hostConfig, hooks, iq, disco, commands, features: new HostFeatures(), nonzas: new HostNonzas(), logins: new HostLogins(failedLogins), registrations: new HostRegistrations(), operations: new HostOperations(), directory, credentials, makeAnonymous: authMethods.includes('anonymous') ? () => makeAnonymous(name) : undefined, sasl2: new HostSasl2(), bind2: new HostBind2(), accountData: new HostAccountData(), files: new HostFiles(), presence, streamManagement: undefined, stops: [] }
+    const host: Host = { name, config: hostConfig, hooks, iq, disco, commands, features: new HostFeatures(), nonzas: new HostNonzas(), logins: new HostLogins(failedLogins), registrations: new HostRegistrations(), operations: new HostOperations(), directory, credentials, elsewhere: remote?.mechanisms({ passwords: keptThere !== undefined || !authMethods.includes('internal') }), makeAnonymous: authMethods.includes('anonymous') ? () => makeAnonymous(name) : undefined, sasl2: new HostSasl2(), bind2: new HostBind2(), accountData: new HostAccountData(), files: new HostFiles(), presence, streamManagement: undefined, stops: [] }
     if (directory !== undefined) {
       host.stops.push(() => directory.close())
       hooks.accountRemoved((bare) => directory.forget(Jid.parse(bare).local))
@@ -522,13 +549,18 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     if (!await claim(jid.bare)) return void await calls.ask(jid.bare, UNREGISTER, null, REMOVAL_MS)
     if (removing.has(jid.bare)) throw new AccountError('item-not-found')
     removing.add(jid.bare)
+    let begun = false
     try {
+      begun = true
       // Written with the end of the account, so that a process that is killed on the way is followed by one that goes on.
       storage.records.put(REMOVALS, [jid.bare], now())
       await erase(jid)
-    } finally {
-      removing.delete(jid.bare)
+    } catch (error) {
+      if (begun && keptThere !== undefined) eraseLater(jid, error)
+      else removing.delete(jid.bare)
+      throw error
     }
+    removing.delete(jid.bare)
   }
 
   calls.serve(UNBAN, (_node, address) => {
@@ -547,6 +579,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     await hosts.get(jid.domain)?.hooks.runAccountRemoved(jid.bare)
     removeRoster(jid.bare)
     storage.records.delete(REMOVALS, [jid.bare])
+    anonymous.delete(jid.bare)
     await storage.committed()
   }
 
@@ -555,8 +588,22 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     for (const { key } of await storage.records.range(REMOVALS, [])) {
       const jid = Jid.tryParse(key[0] ?? '')
       // A host that is not served at the moment may be served again, and knows then what belongs to its accounts.
-      if (jid !== undefined && hosts.has(jid.domain)) await erase(jid)
+      if (jid === undefined || !hosts.has(jid.domain)) continue
+      await erase(jid).catch((error: unknown) => {
+        if (keptThere === undefined) throw error
+        eraseLater(jid, error)
+      })
     }
+  }
+
+  /** What has begun goes on when those who keep the password are there again; until then nobody logs in. */
+  function eraseLater(jid: Jid, error: unknown): void {
+    log.warn({ what: 'account_not_removed', account: jid.bare, error })
+    removing.add(jid.bare)
+    setTimeout(() => {
+      if (closed !== undefined) return
+      erase(jid).then(() => { removing.delete(jid.bare) }, (again: unknown) => { eraseLater(jid, again) })
+    }, REMOVAL_RETRY_MS).unref()
   }
 
   let endTimer: NodeJS.Timeout | undefined
@@ -632,6 +679,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
         calls.close()
         for (const host of hosts.values()) await stopHost(host)
         await (place === undefined ? storage.committed() : place.close())
+        remote?.close()
         await opened.close()
       })())
     },
@@ -655,6 +703,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   try {
     for (const name of config.hosts) hosts.set(name, buildHost(name))
     place?.takeHosts()
+    if (keptThere !== undefined && cluster === undefined) await keptThere.moveKeys(accountsHere, ownAccounts, hosts.keys())
     await finishRemovals()
     await c2s.restore()
     await components.restore()
@@ -717,6 +766,7 @@ function waitingForRestart(running: Config, next: Config): string[] {
     'tidings.cluster': ({ tidings }) => tidings.cluster,
     'tidings.kafka': ({ tidings }) => tidings.kafka,
     'tidings.hbase': ({ tidings }) => tidings.hbase,
+    'tidings.auth': ({ tidings }) => tidings.auth,
   }
   const changed = Object.entries(kept).filter(([, of]) => JSON.stringify(of(running)) !== JSON.stringify(of(next)))
   return changed.map(([option]) => `${next.file}: ${option}: the change takes effect at the next start.`)

@@ -2,6 +2,7 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
+import { chatConfig, startAuth, type TestAuth } from './auth/auth.fixture.ts'
 import { loadConfig } from './config/config.ts'
 import { createLog } from './log.ts'
 import { createServer, type Server, type ServerOptions } from './server.ts'
@@ -58,15 +59,23 @@ export interface TestServer extends AsyncDisposable {
   readonly port: number
   readonly tlsPort: number
   readonly dataDir: string
+  /** The process that checks its passwords, when that is another. */
+  readonly auth?: TestAuth | undefined
   /** Stops the server and starts another on the same data. */
   restart(): Promise<void>
 }
 
-/** Starts a server, on the embedded store unless told otherwise, with the accounts given as `name: password`. */
-export async function startTestServer(options: { accounts?: Readonly<Record<string, string>>; config?: string; storage?: Storage; cluster?: ServerOptions['cluster'] } = {}): Promise<TestServer> {
+/**
+ * Starts a server, on the embedded store unless told otherwise, with the accounts given as `name: password`. `auth`: an auth process checks its passwords,
+ * and keeps those of its own accounts too (`accounts`), or not (`others`); TIDINGS_TEST_AUTH in the environment says so for all tests.
+ */
+export async function startTestServer(options: { auth?: 'accounts' | 'others' | undefined; accounts?: Readonly<Record<string, string>>; config?: string; storage?: Storage; cluster?: ServerOptions['cluster'] } = {}): Promise<TestServer> {
   const dir = await mkdtemp(path.join(tmpdir(), 'tidings-'))
   const file = path.join(dir, 'ejabberd.yml')
-  await writeFile(file, options.config ?? TEST_CONFIG)
+  const text = options.config ?? TEST_CONFIG
+  const wanted = 'auth' in options || options.cluster !== undefined ? options.auth : process.env['TIDINGS_TEST_AUTH'] as 'accounts' | 'others' | undefined
+  const auth = wanted === undefined ? undefined : await startAuth(text, dir, { accounts: wanted === 'accounts' })
+  await writeFile(file, auth === undefined ? text : chatConfig(text, [auth.port], wanted === 'accounts'))
   const dataDir = path.join(dir, 'data')
   const start = async (): Promise<Server> => {
     const { config, problems } = loadConfig(file)
@@ -83,12 +92,14 @@ export async function startTestServer(options: { accounts?: Readonly<Record<stri
     get port() { return (server.ports.find((each) => each.module === 'ejabberd_c2s' && !each.tls) as { port: number }).port },
     get tlsPort() { return (server.ports.find((each) => each.module === 'ejabberd_c2s' && each.tls) as { port: number }).port },
     dataDir,
+    auth,
     async restart() {
       await server.close()
       server = await start()
     },
     async [Symbol.asyncDispose]() {
       await server.close()
+      await auth?.[Symbol.asyncDispose]()
       await rm(dir, { recursive: true, force: true })
     },
   }

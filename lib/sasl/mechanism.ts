@@ -30,7 +30,7 @@ export interface SaslContext {
   readonly channelBinding: ChannelBinding | undefined
   /** Whether mechanisms with channel binding were among those offered on this stream. */
   readonly offeredPlus: boolean
-  /** The mechanisms offered on this stream, for downgrade protection (XEP-0474); what stands here is not said when left out. */
+  /** The mechanisms offered on this stream, for downgrade protection (XEP-0474); when left out, those that are possible. */
   readonly offered?: readonly string[]
   /** Addresses in the certificate that the client has, when one of our authorities stands behind it. */
   readonly certified?: readonly string[] | undefined
@@ -46,6 +46,10 @@ export interface SaslContext {
   readonly claimed?: string | undefined
   /** Called before the password of a bare JID is checked. Throws a SaslFailure when it may not be. */
   readonly attempt?: (bare: string) => void
+  /** The client's address; empty when it has none (a Unix socket). */
+  readonly address?: string
+  /** Starts the mechanisms that somebody else answers, who has the credentials. */
+  readonly elsewhere?: ((mechanism: string, context: SaslContext) => Mechanism | undefined) | undefined
 }
 
 /** Conditions of RFC 6120 §6.5 that a mechanism can end with. */

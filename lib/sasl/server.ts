@@ -72,7 +72,8 @@ export function createSaslServer(mechanism: string, context: SaslContext): SaslS
   if (found === undefined || !isPossible(found, context)) return undefined
   // The operator may have turned off every mechanism with channel binding.
   const offeredPlus = context.offeredPlus && MECHANISMS.some((other) => other.plus && isPossible(other, context))
-  return new ExchangeServer(found.start({ ...context, offeredPlus, offered: mechanismsFor(context) }))
+  const all = { ...context, offeredPlus, offered: context.offered ?? mechanismsFor(context) }
+  return new ExchangeServer(context.elsewhere?.(mechanism, all) ?? found.start(all))
 }
 
 /** Starts an exchange by a mechanism that is not among those above. */

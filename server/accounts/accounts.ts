@@ -5,7 +5,7 @@
 import { randomBytes, timingSafeEqual } from 'node:crypto'
 import { Jid } from '../../lib/jid.ts'
 import { Recent } from '../../lib/recent.ts'
-import { makeDecoyKeys, makeScramKeys, prepareSecret, SCRAM_HASHES, type ScramHash, type ScramKeys } from '../../lib/sasl/scram-keys.ts'
+import { hmac, makeDecoyKeys, makeScramKeys, prepareSecret, SCRAM_HASHES, type ScramHash, type ScramKeys } from '../../lib/sasl/scram-keys.ts'
 import { type Key, type MaybePromise, type Records, type Value } from '../storage/shapes.ts'
 
 export type { ScramHash, ScramKeys }
@@ -40,14 +40,21 @@ export interface Accounts {
    * is written; when it throws, there is none.
    */
   register(bare: string, password: string | ScramKeySet, alongside?: () => void): Promise<void>
-  /** Makes an account that has no password, whose owner logs in otherwise; nothing happens when it exists. Throws an AccountError as `register`. Written in this turn, when nobody else is making it. */
-  registerWithoutPassword(bare: string): Promise<void>
+  /**
+   * Makes an account that has no password here, whose owner logs in otherwise; nothing happens when it exists. `hashes`, `alongside`: see `keptElsewhere`, `register`.
+   * Throws an AccountError as `register`. Written in this turn, when nobody else is making it.
+   */
+  registerWithoutPassword(bare: string, hashes?: readonly ScramHash[], alongside?: () => void): Promise<void>
+  /** Somebody else keeps the keys of the account, for these hashes; what there is of keys here goes. Nothing happens without an account. */
+  keptElsewhere(bare: string, hashes: readonly ScramHash[]): Promise<void>
   /** Removes the account itself; nothing happens when there is none. What belongs to it is removed by the caller's hooks. */
   unregister(bare: string): Promise<void>
   /** Throws an AccountError: `item-not-found` without an account, `not-acceptable` for a password that cannot be, `not-allowed` when it is kept elsewhere. */
   setPassword(bare: string, password: string | ScramKeySet): Promise<void>
   /** What would be kept of this password. Throws an AccountError, `not-acceptable`, for one that cannot be. */
   keysFor(bare: string, password: string): Promise<ScramKeySet>
+  /** Keys in place of those there are; the account is made when there is none. Throws an AccountError as `register`. */
+  putKeys(bare: string, keys: ScramKeySet): Promise<void>
   /**
    * Lets nobody log in to the account until it is enabled again; all that belongs to it stays. Throws an AccountError: `item-not-found`
    * without an account.
@@ -63,8 +70,13 @@ export interface Accounts {
   scramKeys(bare: string, hash: ScramHash): MaybePromise<ScramKeys | undefined>
   /** Hashes for which there are keys; undefined when the account does not exist. */
   hashes(bare: string): MaybePromise<readonly ScramHash[] | undefined>
-  /** Adds the keys of a hash that has none; nothing happens when it has, or the account is gone. */
-  addKeys(bare: string, hash: ScramHash, keys: ScramKeys): Promise<void>
+  /**
+   * Adds the keys of a hash that has none; nothing happens when it has, or the account is gone. Throws an AccountError: `conflict` when the password
+   * is not the one that had this mark.
+   */
+  addKeys(bare: string, hash: ScramHash, keys: ScramKeys, mark?: string): Promise<void>
+  /** Another text after each change of the password, from which nothing can be learnt of it; undefined when there is none. */
+  passwordMark(bare: string): MaybePromise<string | undefined>
   /** Keys to show to one who tries an account that does not exist; the same each time, also after a restart. */
   decoyKeys?(bare: string, hash: ScramHash): MaybePromise<ScramKeys>
   /** Localparts of a host's accounts, in order. */
@@ -109,6 +121,8 @@ const PAGE = 500
 interface Account {
   readonly created: number
   readonly keys: Readonly<Partial<Record<ScramHash, ScramKeys>>>
+  /** Hashes for which somebody else keeps keys. */
+  readonly elsewhere?: readonly ScramHash[]
 }
 
 /** The accounts kept in these records, as a plain object, so that a spread can replace some of its functions. */
@@ -153,13 +167,35 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     await committed()
   }
 
-  async function registerWithoutPassword(bare: string): Promise<void> {
+  async function registerWithoutPassword(bare: string, hashes: readonly ScramHash[] = [], alongside?: () => void): Promise<void> {
     const key = keyOf(bare)
     if (key === undefined) throw new AccountError('not-acceptable', 'This name cannot be an account')
     const found = find(bare)
     if ((found instanceof Promise ? await found : found) !== undefined || registering.has(bare)) return
-    write(bare, key, { created: now(), keys: {} })
+    alongside?.()
+    write(bare, key, { created: now(), keys: {}, elsewhere: hashes })
     counts.delete(key[0] as string)
+    await committed()
+  }
+
+  async function keptElsewhere(bare: string, hashes: readonly ScramHash[]): Promise<void> {
+    const key = keyOf(bare)
+    const found = find(bare)
+    const account = found instanceof Promise ? await found : found
+    if (key === undefined || account === undefined) return
+    if (Object.keys(account.keys).length === 0 && hashesIn(account).join() === hashes.join()) return
+    write(bare, key, { created: account.created, keys: {}, elsewhere: hashes })
+    await committed()
+  }
+
+  async function putKeys(bare: string, keys: ScramKeySet): Promise<void> {
+    const key = keyOf(bare)
+    if (key === undefined) throw new AccountError('not-acceptable', 'This name cannot be an account')
+    const found = find(bare)
+    const account = found instanceof Promise ? await found : found
+    write(bare, key, { created: account?.created ?? now(), keys })
+    if (account === undefined) counts.delete(key[0] as string)
+    else passwordGone(bare)
     await committed()
   }
 
@@ -235,19 +271,25 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     return known.get(bare) ?? then(find(bare), (account) => account && hashesIn(account))
   }
 
-  async function addKeys(bare: string, hash: ScramHash, keys: ScramKeys): Promise<void> {
+  async function addKeys(bare: string, hash: ScramHash, keys: ScramKeys, mark?: string): Promise<void> {
     const key = keyOf(bare)
+    const secret = await secretOf(hostOf(bare))
     const found = find(bare)
     // Without a wait where there is none: what is read is what is replaced.
     const account = found instanceof Promise ? await found : found
+    if (mark !== undefined && account !== undefined && markOf(account, secret, mark.split(' ')[0] as ScramHash) !== mark) throw new AccountError('conflict', 'The password has been changed')
     if (key === undefined || account === undefined || account.keys[hash] !== undefined) return
     write(bare, key, { created: account.created, keys: { ...account.keys, [hash]: keys } })
     await committed()
   }
 
+  async function passwordMark(bare: string): Promise<string | undefined> {
+    const account = await find(bare)
+    return account && markOf(account, await secretOf(hostOf(bare)))
+  }
+
   function decoyKeys(bare: string, hash: ScramHash): MaybePromise<ScramKeys> {
-    const host = bare.slice(bare.lastIndexOf('@') + 1)
-    return then(secretOf(host), (secret) => makeDecoyKeys(hash, secret, bare, iterations))
+    return then(secretOf(hostOf(bare)), (secret) => makeDecoyKeys(hash, secret, bare, iterations))
   }
 
   const list = (host: string): Promise<readonly string[]> => localparts(TABLE, host)
@@ -320,7 +362,7 @@ export function createAccounts(records: Records, options: AccountsOptions = {}):
     })
   }
 
-  return { exists, register, registerWithoutPassword, unregister, setPassword, keysFor, disable, enable, disabled, listDisabled, checkPassword, scramKeys, hashes, addKeys, decoyKeys, list, pages: (host, after, size) => pagesOf(TABLE, host, after, size), count, forget }
+  return { exists, register, registerWithoutPassword, keptElsewhere, unregister, setPassword, putKeys, keysFor, disable, enable, disabled, listDisabled, checkPassword, scramKeys, hashes, addKeys, passwordMark, decoyKeys, list, pages: (host, after, size) => pagesOf(TABLE, host, after, size), count, forget }
 }
 
 function then<A, B>(value: MaybePromise<A>, next: (value: A) => B): MaybePromise<B> {
@@ -341,23 +383,32 @@ function acceptable(password: string): string {
   return secret
 }
 
-function hashesIn({ keys }: Account): readonly ScramHash[] {
+function hashesIn({ keys, elsewhere }: Account): readonly ScramHash[] {
+  if (elsewhere !== undefined && Object.keys(keys).length === 0) return elsewhere
   return keys['SHA-1'] && keys['SHA-256'] && keys['SHA-512'] ? SCRAM_HASHES : SCRAM_HASHES.filter((hash) => keys[hash] !== undefined)
 }
 
+/** By the keys of one hash, which stay when those of others are added. */
+function markOf({ keys }: Account, secret: Buffer, hash = SCRAM_HASHES.find((each) => keys[each] !== undefined)): string | undefined {
+  const kept = hash && keys[hash]
+  return kept && `${hash} ${hmac('SHA-256', secret, Buffer.concat([Buffer.from(`mark ${hash} `), kept.storedKey])).toString('base64url')}`
+}
+
+function hostOf(bare: string): string { return bare.slice(bare.lastIndexOf('@') + 1) }
+
 function writeAccount(account: Account): Value {
   const keys = Object.entries(account.keys).map(([hash, { salt, iterations, storedKey, serverKey }]) => [hash, { salt, iterations, storedKey, serverKey }] as const)
-  return { created: account.created, keys: Object.fromEntries(keys) }
+  return { created: account.created, keys: Object.fromEntries(keys), ...(account.elsewhere === undefined || account.elsewhere.length === 0 ? {} : { elsewhere: account.elsewhere }) }
 }
 
 function readAccount(value: Value): Account {
-  const account = value as { created: number; keys: Partial<Record<ScramHash, { [key: string]: Value }>> }
+  const account = value as { created: number; elsewhere?: readonly ScramHash[]; keys: Partial<Record<ScramHash, { [key: string]: Value }>> }
   const found: Partial<Record<ScramHash, ScramKeys>> = {}
   for (const hash of SCRAM_HASHES) {
     const keys = account.keys[hash]
     if (keys !== undefined) found[hash] = { salt: bytes(keys['salt']), iterations: keys['iterations'] as number, storedKey: bytes(keys['storedKey']), serverKey: bytes(keys['serverKey']) }
   }
-  return { created: account.created, keys: found }
+  return { created: account.created, keys: found, ...(account.elsewhere === undefined ? {} : { elsewhere: account.elsewhere }) }
 }
 
 /** A copy: the store may lend its own memory. */

@@ -4,6 +4,7 @@ import { Jid } from '../../lib/jid.ts'
 import { SaslFailure, type Credentials } from '../../lib/sasl/mechanism.ts'
 import type { Directory } from '../ldap/directory.ts'
 import { LdapUnavailable } from '../ldap/pool.ts'
+import type { DirectoryUser } from '../ldap/users.ts'
 import type { Accounts } from './accounts.ts'
 
 export interface CredentialsOptions {
@@ -16,8 +17,8 @@ export interface CredentialsOptions {
   readonly directory?: Directory | undefined
   /** Whether this account (a bare JID) logs in by tokens alone. */
   readonly tokensOnly: (bare: string) => boolean
-  /** Makes the account of somebody who is kept elsewhere and comes for the first time. */
-  readonly admit: (bare: string) => Promise<void>
+  /** Makes the account of somebody who is kept elsewhere and comes for the first time; `user`: as a directory has it. */
+  readonly admit: (bare: string, user?: DirectoryUser) => Promise<void>
 }
 
 export function createCredentials({ host, accounts, passwords, jwt, directory, tokensOnly, admit }: CredentialsOptions): Credentials {
@@ -25,15 +26,17 @@ export function createCredentials({ host, accounts, passwords, jwt, directory, t
   const hasPassword = (bare: string): boolean => passwords && mayUsePassword(bare)
 
   /** Throws a SaslFailure when the directory does not answer: nothing is said about the password then. */
-  async function inDirectory(bare: string, look: (directory: Directory, local: string) => Promise<boolean>): Promise<boolean> {
+  async function inDirectory(bare: string, look: (directory: Directory, local: string) => Promise<DirectoryUser | undefined>): Promise<boolean> {
     if (directory === undefined) return false
+    let user: DirectoryUser | undefined
     try {
-      if (!(await look(directory, bare.slice(0, bare.lastIndexOf('@'))))) return false
+      user = await look(directory, bare.slice(0, bare.lastIndexOf('@')))
     } catch (error) {
       if (!(error instanceof LdapUnavailable)) throw error
       throw new SaslFailure('temporary-auth-failure', 'The directory of the accounts does not answer')
     }
-    await admit(bare)
+    if (user === undefined) return false
+    await admit(bare, user)
     return true
   }
 
@@ -45,7 +48,7 @@ export function createCredentials({ host, accounts, passwords, jwt, directory, t
 
   const shared = {
     exists: directory === undefined ? accounts.exists.bind(accounts)
-      : async (bare) => ((await accounts.hashes(bare))?.length ?? 0) > 0 || inDirectory(bare, async (asked, local) => (await asked.find(local)) !== undefined),
+      : async (bare) => ((await accounts.hashes(bare))?.length ?? 0) > 0 || inDirectory(bare, (asked, local) => asked.find(local)),
     ...(directory === undefined ? {} : { confirm: async (bare) => ((await accounts.hashes(bare))?.length ?? 0) > 0 || stillThere(directory, bare) }),
     scramKeys: (bare, hash) => (hasPassword(bare) ? accounts.scramKeys(bare, hash) : undefined),
     ...(accounts.decoyKeys === undefined ? {} : { decoyKeys: accounts.decoyKeys.bind(accounts) }),

@@ -70,9 +70,9 @@ describe('tokens', () => {
     const phone = await issue('phone')
     const laptop = await issue('laptop')
     expect(await check(phone, 'laptop')).to.equal('wrong')
-    tokens.revoke(ROMEO, 'phone')
+    await tokens.revoke(ROMEO, 'phone')
     expect([await check(phone, 'phone'), await check(laptop, 'laptop')]).to.deep.equal(['wrong', 'right'])
-    tokens.revoke(ROMEO)
+    await tokens.revoke(ROMEO)
     expect(await check(laptop, 'laptop')).to.equal('wrong')
   })
 

@@ -4,29 +4,48 @@
  * Table `tokens`, key [bare JID, client].
  */
 import { randomBytes } from 'node:crypto'
+import { HashedTokenServer } from '../../lib/sasl/hashed-token.ts'
 import { hmac } from '../../lib/sasl/hmac.ts'
+import type { Mechanism, SaslContext } from '../../lib/sasl/mechanism.ts'
 import type { MaybePromise, Records, Value } from '../storage/shapes.ts'
 
 export interface Tokens {
   /** A new token, which waits beside the one in use until it is used itself (XEP-0484 §5.1). `lifetimeMs` from now on. */
   issue(bare: string, client: string, mechanism: string, lifetimeMs: number): Promise<{ readonly token: string; readonly expires: number }>
+  /** A login by a token. */
+  exchange(mechanism: string, context: SaslContext, use: TokenUse): Mechanism
+  /** Whether the client can log in by a token. */
+  has(bare: string, client: string): MaybePromise<boolean>
+  /** No token of this client is worth anything from now on; of any of the account's, without one. */
+  revoke(bare: string, client?: string): MaybePromise<void>
+  /** Forgets what has expired of an account. */
+  tidy(bare: string): Promise<void>
+}
+
+/** Those that are kept here. */
+export interface KeptTokens extends Tokens {
   /**
    * Tries the tokens of a client for this mechanism. One that fits replaces those issued before it. `count` is that of the client's tries
    * (XEP-0484 §3.4): one that has been there is a replay. `issued`: when the token was made, ms.
    */
   check(bare: string, client: string, mechanism: string, count: number | undefined, fits: (token: string) => boolean): Promise<{ readonly outcome: 'right' | 'wrong' | 'expired'; readonly issued?: number }>
-  /** Whether the client can log in by a token. */
-  has(bare: string, client: string): MaybePromise<boolean>
-  /** No token of this client is worth anything from now on; of any of the account's, without one. */
-  revoke(bare: string, client?: string): void
-  /** Forgets what has expired of an account. */
-  tidy(bare: string): Promise<void>
+}
+
+/** What a client says with a token of its. */
+export interface TokenUse {
+  readonly client: string
+  /** Of its tries; see Tokens. */
+  readonly count: number | undefined
+  /** Told when the token was right, and when it was made, ms. */
+  used(issued: number): void
 }
 
 export interface TokensOptions {
   readonly now?: () => number
   /** Clients of one account that have tokens; the one whose token expires first makes room. */
   readonly clientsMax?: number
+  /** Has what is kept of an account here before it is read or written. */
+  readonly atHome?: (bare: string) => Promise<void>
 }
 
 interface Token {
@@ -49,12 +68,14 @@ const TABLE = 'tokens'
 const SECRETS = 'account-secrets'
 const CLIENTS_MAX = 100
 
-export function createTokens(records: Records, options: TokensOptions = {}): Tokens {
+export function createTokens(records: Records, options: TokensOptions = {}): KeptTokens {
   const now = options.now ?? Date.now
   const clientsMax = options.clientsMax ?? CLIENTS_MAX
   const secrets = new Map<string, Uint8Array>()
+  const { atHome } = options
 
   async function secretOf(bare: string): Promise<Uint8Array> {
+    if (atHome !== undefined) await atHome(bare)
     const host = bare.slice(bare.indexOf('@') + 1)
     const known = secrets.get(host)
     if (known !== undefined) return known
@@ -88,7 +109,14 @@ export function createTokens(records: Records, options: TokensOptions = {}): Tok
     if (first !== undefined) records.delete(TABLE, first.key)
   }
 
-  return {
+  const tokens: KeptTokens = {
+    exchange: (mechanism, context, use) => new HashedTokenServer(mechanism, context, {
+      async check(bare, fits) {
+        const { outcome, issued } = await tokens.check(bare, use.client, mechanism, use.count, fits)
+        if (outcome === 'right') use.used(issued ?? 0)
+        return outcome
+      },
+    }),
     async issue(bare, client, mechanism, lifetimeMs) {
       const secret = await secretOf(bare)
       if ((await slotsOf(bare, client)) === undefined) await makeRoom(bare)
@@ -115,17 +143,21 @@ export function createTokens(records: Records, options: TokensOptions = {}): Tok
       return { outcome: 'wrong' }
     },
     async has(bare, client) {
+      if (atHome !== undefined) await atHome(bare)
       const slots = await slotsOf(bare, client)
       return slots !== undefined && expiryOf(slots) > now()
     },
     revoke(bare, client) {
-      if (client === undefined) void records.deleteRange(TABLE, [bare])
-      else records.delete(TABLE, [bare, client])
+      // In the turn in which whoever asks writes, where there is nothing to wait for.
+      const remove = (): MaybePromise<void> => client === undefined ? records.deleteRange(TABLE, [bare]) : records.delete(TABLE, [bare, client])
+      return atHome === undefined ? remove() : atHome(bare).then(remove)
     },
     async tidy(bare) {
+      if (atHome !== undefined) await atHome(bare)
       for (const { key, value } of await records.range(TABLE, [bare])) if (expiryOf(value as Slots) <= now()) records.delete(TABLE, key)
     },
   }
+  return tokens
 }
 
 function expiryOf({ fresh, current }: Slots): number {

@@ -327,6 +327,8 @@ export class ClientStream implements StreamHandler, Carrier {
       disabled: [...host.config.disabledMechanisms, ...host.config.disabledInSasl1],
       hashes: host.directory !== undefined ? NO_HASHES : host.config.passwordHashesInSasl1,
       claimed: this.#claimed,
+      address: this.address,
+      elsewhere: host.elsewhere,
       certified: this.#certifiedAddresses(),
       attempt: (bare) => { this.#try = this.#c2s.tryLogin(bare, this.address) },
     }

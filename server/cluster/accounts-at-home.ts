@@ -16,9 +16,9 @@ export interface AccountsAtHomeParts {
   readonly name: string
 }
 
-type Method = 'exists' | 'register' | 'registerWithoutPassword' | 'unregister' | 'setPassword' | 'disable' | 'enable' | 'disabled' | 'checkPassword' | 'scramKeys' | 'hashes' | 'addKeys'
+type Method = 'exists' | 'register' | 'registerWithoutPassword' | 'unregister' | 'setPassword' | 'disable' | 'enable' | 'disabled' | 'checkPassword' | 'scramKeys' | 'hashes' | 'addKeys' | 'passwordMark'
 
-const METHODS: ReadonlySet<string> = new Set<Method>(['exists', 'register', 'registerWithoutPassword', 'unregister', 'setPassword', 'disable', 'enable', 'disabled', 'checkPassword', 'scramKeys', 'hashes', 'addKeys'])
+const METHODS: ReadonlySet<string> = new Set<Method>(['exists', 'register', 'registerWithoutPassword', 'unregister', 'setPassword', 'disable', 'enable', 'disabled', 'checkPassword', 'scramKeys', 'hashes', 'addKeys', 'passwordMark'])
 
 export function accountsAtHome(accounts: Accounts, { claim, calls, name }: AccountsAtHomeParts): Accounts {
   calls.serve(name, async (bare, question) => {
@@ -38,7 +38,7 @@ export function accountsAtHome(accounts: Accounts, { claim, calls, name }: Accou
       if (alongside !== undefined) throw new Error('what is written with an account is at its home')
       return ask(bare, 'register', await keysOf(bare, password))
     },
-    registerWithoutPassword: (bare) => anywhere<void>(bare, 'registerWithoutPassword', () => accounts.registerWithoutPassword(bare)),
+    registerWithoutPassword: (bare, hashes) => anywhere<void>(bare, 'registerWithoutPassword', () => accounts.registerWithoutPassword(bare, hashes), ...(hashes === undefined ? [] : [hashes])),
     unregister: (bare) => anywhere<void>(bare, 'unregister', () => accounts.unregister(bare)),
     async setPassword(bare, password) {
       if (await claim(bare)) return accounts.setPassword(bare, password)
@@ -58,7 +58,8 @@ export function accountsAtHome(accounts: Accounts, { claim, calls, name }: Accou
     },
     scramKeys: (bare, hash) => anywhere<ScramKeys | undefined>(bare, 'scramKeys', () => accounts.scramKeys(bare, hash), hash),
     hashes: (bare) => anywhere<readonly ScramHash[] | undefined>(bare, 'hashes', () => accounts.hashes(bare)),
-    addKeys: (bare, hash, keys) => anywhere<void>(bare, 'addKeys', () => accounts.addKeys(bare, hash, keys), hash, keys),
+    addKeys: (bare, hash, keys, mark) => anywhere<void>(bare, 'addKeys', () => accounts.addKeys(bare, hash, keys, mark), hash, keys, ...(mark === undefined ? [] : [mark])),
+    passwordMark: (bare) => anywhere<string | undefined>(bare, 'passwordMark', () => accounts.passwordMark(bare)),
   }
   const keysOf = async (bare: string, password: string | ScramKeySet): Promise<ScramKeySet> => typeof password === 'string' ? accounts.keysFor(bare, password) : password
   return all

@@ -13,6 +13,7 @@ import type { CassandraStorageOptions } from '../storage/cassandra/options.ts'
 import type { HBaseStorageOptions } from '../storage/hbase/tables.ts'
 import type { S3Options } from '../storage/s3/blobs.ts'
 import { createAccess, isNetwork, type Access, type AccessLayer, type Shaper } from './access.ts'
+import { authOptions, authTable, type AuthOptions } from './auth.ts'
 import { checkStores, readCluster, redisTable, type ClusterOptions, type RedisNames } from './cluster.ts'
 import { globalOptionNames, hostOptionNames, moduleNames, removedModuleNames, removedOptionNames, renamedModules, renamedOptions } from './ejabberd-names.ts'
 import { cassandraOptions, cassandraTable } from './cassandra.ts'
@@ -114,6 +115,8 @@ export interface TidingsOptions {
   readonly cassandra: CassandraStorageOptions | undefined
   /** The nodes that this one is one of; undefined when it is alone. */
   readonly cluster: ClusterOptions | undefined
+  /** The processes that check passwords; undefined when this one does so alone. */
+  readonly auth: AuthOptions | undefined
   /** Whether hosts without a certificate get one that the server signs itself. */
   readonly selfSigned: boolean
   /** Who gets the reports of abuse (XEP-0377). */
@@ -140,8 +143,8 @@ export interface Outage {
 export type AuthMethod = 'internal' | 'anonymous' | 'jwt' | 'ldap'
 
 export interface JwtConfig {
-  /** A JSON Web Key or a set of them, as in the file. */
-  readonly key: string
+  /** A JSON Web Key or a set of them, as in the file; undefined when auth processes have it. */
+  readonly key: string | undefined
   readonly jidField: string
   /** Name of the rule of those who log in by tokens alone. */
   readonly onlyRule: string
@@ -336,7 +339,7 @@ export const hostTable: OptionTable<HostOptions> = {
   ...sharedTls,
 }
 
-interface TidingsNames { data: string; metrics: unknown; archive_retention: number; upload: unknown; s3: unknown; kafka: unknown; hbase: unknown; cassandra: unknown; cluster: unknown; self_signed: boolean; reports: unknown; service_status: unknown; limits: unknown }
+interface TidingsNames { data: string; metrics: unknown; archive_retention: number; upload: unknown; s3: unknown; kafka: unknown; hbase: unknown; cassandra: unknown; cluster: unknown; auth: unknown; self_signed: boolean; reports: unknown; service_status: unknown; limits: unknown }
 
 /** The key `tidings`. */
 export const tidingsTable: OptionTable<TidingsNames> = {
@@ -349,6 +352,7 @@ export const tidingsTable: OptionTable<TidingsNames> = {
   hbase: { type: anything(), default: undefined, help: 'HBase: masters, user, namespace, prefix, regions and compression.' },
   cassandra: { type: anything(), default: undefined, help: 'Cassandra, in place of HBase: contact_points, local_datacenter, keyspace, replication, consistency, username, password and tls.' },
   cluster: { type: anything(), default: undefined, help: 'Several nodes that are one server: node, address, secret and redis.' },
+  auth: { type: anything(), default: undefined, help: 'Passwords in processes of their own: servers, secret, accounts, listen and address.' },
   self_signed: { type: bool(), default: true, help: 'Whether hosts without a certificate in certfiles get one that the server signs itself.' },
   reports: { type: anything(), default: undefined, help: 'Reports of abuse: send_to.' },
   service_status: { type: anything(), default: undefined, help: 'What users learn of outages: addresses and outage.' },
@@ -509,7 +513,7 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
       modules: new Map([...modules].map(([module, node]) => [module, withHost(module === 'mod_mam' ? withRetention(node, tidings.options.archiveRetentionMs) : node, name)])),
       access,
       language: values.language,
-      ...authOf(values, folder, hostNode, root, `host_config.${name}.`, problems),
+      ...authOf(values, folder, hostNode, root, `host_config.${name}.`, tidings.options.auth, problems),
       ldapNames: values,
       ldap: ldapSettings(values, folder),
       authCache: { size: Number.isFinite(globals.auth_cache_size) && globals.auth_cache_size > 0 ? globals.auth_cache_size : undefined, lifeMs: values.auth_use_cache ? globals.auth_cache_life_time : 0, missed: globals.auth_cache_missed },
@@ -833,7 +837,7 @@ const OF_LDAP = new Set([...Object.keys(ldapTable), 'auth_use_cache', 'auth_cach
 
 function checkLdap(root: MapNode, perHost: ReadonlyMap<string, { readonly entries: readonly MapEntry[]; readonly appended: readonly MapEntry[] }>, hosts: readonly HostConfig[], folder: string, problems: Problem[]): void {
   const inModule = (node: ConfigNode | undefined): boolean => node !== undefined && textOf(entryOf(node, 'db_type')?.value ?? node) === 'ldap'
-  const asked = hosts.filter(({ authMethods, modules }) => authMethods.includes('ldap') || modules.has('mod_shared_roster_ldap') || inModule(modules.get('mod_vcard')))
+  const asked = hosts.filter(({ authMethods, modules, tidings }) => (authMethods.includes('ldap') && !((tidings.auth?.servers.length ?? 0) > 0)) || modules.has('mod_shared_roster_ldap') || inModule(modules.get('mod_vcard')))
   const parts = [{ entries: root.entries, prefix: '', used: asked.length > 0 }, ...hosts.map((host) => {
     const { entries, appended } = perHost.get(host.name) ?? { entries: [], appended: [] }
     return { entries: [...entries, ...appended], prefix: `host_config.${host.name}.`, used: asked.includes(host) }
@@ -841,14 +845,14 @@ function checkLdap(root: MapNode, perHost: ReadonlyMap<string, { readonly entrie
   for (const { entries, prefix, used } of parts) {
     checkLdapFiles({ kind: 'map', entries, file: root.file, line: root.line }, prefix, folder, problems)
     if (used) continue
-    for (const { key, file, line } of entries) if (OF_LDAP.has(key)) problems.push({ file, line, option: `${prefix}${key}`, level: 'warning', text: 'has no effect: neither auth_method nor a module asks an LDAP directory.' })
+    for (const { key, file, line } of entries) if (OF_LDAP.has(key)) problems.push({ file, line, option: `${prefix}${key}`, level: 'warning', text: `has no effect: neither auth_method nor a module asks an LDAP directory${hosts.some(({ authMethods, tidings }) => authMethods.includes('ldap') && tidings.auth !== undefined) ? ' from this process; auth processes do (tidings.auth.servers)' : ''}.` })
   }
 }
 
 const METHODS: Readonly<Record<string, AuthMethod>> = { internal: 'internal', mnesia: 'internal', anonymous: 'anonymous', jwt: 'jwt', ldap: 'ldap' }
 
 /** How the users of a host log in. Without the key of their tokens none of them could, so that is an error. */
-function authOf(values: HostOptions, folder: string, hostNode: MapNode, root: MapNode, prefix: string, problems: Problem[]): Pick<HostConfig, 'authMethods' | 'jwt'> {
+function authOf(values: HostOptions, folder: string, hostNode: MapNode, root: MapNode, prefix: string, auth: AuthOptions | undefined, problems: Problem[]): Pick<HostConfig, 'authMethods' | 'jwt'> {
   const known = values.auth_method.map((name) => METHODS[name]).filter((method) => method !== undefined)
   const authMethods = known.length === 0 ? ['internal' as const] : [...new Set(known)]
   if (!authMethods.includes('jwt')) return { authMethods, jwt: undefined }
@@ -856,8 +860,12 @@ function authOf(values: HostOptions, folder: string, hostNode: MapNode, root: Ma
   const at = own ?? entryOf(root, 'jwt_key') ?? entryOf(root, 'auth_method') ?? root
   const where = { file: at.file, line: at.line, option: own === undefined ? 'jwt_key' : `${prefix}jwt_key`, level: 'error' as const }
   const refuse = (text: string): { authMethods: readonly AuthMethod[]; jwt: undefined } => {
-    if (!problems.some((problem) => problem.file === where.file && problem.line === where.line && problem.text === text)) problems.push({ ...where, text })
+    warnOnce({ ...where, text }, problems)
     return { authMethods, jwt: undefined }
+  }
+  if (auth !== undefined && auth.servers.length > 0) {
+    if (values.jwt_key !== '') warnOnce({ ...where, level: 'warning', text: 'has no effect: auth processes check tokens (tidings.auth.servers), and this process should not be able to read their key.' }, problems)
+    return { authMethods, jwt: { key: undefined, jidField: values.jwt_jid_field, onlyRule: values.jwt_auth_only_rule } }
   }
   if (values.jwt_key === '') return refuse('is missing: auth_method "jwt" needs the file of the key by which tokens are checked.')
   const path = resolve(folder, values.jwt_key)
@@ -869,6 +877,11 @@ function authOf(values: HostOptions, folder: string, hostNode: MapNode, root: Ma
     return refuse(`"${values.jwt_key}" cannot be used; expected a file with a JSON Web Key or a set of them (${(error as Error).message}).`)
   }
   return { authMethods, jwt: { key, jidField: values.jwt_jid_field, onlyRule: values.jwt_auth_only_rule } }
+}
+
+/** What several hosts have in common is said once. */
+function warnOnce(problem: Problem, problems: Problem[]): void {
+  if (!problems.some(({ file, line, text }) => file === problem.file && line === problem.line && text === problem.text)) problems.push(problem)
 }
 
 /** Serving from another account store than the one asked for would let the wrong people in, so that is an error. */
@@ -919,6 +932,8 @@ function readTidings(entry: MapEntry | undefined, cluster: ClusterOptions | unde
   const cassandraEntry = entry && entryOf(entry.value, 'cassandra')
   const cassandra = part('cassandra', cassandraTable)
   if (hbaseEntry && cassandraEntry) problems.push({ file: cassandraEntry.file, line: cassandraEntry.line, option: 'tidings.cassandra', level: 'error', text: 'is set beside tidings.hbase: one of them keeps history and records.' })
+  const authEntry = entry && entryOf(entry.value, 'auth')
+  const auth = part('auth', authTable)
   const status = part('service_status', serviceStatusTable)
   return {
     limits,
@@ -934,6 +949,7 @@ function readTidings(entry: MapEntry | undefined, cluster: ClusterOptions | unde
         hbase: hbase && hbaseEntry && hbaseOptions(hbase, hbaseEntry, read.options.archive_retention, problems),
         cassandra: cassandra && cassandraEntry && cassandraOptions(cassandra, cassandraEntry, read.options.archive_retention, problems),
         cluster,
+        auth: auth && authEntry && authOptions(auth, authEntry, problems),
         selfSigned: read.options.self_signed,
         reports: { sendTo: part('reports', reportsTable)?.send_to ?? [] },
         serviceStatus: { addresses: status?.addresses ?? [], outage: status?.outage },

@@ -55,6 +55,10 @@ export interface Limits {
   readonly ldapPatienceMs: number
   readonly ldapLookUps: number
   readonly ldapLookUpEveryMs: number
+  readonly authPatienceMs: number
+  readonly authWaiting: number
+  readonly authConnections: number
+  readonly authExchanges: number
   readonly bytestreamConnections: number
   readonly bytestreamConnectionsPerAddress: number
   readonly httpConnections: number
@@ -128,6 +132,11 @@ export const limitTable: OptionTable<Limits> = {
   ldapPatienceMs: { type: time, default: 10_000, help: 'How long a login waits for an LDAP directory that is away before it fails with temporary-auth-failure.' },
   ldapLookUps: { type: count, default: 100, help: 'Names unknown to LDAP directories that one sender may have looked up at once.' },
   ldapLookUpEveryMs: { type: time, default: 1_000, help: 'How long until it may be one more.' },
+
+  authPatienceMs: { type: time, default: 15_000, help: 'How long a login waits for auth processes that are away or slow before it fails with temporary-auth-failure.' },
+  authWaiting: { type: count, default: 10_000, help: 'Questions of one process to auth processes that wait for an answer, and of one connection that an auth process answers at a time.' },
+  authConnections: { type: count, default: 1_000, help: 'Open connections of one auth process to those that ask it.' },
+  authExchanges: { type: count, default: 50_000, help: 'Logins of one connection that an auth process has begun, and waits for.' },
 
   bytestreamConnections: { type: count, default: 10_000, help: 'Open connections of one proxy for bytestreams.' },
   bytestreamConnectionsPerAddress: { type: count, default: 256, help: 'Of these the ones from one address that are not part of an active bytestream, this machine excepted.' },

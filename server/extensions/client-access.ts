@@ -7,6 +7,7 @@ import { xml, type Element } from '../../lib/xml/element.ts'
 import type { Session } from '../sessions/session.ts'
 import type { Value } from '../storage/shapes.ts'
 import { defineExtension, type IqRequest, type Login } from './extension.ts'
+import { withStanzaErrors } from './register.ts'
 
 const NS = 'urn:xmpp:cam:0'
 /** Clients that have logged in and told who they are (XEP-0388 §2.3); key [bare JID, client]. */
@@ -113,7 +114,8 @@ export const clientAccess = defineExtension({
       if (client === undefined && using.length === 0) throw new StanzaError('item-not-found')
       // §3.2
       if (client === undefined || client.auth.includes('password')) throw new StanzaError('service-unavailable', 'The client knows the password; change it.', { extra: `<password-reset-required xmlns='${NS}'/>` })
-      tokens.revoke(owner, id)
+      const revoked = tokens.revoke(owner, id)
+      if (revoked instanceof Promise) await withStanzaErrors(revoked)
       records.delete(TABLE, [owner, id])
       for (const session of using) if (session !== request.session) session.close(new StreamError('not-authorized', 'access was revoked'))
       await storage.committed()

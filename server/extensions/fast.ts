@@ -1,8 +1,9 @@
 // XEP-0484: Fast Authentication Streamlining Tokens, version 0.2.0 (2024-06-30)
-import { HashedTokenServer, hashedTokenMechanisms } from '../../lib/sasl/hashed-token.ts'
+import { hashedTokenMechanisms } from '../../lib/sasl/hashed-token.ts'
 import type { SaslContext } from '../../lib/sasl/mechanism.ts'
 import { escapeXml, type Element } from '../../lib/xml/element.ts'
 import { formatDateTime } from '../../lib/stanza/delay.ts'
+import { AccountError } from '../accounts/accounts.ts'
 import { duration } from '../config/options.ts'
 import { defineExtension, type Login } from './extension.ts'
 
@@ -20,12 +21,12 @@ export const fast = defineExtension({
   name: 'fast',
   ejabberd: 'mod_auth_fast',
   specs: [{ xep: 484, version: '0.2.0', status: 'complete', note: 'not in the early data of TLS, which Node does not give' }],
-  needs: ['host', 'sasl2', 'tokens', 'accounts', 'every', 'now'],
+  needs: ['host', 'sasl2', 'tokens', 'accounts', 'every', 'now', 'log'],
   options: {
     token_lifetime: { type: duration({ infinity: false }), default: 30 * DAY_MS, help: 'How long a token can be used to log in.' },
     token_refresh_age: { type: duration({ infinity: false }), default: DAY_MS, help: 'A client that logs in by a token older than this gets a new one.' },
   },
-  start({ host, sasl2, tokens, accounts, every, now }, options: FastOptions) {
+  start({ host, sasl2, tokens, accounts, every, now, log }, options: FastOptions) {
     /** When the token was made by which a client has just logged in, ms. */
     const used = new WeakMap<Login, number>()
 
@@ -39,13 +40,7 @@ export const fast = defineExtension({
       const request = childOf(login, 'fast')
       // §4.1: who uses a token says which client it is.
       if (request === undefined || client === undefined || !mechanismsFor(context).includes(mechanism)) return undefined
-      return new HashedTokenServer(mechanism, context, {
-        async check(bare, fits) {
-          const { outcome, issued } = await tokens.check(bare, client.id, mechanism, countOf(request), fits)
-          if (outcome === 'right') used.set(login, issued ?? 0)
-          return outcome
-        },
-      })
+      return tokens.exchange(mechanism, context, { client: client.id, count: countOf(request), used: (issued) => { used.set(login, issued) } })
     })
 
     sasl2.succeeded(async (owner, login) => {
@@ -56,14 +51,25 @@ export const fast = defineExtension({
       const issued = used.get(login)
       const invalidate = issued !== undefined && isTrue(childOf(login, 'fast')?.attrs['invalidate'])
       // §3.6
-      if (invalidate) tokens.revoke(owner, client.id)
+      if (invalidate) await tokens.revoke(owner, client.id)
       // §3.5
       const due = issued !== undefined && !invalidate && now() - issued > options.token_refresh_age
       const mechanism = wanted ?? (due ? login.mechanism : undefined)
       if (mechanism === undefined || !mechanismsFor(context).includes(mechanism)) return undefined
-      const { token, expires } = await tokens.issue(owner, client.id, mechanism, options.token_lifetime)
-      return `<token xmlns='${NS}' expiry='${formatDateTime(expires)}' token='${escapeXml(token)}'/>`
+      const issuedNow = await issue(owner, client.id, mechanism)
+      return issuedNow && `<token xmlns='${NS}' expiry='${formatDateTime(issuedNow.expires)}' token='${escapeXml(issuedNow.token)}'/>`
     })
+
+    /** A login is none the worse for it when there cannot be a token at the moment. */
+    async function issue(owner: string, id: string, mechanism: string): Promise<{ readonly token: string; readonly expires: number } | undefined> {
+      try {
+        return await tokens.issue(owner, id, mechanism, options.token_lifetime)
+      } catch (error) {
+        if (!(error instanceof AccountError)) throw error
+        log.warn({ what: 'token_not_issued', account: owner, error: error.message })
+        return undefined
+      }
+    }
 
     every(DAY_MS, async () => {
       for (const [position, local] of (await accounts.list(host)).entries()) {

@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { SaslFailure } from '../../lib/sasl/mechanism.ts'
 import { hashBytes, keysOf, type ScramHash } from '../../lib/sasl/scram-keys.ts'
+import { AccountError } from '../accounts/accounts.ts'
 import { list, oneOf } from '../config/options.ts'
 import { defineExtension, type Task } from './extension.ts'
 
@@ -43,14 +44,23 @@ export const scramUpgrade = defineExtension({
       const present = (await accounts.hashes(owner)) ?? []
       // It has no password at all.
       if (present.length === 0) return []
-      const [known] = present as readonly [ScramHash]
-      const password = (await accounts.scramKeys(owner, known))?.storedKey
-      const isSame = async (): Promise<boolean> => password !== undefined && (await accounts.scramKeys(owner, known))?.storedKey.equals(password) === true
-      return offered.filter((hash) => !present.includes(hash) && asked.includes(`UPGR-SCRAM-${hash}`)).map((hash) => upgrade(owner, hash, isSame))
+      const missing = offered.filter((hash) => !present.includes(hash) && asked.includes(`UPGR-SCRAM-${hash}`))
+      const mark = missing.length === 0 ? undefined : await markOf(owner)
+      return mark === undefined ? [] : missing.map((hash) => upgrade(owner, hash, mark))
     })
 
-    /** `isSame`: whether the password is the one with which the client has logged in. */
-    function upgrade(owner: string, hash: ScramHash, isSame: () => Promise<boolean>): Task {
+    /** Without an answer there is nothing to do for now. */
+    async function markOf(owner: string): Promise<string | undefined> {
+      try {
+        return await accounts.passwordMark(owner)
+      } catch (error) {
+        if (!(error instanceof AccountError)) throw error
+        return undefined
+      }
+    }
+
+    /** `mark`: of the password with which the client has logged in. */
+    function upgrade(owner: string, hash: ScramHash, mark: string): Task {
       const salt = randomBytes(16)
       return {
         name: `UPGR-SCRAM-${hash}`,
@@ -60,8 +70,12 @@ export const scramUpgrade = defineExtension({
           const text = span === undefined ? '' : data.childElement(span).getText().trim()
           const salted = Buffer.from(text, 'base64')
           if (salted.toString('base64') !== text || salted.length !== hashBytes(hash)) throw new SaslFailure('malformed-request')
-          if (!(await isSame())) throw new SaslFailure('not-authorized', 'The password has been changed')
-          await accounts.addKeys(owner, hash, { salt, iterations: ITERATIONS, ...keysOf(hash, salted) })
+          try {
+            await accounts.addKeys(owner, hash, { salt, iterations: ITERATIONS, ...keysOf(hash, salted) }, mark)
+          } catch (error) {
+            if (!(error instanceof AccountError)) throw error
+            throw new SaslFailure(error.condition === 'conflict' ? 'not-authorized' : 'temporary-auth-failure', error.message)
+          }
           log.info({ what: 'password_upgraded', account: owner, hash })
         },
       }

@@ -41,7 +41,7 @@ export function withDirectories(accounts: Accounts, directoryOf: (host: string) 
     async checkPassword(bare, password) {
       const found = of(bare)
       if (found === undefined || ((await accounts.hashes(bare))?.length ?? 0) > 0) return accounts.checkPassword(bare, password)
-      return found.directory.check(localOf(bare), password)
+      return (await found.directory.check(localOf(bare), password)) !== undefined
     },
   }
 }

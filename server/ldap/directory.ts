@@ -1,20 +1,20 @@
-/** The accounts of a host that are entries of an LDAP directory (ejabberd's `auth_method: ldap`). Passwords stay there: a login is a bind. */
-import { hash } from 'node:crypto'
-import { Jid } from '../../lib/jid.ts'
-import { fillFilter, userIn } from '../../lib/ldap/filter.ts'
+/**
+ * The accounts of a host that are those of somebody else's directory (ejabberd's `auth_method: ldap`): which of them are used here, and whether
+ * they are still there. Passwords stay where they are.
+ */
 import { Recent } from '../../lib/recent.ts'
 import { Budgets } from '../accounts/login-limits.ts'
 import type { Limits } from '../config/limits.ts'
 import type { Log } from '../log.ts'
 import type { Records } from '../storage/shapes.ts'
-import { LdapPool, LdapUnavailable, resultCode, type LdapEntry } from './pool.ts'
-import type { LdapSettings, UserAttribute } from './settings.ts'
+import { LdapUnavailable } from './pool.ts'
+import type { DirectoryUser, DirectoryUsers } from './users.ts'
 
 export interface DirectoryOptions {
   readonly host: string
-  readonly settings: LdapSettings
+  readonly users: DirectoryUsers
   readonly cache: DirectoryCache
-  readonly limits: Pick<Limits, 'ldapConnections' | 'ldapWaiting' | 'ldapAnswerMs' | 'ldapPatienceMs' | 'ldapLookUps' | 'ldapLookUpEveryMs'>
+  readonly limits: Pick<Limits, 'ldapConnections' | 'ldapPatienceMs' | 'ldapLookUps' | 'ldapLookUpEveryMs'>
   readonly records: Records
   readonly log: Log
   readonly now: () => number
@@ -47,35 +47,18 @@ interface Kept {
   readonly gone: boolean
 }
 
-/** Where directories say when a password was changed: OpenLDAP and 389, Active Directory, Samba, Kerberos, shadow passwords. */
-const CHANGE_ATTRIBUTES = ['pwdChangedTime', 'pwdLastSet', 'sambaPwdLastSet', 'krbLastPwdChange', 'shadowLastChange']
-/** Result codes (RFC 4511 §4.1.9) of a bind with a wrong password, or of one who may not log in: noSuchObject, invalidDNSyntax, constraintViolation, inappropriateAuthentication, invalidCredentials, insufficientAccessRights, unwillingToPerform. */
-const REFUSED: ReadonlySet<number> = new Set([19, 32, 34, 48, 49, 50, 53])
-/** Entries with the same name beyond which it is not looked further. */
-const SAME_NAME_MAX = 10
 const SOON_MS = 2000
 
 export class Directory {
-  readonly pool: LdapPool
-  readonly #binds: LdapPool
   readonly #options: DirectoryOptions
-  readonly #filter: string
-  readonly #uids: readonly UserAttribute[]
-  readonly #attributes: readonly string[]
   readonly #known: Recent<Known>
   /** Look-ups that go on. */
-  readonly #asking = new Map<string, Promise<LdapEntry | undefined>>()
+  readonly #asking = new Map<string, Promise<DirectoryUser | undefined>>()
   readonly #budgets: Budgets
 
   constructor(options: DirectoryOptions) {
-    const { host, settings, cache, limits, log, now } = options
+    const { cache, limits, now } = options
     this.#options = options
-    const pool = { connections: limits.ldapConnections, waiting: limits.ldapWaiting, answerMs: limits.ldapAnswerMs, log }
-    this.pool = new LdapPool(settings, { ...pool, name: `${host} search`, bound: true })
-    this.#binds = new LdapPool(settings, { ...pool, name: `${host} bind`, bound: false })
-    this.#uids = uidsFor(settings.uids, host)
-    this.#filter = userFilter(this.#uids, settings.filter)
-    this.#attributes = [...new Set([...this.#uids.map((each) => each.attribute), ...settings.dnFilter?.attributes ?? [], ...CHANGE_ATTRIBUTES])]
     this.#known = new Recent(cache.size)
     this.#budgets = new Budgets(limits.ldapLookUps, limits.ldapLookUpEveryMs, 10_000, now)
   }
@@ -107,13 +90,13 @@ export class Directory {
   giveBack(asker: string): void { this.#budgets.give(asker) }
 
   /** The entry of an account as it is now. Throws LdapUnavailable. */
-  find(local: string): Promise<LdapEntry | undefined> { return this.#ask(local, this.#options.limits.ldapPatienceMs) }
+  find(local: string): Promise<DirectoryUser | undefined> { return this.#ask(local, this.#options.limits.ldapPatienceMs) }
 
   /** The same where nobody should wait long; who asks for one name at the same time gets one answer. */
-  findSoon(local: string): Promise<LdapEntry | undefined> {
+  findSoon(local: string): Promise<DirectoryUser | undefined> {
     const present = this.#asking.get(local)
     if (present !== undefined) return present
-    if (this.pool.failing) return Promise.reject(new LdapUnavailable('no directory answers'))
+    if (this.#options.users.failing) return Promise.reject(new LdapUnavailable('no directory answers'))
     const asking = this.#ask(local, Math.min(this.#options.limits.ldapPatienceMs, SOON_MS)).finally(() => this.#asking.delete(local))
     this.#asking.set(local, asking)
     return asking
@@ -126,32 +109,36 @@ export class Directory {
     if (kept === undefined) return true
     const entry = await this.findSoon(local)
     if (entry === undefined) return false
-    const changed = changeOf(entry)
-    return changed === '' || changed === kept.changed
+    return entry.changed === '' || entry.changed === kept.changed
   }
 
-  /** Whether the account exists and this is its password. Throws LdapUnavailable when that cannot be found out. */
-  async check(local: string, password: string): Promise<boolean> {
+  /** The account, when it exists and this is its password. Throws LdapUnavailable when that cannot be found out. */
+  async check(local: string, password: string): Promise<DirectoryUser | undefined> {
     // RFC 4513 §5.1.2: a bind without a password succeeds for everybody.
-    if (local === '' || password === '' || password.includes('\0')) return false
-    const entry = await this.find(local)
-    if (entry === undefined) return false
-    try {
-      await this.#binds.run((client) => client.bind(entry.dn, password), this.#options.limits.ldapPatienceMs)
-      await this.admitted(local, entry)
-      return true
-    } catch (error) {
-      if (error instanceof LdapUnavailable) throw error
-      const code = resultCode(error)
-      if (code !== undefined && REFUSED.has(code)) return false
-      throw new LdapUnavailable(error instanceof Error ? error.message : String(error))
-    }
+    if (local === '' || password === '' || password.includes('\0')) return undefined
+    const { user, right } = await this.#options.users.check(local, password, this.#options.limits.ldapPatienceMs)
+    await this.#noticed(local, user)
+    if (user === undefined || !right) return undefined
+    await this.admitted(local, user)
+    return user
   }
+
+  /** Somebody has logged in to the account, as the directory has it now. */
+  async loggedIn(local: string, user: DirectoryUser): Promise<void> {
+    await this.#noticed(local, user)
+    await this.admitted(local, user)
+  }
+
+  /** Whether there was no such account when it was asked for last. */
+  isMissing(local: string): boolean { return this.#known.get(local)?.found === false }
+
+  /** Somebody has found that there is no such account. */
+  missing(local: string): Promise<void> { return this.#noticed(local, undefined) }
 
   /** The account is used here from now on. */
-  async admitted(local: string, entry: LdapEntry): Promise<void> {
+  async admitted(local: string, user: DirectoryUser): Promise<void> {
     const kept = await this.#options.records.get(TABLE, [this.#options.host, local])
-    if (kept === undefined) this.#keep(local, { changed: changeOf(entry), gone: false })
+    if (kept === undefined) this.#keep(local, { changed: user.changed, gone: false })
   }
 
   /** The account was removed here. */
@@ -160,51 +147,33 @@ export class Directory {
     this.#known.delete(local)
   }
 
-  close(): void {
-    this.pool.close()
-    this.#binds.close()
+  close(): void { this.#options.users.close() }
+
+  async #ask(local: string, patienceMs: number): Promise<DirectoryUser | undefined> {
+    const user = await this.#options.users.find(local, patienceMs)
+    await this.#noticed(local, user)
+    return user
   }
 
-  async #ask(local: string, patienceMs: number): Promise<LdapEntry | undefined> {
-    const { settings, log, host, now } = this.#options
-    const found = await this.pool.search(settings.base, fillFilter(this.#filter, { '%u': local, '%d': host }), this.#attributes, { sizeLimit: SAME_NAME_MAX }, patienceMs)
-    // A directory may take different letters for the same; an account has one address.
-    const same = found.filter((entry) => this.#isNamed(entry, local))
-    if (same.length > 1) log.warn({ what: 'ldap_name_not_unique', host, user: local, dns: same.map(({ dn }) => dn) })
-    const entry = same.length === 1 && await this.#passes(same[0] as LdapEntry, local, patienceMs) ? same[0] : undefined
-    const gone = await this.#compare(local, entry)
-    this.#known.set(local, { found: entry !== undefined, gone, at: now() })
-    return entry
-  }
-
-  #isNamed(entry: LdapEntry, local: string): boolean {
-    const values = this.#uids.flatMap(({ attribute, format }) => (entry.values.get(attribute.toLowerCase()) ?? []).map((value) => prepared(userIn(String(value), format), this.#options.host)))
-    // The server may not be allowed to read what it searches by.
-    return values.length === 0 || values.includes(local)
-  }
-
-  async #passes(entry: LdapEntry, local: string, patienceMs: number): Promise<boolean> {
-    const { settings: { dnFilter, base }, host } = this.#options
-    if (dnFilter === undefined) return true
-    const values = dnFilter.attributes.map((name) => String(entry.values.get(name.toLowerCase())?.[0] ?? ''))
-    const found = await this.pool.search(base, fillFilter(dnFilter.filter, { '%u': local, '%d': host, '%D': entry.dn, '%s': values }), ['1.1'], { sizeLimit: 1 }, patienceMs)
-    return found.length > 0
+  async #noticed(local: string, user: DirectoryUser | undefined): Promise<void> {
+    const gone = await this.#compare(local, user)
+    this.#known.set(local, { found: user !== undefined, gone, at: this.#options.now() })
   }
 
   /** Compares what was known of an account that is used here with what the directory says now; whether it has gone. */
-  async #compare(local: string, entry: LdapEntry | undefined): Promise<boolean> {
+  async #compare(local: string, user: DirectoryUser | undefined): Promise<boolean> {
     const { host, records, passwordGone, log } = this.#options
     const kept = await records.get(TABLE, [host, local]) as Kept | undefined
     if (kept === undefined) return false
     const bare = `${local}@${host}`
-    if (entry === undefined) {
+    if (user === undefined) {
       if (kept.gone) return true
       this.#keep(local, { ...kept, gone: true })
       log.info({ what: 'ldap_account_gone', jid: bare })
       passwordGone(bare)
       return true
     }
-    const changed = changeOf(entry)
+    const { changed } = user
     // A directory that does not say it any more has changed no password by that.
     if (changed !== '' && changed !== kept.changed) passwordGone(bare)
     if (kept.gone || (changed !== '' && changed !== kept.changed)) this.#keep(local, { changed: changed || kept.changed, gone: false })
@@ -214,45 +183,9 @@ export class Directory {
   #keep(local: string, kept: Kept): void { this.#options.records.put(TABLE, [this.#options.host, local], { ...kept }) }
 
   #refresh(local: string, at: number): void {
-    if (this.#options.now() - at < this.#options.cache.lifeMs || this.#asking.has(local) || this.#asking.size >= this.#options.limits.ldapConnections || this.pool.failing) return
+    if (this.#options.now() - at < this.#options.cache.lifeMs || this.#asking.has(local) || this.#asking.size >= this.#options.limits.ldapConnections || this.#options.users.failing) return
     this.findSoon(local).catch((error: unknown) => {
       if (!(error instanceof LdapUnavailable)) this.#options.log.error({ what: 'ldap_look_up_failed', user: local, error })
     })
   }
-}
-
-/** `%d` in a format is the host. */
-export function uidsFor(uids: readonly UserAttribute[], host: string): readonly UserAttribute[] {
-  return uids.map(({ attribute, format }) => ({ attribute, format: format.replaceAll('%d', host) }))
-}
-
-/** Users by their name `%u`, as far as they match the filter too. */
-export function userFilter(uids: readonly UserAttribute[], filter: string): string {
-  const each = uids.map(({ attribute, format }) => `(${attribute}=${format})`)
-  const named = each.length === 1 ? each[0] as string : `(|${each.join('')})`
-  return filter === '' ? named : `(&${named}${filter})`
-}
-
-/** The user of an entry, prepared; undefined when it has none. */
-export function userNameOf(entry: LdapEntry, uids: readonly UserAttribute[], host: string): string | undefined {
-  for (const { attribute, format } of uids) {
-    for (const value of entry.values.get(attribute.toLowerCase()) ?? []) {
-      const local = prepared(userIn(String(value), format), host)
-      if (local !== undefined) return local
-    }
-  }
-  return undefined
-}
-
-function prepared(user: string | undefined, host: string): string | undefined {
-  try {
-    return user === undefined ? undefined : Jid.of(user, host).local
-  } catch {
-    return undefined
-  }
-}
-
-function changeOf(entry: LdapEntry): string {
-  const said = CHANGE_ATTRIBUTES.flatMap((name) => (entry.values.get(name.toLowerCase()) ?? []).map((value) => `${name}=${String(value)}`))
-  return said.length === 0 ? '' : hash('sha256', said.join('\n'), 'base64url')
 }

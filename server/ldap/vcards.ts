@@ -2,7 +2,7 @@
 import { fill, fillFilter } from '../../lib/ldap/filter.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
 import { list, map, text, type OptionTable } from '../config/options.ts'
-import { uidsFor, userFilter, userNameOf } from './directory.ts'
+import { uidsFor, userFilter, userNameOf } from './users.ts'
 import type { LdapEntry, LdapPool } from './pool.ts'
 import { attribute } from './settings.ts'
 

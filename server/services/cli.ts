@@ -54,13 +54,14 @@ async function run(argv: readonly string[]): Promise<number> {
     return command === undefined && !values.help ? 2 : 0
   }
   const options: Options = { config: values.config, data: values.data, strict: values.strict ?? false }
-  if (command === 'serve' || command === 'upload' || command === 'archive-worker' || command === 'proxy') {
+  if (command === 'serve' || command === 'upload' || command === 'archive-worker' || command === 'proxy' || command === 'auth') {
     if (args.length > 0) throw new UsageError(`${command} takes no ${args[0]}; a configuration is named by --config FILE`)
     const role = command === 'serve' ? values.role : command
     if (role === undefined || role === 'all') return serve(options)
     if (role === 'upload') return serveUpload({ ...options, role })
     if (role === 'archive-worker') return serveArchive({ ...options, role })
     if (role === 'proxy') return serveProxy({ ...options, role })
+    if (role === 'auth') return serveAuth({ ...options, role })
     throw new UsageError(`There is no role ${role}`)
   }
   if (command === 'check-config') {
@@ -104,10 +105,11 @@ function help(): string {
   const commands = OPERATIONS.map((each) => `  ${usage(each).padEnd(42)} ${each.help}`)
   return `Usage: tidings COMMAND [--config FILE] [--data DIR]
 
-  ${'serve [--strict] [--role ROLE]'.padEnd(42)} Run the server, or one role of it: upload, archive-worker, proxy.
+  ${'serve [--strict] [--role ROLE]'.padEnd(42)} Run the server, or one role of it: upload, archive-worker, proxy, auth.
   ${'upload'.padEnd(42)} The same as serve --role upload: files alone.
   ${'archive-worker'.padEnd(42)} The same as serve --role archive-worker: history from Kafka into its store.
   ${'proxy'.padEnd(42)} The same as serve --role proxy: takes clients for the nodes of a cluster.
+  ${'auth'.padEnd(42)} The same as serve --role auth: checks passwords for the others.
   ${'migrate'.padEnd(42)} Bring the data of a server alone (--data) into the cluster of --config.
   ${'check-config [FILE] [--strict]'.padEnd(42)} Say what of a configuration cannot be used.
 ${commands.join('\n')}
@@ -415,6 +417,19 @@ async function migrateData(options: Options): Promise<number> {
   const [{ migrateFrom }, { createLog }] = await Promise.all([import('../cluster/migrate-role.ts'), import('../log.ts')])
   const { records, history, offline, streams, files } = await migrateFrom(config, dataDirOf(options, config), createLog(config.loglevel))
   console.log(`Brought ${records} records, ${history} items of history, ${offline} offline stanzas, ${streams} streams and ${files} files into the cluster. The old data are where they were.`)
+  return 0
+}
+
+/** Checks passwords and tokens for chat processes, until it is told to stop. */
+async function serveAuth(options: Options): Promise<number> {
+  const config = await readConfig(options, (line) => { console.error(line) })
+  const [{ createAuthRole }, { createLog }] = await Promise.all([import('../auth/role.ts'), import('../log.ts')])
+  const log = createLog(config.loglevel)
+  const stop = signalled()
+  const role = await createAuthRole({ config, dataDir: dataDirOf(options, config), log })
+  console.error(`Tidings ${version()} checks logins on port ${role.port}${role.healthPort === undefined ? '' : `; /metrics and /health on port ${role.healthPort}`}`)
+  log.info({ what: 'server_stopping', reason: await stop })
+  await role.close()
   return 0
 }
 
