@@ -58,7 +58,7 @@ describe('logins that an auth process checks', () => {
     return server = await createServer({ config, dataDir: path.join(dir, 'data'), storage, log: createLog(process.env['TIDINGS_TEST_LOG'] ?? 'silent') })
   }
 
-  const port = (direct = true): number => (server?.ports.find(({ module, tls: isTls }) => module === 'ejabberd_c2s' && isTls === direct) as { port: number }).port
+  const port = (): number => server?.ports.find(({ module, tls: isTls }) => module === 'ejabberd_c2s' && isTls)?.port ?? 0
   const address = () => ({ host: '127.0.0.1', port: port(), domain: 'localhost', tls: 'direct' as const })
 
   /** How a login ends: `success`, or the condition of SASL. */
@@ -243,7 +243,7 @@ describe('logins that an auth process checks', () => {
   })
 
   it('too many wrong passwords are counted by the process that checks them', async () => {
-    await serve({ text: `${TEST_CONFIG}\ntidings: { limits: { login_failures: 3, login_failure_every: 1d } }\n`.replace('tidings:', 'tidings:') })
+    await serve({ text: `${TEST_CONFIG}\ntidings: { limits: { login_failures: 3, login_failure_every: 1d } }\n` })
     await server?.register('juliet@localhost', 'secret')
     for (let i = 0; i < 3; i++) expect(await outcome('juliet', 'wrong')).to.equal('not-authorized')
     expect(await outcome('juliet', 'secret')).to.equal('temporary-auth-failure')

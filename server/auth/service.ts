@@ -319,8 +319,12 @@ function firstAtHome(accounts: Accounts, atHome: (bare: string) => Promise<void>
   }
   return {
     ...accounts,
-    exists: first(accounts.exists), register: first(accounts.register), unregister: first(accounts.unregister), setPassword: first(accounts.setPassword), putKeys: first(accounts.putKeys),
-    checkPassword: first(accounts.checkPassword), scramKeys: first(accounts.scramKeys), hashes: first(accounts.hashes), addKeys: first(accounts.addKeys), passwordMark: first(accounts.passwordMark),
+    exists: first(accounts.exists.bind(accounts)),
+    register: first(accounts.register.bind(accounts)), unregister: first(accounts.unregister.bind(accounts)),
+    setPassword: first(accounts.setPassword.bind(accounts)), putKeys: first(accounts.putKeys.bind(accounts)),
+    checkPassword: first(accounts.checkPassword.bind(accounts)),
+    scramKeys: first(accounts.scramKeys.bind(accounts)), hashes: first(accounts.hashes.bind(accounts)),
+    addKeys: first(accounts.addKeys.bind(accounts)), passwordMark: first(accounts.passwordMark.bind(accounts)),
   }
 }
 

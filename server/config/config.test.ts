@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { generate } from 'selfsigned'
 import { Jid } from '../../lib/jid.ts'
+import { authTable } from './auth.ts'
 import { checkChatNode, clusterRedisTable, clusterTable } from './cluster.ts'
 import { checkModules, formatProblem, globalTable, hostTable, loadConfig, metricsTable, reportsTable, serviceStatusTable, snakeCase, tidingsTable, uploadTable, type Config, type LoadOptions } from './config.ts'
 import { limitTable } from './limits.ts'
@@ -688,7 +689,7 @@ modules:
       expect(config.limits).to.include({ stanzaBytes: 20_000, preAuthTimeoutMs: 5000, depth: 100 })
       expect(config.tidings).to.deep.equal({
         data: './d', metrics: { port: 0, ip: '127.0.0.1' }, archiveRetentionMs: 30 * 86_400_000,
-        upload: { quotaBytes: 1024 ** 3, expiryMs: Infinity }, s3: undefined, kafka: undefined, hbase: undefined, cassandra: undefined, cluster: undefined, selfSigned: true,
+        upload: { quotaBytes: 1024 ** 3, expiryMs: Infinity }, s3: undefined, kafka: undefined, hbase: undefined, cassandra: undefined, cluster: undefined, auth: undefined, selfSigned: true,
         reports: { sendTo: [] }, serviceStatus: { addresses: [], outage: undefined },
       })
       expect(good('hosts: [a.example]\ntidings: { s3: { endpoint: "http://s3.example:9000", access_key: a, secret_key: b } }\n').tidings.s3).to.deep.equal({
@@ -775,6 +776,17 @@ modules:
       expect(problemsOf('tidings: {cluster: {node: "a b"}}')).to.match(/error: tidings\.cluster\.node/)
     })
 
+    it('says where passwords are checked, and which secrets are of no use then', () => {
+      const { config, problems } = load('hosts: [a.example]\nauth_method: [ldap, jwt]\njwt_key: /gone.jwk\nldap_password: x\nauth_cache_size: 5\ntidings: { auth: { servers: ["auth1:5290", "[::1]:1"], secret: "0123456789 0123456789" } }\n')
+      expect(config.tidings.auth).to.deep.equal({ servers: [{ host: 'auth1', port: 5290 }, { host: '::1', port: 1 }], listen: { host: '127.0.0.1', port: 5290 }, address: undefined, secret: '0123456789 0123456789', accounts: false })
+      expect(config.host('a.example').jwt).to.deep.equal({ key: undefined, jidField: 'jid', onlyRule: 'none' })
+      expect(problems).to.have.length(2)
+      expect(problems[0]).to.match(/warning: jwt_key: has no effect: auth processes check tokens/)
+      expect(problems[1]).to.match(/warning: ldap_password: has no effect.*auth processes do/)
+      expect(load('hosts: [a.example]\ntidings: { auth: { secret: short } }\n').problems.join()).to.match(/error: tidings\.auth\.secret: must have at least 20 characters/)
+      expect(load('hosts: [a.example]\ntidings: { auth: { servers: ["a:b"], secret: "0123456789 0123456789" } }\n').problems.join()).to.match(/error: tidings\.auth\.servers: .*host:port/)
+    })
+
     it('reports wrong names and values', () => {
       const { problems } = load('hosts: [a.example]\ntidings:\n  limits:\n    stanza_byte: 1\n    depth: zero\n  metric: {}\n')
       expect(problems.join('\n')).to.match(/main\.yml:4: error: tidings\.limits\.stanza_byte: .*Did you mean "stanza_bytes"/)
@@ -792,7 +804,7 @@ modules:
 
   it('is described whole in the manual', () => {
     const manual = readFileSync(new URL('../../docs/configuration.md', import.meta.url), 'utf8')
-    const names = [globalTable, hostTable, tidingsTable, metricsTable, clusterTable, clusterRedisTable, uploadTable, reportsTable, serviceStatusTable, ...Object.values(listenTables)].flatMap((table) => Object.keys(table))
+    const names = [globalTable, hostTable, tidingsTable, metricsTable, clusterTable, clusterRedisTable, uploadTable, reportsTable, serviceStatusTable, authTable, ...Object.values(listenTables)].flatMap((table) => Object.keys(table))
     for (const name of [...names, ...Object.keys(limitTable).map(snakeCase)]) expect(manual.match(new RegExp(`\\b${name}\\b`)), name).to.not.equal(null)
   })
 

@@ -836,8 +836,9 @@ function readHostConfigs(root: MapNode, hosts: readonly string[], certfiles: { p
 const OF_LDAP = new Set([...Object.keys(ldapTable), 'auth_use_cache', 'auth_cache_life_time', 'auth_cache_missed', 'auth_cache_size'])
 
 function checkLdap(root: MapNode, perHost: ReadonlyMap<string, { readonly entries: readonly MapEntry[]; readonly appended: readonly MapEntry[] }>, hosts: readonly HostConfig[], folder: string, problems: Problem[]): void {
+  const areElsewhere = hosts.some(({ authMethods, tidings }) => authMethods.includes('ldap') && (tidings.auth?.servers.length ?? 0) > 0)
   const inModule = (node: ConfigNode | undefined): boolean => node !== undefined && textOf(entryOf(node, 'db_type')?.value ?? node) === 'ldap'
-  const asked = hosts.filter(({ authMethods, modules, tidings }) => (authMethods.includes('ldap') && !((tidings.auth?.servers.length ?? 0) > 0)) || modules.has('mod_shared_roster_ldap') || inModule(modules.get('mod_vcard')))
+  const asked = hosts.filter(({ authMethods, modules, tidings }) => (authMethods.includes('ldap') && (tidings.auth?.servers.length ?? 0) === 0) || modules.has('mod_shared_roster_ldap') || inModule(modules.get('mod_vcard')))
   const parts = [{ entries: root.entries, prefix: '', used: asked.length > 0 }, ...hosts.map((host) => {
     const { entries, appended } = perHost.get(host.name) ?? { entries: [], appended: [] }
     return { entries: [...entries, ...appended], prefix: `host_config.${host.name}.`, used: asked.includes(host) }
@@ -845,7 +846,7 @@ function checkLdap(root: MapNode, perHost: ReadonlyMap<string, { readonly entrie
   for (const { entries, prefix, used } of parts) {
     checkLdapFiles({ kind: 'map', entries, file: root.file, line: root.line }, prefix, folder, problems)
     if (used) continue
-    for (const { key, file, line } of entries) if (OF_LDAP.has(key)) problems.push({ file, line, option: `${prefix}${key}`, level: 'warning', text: `has no effect: neither auth_method nor a module asks an LDAP directory${hosts.some(({ authMethods, tidings }) => authMethods.includes('ldap') && tidings.auth !== undefined) ? ' from this process; auth processes do (tidings.auth.servers)' : ''}.` })
+    for (const { key, file, line } of entries) if (OF_LDAP.has(key) && !(areElsewhere && key.startsWith('auth_'))) problems.push({ file, line, option: `${prefix}${key}`, level: 'warning', text: `has no effect: neither auth_method nor a module asks an LDAP directory${areElsewhere ? ' from this process; auth processes do (tidings.auth.servers)' : ''}.` })
   }
 }
 
