@@ -17,6 +17,26 @@ describe('the server', () => {
   })
 })
 
+describe('an account that is being removed', () => {
+  it('leaves its name to nobody before all of it is gone', async () => {
+    await using site = await startTestServer({ accounts: { juliet: 'pencil' } })
+    const [begun, on] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()]
+    site.server.hosts.get('localhost')?.hooks.accountRemoved(async () => {
+      begun.resolve()
+      await on.promise
+    })
+    const outcome = (attempt: Promise<unknown>): Promise<string> => attempt.then(() => 'done', (error: { condition: string }) => error.condition)
+    const removing = site.server.unregister('juliet@localhost')
+    await begun.promise
+    expect(await outcome(site.server.register('juliet@localhost', 'other'))).to.equal('conflict')
+    expect(await outcome(site.server.unregister('juliet@localhost'))).to.equal('item-not-found')
+    on.resolve()
+    await removing
+    expect(await outcome(site.server.register('juliet@localhost', 'other'))).to.equal('done')
+    expect(await site.server.accounts.checkPassword('juliet@localhost', 'other')).to.equal(true)
+  })
+})
+
 describe('a server that stops', () => {
   it('leaves the streams that can be resumed unfinished, and closes the others with system-shutdown (XEP-0198 §5)', async () => {
     const site = await startTestServer({ accounts: { juliet: 'pencil' } })

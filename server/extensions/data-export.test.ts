@@ -4,7 +4,12 @@ import path from 'node:path'
 import { expect } from 'chai'
 import { enter, fetchFile, fillAccount, PASSWORD, readAccount } from '../full-account.fixture.ts'
 import { importFile } from '../admin/piefxis.ts'
+import type { Element } from '../../lib/xml/element.ts'
 import { startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
+import { adhoc } from './adhoc.ts'
+import { dataExport } from './data-export.ts'
+import type { Parts } from './extension.ts'
+import { conditionOf, fakeParts } from './fake-parts.ts'
 
 const COMMAND = "<iq type='set' to='localhost'><command xmlns='http://jabber.org/protocol/commands' node='urn:xmpp:pie:0#export' action='execute'/></iq>"
 const CONFIG = TEST_CONFIG.replace(/mod_http_upload: \{ put_url.*/, 'mod_http_upload: {}')
@@ -66,6 +71,34 @@ describe('XEP-0227: what users take along', () => {
     expect((await fetchFile(site, address)).status).to.equal(200)
     await site.server.unregister('juliet@localhost')
     expect((await fetchFile(site, address)).status).to.equal(404)
+  })
+
+  it('is for accounts of the host alone, one at a time for each, and for two at a time', async () => {
+    const fake = fakeParts()
+    const on = Promise.withResolvers<void>()
+    let writing = 0
+    fake.accountData.exports(async function* () {
+      writing++
+      yield '<x/>'
+      await on.promise
+    })
+    const offered: string[] = []
+    const files = { available: true, offer: ({ owner }: { owner: string }) => { offered.push(owner); return Promise.resolve(`https://example.net/${owner}`) } } as unknown as Parts['files']
+    fake.start(adhoc)
+    fake.start(dataExport, {}, { files })
+    const ask = (from: string): Promise<Element> => fake.ask(from, 'set', "<command xmlns='http://jabber.org/protocol/commands' node='urn:xmpp:pie:0#export' action='execute'/>", 'example.net')
+    for (const from of ['tybalt@example.org/a', 'sub.example.net', 'example.net', 'juliet@sub.example.net/a']) expect(conditionOf(await ask(from)), from).to.equal('forbidden')
+    const first = ask('juliet@example.net/a')
+    while (writing < 1) await new Promise(setImmediate)
+    expect(conditionOf(await ask('juliet@example.net/a')), 'the same client').to.equal('resource-constraint')
+    expect(conditionOf(await ask('juliet@example.net/b')), 'another client of the account').to.equal('resource-constraint')
+    const second = ask('romeo@example.net/a')
+    while (writing < 2) await new Promise(setImmediate)
+    expect(conditionOf(await ask('nurse@example.net/a')), 'a third account').to.equal('resource-constraint')
+    on.resolve()
+    await Promise.all([first, second])
+    expect(offered.sort()).to.deep.equal(['juliet@example.net', 'romeo@example.net'])
+    expect((await ask('juliet@example.net/b')).getChild('command')?.attrs['status'], 'the next time').to.equal('completed')
   })
 
   it('is not to be had where no files are served', async () => {

@@ -93,6 +93,26 @@ describe('invitations, on a whole server', () => {
     expect((await http('GET', `${url.slice(0, -24)}${'A'.repeat(24)}`)).status).to.equal(404)
   })
 
+  it('the page shows as text what the operator, the inviter and the reader have written', async () => {
+    await site[Symbol.asyncDispose]()
+    const name = `<i>"it's" & more`
+    site = await startTestServer({ accounts: { romeo: 'secret' }, config: TEST_CONFIG.replace('landing_page: auto', `landing_page: auto, site_name: '${name.replaceAll("'", "''")}', webchat_url: 'https://example.org/?a="&b=<i>'`) })
+    ca = await readFile(path.join(site.dataDir, 'certs/localhost.self-signed.pem'), 'utf8')
+    const { url } = await made(CREATE)
+    const page = await http('GET', url)
+    const tried = await http('POST', url, {}, fields(page.text, { username: `"><i>'&` }))
+    const strange = await http('POST', url, {}, fields(page.text, { username: 'a"onfocus="x', password2: 'other' }))
+    const over = await http('GET', `${url.slice(0, -24)}${'A'.repeat(24)}`)
+    const done = await http('POST', url, {}, fields(page.text))
+    expect([page.status, tried.status, strange.status, over.status, done.status]).to.deep.equal([200, 400, 400, 404, 201])
+    for (const { text } of [page, tried, strange, over, done]) {
+      expect(text).to.not.contain('<i>').and.not.contain('"it').and.not.contain('"onfocus')
+      expect(text.replaceAll(/&(?:lt|gt|amp|quot|apos|#\d+);/g, ''), 'ampersands').to.not.contain('&')
+    }
+    expect(page.text).to.match(/&lt;i&gt;&quot;it(?:&apos;|&#39;|')s&quot; &amp; more/)
+    expect(strange.text).to.contain('value="a&quot;onfocus=&quot;x"')
+  })
+
   it('an account is made in the browser, once', async () => {
     const { url } = await made(CREATE)
     const page = (await http('GET', url)).text

@@ -166,6 +166,25 @@ describe('invitations (XEP-0401, XEP-0445, XEP-0379)', () => {
     expect(fake.rosters.item('romeo@example.net', 'tybalt@example.org'), '§5.2: once').to.equal(undefined)
   })
 
+  it('an invitation is good for what it was made for, and for nothing else', async () => {
+    const { fake, run, stranger, tokenOf } = await stage()
+    await fake.accounts.register('nurse@example.net', 'secret')
+    const subscribe = (from: string, to: string, token: string): void => { fake.hooks.runIncoming(fake.delivery(`<presence xmlns='jabber:client' type='subscribe' from='${from}' to='${to}'><preauth xmlns='urn:xmpp:pars:0' token='${token}'/></presence>`)) }
+    const toAccount = tokenOf((await run(createAccount({ username: 'juliet' })))['uri'])
+    subscribe('tybalt@example.org', 'romeo@example.net', toAccount)
+    expect(fake.rosters.item('romeo@example.net', 'tybalt@example.org'), 'one to an account makes no contact').to.equal(undefined)
+    const juliet = stranger()
+    expect((await juliet.preauth(toAccount)).attrs['type'], 'and is not used up by that').to.equal('result')
+    const ofRomeo = tokenOf((await run(invite))['uri'])
+    subscribe('tybalt@example.org', 'nurse@example.net', ofRomeo)
+    expect(fake.rosters.item('nurse@example.net', 'tybalt@example.org'), 'one of another makes no contact').to.equal(undefined)
+    fake.allowed.rules = (rule) => rule !== 'none' && rule !== 'local' && rule !== 'configure'
+    const toContact = tokenOf((await run(invite))['uri'])
+    expect(conditionOf(await stranger().preauth(toContact)), 'one to be a contact makes no account').to.equal('item-not-found')
+    subscribe('tybalt@example.org', 'romeo@example.net', toContact)
+    expect(fake.rosters.item('romeo@example.net', 'tybalt@example.org')).to.include({ approved: true })
+  })
+
   it('landing_page takes none, auto, or an address with variables that there are', () => {
     const parse = (value: string) => invites.options?.landing_page.type.parse({ kind: 'scalar', value, source: value, file: 'x', line: 1 } as never)
     for (const good of ['none', 'auto', 'https://a.example/i#{{ invite.uri|strip_protocol }}']) expect(parse(good)).to.equal(good)

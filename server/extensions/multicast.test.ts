@@ -1,4 +1,5 @@
 import { expect } from 'chai'
+import { ComponentClient } from '../../lib/client/component.ts'
 import { connect, type Client } from '../../lib/client/client.ts'
 import type { Element } from '../../lib/xml/element.ts'
 import { startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
@@ -125,6 +126,30 @@ describe('XEP-0033 extended stanza addressing', () => {
 })
 
 describe('mod_multicast', () => {
+  it('§2.2: who is not of this server reaches nobody else by it', async () => {
+    const config = TEST_CONFIG.replace('  mod_ping: {}', '  mod_ping: {}\n  mod_multicast: {}').replace('local: { allow: all }', 'local: { allow: ours }').replace('access_rules:', 'acl: { ours: { server: localhost } }\naccess_rules:')
+      .replace('listen:\n', 'listen:\n  - { port: 0, ip: 127.0.0.1, module: ejabberd_service, hosts: { a.example: { password: x }, b.example: { password: x } } }\n')
+    await using test = await startTestServer({ accounts, config })
+    const port = test.server.ports.find(({ module }) => module === 'ejabberd_service')?.port ?? 0
+    const [outside, elsewhere] = await Promise.all(['a.example', 'b.example'].map((domain) => ComponentClient.connect({ host: '127.0.0.1', port, domain, secret: 'x' }))) as [ComponentClient, ComponentClient]
+    const romeo = await connect({ host: test.host, port: test.tlsPort, domain: test.domain, tls: 'direct', user: 'romeo', password: 'pw' })
+    romeo.send('<presence/>')
+    await romeo.ping()
+    const romeoAt = "<address type='to' jid='romeo@localhost'/>"
+    const message = (id: string, from: string, addresses: string): string => `<message ${from} to='${SERVICE}' id='${id}'><addresses xmlns='${NS}'>${addresses}</addresses><body>Hello</body></message>`
+    for (const [id, type] of [['1', 'to'], ['2', 'cc'], ['3', 'bcc']] as const) {
+      outside.send(message(id, "from='x@a.example'", `${romeoAt}<address type='${type}' jid='y@b.example'/>`))
+      const answer = await outside.receive((each) => each.attrs['id'] === id)
+      expect([answer.attrs['type'], answer.element().getChild('error')?.getChildElements()[0]?.getName()], type).to.deep.equal(['error', 'forbidden'])
+    }
+    outside.send(message('4', "from='x@a.example'", romeoAt))
+    expect((await romeo.receive((each) => each.name === 'message')).attrs).to.include({ id: '4', from: 'x@a.example' })
+    romeo.send(message('5', '', "<address type='to' jid='y@b.example'/>"))
+    expect((await elsewhere.receive((each) => each.name === 'message')).attrs).to.include({ id: '5', from: romeo.jid })
+    await romeo.disconnect()
+    for (const client of [outside, elsewhere]) client.connection.destroy()
+  })
+
   it('is for those whom the access rule allows', async () => {
     await using test = await startTestServer({ accounts, config: TEST_CONFIG.replace('  mod_ping: {}', '  mod_ping: {}\n  mod_multicast: {access: none}') })
     const romeo = await connect({ host: test.host, port: test.tlsPort, domain: test.domain, tls: 'direct', user: 'romeo', password: 'pw' })

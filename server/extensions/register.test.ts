@@ -156,6 +156,19 @@ describe('XEP-0077 in-band registration', () => {
     expect(conditionOf(await fake.ask('tybalt@example.org/a', 'get', query(), 'example.net'))).to.equal('not-allowed')
   })
 
+  it('§3: an account can do nothing to another one, whose address it may write', async () => {
+    const { fake } = stage()
+    await fake.accounts.register(juliet, 'secret')
+    await fake.accounts.register('romeo@example.net', 'secret')
+    fake.login(`${juliet}/a`)
+    for (const [type, payload] of [['get', query()], ['set', account('juliet', 'taken over')], ['set', account('romeo', 'taken over')], ['set', account('new')], ['set', query('<remove/>')]] as const) {
+      expect(conditionOf(await fake.ask(`${juliet}/a`, type, payload, 'romeo@example.net')), payload).to.equal('forbidden')
+    }
+    // Its own bare address stands for the server.
+    expect((await fake.ask(`${juliet}/a`, 'set', account('juliet', 'new one'), juliet)).attrs['type']).to.equal('result')
+    expect(await Promise.all([fake.accounts.checkPassword('romeo@example.net', 'secret'), fake.accounts.checkPassword(juliet, 'new one'), fake.accounts.exists('new@example.net')])).to.deep.equal([true, true, false])
+  })
+
   it('§3.2: an account removes itself, hears of it first, and only with remove alone', async () => {
     const { fake } = stage({ access_remove: 'removers' })
     await fake.accounts.register(juliet, 'secret')

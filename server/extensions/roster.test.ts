@@ -160,6 +160,23 @@ describe('roster (RFC 6121 §2)', () => {
     expect(balcony.got[0]).to.contain(`<item jid='${romeo}' subscription='remove'/>`)
   })
 
+  it('§2.5.2: removing a contact takes back what is still asked of it, and refuses what it has asked for', async () => {
+    for (const [item, heard] of [
+      [{ subscription: 'none', ask: true }, ['unsubscribe']],
+      [{ subscription: 'none', pendingIn: '<presence/>' }, ['unsubscribed']],
+      [{ subscription: 'none', ask: true, pendingIn: '<presence/>' }, ['unsubscribe', 'unsubscribed']],
+      [{ subscription: 'from', ask: true }, ['unsubscribe', 'unsubscribed']],
+      [{ subscription: 'to', pendingIn: '<presence/>' }, ['unsubscribe', 'unsubscribed']],
+      [{ subscription: 'none' }, []],
+    ] as const) {
+      const { login, sets, contact, routed, rosters } = stage()
+      contact(item)
+      await sets(login(`${juliet}/balcony`), `<item jid='${romeo}' subscription='remove'/>`)
+      expect(routed, JSON.stringify(item)).to.deep.equal(heard.map((type) => `${type} ${juliet} > ${romeo}`))
+      expect(rosters.item(juliet, romeo)).to.equal(undefined)
+    }
+  })
+
   it('§2.5.2: a contact hears of the end before who ends it hears that it is done', async () => {
     const { login, gets, sets, contact, routed } = stage()
     contact({ subscription: 'to' })

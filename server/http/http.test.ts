@@ -86,6 +86,7 @@ describe('HTTP', () => {
   it('refuses dot segments and headers that are too long', async () => {
     const { port } = await start()
     expect(await raw(port, 'GET /a/%2e%2e/b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n')).to.contain('400 Bad Request')
+    for (const path of ['/a\\..\\b', '/a/..\\b', '/\\b', '/a/b\\']) expect(await raw(port, `GET ${path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`), path).to.contain('400 Bad Request')
     expect(await raw(port, `GET / HTTP/1.1\r\nHost: x\r\nX-Long: ${'x'.repeat(20000)}\r\n\r\n`)).to.contain('431')
   })
 
