@@ -42,7 +42,7 @@ modules:
   afterEach(() => rm(dir, { recursive: true }))
 
   it('exits with 2 when it is called the wrong way', async () => {
-    for (const args of [[], ['nonsense'], ['register', 'alice'], ['serve', '--nonsense'], ['constructor']]) expect((await tidings(args)).code, args.join(' ')).to.equal(2)
+    for (const args of [[], ['nonsense'], ['register', 'alice'], ['serve', '--nonsense'], ['serve', '--role', 'chat,nonsense'], ['serve', '--role', 'constructor'], ['constructor']]) expect((await tidings(args)).code, args.join(' ')).to.equal(2)
     expect((await tidings(['--help'])).out).to.contain('register USER HOST PASSWORD')
   })
 
@@ -66,6 +66,20 @@ modules:
     }
     expect(await flags()).to.deep.equal(['--max-semi-space-size=16'])
     expect(await flags('--max-semi-space-size=8')).to.deep.equal(['--max-semi-space-size=8'])
+  })
+
+  it('runs several roles as processes that end together', async () => {
+    const where = ['--config', config, '--data', data]
+    const lacking = await tidings(['serve', '--role', 'chat,archive-worker', ...where])
+    expect(lacking.code).to.equal(1)
+    expect(lacking.err).to.contain('tidings.kafka is not configured')
+    const child = start('serve', ...where, '--role=chat')
+    let err = ''
+    child.stderr.on('data', (part) => { err += String(part) })
+    await until(() => err.includes('npx tidings register'))
+    child.kill('SIGHUP')
+    child.kill('SIGTERM')
+    expect((await once(child, 'close'))[0]).to.equal(0)
   })
 
   it('works on the data directory when no server runs', async () => {

@@ -1,4 +1,6 @@
 /** The command line: serves, checks a configuration, and hands the operator's commands to the server. */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, readFileSync, readdirSync, realpathSync, rmSync } from 'node:fs'
 import { enableCompileCache, flushCompileCache, getCompileCacheDir } from 'node:module'
 import path from 'node:path'
@@ -23,6 +25,8 @@ interface Options {
   readonly strict: boolean
   /** What `serve` is to be; everything unless set. */
   readonly role?: string
+  /** Which of the roles of one command this process is: each has its /metrics at the next port. */
+  readonly place?: number
 }
 
 class UsageError extends Error {}
@@ -56,13 +60,11 @@ async function run(argv: readonly string[]): Promise<number> {
   const options: Options = { config: values.config, data: values.data, strict: values.strict ?? false }
   if (command === 'serve' || command === 'upload' || command === 'archive-worker' || command === 'proxy' || command === 'auth') {
     if (args.length > 0) throw new UsageError(`${command} takes no ${args[0]}; a configuration is named by --config FILE`)
-    const role = command === 'serve' ? values.role : command
-    if (role === undefined || role === 'all') return serve(options)
-    if (role === 'upload') return serveUpload({ ...options, role })
-    if (role === 'archive-worker') return serveArchive({ ...options, role })
-    if (role === 'proxy') return serveProxy({ ...options, role })
-    if (role === 'auth') return serveAuth({ ...options, role })
-    throw new UsageError(`There is no role ${role}`)
+    const roles = rolesOf(command === 'serve' ? values.role : command)
+    if (roles.length > 1) return serveSeveral(roles, argv)
+    const [role = 'all'] = roles
+    const asked = { ...options, role, place: Number(values.place ?? 0) }
+    return role === 'all' ? serve(options) : SERVES[role as Role](asked)
   }
   if (command === 'check-config') {
     if (args.length > 1) throw new UsageError('check-config takes one file')
@@ -82,7 +84,34 @@ async function run(argv: readonly string[]): Promise<number> {
   return show(await administer(operation.name, args, options))
 }
 
-function parse(argv: readonly string[]): { values: { config?: string; data?: string; strict?: boolean; role?: string; help?: boolean; version?: boolean }; positionals: string[] } {
+/** Of a node: it has accounts and rooms. */
+const CHAT = 'chat'
+const SERVES = { [CHAT]: serve, upload: serveUpload, 'archive-worker': serveArchive, proxy: serveProxy, auth: serveAuth } as const
+type Role = keyof typeof SERVES
+
+/** The roles that are asked for; none for everything. */
+function rolesOf(text = 'all'): readonly Role[] {
+  const names = [...new Set(text.split(','))]
+  if (names.includes('all')) return []
+  for (const name of names) if (!Object.hasOwn(SERVES, name)) throw new UsageError(`There is no role ${name}; there are ${Object.keys(SERVES).join(', ')}`)
+  return names as Role[]
+}
+
+/** Each role as a process of its own, which share the signals and the end of this one. When one ends by itself the others are stopped. */
+async function serveSeveral(roles: readonly Role[], argv: readonly string[]): Promise<number> {
+  const others = argv.filter((each, at) => each !== '--role' && argv[at - 1] !== '--role' && !each.startsWith('--role='))
+  const children = roles.map((role, place) => spawn(process.execPath, [...process.execArgv, process.argv[1] as string, ...others, '--role', role, '--place', String(place)], { stdio: 'inherit' }))
+  const stop = (signal: NodeJS.Signals): void => { for (const child of children) child.kill(signal) }
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, stop)
+  const codes = await Promise.all(children.map(async (child) => {
+    const [code] = (await once(child, 'exit')) as [number | null]
+    stop('SIGTERM')
+    return code ?? 1
+  }))
+  return Math.max(...codes)
+}
+
+function parse(argv: readonly string[]): { values: { config?: string; data?: string; strict?: boolean; role?: string; place?: string; help?: boolean; version?: boolean }; positionals: string[] } {
   try {
     return parseArgs({
       args: [...argv],
@@ -92,6 +121,7 @@ function parse(argv: readonly string[]): { values: { config?: string; data?: str
         data: { type: 'string', short: 'd' },
         strict: { type: 'boolean' },
         role: { type: 'string' },
+        place: { type: 'string' },
         help: { type: 'boolean', short: 'h' },
         version: { type: 'boolean', short: 'V' },
       },
@@ -105,7 +135,7 @@ function help(): string {
   const commands = OPERATIONS.map((each) => `  ${usage(each).padEnd(42)} ${each.help}`)
   return `Usage: tidings COMMAND [--config FILE] [--data DIR]
 
-  ${'serve [--strict] [--role ROLE]'.padEnd(42)} Run the server, or one role of it: upload, archive-worker, proxy, auth.
+  ${'serve [--strict] [--role ROLE]'.padEnd(42)} Run the server, or roles of it: chat, proxy, upload, auth, archive-worker.
   ${'upload'.padEnd(42)} The same as serve --role upload: files alone.
   ${'archive-worker'.padEnd(42)} The same as serve --role archive-worker: history from Kafka into its store.
   ${'proxy'.padEnd(42)} The same as serve --role proxy: takes clients for the nodes of a cluster.
@@ -171,13 +201,20 @@ async function readConfig(options: Options, warn?: (line: string) => void): Prom
   const errors = problems.filter((problem) => problem.level === 'error')
   if (errors.length > 0) throw new Error(errors.map(formatProblem).join('\n'))
   for (const problem of problems) warn?.(formatProblem(problem))
-  return config
+  return atPlace(config, options.place)
+}
+
+/** Each of several roles on one machine has its /metrics at the next port. */
+function atPlace(config: Config, place = 0): Config {
+  const { metrics } = config.tidings
+  if (place === 0 || metrics === undefined || metrics.port === 0) return config
+  return { ...config, host: (host) => config.host(host), tidings: { ...config.tidings, metrics: { ...metrics, port: metrics.port + place } } }
 }
 
 /** What the modules of the configuration ask for that the extensions do not have, and what chat as a whole lacks. */
 async function moduleProblems(config: Config, options: Options): Promise<Problem[]> {
   const [{ checkModules }, { checkChatNode }, { extensions }] = await Promise.all([import('../config/config.ts'), import('../config/cluster.ts'), import('../extensions/index.ts')])
-  return [...checkModules(config, extensions, { strict: options.strict, handlers: ['tidings_status', 'ejabberd_http_ws'] }), ...(options.role === undefined ? checkChatNode(config) : [])]
+  return [...checkModules(config, extensions, { strict: options.strict, handlers: ['tidings_status', 'ejabberd_http_ws'] }), ...(options.role === undefined || options.role === CHAT ? checkChatNode(config) : [])]
 }
 
 function dataDirOf(options: Options, config: Config): string {
@@ -283,7 +320,7 @@ async function serveOnce(options: Options, started: (server: Server) => void): P
       })
     },
   }
-  const server = await createServer({ config, dataDir, ending }).catch((error: Error) => {
+  const server = await createServer({ config, dataDir, ending, ...(options.role === CHAT ? { roles: [CHAT] } : {}) }).catch((error: Error) => {
     console.error(`Tidings cannot start: ${error.message}`)
     // Parts that were started already would keep the process.
     process.exit(1)
@@ -364,9 +401,7 @@ async function serveUpload(options: Options): Promise<number> {
   const log = createLog(config.loglevel)
   const role = await createUploadRole({ config, dataDir: dataDirOf(options, config), log })
   console.error([`Tidings ${version()} takes and gives out files`, ...role.ports.map(({ ip, port, tls }) => `  listening for http${tls ? 's' : ''} on ${ip.includes(':') ? `[${ip}]` : ip}:${port}`)].join('\n'))
-  const renewing = setInterval(() => {
-    role.certificates?.reload().catch((error: Error) => { log.error({ what: 'certificates_not_reloaded', error: error.message }) })
-  }, CERTIFICATES_MS).unref()
+  const renewing = renew(() => role.certificates?.reload(), log)
   const reason = await signalled()
   log.info({ what: 'server_stopping', reason })
   clearInterval(renewing)
@@ -396,9 +431,7 @@ async function serveProxy(options: Options): Promise<number> {
   const stop = signalled()
   const role = await createProxyRole({ config, dataDir: dataDirOf(options, config), log })
   console.error([`Tidings ${version()} passes clients on`, ...role.server.ports.map(({ module, ip, port, tls }) => `  listening for ${module} on ${ip.includes(':') ? `[${ip}]` : ip}:${port}${tls ? ' (TLS)' : ''}`)].join('\n'))
-  const renewing = setInterval(() => {
-    role.server.certificates?.reload().catch((error: Error) => { log.error({ what: 'certificates_not_reloaded', error: error.message }) })
-  }, CERTIFICATES_MS).unref()
+  const renewing = renew(() => role.server.certificates?.reload(), log)
   const reason = await stop
   clearInterval(renewing)
   const drainMs = config.tidings.cluster?.drainMs ?? 0
@@ -433,8 +466,17 @@ async function serveAuth(options: Options): Promise<number> {
   return 0
 }
 
+/** Has the certificates read again now and then, and on SIGHUP. */
+function renew(reload: () => Promise<unknown> | undefined, log: Log): NodeJS.Timeout {
+  const run = (): void => { reload()?.catch((error: Error) => { log.error({ what: 'certificates_not_reloaded', error: error.message }) }) }
+  process.on('SIGHUP', run)
+  return setInterval(run, CERTIFICATES_MS).unref()
+}
+
 /** Resolves when the process is asked to stop; asked twice, it does not wait. */
 function signalled(): Promise<NodeJS.Signals> {
+  // What a role has nothing to read again for does not end it.
+  process.on('SIGHUP', () => {})
   return new Promise((resolve) => {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) {
       process.once(signal, () => {
