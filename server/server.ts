@@ -669,10 +669,13 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       return (closed ??= (async () => {
         clearTimeout(endTimer)
         for (const host of hosts.values()) host.hooks.runStopping()
+        await place?.announceLeaving()
         await front?.close()
         await c2s[Symbol.asyncDispose]()
         await components[Symbol.asyncDispose]()
         await Promise.all(ending)
+        // Until others have it, what comes for it is handled here as ever.
+        await place?.leave()
         webSockets.endAfter(1000)
         await Promise.all([http.close(1000), health?.close(0)])
         pending.close()

@@ -48,6 +48,8 @@ interface Leaving {
 
 const ROUTES_MAX = 200_000
 const RETRY_MS = 500
+/** How often it is looked whether a unit has been given up. */
+const GIVEN_UP_MS = 20
 /** After so long nobody answers any more where a unit is. */
 const WHERE_MS = 5000
 
@@ -68,6 +70,7 @@ export class Homes {
   /** By the node that is gone. */
   readonly #leaving = new Map<string, Leaving>()
   #closed = false
+  #isLeaving = false
 
   constructor(parts: HomesParts) {
     this.#parts = parts
@@ -159,6 +162,9 @@ export class Homes {
   heard(unit: string, source: string): void {
     if (!this.#routes.has(unit) && !this.#finding.has(unit) && !this.#units.isHere(unit)) this.#remember(unit, source)
   }
+
+  /** From now on what comes for units that are not here any more goes on to others, if there are any. */
+  leave(): void { this.#isLeaving = true }
 
   /** Nothing is tried again from now on; what has found no way is left to who recovers this node. */
   close(): void { this.#closed = true }
@@ -258,12 +264,25 @@ export class Homes {
     await this.#isBack(unit)
     for (;;) {
       try {
-        return await this.#units.claim(unit)
+        return (this.#isLeaving ? await this.#nextHome(unit) : undefined) ?? await this.#units.claim(unit)
       } catch (error) {
         if (this.#closed) throw error
         this.#parts.log.warn({ what: 'claim_failed', unit, error })
         await this.#pause()
       }
+    }
+  }
+
+  /** Where a unit that this node gives up is, or is to be; undefined when no other node is there for it. */
+  async #nextHome(unit: string): Promise<string | undefined> {
+    const { inc: self } = this.#units
+    for (;;) {
+      const inc = await this.#units.find(unit)
+      if (inc === undefined) return chooseNode(unit, this.#units.nodes.filter((node) => node.inc !== self && !node.leaving))?.inc
+      if (inc !== self) return inc
+      if (this.#units.isHere(unit)) return undefined
+      // It is about to be given up.
+      await new Promise((resolve) => { setTimeout(resolve, GIVEN_UP_MS) })
     }
   }
 

@@ -21,7 +21,7 @@ interface Entry {
 }
 
 interface Member {
-  readonly info: NodeInfo
+  info: NodeInfo
   /** `lost`: it may still believe that it lives. */
   state: 'live' | 'lost' | 'being recovered'
   isKilled: boolean
@@ -170,6 +170,11 @@ export class MemoryCluster {
 
   inboxOf(inc: string): Entry[] { return this.#members.get(inc)?.inbox ?? [] }
 
+  leaving(member: Member): void {
+    member.info = { ...member.info, leaving: true }
+    this.changed([])
+  }
+
   /** A node that stops; what it has left to do is done by others. */
   leave(inc: string): void {
     const member = this.#members.get(inc)
@@ -259,6 +264,7 @@ export class MemoryMembership implements Membership {
   }
 
   get nodes(): readonly NodeInfo[] { return this.#cluster.nodes }
+  leaving(): Promise<void> { return this.#ask('leaving', (member) => { this.#cluster.leaving(member) }) }
   onChange(listener: (gone: readonly string[]) => void): void { this.#onChange.push(listener) }
   onLost(listener: () => void): void { this.#onLost.push(listener) }
   claim(unit: string): Promise<Claim> { return this.#ask('claim', (member) => this.#cluster.claim(member, unit)) }

@@ -146,7 +146,8 @@ describe('tidings serve as a node of a cluster', function () {
     const juliet = await all.login(at(1), 'juliet', { sm: true })
     say(romeo, 'juliet', 'r0')
     await juliet.receive(withId('r0'), PATIENCE_MS)
-    await all.redis.stop()
+    // It stands still at first: what is said then is on its way to it.
+    all.redis.pause()
     say(romeo, 'juliet', 'r1')
     let isAcknowledged = false
     const acknowledged = romeo.requestAck(PATIENCE_MS * 2).then(() => { isAcknowledged = true })
@@ -155,6 +156,7 @@ describe('tidings serve as a node of a cluster', function () {
     await sleep(1000)
     expect(isAcknowledged).to.equal(false)
     expect(juliet.inbox.some(({ id }) => id === 'r1')).to.equal(false)
+    await all.redis.kill()
     await all.redis.restart()
     await acknowledged
     await juliet.receive(withId('r1'), PATIENCE_MS)
@@ -163,5 +165,64 @@ describe('tidings serve as a node of a cluster', function () {
     await juliet.receive(withId('r2'), PATIENCE_MS)
     const kept = (await history(juliet)).filter(({ text }) => /^r\d/.test(text)).map(({ text }) => text)
     expect(kept).to.deep.equal(['r0', 'r1', 'r2'])
+  })
+
+  it('is stopped and started again, one node after the other, while people chat: nothing is lost and nothing doubled', async () => {
+    const people = await Promise.all(['paris', 'rosaline', 'balthasar'].map(async (user, index) => ({
+      user, index, client: await all.login(at(index), user, { register: true, sm: true }),
+    })))
+    const counts = new Map<string, number>()
+    const sent: string[] = []
+    const note = (client: Client): void => {
+      const count = ({ name, type, id }: { name: string; type: string | undefined; id: string | undefined }): void => {
+        if (name === 'message' && type === 'chat') counts.set(`${id} ${client.bare}`, (counts.get(`${id} ${client.bare}`) ?? 0) + 1)
+      }
+      for (const stanza of client.inbox) count(stanza)
+      client.on(count)
+    }
+    let isOver = false
+    for (const person of people) note(person.client)
+    const chatting = people.map(async (person, i) => {
+      const { user } = people[(i + 1) % people.length] as { user: string }
+      for (let n = 0; !isOver; n++) {
+        // Its node is gone: it resumes where there is one.
+        if (person.client.ended) {
+          const resume = person.client.resumeState()
+          person.index = (person.index + 1) % 3
+          const next: Client | undefined = await all.login(at(person.index), person.user, { resume, presence: '' }).catch(() => undefined)
+          if (next === undefined) {
+            await sleep(200)
+            continue
+          }
+          expect(next.resumed).to.equal(true)
+          note(next)
+          person.client = next
+        }
+        const id = `${person.user}-${n}`
+        sent.push(`${id} ${user}@localhost`)
+        person.client.send(`<message type='chat' id='${id}' to='${user}@localhost'><body>${id}</body></message>`)
+        await sleep(20)
+      }
+    })
+    for (const index of [0, 1, 2]) {
+      await sleep(1000)
+      expect(await at(index).stop(), at(index).text).to.equal(0)
+      nodes[index] = await all.start(at(index).name)
+    }
+    await sleep(1000)
+    isOver = true
+    await Promise.all(chatting)
+    for (const person of people) {
+      if (person.client.ended) note(person.client = await all.loginSoon(at(0), person.user, { resume: person.client.resumeState(), presence: '' }))
+      await person.client.requestAck(PATIENCE_MS)
+    }
+    await until(() => sent.every((key) => counts.has(key)))
+    for (const { client } of people) await client.ping(PATIENCE_MS)
+    expect(sent.filter((key) => counts.get(key) !== 1)).to.deep.equal([])
+    for (const { client, user } of people) {
+      const kept = (await history(client)).map(({ text }) => text)
+      const mine = [...sent.filter((key) => key.endsWith(` ${client.bare}`)), ...sent.filter((key) => key.startsWith(`${user}-`))].map((key) => key.split(' ')[0])
+      expect(kept.toSorted()).to.deep.equal(mine.toSorted())
+    }
   })
 })

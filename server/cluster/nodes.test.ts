@@ -385,6 +385,49 @@ describe(`servers of one cluster over ${name}`, () => {
     await back.receive(presence(romeo.jid))
   })
 
+  it('lose and double nothing when a node stops in good order: its users resume elsewhere, its rooms are elsewhere', async () => {
+    const juliet = await login(1, 'juliet', { sm: true })
+    await openRoom(juliet)
+    const home = await until(() => all.homeOf('coven@conference.localhost'))
+    const leaving = sites.findIndex(({ inc }) => inc === all.homeOf('juliet@localhost'))
+    const others = [0, 1, 2].filter((index) => index !== leaving)
+    const romeo = await login(others[0] as number, 'romeo', { sm: true })
+    await enter(romeo, 'other')
+    const state = juliet.resumeState()
+    juliet.destroy()
+    let sent = 0
+    const send = (): void => {
+      romeo.send(`<message type='chat' id='s${sent}' to='juliet@localhost'><body>${sent}</body></message>`)
+      romeo.send(`<message type='groupchat' id='g${sent}' to='coven@conference.localhost'><body>g${sent++}</body></message>`)
+    }
+    const timer = setInterval(send, 2)
+    try {
+      await until(() => (sent > 20 ? true : undefined))
+      await all.stop(at(leaving))
+      await until(() => (sent > 200 ? true : undefined))
+    } finally {
+      clearInterval(timer)
+    }
+    await romeo.requestAck()
+    expect(await until(() => all.homeOf('juliet@localhost'))).to.not.equal(at(leaving).inc)
+    expect(at(leaving).inc === home ? await until(() => all.homeOf('coven@conference.localhost')) : undefined).to.not.equal(home)
+    const where = sites.findIndex(({ inc }) => inc === all.homeOf('juliet@localhost'))
+    const back = await login(where, 'juliet', { resume: state, presence: '' })
+    expect(back.resumed).to.equal(true)
+    const got: string[] = []
+    const inOrder: string[] = []
+    while (inOrder.length < sent || got.length < sent) {
+      const { id = '' } = (await back.receive((element) => element.getName() === 'message')).attrs
+      if (id.startsWith('s')) inOrder.push(id)
+      else if (id.startsWith('g')) got.push(id)
+    }
+    expect(inOrder).to.deep.equal(Array.from({ length: sent }, (_, i) => `s${i}`))
+    expect(got).to.deep.equal(Array.from({ length: sent }, (_, i) => `g${i}`))
+    await back.ping()
+    expect(back.inbox.filter(({ name }) => name === 'message')).to.deep.equal([])
+    sites.splice(leaving, 1)
+  })
+
   it('pass on what comes to a node that is not the home any more, in order', async () => {
     const romeo = await login(0, 'romeo')
     const juliet = await login(1, 'juliet')

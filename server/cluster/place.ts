@@ -41,6 +41,8 @@ export interface Placed {
   lost(): void
 }
 
+const ANNOUNCE_MS = 2000
+
 export class Place {
   /** The storage as extensions see it. */
   readonly storage: Storage
@@ -53,6 +55,7 @@ export class Place {
   #homes: Homes | undefined
   #server: Placed | undefined
   #isLost = false
+  #isLeaving = false
 
   constructor({ units, secret, storage, calls, log }: PlaceParts) {
     this.units = units
@@ -103,7 +106,7 @@ export class Place {
       },
     })
     server.pending.suffix = `.${units.inc}`
-    setNodeOfIds(idNumberOf(units.inc))
+    setNodeOfIds(units.idNumber ?? idNumberOf(units.inc))
     // An account with sessions stays where they are.
     server.sessions.onPresent((account) => units.pin(account))
     units.onClaimed((unit, streams) => {
@@ -128,8 +131,24 @@ export class Place {
     })
   }
 
+  /** Tells the others that this node is about to leave. They need not hear it. */
+  async announceLeaving(): Promise<void> {
+    this.#isLeaving = true
+    const { promise: isLate, resolve } = Promise.withResolvers<void>()
+    const timer = setTimeout(resolve, ANNOUNCE_MS)
+    await Promise.race([this.units.leaving().catch((error: unknown) => { this.#log.warn({ what: 'leaving_not_announced', error }) }), isLate])
+    clearTimeout(timer)
+  }
+
+  /** Gives up everything that lives here, once nobody uses it. What comes for it goes on to where it is then. */
+  async leave(): Promise<void> {
+    this.#homes?.leave()
+    await this.units.leave()
+  }
+
   /** What belongs to a host as a whole is kept by one node: the first that is there. */
   takeHosts(): void {
+    if (this.#isLeaving) return
     for (const host of this.#server?.hosts.keys() ?? []) {
       if (this.#hostsHere.has(host)) continue
       this.claim(host).then((isOurs) => {

@@ -64,6 +64,11 @@ export class NodeProcess {
   #port(what: string): number { return Number(new RegExp(`listening for ${what} on 127\\.0\\.0\\.1:(\\d+)`).exec(this.text)?.[1]) }
 }
 
+export type LoginOptions = Partial<ConnectOptions> & {
+  /** Empty: none. */
+  readonly presence?: string
+}
+
 /** Redis of its own, tables and topic of its own in HBase and Kafka. */
 export class Processes implements AsyncDisposable {
   readonly dir: string
@@ -140,7 +145,7 @@ ${this.#services}
     return await this.#client.hkeys('tidings:{nodes}')
   }
 
-  async login(node: NodeProcess, user: string, options: Partial<ConnectOptions> & { readonly presence?: string } = {}): Promise<Client> {
+  async login(node: NodeProcess, user: string, options: LoginOptions = {}): Promise<Client> {
     const client = await connect({ host: '127.0.0.1', port: node.port, domain: 'localhost', tls: 'none', user, password: 'secret', resource: 'r', timeoutMs: PATIENCE_MS, ...options })
     this.#clients.push(client)
     if (options.presence !== '') {
@@ -151,7 +156,7 @@ ${this.#services}
   }
 
   /** The same, again and again while the cluster finds out that a node is gone. */
-  async loginSoon(node: NodeProcess, user: string, options: Partial<ConnectOptions> & { readonly presence?: string } = {}): Promise<Client> {
+  async loginSoon(node: NodeProcess, user: string, options: LoginOptions = {}): Promise<Client> {
     for (const end = performance.now() + PATIENCE_MS; ;) {
       try {
         return await this.login(node, user, options)

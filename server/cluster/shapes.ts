@@ -64,6 +64,10 @@ export interface Membership extends AsyncDisposable {
    * anybody then.
    */
   onLost(listener: () => void): void
+  /** Below 1024, and no other node's that is there; undefined where nodes have no numbers. */
+  readonly idNumber?: number | undefined
+  /** Tells the others that this node is about to leave: they give it nothing new. */
+  leaving(): Promise<void>
 
   /** Makes this node the unit's home, unless another is, and answers what is stored of it. Asked for one unit once at a time. */
   claim(unit: string): Promise<Claim>
@@ -150,6 +154,12 @@ export interface Units {
   onReleased(listener: (units: readonly string[]) => void): void
   /** Told once when this node has lost its lease: it must not answer anybody any more. */
   onLost(listener: () => void): void
+  /** As of a Membership. */
+  readonly idNumber?: number | undefined
+  /** As of a Membership. */
+  leaving(): Promise<void>
+  /** Gives up all units, once everything of theirs is where others find it; or as much as can be done in some seconds. Nobody uses them any more. */
+  leave(): Promise<void>
 }
 
 /**

@@ -48,6 +48,7 @@ export class SharedNode implements Units {
   readonly storage: Storage
   readonly name: string
   dead = false
+  isLeaving = false
   address = ''
   readonly #all: SharedNodes
   #handler: ((source: string, frame: Buffer, done: () => void) => void) | undefined
@@ -98,7 +99,7 @@ export class SharedNode implements Units {
   }
 
   get nodes(): readonly NodeInfo[] {
-    return Array.from(this.#all.nodes.values(), ({ inc, name, address }) => ({ inc, name, address, roles: ['chat'], leaving: false }))
+    return Array.from(this.#all.nodes.values(), ({ inc, name, address, isLeaving }) => ({ inc, name, address, roles: ['chat'], leaving: isLeaving }))
   }
 
   isHere(unit: string): boolean { return this.#all.homes.get(unit) === this.inc }
@@ -147,6 +148,17 @@ export class SharedNode implements Units {
   onClaimed(listener: (unit: string, streams: readonly StoredStream[]) => void): void { this.#claims.push(listener) }
   onReleased(listener: (units: readonly string[]) => void): void { this.#releases.push(listener) }
   onLost(listener: () => void): void { this.#lost = listener }
+
+  leaving(): Promise<void> {
+    this.isLeaving = true
+    this.#all.changed([])
+    return Promise.resolve()
+  }
+
+  leave(): Promise<void> {
+    for (const [unit, inc] of this.#all.homes) if (inc === this.inc) this.release(unit)
+    return Promise.resolve()
+  }
 
   told(gone: readonly string[]): void { for (const listener of this.#listeners) listener(gone) }
   lost(): void { this.#lost?.() }

@@ -139,6 +139,7 @@ export class ClusterStorage implements Storage, Units {
   }
 
   get inc(): string { return this.#membership.self.inc }
+  get idNumber(): number | undefined { return this.#membership.idNumber }
   get nodes(): readonly NodeInfo[] { return this.#membership.nodes }
 
   isHere(unit: string): boolean {
@@ -184,6 +185,12 @@ export class ClusterStorage implements Storage, Units {
     else this.#onLost.push(listener)
   }
   onChange(listener: (gone: readonly string[]) => void): void { this.#onChange.push(listener) }
+
+  async leaving(): Promise<void> { await this.#membership.leaving() }
+
+  async leave(): Promise<void> {
+    if (!this.#isLost) await inTime(this.#leave(), CLOSE_WAIT_MS)
+  }
 
   outgoing(inc: string, frame: Buffer, durable: boolean): void { this.#bus.outgoing(inc, frame, durable) }
   incoming(handler: (source: string, frame: Buffer, done: () => void) => void): void { this.#bus.incoming(handler) }
@@ -473,13 +480,8 @@ export class ClusterStorage implements Storage, Units {
   async #close(): Promise<void> {
     this.#isClosing = true
     clearInterval(this.#timer)
-    if (!this.#isLost) {
-      let timer: NodeJS.Timeout | undefined
-      // What cannot be written is left to who recovers this node.
-      const isLate = new Promise((resolve) => { timer = setTimeout(resolve, CLOSE_WAIT_MS) })
-      await Promise.race([this.#leave(), isLate])
-      clearTimeout(timer)
-    }
+    // What cannot be written is left to who recovers this node.
+    if (!this.#isLost) await inTime(this.#leave(), CLOSE_WAIT_MS)
     this.#isLost = true
     this.#history.close()
     this.#bus.close()
@@ -509,6 +511,12 @@ export class ClusterStorage implements Storage, Units {
       await new Promise((resolve) => { setTimeout(resolve, 2) })
     }
   }
+}
+
+async function inTime(done: Promise<void>, ms: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  await Promise.race([done, new Promise<void>((resolve) => { timer = setTimeout(resolve, ms) })])
+  clearTimeout(timer)
 }
 
 const ABOVE_IDS = '\x7f'

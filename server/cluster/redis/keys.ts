@@ -16,6 +16,7 @@
  *     {nodes}:leases     hash    incarnation -> renewals; of live nodes alone
  *     {nodes}:lost       sorted set  in the order of their turns
  *     {nodes}:turn       hash    inc: is being recovered; by: by this one; token: number of the recovery
+ *     {nodes}:numbers    hash    incarnation -> its number, below 1024
  *     {nodes}:secret     string  of the whole cluster, made by the first node unless it is configured
  */
 
@@ -41,6 +42,7 @@ export class Keys {
   readonly leases: string
   readonly lost: string
   readonly turn: string
+  readonly numbers: string
   readonly secret: string
 
   constructor(prefix: string) {
@@ -49,6 +51,7 @@ export class Keys {
     this.leases = `${this.nodes}:leases`
     this.lost = `${this.nodes}:lost`
     this.turn = `${this.nodes}:turn`
+    this.numbers = `${this.nodes}:numbers`
     this.secret = `${this.nodes}:secret`
   }
 

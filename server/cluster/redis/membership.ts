@@ -13,7 +13,7 @@ import { type Client, Commander, FinalError, openClient, pause, type RedisConnec
 import { buffersOf, Inbox, packPieces, parcelOf } from './inbox.ts'
 import { Keys } from './keys.ts'
 import { RedisLog } from './log.ts'
-import { BEAT, CLAIM, END_TURN, FENCE, FINISH, JOIN, LEAVE, LEFT, LOAD, LOSE, RELEASE, type Script, SEND, TAKE_TURN, WRITE } from './scripts.ts'
+import { BEAT, CHANGE, CLAIM, END_TURN, FENCE, FINISH, JOIN, LEAVE, LEFT, LOAD, LOSE, NUMBER, RELEASE, type Script, SEND, TAKE_TURN, WRITE } from './scripts.ts'
 import { argumentsOf, loadedOf } from './unit-rows.ts'
 
 export interface RedisMembershipOptions {
@@ -54,7 +54,6 @@ interface Watched {
 }
 
 export class RedisMembership implements Membership {
-  readonly self: NodeInfo
   readonly log: RedisLog
   readonly #keys: Keys
   readonly #options: RedisMembershipOptions
@@ -70,6 +69,8 @@ export class RedisMembership implements Membership {
   readonly #problems = new Map<string, string>()
   /** Units that this node is the home of. */
   readonly #homes = new Set<string>()
+  #self: NodeInfo
+  #idNumber = 0
   #nodes: readonly NodeInfo[]
   /** All that are in the hash, lost ones too, as they were last seen. */
   #known = new Set<string>()
@@ -86,7 +87,7 @@ export class RedisMembership implements Membership {
   #recoverAfter = 0
 
   private constructor(options: RedisMembershipOptions, self: NodeInfo) {
-    this.self = self
+    this.#self = self
     this.#options = options
     this.#leaseMs = options.leaseMs ?? LEASE_MS
     this.#keys = new Keys(options.redis.keyPrefix)
@@ -114,7 +115,16 @@ export class RedisMembership implements Membership {
     }
   }
 
+  get self(): NodeInfo { return this.#self }
+  get idNumber(): number { return this.#idNumber }
   get nodes(): readonly NodeInfo[] { return this.#nodes }
+
+  async leaving(): Promise<void> {
+    this.#self = { ...this.#self, leaving: true }
+    await this.#persist(() => this.#commander.run(CHANGE, [this.#keys.nodes, this.#keys.leases], [this.self.inc, JSON.stringify(this.self)]))
+    await this.#tellOthers()
+    this.#beatNow()
+  }
 
   get problem(): string | undefined {
     const [first] = this.#problems.values()
@@ -243,6 +253,7 @@ export class RedisMembership implements Membership {
       await this.#commander.client.set(node, this.self.name, 'EX', REMEMBER_SECONDS)
       await this.#commander.run(JOIN, [nodes, leases], [this.self.inc, JSON.stringify(this.self)])
       await this.#commander.client.persist(node)
+      this.#idNumber = Number(await this.#commander.run(NUMBER, [nodes, this.#keys.numbers], [this.self.inc]))
     }, this.#options.joinMs ?? JOIN_MS)
     this.#confirmedAt = performance.now()
     await this.#commander.persist(() => this.#beat(), this.#leaseMs)
@@ -297,7 +308,7 @@ export class RedisMembership implements Membership {
     this.#known = new Set(infos.keys())
     const live = [...infos].filter(([inc]) => counts.has(inc)).map(([, info]) => JSON.parse(info) as NodeInfo)
     live.sort((a, b) => (a.inc < b.inc ? -1 : 1))
-    const isSame = live.length === this.#nodes.length && live.every((node, i) => node.inc === this.#nodes[i]?.inc)
+    const isSame = live.length === this.#nodes.length && live.every((node, i) => node.inc === this.#nodes[i]?.inc && node.leaving === this.#nodes[i].leaving)
     if (!isSame) this.#nodes = live
     if (!isSame || gone.length > 0) for (const listener of this.#onChange) listener(gone)
   }

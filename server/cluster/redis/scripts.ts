@@ -173,6 +173,30 @@ redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('HSET', KEYS[2], ARGV[1], 1)
 return 1`)
 
+/** KEYS: nodes, leases; ARGV: inc, info. Of a node that is there. */
+export const CHANGE = script(`
+if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
+return 1`)
+
+/** KEYS: nodes, numbers; ARGV: inc. Answers its number: one that no node has which is there, or is to be recovered. */
+export const NUMBER = script(`
+local taken = {}
+local mine
+local numbers = redis.call('HGETALL', KEYS[2])
+for i = 1, #numbers, 2 do
+  if numbers[i] == ARGV[1] then mine = tonumber(numbers[i + 1])
+  elseif redis.call('HEXISTS', KEYS[1], numbers[i]) == 1 then taken[numbers[i + 1]] = true
+  else redis.call('HDEL', KEYS[2], numbers[i]) end
+end
+if mine then return mine end
+for number = 0, 1023 do
+  if not taken[tostring(number)] then
+    redis.call('HSET', KEYS[2], ARGV[1], number)
+    return number
+  end
+end
+return redis.error_reply('there are 1024 nodes')`)
+
 const TO_THE_END = `
 local function toTheEnd(inc)
   local last = redis.call('ZRANGE', KEYS[3], -1, -1, 'WITHSCORES')
