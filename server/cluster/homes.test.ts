@@ -25,7 +25,7 @@ describe('homes of units', () => {
         left: () => left.promise,
         onChange: (listener) => { changed = listener },
         pin: () => () => undefined,
-        onClaimed: () => undefined, onReleased: () => undefined, onLost: () => undefined,
+        onClaimed: () => undefined, onReleased: () => undefined, onLost: () => undefined, leaving: () => Promise.resolve(), leave: () => Promise.resolve(),
       }
       const frames: Buffer[] = []
       const homes = new Homes({ units: { ...units, outgoing: (inc, frame) => { frames.push(frame); units.outgoing(inc, frame, true) } }, log: createLog('silent'), handle: () => undefined, lost: () => undefined })
