@@ -1,12 +1,43 @@
 import { expect } from 'chai'
 import { createLog } from '../log.ts'
-import { decodeFrame } from './frames.ts'
+import { decodeFrame, encodeFrame } from './frames.ts'
 import { Homes } from './homes.ts'
 import type { Units } from './shapes.ts'
 
 const JULIET = 'juliet@capulet.lit'
 
 describe('homes of units', () => {
+  it('that come here: what comes back takes effect before who sends later is heard', async () => {
+    const left = Promise.withResolvers<void>()
+    const handled: string[] = []
+    let here = false
+    let returned: Parameters<Units['returned']>[0] = () => undefined
+    let changed: (gone: readonly string[]) => void = () => undefined
+    const units: Units = {
+      inc: 'a', nodes: [],
+      isHere: () => here,
+      claim: () => Promise.resolve('a'),
+      find: () => Promise.resolve(here ? 'a' : 'b'),
+      outgoing: () => undefined, incoming: () => undefined,
+      returned: (handler) => { returned = handler },
+      left: () => left.promise,
+      onChange: (listener) => { changed = listener },
+      pin: () => () => undefined,
+      onClaimed: () => undefined, onReleased: () => undefined, onLost: () => undefined,
+    }
+    const homes = new Homes({ units, log: createLog('silent'), handle: ({ id }) => { handled.push(id) }, lost: () => undefined })
+    await homes.wait(JULIET)
+    changed(['b'])
+    // Who recovers that node is this one, and has the unit already.
+    here = true
+    const mayBeHeard = homes.wait(JULIET)?.then(() => handled.push('heard'))
+    returned(encodeFrame({ kind: 'stanza', unit: JULIET, id: '1' }), () => undefined, 'b')
+    left.resolve()
+    await mayBeHeard
+    expect(handled).to.deep.equal(['1', 'heard'])
+    expect(homes.wait(JULIET)).to.equal(undefined)
+  })
+
   for (const isTold of [true, false]) {
     it(`that are gone: what comes back leaves before what was sent later, ${isTold ? 'once it is known that the node is over' : 'though nobody has said so yet'}`, async () => {
       let home = 'b'

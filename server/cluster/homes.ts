@@ -105,6 +105,9 @@ export class Homes {
 
   /** Resolves once a frame for this unit leaves at once, or the unit is here; undefined when that is so. */
   wait(unit: string): Promise<void> | undefined {
+    if (this.#leaving.size > 0 && [...this.#leaving.values()].some(({ units }) => units.has(unit))) return this.#isBack(unit).then(() => this.wait(unit))
+    const finding = this.#finding.get(unit)
+    if (finding !== undefined && finding.returned.length > 0) return finding.found
     if (this.#units.isHere(unit) || this.#routes.has(unit)) return undefined
     return this.#find(unit).found
   }
