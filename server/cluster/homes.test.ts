@@ -23,7 +23,7 @@ describe('homes of units', () => {
       left: () => left.promise,
       onChange: (listener) => { changed = listener },
       pin: () => () => undefined,
-      onClaimed: () => undefined, onReleased: () => undefined, onLost: () => undefined,
+      onClaimed: () => undefined, onReleased: () => undefined, onLost: () => undefined, leaving: () => Promise.resolve(), leave: () => Promise.resolve(),
     }
     const homes = new Homes({ units, log: createLog('silent'), handle: ({ id }) => { handled.push(id) }, lost: () => undefined })
     await homes.wait(JULIET)
