@@ -132,6 +132,9 @@ const REMOVALS = 'removals'
 const REGISTER = 'register'
 const UNREGISTER = 'unregister'
 const UNBAN = 'unban'
+/** Of a job over all accounts. */
+const ACCOUNTS_AT_ONCE = 8
+const ACCOUNTS_AT_A_TIME = 64
 /** A removal may have much to erase, ms. */
 const REMOVAL_MS = 60_000
 const REMOVAL_RETRY_MS = 10_000
@@ -394,6 +397,15 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     return host
   }
 
+  /** Until the host is reloaded or the server stops. */
+  function every(host: Host, everyMs: number, run: () => void | Promise<void>): void {
+    const timer = setInterval(() => {
+      void (async () => run())().catch((error: unknown) => log.error({ what: 'task_failed', error }))
+    }, everyMs)
+    timer.unref()
+    host.stops.push(() => clearInterval(timer))
+  }
+
   function partsOf(host: Host, isOn: (extension: Extension) => boolean): Parts {
     return {
       host: host.name,
@@ -423,12 +435,16 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       resumption(resumption) {
         host.streamManagement = resumption
       },
-      every(everyMs, run) {
-        const timer = setInterval(() => {
-          void (async () => run())().catch((error: unknown) => log.error({ what: 'task_failed', error }))
-        }, everyMs)
-        timer.unref()
-        host.stops.push(() => clearInterval(timer))
+      every: (everyMs, run) => { every(host, everyMs, run) },
+      everyAccount(everyMs, name, run) {
+        const job = `${host.name} every account ${name}`
+        host.stops.push(calls.serve(job, async (bare) => { await run(bare) }))
+        every(host, everyMs, async () => {
+          if (!isHere(host.name)) return
+          for await (const names of accounts.pages(host.name, undefined, ACCOUNTS_AT_A_TIME)) {
+            await inTurns(names, ACCOUNTS_AT_ONCE, (local) => calls.ask(`${local}@${host.name}`, job).catch((error: unknown) => { log.warn({ what: 'job_failed', job, account: `${local}@${host.name}`, error }) }))
+          }
+        })
       },
       lasting<Value>(name: string, make: () => Value): Value {
         if (!lasting.has(name)) lasting.set(name, make())
@@ -752,6 +768,14 @@ async function openStorage({ storage, cluster, config, dataDir, roles }: ServerO
       s3?.close()
     },
   }
+}
+
+/** Runs for each, so many at a time. */
+async function inTurns<Item>(items: readonly Item[], atOnce: number, run: (item: Item) => Promise<unknown>): Promise<void> {
+  const left = items.values()
+  await Promise.all(Array.from({ length: atOnce }, async () => {
+    for (const item of left) await run(item)
+  }))
 }
 
 /** Where a listener listens. Those on free ports are told apart by their place in the list. */

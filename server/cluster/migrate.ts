@@ -53,9 +53,8 @@ export async function migrate(from: Source, to: Target, hosts: readonly string[]
   for (const host of hosts) await begin(to, host, hasAccounts)
   const migrated: Migrated = { records: 0, history: 0, offline: 0, streams: 0, files: 0 }
   await new Migration(from, to, migrated).run()
-  for (const host of hosts) {
-    await withUnits(to, [host], () => { to.storage.records.put(MIGRATIONS, [host], 'done') })
-  }
+  // In one group: whoever begins again finds all of them done, or none.
+  await withUnits(to, hosts, () => { for (const host of hosts) to.storage.records.put(MIGRATIONS, [host], 'done') })
   return migrated
 }
 

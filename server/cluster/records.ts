@@ -28,12 +28,12 @@ const INDEXES = new Set(['muc-relations', 'pubsub_entities', 'pubsub_created', '
 /** Read and written at any node, by those who wait for what they read. */
 const ANYWHERE = new Set(['administrators', 'announcements', 'last-login', 'motd', 'uploads', 'welcome'])
 /** Spread over units of their own (spread.ts). */
-const SPREAD = new Set(['upload-secrets', 'upload-ends', 'upload-times', 'vcard_index'])
+const SPREAD = new Set(['upload-secrets', 'upload-ends', 'upload-times', 'vcard_index', 'muc-past'])
 /** Rows under the key of an account that its host keeps: they lie in `hosted`, key [host, table, ...key]. */
 const HOSTED = new Set(['invites_by', 'invite_names'])
 const HOSTED_TABLE = 'hosted'
-/** Of these only the keys are, for lists; the rows are with their accounts. */
-const LISTED = new Set(['accounts', 'disabled-accounts'])
+/** Of these only what lists show is; the rows are with their accounts and rooms. */
+const LISTED: ReadonlyMap<string, (row: Value) => Value> = new Map([['accounts', () => true], ['disabled-accounts', () => true], ['muc-rooms', listedRoom]])
 /** Read in a login, before it is known whose it is: whoever asks waits, until the account is here. */
 const FOR_LOGINS = new Set(['accounts', 'disabled-accounts', 'directory-accounts', 'tokens', 'clients', 'ended-streams'])
 /** Whose a record is; undefined when the key, perhaps the beginning of a range, does not say. */
@@ -146,7 +146,12 @@ export function recordsOfNode(records: Records, { here, claim, send, calls, secr
       if (HOSTED.has(table)) return records.put(HOSTED_TABLE, hostedKey(table, key), value)
       if (SPREAD.has(table)) return putSpread(table, key, value)
       if (!isTaken(table, key, value)) return
-      if (LISTED.has(table) && records.get(table, key) === undefined) putSpread(table, key, true)
+      const listed = LISTED.get(table)
+      if (listed !== undefined) {
+        const before = records.get(table, key) as Value | undefined
+        const row = listed(value)
+        if (before === undefined || JSON.stringify(listed(before)) !== JSON.stringify(row)) putSpread(table, key, row)
+      }
       records.put(table, key, value)
     },
     delete(table, key) {
@@ -163,7 +168,11 @@ export function recordsOfNode(records: Records, { here, claim, send, calls, secr
       if (unit !== undefined) return readRange(unit, table, prefix, options)
       return ifHere(table, prefix, () => records.range(table, prefix, options)) ?? (isAsked(table, prefix) ? records.range(table, prefix, options) : [])
     },
-    deleteRange(table, prefix) { if (isAsked(table, prefix)) return records.deleteRange(table, prefix) },
+    deleteRange(table, prefix) {
+      if (!isAsked(table, prefix)) return
+      if (LISTED.has(table)) putSpread(table, prefix, undefined)
+      return records.deleteRange(table, prefix)
+    },
   }
   return {
     records: all,
@@ -198,7 +207,15 @@ export function placedRows(table: string, key: Key, value: Value): readonly Plac
   if (SPREAD.has(table)) return [spread(value)]
   const unit = unitOfRecord(table, key)
   if (unit === undefined) throw new RangeError(`a record of ${table} belongs to nobody: ${JSON.stringify(key)}`)
-  return [{ unit, table, key, value }, ...(LISTED.has(table) ? [spread(true)] : [])]
+  const listed = LISTED.get(table)
+  return [{ unit, table, key, value }, ...(listed === undefined ? [] : [spread(listed(value))])]
+}
+
+/** What the list of rooms and its search show of one. */
+function listedRoom(row: Value): Value {
+  const { config = {}, locked = false } = row as { readonly config?: { readonly [key: string]: Value }; readonly locked?: boolean }
+  const { name, description, lang, public: isPublic, membersOnly, passwordProtected, nonAnonymous } = config
+  return { config: { name, description, lang, public: isPublic, membersOnly, passwordProtected, nonAnonymous }, locked }
 }
 
 function hostedKey(table: string, key: Key): Key {

@@ -19,9 +19,10 @@ export class Sites implements AsyncDisposable {
   private constructor(all: SharedNodes) { this.all = all }
 
   /** Starts servers with these names. */
-  static async start(names: readonly string[], config: string): Promise<Sites> {
+  static async start(names: readonly string[], config: string, before: () => void = () => undefined): Promise<Sites> {
     const sites = new Sites(new SharedNodes())
     for (const name of names) {
+      before()
       const node = sites.all.join(name)
       sites.sites.push({ node, site: await startTestServer({ storage: node.storage, config, cluster: { units: node, secret: Buffer.from('known to all') } }) })
     }

@@ -4,22 +4,52 @@ import { request } from 'node:https'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { expect } from 'chai'
+import type { Client } from '../../lib/client/client.ts'
 import type { Element } from '../../lib/xml/element.ts'
 import { type Admin, createAdmin } from '../admin/admin.ts'
 import { TEST_CONFIG } from '../test-server.ts'
 import { runCommand, Sites, until, valuesOf } from './sites.fixture.ts'
 
 const ADMIN = 'http://jabber.org/protocol/admin'
-const CONFIG = TEST_CONFIG.replace('  mod_bosh: {}\n', '').replace('mod_mam: { default: always }', 'mod_mam: { default: always }\n  mod_muc: {}')
+const CONFIG = TEST_CONFIG.replace('  mod_bosh: {}\n', '').replace('mod_mam: { default: always }', 'mod_mam: { default: always, expire: 1 ms }\n  mod_muc: {}')
   .replace('access_rules:', 'acl: { admin: { user: [romeo@localhost] } }\naccess_rules:\n  configure: { allow: admin }')
   .replace('put_url: "https://@HOST@:5443/upload"', 'put_url: "https://files.example/upload"')
   .replace('mod_vcard: {}', 'mod_vcard: { search: true, allow_return_all: true }')
 
+interface Timer {
+  readonly everyMs: number
+  run(): void
+}
+
+/** Notes what is to be done from time to time, for a test that does not wait for so long. */
+function keepTimers(): { next(): void; end(): Timer[][] } {
+  const { setInterval: real } = globalThis
+  const all: Timer[][] = []
+  globalThis.setInterval = ((run: () => void, everyMs: number) => {
+    all.at(-1)?.push({ everyMs, run })
+    return real(run, everyMs)
+  }) as typeof real
+  return {
+    next: () => { all.push([]) },
+    end() {
+      globalThis.setInterval = real
+      return all
+    },
+  }
+}
+
 describe('a host of several nodes', () => {
   let sites: Sites
+  /** The timers of each node. */
+  let timers: readonly (readonly Timer[])[]
 
   beforeEach(async () => {
-    sites = await Sites.start(['a', 'b', 'c'], CONFIG)
+    const kept = keepTimers()
+    try {
+      sites = await Sites.start(['a', 'b', 'c'], CONFIG, kept.next)
+    } finally {
+      timers = kept.end()
+    }
     for (const name of ['romeo', 'juliet', 'mercutio']) await sites.register(name)
   })
   afterEach(() => sites[Symbol.asyncDispose]())
@@ -263,6 +293,81 @@ describe('a host of several nodes', () => {
       expect(await found('*verona')).to.deep.equal(['juliet@localhost', 'mercutio@localhost', 'romeo@localhost'])
       expect(await found('jul*')).to.deep.equal(['juliet@localhost'])
     })
+  })
+
+  describe('lists rooms', () => {
+    async function open(client: Client, name: string): Promise<void> {
+      client.send(`<presence to='${name}@conference.localhost/${client.jid.split('@')[0]}'><x xmlns='http://jabber.org/protocol/muc'/></presence>`)
+      await client.receive((element) => element.getName() === 'message' && element.getChild('subject') !== undefined)
+      await client.sendIq(`<iq type='set' to='${name}@conference.localhost'><query xmlns='http://jabber.org/protocol/muc#owner'><x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE'><value>http://jabber.org/protocol/muc#roomconfig</value></field><field var='muc#roomconfig_persistentroom'><value>1</value></field><field var='muc#roomconfig_roomname'><value>Room ${name}</value></field></x></query></iq>`)
+    }
+    const leave = async (client: Client, name: string): Promise<void> => {
+      client.send(`<presence type='unavailable' to='${name}@conference.localhost/${client.jid.split('@')[0]}'/>`)
+      await client.receive((element) => element.getName() === 'presence' && element.attrs['type'] === 'unavailable' && element.attrs['from'] === `${address(name)}/${client.jid.split('@')[0]}`)
+    }
+    const names = ['apple', 'birch', 'cedar', 'date', 'elm', 'fig']
+    const items = (answer: Element): readonly (string | undefined)[] => answer.getChild('query')?.getChildren('item').map(({ attrs }) => attrs['jid']) ?? []
+    const address = (name: string): string => `${name}@conference.localhost`
+
+    beforeEach(async () => {
+      for (const [index, user] of ['romeo', 'juliet', 'mercutio'].entries()) {
+        const client = await sites.login(index, user)
+        for (const name of names.slice(index * 2, index * 2 + 2)) await open(client, name)
+      }
+    })
+
+    it('of all nodes at each, page by page (XEP-0059), and not those that are gone', async () => {
+      const clients = await Promise.all(['romeo', 'juliet', 'mercutio'].map((user, index) => sites.login(index, user, { resource: 'reader' })))
+      const list = (client: Client, page = ''): Promise<Element> => client.sendIq(`<iq type='get' to='conference.localhost'><query xmlns='http://jabber.org/protocol/disco#items'>${page}</query></iq>`)
+      for (const client of clients) {
+        expect(items(await list(client))).to.deep.equal(names.map(address))
+        const page = await list(client, `<set xmlns='http://jabber.org/protocol/rsm'><max>2</max><after>${address('birch')}</after></set>`)
+        expect([items(page), page.getChild('query')?.getChild('set')?.getChildText('count')]).to.deep.equal([['cedar', 'date'].map(address), '6'])
+      }
+      await clients[1]?.sendIq(`<iq type='set' to='${address('cedar')}'><query xmlns='http://jabber.org/protocol/muc#owner'><destroy/></query></iq>`)
+      for (const client of clients) await until(async () => items(await list(client)).length === 5 ? true : undefined)
+    })
+
+    it('that nobody has in memory, and searches all (XEP-0433)', async () => {
+      const juliet = await sites.login(1, 'juliet', { resource: 'reader' })
+      const there = await sites.login(0, 'romeo', { resource: 'r' })
+      for (const name of ['apple', 'birch']) {
+        there.send(`<presence to='${address(name)}/romeo'><x xmlns='http://jabber.org/protocol/muc'/></presence>`)
+        await there.receive((element) => element.getName() === 'message' && element.getChild('subject') !== undefined)
+        await leave(there, name)
+      }
+      // What is on its way to them would have them claimed again.
+      await new Promise((resolve) => { setTimeout(resolve, 50) })
+      for (const name of ['apple', 'birch']) sites.at(sites.homeOf(address(name))).node.release(address(name))
+      expect([sites.homeOf(address('apple')), sites.homeOf(address('birch'))]).to.deep.equal([-1, -1])
+      const found = await until(async () => {
+        const answer = await juliet.sendIq("<iq type='get' to='conference.localhost'><search xmlns='urn:xmpp:channel-search:0:search'><x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE'><value>urn:xmpp:channel-search:0:search-params</value></field><field var='q'><value>room</value></field><field var='key'><value>{urn:xmpp:channel-search:0:order}nusers</value></field></x></search></iq>")
+        const rooms = answer.getChild('result')?.getChildren('item').map((item) => `${item.attrs['address']?.split('@')[0]} ${item.getChildText('nusers')}`) ?? []
+        return rooms.includes('birch 0') ? rooms : undefined
+      })
+      expect(found).to.deep.equal(['cedar 1', 'date 1', 'elm 1', 'fig 1', 'apple 0', 'birch 0'])
+    })
+  })
+
+  it('has its daily jobs done once for each account, at its home or where it is nobody\'s', async () => {
+    for (const [index, name] of ['romeo', 'juliet', 'mercutio'].entries()) {
+      const client = await sites.login(index, name)
+      client.send(`<message type='chat' to='${name}@localhost'><body>note</body></message>`)
+      await client.receive(message('note'))
+      if (index === 2) {
+        await client.disconnect()
+        sites.at(2).node.release(`${name}@localhost`)
+      }
+    }
+    const count = async (name: string): Promise<number> => (await sites.at(0).site.server.storage.archive.query(`${name}@localhost`, { max: 5, direction: 'forward' })).items.length
+    expect([await count('romeo'), await count('juliet'), await count('mercutio')]).to.deep.equal([1, 1, 1])
+    await new Promise((resolve) => { setTimeout(resolve, 5) })
+    const keeper = sites.homeOf('localhost')
+    for (const [index, jobs] of timers.entries()) if (index !== keeper) for (const { run, everyMs } of jobs) if (everyMs === 3_600_000) run()
+    await new Promise((resolve) => { setTimeout(resolve, 100) })
+    expect([await count('romeo'), await count('juliet'), await count('mercutio')]).to.deep.equal([1, 1, 1])
+    for (const { run, everyMs } of timers[keeper] ?? []) if (everyMs === 3_600_000) run()
+    await until(async () => (await count('romeo')) + (await count('juliet')) + (await count('mercutio')) === 0 ? true : undefined)
   })
 
   describe('takes files (XEP-0363)', () => {

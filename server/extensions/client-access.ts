@@ -15,8 +15,6 @@ const TABLE = 'clients'
 /** Session value: the client that logged in. */
 const CLIENT = 'client'
 const DAY_MS = 86_400_000
-/** Accounts whose clients are looked through without a pause. */
-const TIDY_AT_ONCE = 16
 const ID_DIGITS = 16
 /** How exactly it is kept when a client was seen. */
 const SEEN_EVERY_MS = 60_000
@@ -34,8 +32,8 @@ interface Client {
 export const clientAccess = defineExtension({
   name: 'client-access',
   specs: [{ xep: 494, version: '0.1.0', status: 'complete' }],
-  needs: ['host', 'iq', 'disco', 'sasl2', 'hooks', 'sessions', 'tokens', 'storage', 'accounts', 'limits', 'every', 'now'],
-  start({ host, iq, disco, sasl2, hooks, sessions, tokens, storage, accounts, limits, every, now }) {
+  needs: ['iq', 'disco', 'sasl2', 'hooks', 'sessions', 'tokens', 'storage', 'limits', 'everyAccount', 'now'],
+  start({ iq, disco, sasl2, hooks, sessions, tokens, storage, limits, everyAccount, now }) {
     const { records } = storage
     disco.feature('account', NS)
 
@@ -122,14 +120,10 @@ export const clientAccess = defineExtension({
       if (request.session !== undefined && using.includes(request.session)) setImmediate(() => request.session?.close(new StreamError('not-authorized', 'access was revoked')))
     })
 
-    every(DAY_MS, async () => {
-      for (const [position, local] of (await accounts.list(host)).entries()) {
-        if (position % TIDY_AT_ONCE === TIDY_AT_ONCE - 1) await new Promise((resolve) => { setImmediate(resolve) })
-        const owner = `${local}@${host}`
-        const connected = new Set(sessions.of(owner).map(idOf))
-        for (const { id, client } of await clientsOf(owner)) {
-          if (client.last + limits.clientsKeptMs <= now() && !connected.has(id) && !(await tokens.has(owner, id))) records.delete(TABLE, [owner, id])
-        }
+    everyAccount(DAY_MS, 'clients', async (owner) => {
+      const connected = new Set(sessions.of(owner).map(idOf))
+      for (const { id, client } of await clientsOf(owner)) {
+        if (client.last + limits.clientsKeptMs <= now() && !connected.has(id) && !(await tokens.has(owner, id))) records.delete(TABLE, [owner, id])
       }
     })
   },

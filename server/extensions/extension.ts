@@ -432,6 +432,11 @@ export interface Parts {
   config: HostConfig
   /** Calls `run` every `everyMs` until the host is reloaded or the server stops; errors are logged. */
   every(everyMs: number, run: () => void | Promise<void>): void
+  /**
+   * Calls `run` for each account of the host every `everyMs`, one after the other; where there are several nodes, at the account's home, and one node
+   * sees to it for all. `name`: of the job, another for each of the host.
+   */
+  everyAccount(everyMs: number, name: string, run: (bare: string) => void | Promise<void>): void
   /** Milliseconds since 1970; tests move it. */
   now(): number
   /**

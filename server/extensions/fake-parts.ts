@@ -114,6 +114,7 @@ export function fakeParts(host = 'example.net') {
     limits: defaultLimits,
     config: { registrationTimeoutMs: 600_000, authMethods: ['internal'] } as unknown as Parts['config'],
     every: (_ms, run) => { tasks.push(run) },
+    everyAccount: (_ms, _name, run) => { tasks.push(async () => { for (const local of await accounts.list(host)) await run(`${local}@${host}`) }) },
     now: () => clock.now,
     lifecycle: { hosts: () => [host], end: (...asked) => { ended.push(asked) } },
     lasting<Value>(name: string, make: () => Value): Value {

@@ -9,8 +9,6 @@ import { defineExtension, type Login } from './extension.ts'
 
 const NS = 'urn:xmpp:fast:0'
 const DAY_MS = 86_400_000
-/** Accounts whose tokens are looked through without a pause. */
-const TIDY_AT_ONCE = 16
 
 export interface FastOptions {
   readonly token_lifetime: number
@@ -21,12 +19,12 @@ export const fast = defineExtension({
   name: 'fast',
   ejabberd: 'mod_auth_fast',
   specs: [{ xep: 484, version: '0.2.0', status: 'complete', note: 'not in the early data of TLS, which Node does not give' }],
-  needs: ['host', 'sasl2', 'tokens', 'accounts', 'every', 'now', 'log'],
+  needs: ['sasl2', 'tokens', 'everyAccount', 'now', 'log'],
   options: {
     token_lifetime: { type: duration({ infinity: false }), default: 30 * DAY_MS, help: 'How long a token can be used to log in.' },
     token_refresh_age: { type: duration({ infinity: false }), default: DAY_MS, help: 'A client that logs in by a token older than this gets a new one.' },
   },
-  start({ host, sasl2, tokens, accounts, every, now, log }, options: FastOptions) {
+  start({ sasl2, tokens, everyAccount, now, log }, options: FastOptions) {
     /** When the token was made by which a client has just logged in, ms. */
     const used = new WeakMap<Login, number>()
 
@@ -71,12 +69,7 @@ export const fast = defineExtension({
       }
     }
 
-    every(DAY_MS, async () => {
-      for (const [position, local] of (await accounts.list(host)).entries()) {
-        if (position % TIDY_AT_ONCE === TIDY_AT_ONCE - 1) await new Promise((resolve) => { setImmediate(resolve) })
-        await tokens.tidy(`${local}@${host}`)
-      }
-    })
+    everyAccount(DAY_MS, 'tokens', (owner) => tokens.tidy(owner))
   },
 })
 

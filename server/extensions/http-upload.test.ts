@@ -50,6 +50,7 @@ describe('XEP-0363: HTTP File Upload', () => {
       lasting: <Value>(_name: string, make: () => Value): Value => make(),
       access: { allows: (_rule: string, { jid }: { jid?: Jid }) => jid?.domain === 'montague.tld', value: (rule: string) => (rule === 'hard' ? 0.001 : rule === 'soft' ? 0.0005 : undefined), shaper: () => undefined },
       every: (_ms: number, run: () => void | Promise<void>) => { job = run },
+      here: () => true,
       hooks: {
         accountRemoved: (run: (jid: string) => void | Promise<void>) => { removeAccount = run },
         moderated: (run: typeof moderate) => { moderate = run },

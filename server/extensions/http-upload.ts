@@ -168,14 +168,14 @@ export const httpUpload = defineExtension({
   name: 'http-upload',
   ejabberd: 'mod_http_upload',
   specs: [{ xep: 363, version: '1.2.0', status: 'complete' }],
-  needs: ['host', 'router', 'access', 'storage', 'http', 'hooks', 'log', 'metrics', 'limits', 'every', 'now', 'lasting', 'files'],
+  needs: ['host', 'router', 'access', 'storage', 'http', 'hooks', 'log', 'metrics', 'limits', 'every', 'now', 'lasting', 'files', 'here'],
   options: uploadOptions,
   start(parts, options: UploadOptions) {
     return startUpload(parts, options)
   },
 })
 
-type Needed = Pick<Parts, 'host' | 'router' | 'access' | 'storage' | 'http' | 'hooks' | 'log' | 'metrics' | 'limits' | 'every' | 'now' | 'lasting' | 'files'>
+type Needed = Pick<Parts, 'host' | 'router' | 'access' | 'storage' | 'http' | 'hooks' | 'log' | 'metrics' | 'limits' | 'every' | 'now' | 'lasting' | 'files' | 'here'>
 
 function startUpload(parts: Needed, options: UploadOptions): () => void {
   const { host, router, access, storage, http, hooks, log, limits, now } = parts
@@ -443,6 +443,8 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
   }
 
   parts.every(JOB_MS, async () => {
+    // One node sees to it for all.
+    if (!parts.here(host)) return
     await expire(ENDS, now(), () => true)
     const { maxAgeMs } = policy() ?? { maxAgeMs: Infinity }
     // XEP-0363 §6: age ends messages alone.

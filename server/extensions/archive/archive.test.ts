@@ -38,9 +38,8 @@ function setUp(options: Partial<ArchiveOptions> = {}, friends: readonly string[]
     disco: { feature: (target: string, ...vars: string[]) => (target === 'host' ? hostFeatures : features).push(...vars) },
     rosters: { item: (_owner: string, contact: string) => (friends.includes(contact) ? { jid: contact, subscription: 'both' } : undefined) },
     access: { allows: (rule: string) => rule === 'all' },
-    accounts: { list: () => ['benvolio', 'romeo'] },
     metrics: { counter: () => ({ inc() {} }) },
-    every: (_ms: number, run: () => unknown) => timers.push(run),
+    everyAccount: (_ms: number, _name: string, run: (bare: string) => unknown) => timers.push(async () => { for (const bare of ['benvolio@montague.example', ROMEO]) await run(bare) }),
     now: () => clock,
   } as unknown as Parts, { ...DEFAULTS, ...options })
 

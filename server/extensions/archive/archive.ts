@@ -13,8 +13,6 @@ import { isWorthArchiving } from './worth.ts'
 
 export const STANZA_ID_NS = 'urn:xmpp:sid:0'
 const EXPIRE_EVERY_MS = 3_600_000
-/** Accounts looked at in one turn of the event loop. */
-const EXPIRE_AT_ONCE = 50
 
 export interface ArchiveOptions {
   default: ArchiveDefault
@@ -37,7 +35,7 @@ export const archive = defineExtension({
     { xep: 441, version: '0.2.0', status: 'complete' },
     { xep: 59, version: '1.0', status: 'partial', note: 'no pages by index' },
   ],
-  needs: ['host', 'iq', 'disco', 'hooks', 'bind2', 'storage', 'rosters', 'accounts', 'access', 'metrics', 'every', 'now', 'accountData'],
+  needs: ['host', 'iq', 'disco', 'hooks', 'bind2', 'storage', 'rosters', 'access', 'metrics', 'everyAccount', 'now', 'accountData'],
   options: {
     default: { type: oneOf('always', 'never', 'roster'), default: 'never', help: 'What is archived for accounts that have not chosen for themselves.' },
     request_activates_archiving: { type: bool(), default: false, help: 'Archive nothing for an account before its client first asks for the archive.' },
@@ -50,7 +48,7 @@ export const archive = defineExtension({
     use_cache: { type: bool(), default: true, help: 'Keep preferences in memory.', ignored: 'has no effect: preferences are always kept in memory, as many as cache_size says.' },
     cache_life_time: { type: duration(), default: Infinity, help: 'How long preferences are kept in memory.', ignored: 'has no effect: what is kept in memory is never out of date.' },
   },
-  start({ host, iq, disco, hooks, bind2, storage, rosters, accounts, access, metrics, every, now, accountData }, options: ArchiveOptions) {
+  start({ host, iq, disco, hooks, bind2, storage, rosters, access, metrics, everyAccount, now, accountData }, options: ArchiveOptions) {
     // With request_activates_archiving an account is off until its first query writes its preferences.
     const untilChosen = options.request_activates_archiving ? 'never' : options.default
     const preferences = createPreferences(storage.records, rosters, untilChosen, options.cache_size)
@@ -153,14 +151,8 @@ export const archive = defineExtension({
       await history.purge(owner)
     })
     if (options.expire !== Infinity) {
-      every(EXPIRE_EVERY_MS, async () => {
-        const before = now() - options.expire
-        // Account by account: another host may keep its messages longer.
-        for (const [position, local] of (await accounts.list(host)).entries()) {
-          if (position % EXPIRE_AT_ONCE === EXPIRE_AT_ONCE - 1) await new Promise((resolve) => { setImmediate(resolve) })
-          await history.purge(`${local}@${host}`, before)
-        }
-      })
+      // Account by account: another host may keep its messages longer.
+      everyAccount(EXPIRE_EVERY_MS, 'archive', async (owner) => { await history.purge(owner, now() - options.expire) })
     }
   },
 })

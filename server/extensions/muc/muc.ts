@@ -24,7 +24,8 @@ import { roomHandlers } from './requests.ts'
 import { type Client, MUC_NS, OCCUPANT_ID_NS, Room, type Rooms } from './room.ts'
 import type { Role, RoomConfig, Whom } from './room-config.ts'
 import { type Listed, search, SEARCH_NS } from './search.ts'
-import { RoomStore } from './store.ts'
+import { type ListedRoom, RoomStore } from './store.ts'
+import type { MaybePromise } from '../../storage/shapes.ts'
 
 const IGNORED = 'has no effect'
 /** Rooms without occupants that stay in memory. */
@@ -152,7 +153,7 @@ export const muc = defineExtension({
     { xep: 433, version: '0.1.0', status: 'complete' },
     { xep: 486, version: '0.1.0', status: 'complete' },
   ],
-  needs: ['host', 'here', 'pin', 'router', 'sessions', 'storage', 'access', 'hooks', 'config', 'enabled', 'every', 'log', 'metrics', 'now'],
+  needs: ['host', 'here', 'pin', 'calls', 'router', 'sessions', 'storage', 'access', 'hooks', 'config', 'enabled', 'every', 'log', 'metrics', 'now'],
   options: {
     access: { type: accessRule(), default: 'all', help: 'Who may use the service.' },
     access_admin: { type: accessRule(), default: 'none', help: 'Who is an owner of every room.' },
@@ -194,12 +195,17 @@ export const muc = defineExtension({
   },
 })
 
-type Needed = Pick<Parts, 'host' | 'here' | 'pin' | 'router' | 'sessions' | 'storage' | 'access' | 'hooks' | 'config' | 'enabled' | 'every' | 'log' | 'now'>
+type Needed = Pick<Parts, 'host' | 'here' | 'calls' | 'pin' | 'router' | 'sessions' | 'storage' | 'access' | 'hooks' | 'config' | 'enabled' | 'every' | 'log' | 'now'>
 
 /** What services say to each other, or to themselves, of the unit that it is for: an account or a room. */
 const CONFIRM = 'muc confirm'
 const REFRESH = 'muc refresh'
 const FORGET = 'muc forget'
+/** Questions to other nodes, before the service's domain. */
+const USERS = 'muc users'
+const PURGE = 'muc purge'
+/** How long a list of the rooms of all nodes is good, ms. */
+const LISTING_MS = 1000
 
 /** One domain with its rooms. */
 class RoomService implements Rooms {
@@ -226,6 +232,8 @@ class RoomService implements Rooms {
   readonly #roomId: RegExp | undefined
   #stopping = false
   #listing: readonly Listed[] | undefined
+  /** The same of all nodes, being made or made a moment ago. */
+  #listingOfAll: Promise<readonly Listed[]> | undefined
   readonly disco = createDiscoRegistry()
   #command: IqHandler = () => { throw new StanzaError('item-not-found') }
 
@@ -265,6 +273,8 @@ class RoomService implements Rooms {
       iq: { get: () => undefined, set: (_payload, _target, handler) => { this.#command = handler }, request: () => Promise.resolve(undefined) },
     })
     serveHats(commands, (jid) => this.room(jid.local))
+    parts.calls.serve(`${USERS} ${domain}`, () => Array.from(this.#occupied, ([local, { occupants }]) => [local, occupants.size]))
+    parts.calls.serve(`${PURGE} ${domain}`, (address, before) => this.#purge(address, before as number))
     parts.hooks.started(() => { this.#findOccupants() })
     parts.hooks.resumed((session, restarted) => { if (restarted) this.#refresh(session) })
     parts.hooks.came((unit) => { this.#came(unit) })
@@ -327,7 +337,10 @@ class RoomService implements Rooms {
     this.#idle.set(room.local, room)
   }
 
-  changed(): void { this.#listing = undefined }
+  changed(): void {
+    this.#listing = undefined
+    this.#listingOfAll = undefined
+  }
 
   removed(room: Room): void {
     this.changed()
@@ -417,7 +430,11 @@ class RoomService implements Rooms {
     if (payload?.xmlns !== DISCO_ITEMS_NS || payload.name !== 'query') return false
     const query = stanza.childElement(payload)
     if (!this.#allows(from)) throw new StanzaError('forbidden', 'this service is not for you')
-    this.#answer(iqResult(stanza, this.#list(query)), session)
+    const list = this.#list(query)
+    if (list instanceof Promise) {
+      list.then((answer) => iqResult(stanza, answer), (error: unknown) => errorReply(stanza, error instanceof StanzaError ? error : new StanzaError('internal-server-error')))
+        .then((answer) => { this.#answer(answer, session) }).catch((error: unknown) => { this.parts.log.error({ what: 'rooms_not_listed', error }) })
+    } else this.#answer(iqResult(stanza, list), session)
     return true
   }
 
@@ -429,34 +446,65 @@ class RoomService implements Rooms {
   }
 
   /** §6.3: the rooms that are listed, page by page (XEP-0059). */
-  #list(query: Element): Element {
+  #list(query: Element): Element | Promise<Element> {
     if ((query.attrs['node'] ?? '') !== '') throw new StanzaError('item-not-found')
+    const page = parseResultSet(query)
+    const answer = (rooms: readonly Listed[]): Element => {
+      const { items, set } = pageOf(rooms, page, (room) => room.address, this.#options.max_rooms_discoitems)
+      const paged = query.getChild('set', RSM_NS) !== undefined || items.length < rooms.length
+      return xml('query', { xmlns: DISCO_ITEMS_NS }, items.map(({ address, name }) => xml('item', { jid: address, name })), paged && set)
+    }
     const rooms = this.#listed()
-    const { items, set } = pageOf(rooms, parseResultSet(query), (room) => room.address, this.#options.max_rooms_discoitems)
-    const paged = query.getChild('set', RSM_NS) !== undefined || items.length < rooms.length
-    return xml('query', { xmlns: DISCO_ITEMS_NS }, items.map(({ address, name }) => xml('item', { jid: address, name })), paged && set)
+    return rooms instanceof Promise ? rooms.then(answer) : answer(rooms)
   }
 
   /** The rooms that are listed, in order of their addresses; read again when a room has changed. */
-  #listed(): readonly Listed[] {
+  #listed(): readonly Listed[] | Promise<readonly Listed[]> {
+    if (!this.parts.calls.alone) {
+      if (this.#listingOfAll === undefined) {
+        const listing = this.#listedOfAll()
+        this.#listingOfAll = listing
+        const forget = (): void => { if (this.#listingOfAll === listing) this.#listingOfAll = undefined }
+        listing.then(() => { setTimeout(forget, LISTING_MS).unref() }, forget)
+      }
+      return this.#listingOfAll
+    }
     if (this.#listing !== undefined) return this.#listing
     const found: Listed[] = []
     let after: string | undefined
     for (let scanned = 0; scanned < LIST_SCAN_MAX;) {
       const rooms = this.store.rooms(after, 500)
-      for (const { local, room: { config, locked } } of rooms) {
-        if (!config.public || locked) continue
-        const occupied = this.#occupied
-        found.push({
-          address: `${local}@${this.domain}`, name: config.name === '' ? local : config.name, description: config.description, language: config.lang,
-          get users() { return occupied.get(local)?.occupants.size ?? 0 }, open: !config.membersOnly && !config.passwordProtected, anonymous: !config.nonAnonymous,
-        })
-      }
+      if (rooms instanceof Promise) throw new Error('rooms need a storage driver that reads synchronously')
+      for (const { local, room } of rooms) this.#note(found, local, room, () => this.#occupied.get(local)?.occupants.size ?? 0)
       scanned += rooms.length
       after = rooms.at(-1)?.local
       if (rooms.length < 500) break
     }
     return (this.#listing = found)
+  }
+
+  /** Those of all nodes. Rooms with occupants are in memory where they are at home. */
+  async #listedOfAll(): Promise<readonly Listed[]> {
+    const answers = await this.parts.calls.askNodes(`${USERS} ${this.domain}`) as unknown as readonly (readonly [string, number][])[]
+    const users = new Map(answers.flat())
+    const found: Listed[] = []
+    let after: string | undefined
+    for (let scanned = 0; scanned < LIST_SCAN_MAX;) {
+      const rooms = await this.store.rooms(after, 500)
+      for (const { local, room } of rooms) this.#note(found, local, room, () => users.get(local) ?? 0)
+      scanned += rooms.length
+      after = rooms.at(-1)?.local
+      if (rooms.length < 500) break
+    }
+    return found
+  }
+
+  #note(found: Listed[], local: string, { config, locked }: ListedRoom, users: () => number): void {
+    if (!config.public || locked) return
+    found.push({
+      address: `${local}@${this.domain}`, name: config.name === '' ? local : config.name, description: config.description, language: config.lang,
+      get users() { return users() }, open: !config.membersOnly && !config.passwordProtected, anonymous: !config.nonAnonymous,
+    })
   }
 
   #presence(stanza: Stanza, to: Jid, from: Jid, session: Session | undefined): void {
@@ -553,27 +601,31 @@ class RoomService implements Rooms {
 
   // ---- A start, and the end of an account
 
-  /** Removes what is older from the archives, also of rooms that are gone. */
+  /** Removes what is older from the archives, also of rooms that are gone; one node sees to it for all. */
   async #expire(afterMs: number): Promise<void> {
+    if (!this.parts.here(this.parts.host)) return
     const before = this.parts.now() - afterMs
-    const { archive: history } = this.parts.storage
-    const purge = async (page: (after: string | undefined) => readonly string[], purged: (local: string, address: string) => Promise<void>): Promise<void> => {
+    const purge = async (page: (after: string | undefined) => MaybePromise<readonly string[]>, purged: (local: string, hasMore: boolean) => void): Promise<void> => {
       for (let after: string | undefined; ;) {
-        const names = page(after)
+        const names = await page(after)
         for (const local of names) {
-          const address = `${local}@${this.domain}`
-          await history.purge(address, before)
-          await purged(local, address)
+          const hasMore = await this.parts.calls.ask(`${local}@${this.domain}`, `${PURGE} ${this.domain}`, before)
+          purged(local, hasMore === true)
         }
         if (names.length < EXPIRE_AT_ONCE) return
         after = names.at(-1)
         await new Promise((resolve) => { setImmediate(resolve) })
       }
     }
-    await purge((after) => this.store.rooms(after, EXPIRE_AT_ONCE).map(({ local }) => local), async () => {})
-    await purge((after) => this.store.past(after, EXPIRE_AT_ONCE), async (local, address) => {
-      if (await history.bounds(address) === undefined) this.store.removePast(local)
-    })
+    await purge(async (after) => (await this.store.rooms(after, EXPIRE_AT_ONCE)).map(({ local }) => local), () => undefined)
+    await purge((after) => this.store.past(after, EXPIRE_AT_ONCE), (local, hasMore) => { if (!hasMore) this.store.removePast(local) })
+  }
+
+  /** At the room's home: whether anything is left of its archive. */
+  async #purge(address: string, before: number): Promise<boolean> {
+    const { archive: history } = this.parts.storage
+    await history.purge(address, before)
+    return await history.bounds(address) !== undefined
   }
 
   /** Rooms whose occupants were here before the start: those whose session is still here stay, the others leave. */

@@ -3,6 +3,7 @@ import { buildForm, FORMS_NS, parseForm } from '../../../lib/forms.ts'
 import { parseResultSet, pageOf } from '../../../lib/result-set.ts'
 import { StanzaError } from '../../../lib/stanza/errors.ts'
 import { type Element, xml } from '../../../lib/xml/element.ts'
+import type { MaybePromise } from '../../storage/shapes.ts'
 import type { IqRequest } from '../extension.ts'
 
 const NS = 'urn:xmpp:channel-search:0'
@@ -28,7 +29,7 @@ export interface Listed {
 }
 
 /** Answers the form, or what a filled in form looks for. */
-export function search({ payload }: IqRequest, rooms: () => readonly Listed[]): Element {
+export function search({ payload }: IqRequest, rooms: () => MaybePromise<readonly Listed[]>): Element | Promise<Element> {
   const x = payload.getChild('x', FORMS_NS)
   if (x === undefined) return xml('search', { xmlns: SEARCH_NS }, searchForm())
   const form = parseForm(x, { kinds: ['submit'], formType: PARAMS })
@@ -46,12 +47,16 @@ export function search({ payload }: IqRequest, rooms: () => readonly Listed[]): 
   const [inName, inDescription] = [within('sinname'), within('sindescription')]
   const least = form.number('min_users') ?? 0
   const types = form.has('types') ? form.values('types') : [TYPE]
-  const found = !types.includes(TYPE) ? [] : rooms().filter((room) => {
+  const answer = (listed: readonly Listed[]): Element => resultOf(listed.filter((room) => {
     if (room.users < least) return false
     const text = `${inName ? room.name : ''}\n${inDescription ? room.description : ''}\n${inAddress ? room.address : ''}`.toLowerCase()
     return terms.every((term) => text.includes(term))
-  })
-  found.sort((a, b) => (key === BY_USERS ? b.users - a.users : 0) || (a.address < b.address ? -1 : 1))
+  }).sort((a, b) => (key === BY_USERS ? b.users - a.users : 0) || (a.address < b.address ? -1 : 1)), payload)
+  const listed = types.includes(TYPE) ? rooms() : []
+  return listed instanceof Promise ? listed.then(answer) : answer(listed)
+}
+
+function resultOf(found: readonly Listed[], payload: Element): Element {
   const { items, set } = pageOf(found, parseResultSet(payload), (room) => room.address, PAGE_MAX)
   return xml('result', { xmlns: SEARCH_NS }, items.map((room) => xml('item', { address: room.address },
     xml('name', null, room.name),

@@ -65,6 +65,12 @@ export interface StoredMessage {
   readonly author: string
 }
 
+/** A room in a list. */
+export interface ListedRoom {
+  readonly config: Pick<RoomConfig, 'name' | 'description' | 'lang' | 'public' | 'membersOnly' | 'passwordProtected' | 'nonAnonymous'>
+  readonly locked: boolean
+}
+
 export class RoomStore {
   readonly #records: Records
   readonly #service: string
@@ -95,10 +101,11 @@ export class RoomStore {
     this.#records.put(ROOMS, this.#key(local), room)
   }
 
-  /** Rooms in order of their names, from one on. */
-  rooms(after: string | undefined, limit: number, reverse = false): { local: string; room: StoredRoom }[] {
-    const found = now(this.#records.range(ROOMS, this.#key(), { limit, reverse, ...(after !== undefined && { after: this.#key(after) }) }))
-    return found.map(({ key, value }) => ({ local: key[1] as string, room: value as StoredRoom }))
+  /** Rooms in order of their names, from one on; where there are several nodes, of all, with what is listed of them. */
+  rooms(after: string | undefined, limit: number): MaybePromise<readonly { readonly local: string; readonly room: ListedRoom }[]> {
+    const found = this.#records.range(ROOMS, this.#key(), { limit, ...(after !== undefined && { after: this.#key(after) }) })
+    const listed = (rows: readonly { readonly key: Key; readonly value: Value }[]): { local: string; room: ListedRoom }[] => rows.map(({ key, value }) => ({ local: key[1] as string, room: value as unknown as ListedRoom }))
+    return found instanceof Promise ? found.then(listed) : listed(found)
   }
 
   /** `related`: everybody who is. */
@@ -181,8 +188,8 @@ export class RoomStore {
   }
 
   /** Rooms that are gone and have archives, in order of their names, from one on. */
-  past(after: string | undefined, limit: number): string[] {
-    return now(this.#records.range(PAST, this.#key(), { limit, ...(after !== undefined && { after: this.#key(after) }) })).map(({ key }) => key[1] as string)
+  async past(after: string | undefined, limit: number): Promise<readonly string[]> {
+    return (await this.#records.range(PAST, this.#key(), { limit, ...(after !== undefined && { after: this.#key(after) }) })).map(({ key }) => key[1] as string)
   }
 
   putPast(local: string): void {
