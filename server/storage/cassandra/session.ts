@@ -221,5 +221,5 @@ function told(error: unknown): unknown {
   if (error instanceof errors.ResponseError && error.code === codes.invalid && /too (big|large)|longer than maximum/i.test(error.message)) return new RefusedError(error.message, { cause: error })
   if (!(error instanceof errors.NoHostAvailableError)) return error
   const [first] = Object.entries(error.innerErrors ?? {})
-  return first === undefined ? error : new Error(`no node of Cassandra answers: ${first[0]}: ${(first[1] as Error).message}`, { cause: error })
+  return new Error(first === undefined ? `no node of Cassandra answers: ${error.message}` : `no node of Cassandra answers: ${first[0]}: ${(first[1] as Error).message}`, { cause: error })
 }
