@@ -1,4 +1,6 @@
-import { readFileSync, readdirSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { expect } from 'chai'
 import { parse } from 'yaml'
@@ -18,6 +20,24 @@ describe('the examples of a deployment', () => {
       expect(found.map(formatProblem).filter((line) => !line.includes('certfiles'))).to.deep.equal([])
     })
   }
+
+  it('units of systemd are as it wants them, and run roles that have a configuration', function () {
+    const template = readFileSync(path.join(import.meta.dirname, 'systemd/tidings@.service'), 'utf8')
+    const roles = [...(template.split('\n', 1)[0] ?? '').matchAll(/tidings@([a-z-]+)/g)].map(([, role]) => `${role}.yml`)
+    expect(roles).to.have.lengthOf(5)
+    expect(files).to.include.members(roles)
+    if (spawnSync('systemd-analyze', ['--version']).error) this.skip()
+    const folder = mkdtempSync(path.join(tmpdir(), 'tidings-'))
+    const units = ['tidings.service', 'tidings@.service'].map((name) => {
+      const text = readFileSync(path.join(import.meta.dirname, 'systemd', name), 'utf8')
+      // The program is not installed here.
+      writeFileSync(path.join(folder, name), text.replaceAll('/usr/bin/tidings', '/bin/true'))
+      return path.join(folder, name.replace('@', '@chat'))
+    })
+    const { status, stdout, stderr } = spawnSync('systemd-analyze', ['verify', '--man=no', ...units], { encoding: 'utf8' })
+    rmSync(folder, { recursive: true })
+    expect([status, stdout + stderr]).to.deep.equal([0, ''])
+  })
 
   it('compose.yaml starts what has a configuration, with services that this names', () => {
     const { services } = parse(readFileSync(path.join(import.meta.dirname, 'compose.yaml'), 'utf8'), { merge: true }) as { services: Record<string, { command?: readonly string[] }> }
