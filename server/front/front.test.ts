@@ -387,6 +387,20 @@ describe('a node that is not the home of an account', () => {
       ]) expect((await speak(bytes)).length).to.equal(NONCE_BYTES)
     })
 
+    it('may be a Unix socket, where the processes are on one machine', async () => {
+      const dir = mkdtempSync(path.join(tmpdir(), 'tidings-'))
+      const { openLink } = await import('./link.ts')
+      await using listener = await InternalListener.open(`unix:${dir}/clients`, createLog('silent'))
+      const units: string[] = []
+      listener.serve(SECRET, { admits: async (unit) => { units.push(unit); return { kind: 'busy' } }, take: () => false, request: () => false })
+      const client = { address: '192.0.2.1', secure: true, tls: undefined, binding: undefined, certificate: undefined, transport: 'bytes', listener: {}, failures: 0, repeated: 0 } as const
+      expect(await openLink({ address: listener.address, secret: SECRET, connectTimeoutMs: 2000, timeoutMs: 2000 }, 'romeo@localhost', client)).to.deep.equal({ kind: 'busy' })
+      expect(units).to.deep.equal(['romeo@localhost'])
+      // One with another secret is not believed either.
+      expect(await openLink({ address: listener.address, secret: Buffer.from('another'), connectTimeoutMs: 2000, timeoutMs: 2000 }, 'romeo@localhost', client).catch((error: Error) => error.message)).to.contain('ended')
+      rmSync(dir, { recursive: true })
+    })
+
     it('refuses what stands for nobody of its own', async () => {
       const { passengerHeader, readAnswer, NONCE_BYTES } = await import('./passenger-header.ts')
       settle('romeo', 2)

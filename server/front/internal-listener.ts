@@ -23,7 +23,7 @@ export interface PassengerHost {
 const HEADER_TIMEOUT_MS = 5000
 
 export class InternalListener implements AsyncDisposable {
-  /** `host:port`, as the others reach it. */
+  /** `host:port` as the others reach it, or `unix:` and a path. */
   readonly address: string
   readonly #server: net.Server
   #secret: Uint8Array | undefined
@@ -40,8 +40,13 @@ export class InternalListener implements AsyncDisposable {
     server.on('error', (error) => log.error({ what: 'internal_listener_failed', error }))
   }
 
-  /** Listens; `address` is `host:port`, or empty for a free port on the machine's own address. Rejects when it cannot. */
+  /** Listens; `address` is `host:port`, `unix:` and a path, or empty for a free port on the machine's own address. Rejects when it cannot. */
   static async open(address: string, log: Log): Promise<InternalListener> {
+    if (address.startsWith('unix:')) {
+      const server = net.createServer({ pauseOnConnect: true })
+      await listenOn(server, { port: 0, ip: '', unixPath: address.slice(5), unixSocket: { mode: 0o600 } })
+      return new InternalListener(server, address, log)
+    }
     const colon = address.lastIndexOf(':')
     const host = address === '' ? ownAddress() : address.slice(0, colon).replaceAll(/^\[|\]$/g, '')
     const server = net.createServer({ pauseOnConnect: true, noDelay: true })

@@ -4,7 +4,7 @@ import type { Passenger } from '../c2s/passing.ts'
 import { type Answer, NONCE_BYTES, passengerHeader, readAnswer } from './passenger-header.ts'
 
 export interface LinkOptions {
-  /** `host:port` of the node. */
+  /** `host:port` of the node, or `unix:` and a path. */
   readonly address: string
   readonly secret: Uint8Array
   /** How long until it greets, and from then until it answers. */
@@ -17,8 +17,7 @@ export type Link = { readonly kind: 'taken'; readonly socket: Socket } | Exclude
 /** Tells a node of a client of this unit; resolves with its answer. Rejects when it does not answer in time, or is none of the cluster's. */
 export function openLink({ address, secret, connectTimeoutMs, timeoutMs }: LinkOptions, unit: string, client: Passenger): Promise<Link> {
   return new Promise((resolve, reject) => {
-    const colon = address.lastIndexOf(':')
-    const socket = connect({ host: address.slice(0, colon).replaceAll(/^\[|\]$/g, ''), port: Number(address.slice(colon + 1)), noDelay: true })
+    const socket = connectTo(address)
     let received: Buffer = Buffer.alloc(0)
     let header: Buffer | undefined
     const settle = (): void => {
@@ -63,6 +62,12 @@ export function openLink({ address, secret, connectTimeoutMs, timeoutMs }: LinkO
     socket.on('error', ignore)
     socket.on('readable', read).on('end', ended).on('close', ended)
   })
+}
+
+function connectTo(address: string): Socket {
+  if (address.startsWith('unix:')) return connect({ path: address.slice(5) })
+  const colon = address.lastIndexOf(':')
+  return connect({ host: address.slice(0, colon).replaceAll(/^\[|\]$/g, ''), port: Number(address.slice(colon + 1)), noDelay: true })
 }
 
 /** It closes, which is heard. Apart from the rest, so that it holds nothing of it as long as the connection lasts. */

@@ -39,6 +39,7 @@ describe('the role proxy', () => {
   let proxy: ProxyRole
   let dir: string
   let file: string
+  let problem: string | undefined
   const open: { destroy(): void }[] = []
 
   beforeEach(async () => {
@@ -57,7 +58,8 @@ describe('the role proxy', () => {
     dir = mkdtempSync(path.join(tmpdir(), 'tidings-'))
     file = path.join(dir, 'ejabberd.yml')
     writeFileSync(file, CONFIG)
-    const watch = { get nodes() { return at(0).node.nodes }, find: async (unit: string) => all.homes.get(unit), [Symbol.asyncDispose]: () => Promise.resolve() }
+    problem = undefined
+    const watch = { get problem() { return problem }, get nodes() { return at(0).node.nodes }, find: async (unit: string) => all.homes.get(unit), [Symbol.asyncDispose]: () => Promise.resolve() }
     proxy = await createProxyRole({ config: loadConfig(file).config, dataDir: path.join(dir, 'data'), log: createLog('silent'), cluster: { watch, secret: SECRET }, patienceMs: 500 })
   })
   afterEach(async () => {
@@ -167,6 +169,12 @@ describe('the role proxy', () => {
     const again = await connect({ host: site.host, port: site.port, domain: 'localhost', user: 'romeo', password: 'secret', resume: last.resumeState() })
     open.push(again)
     expect(again.resumed).to.equal(true)
+  })
+
+  it('says that it is not well while it does not know of the nodes', () => {
+    expect(proxy.server.status().healthy).to.equal(true)
+    problem = 'Redis: away'
+    expect([proxy.server.status().healthy, proxy.server.status().storage.problem]).to.deep.equal([false, 'Redis: away'])
   })
 
   it('has a login fail for a while when there is no node (RFC 6120 §6.5.10)', async () => {

@@ -6,6 +6,7 @@ import type { Config, ListenConfig } from '../config/config.ts'
 import type { Log } from '../log.ts'
 import { createServer, type Server } from '../server.ts'
 import { openMemory } from '../storage/memory/memory.ts'
+import type { Storage } from '../storage/shapes.ts'
 import type { NodeInfo } from '../cluster/shapes.ts'
 import { ClusterFront } from './front.ts'
 
@@ -13,6 +14,8 @@ import { ClusterFront } from './front.ts'
 export interface NodeWatch extends AsyncDisposable {
   readonly nodes: readonly NodeInfo[]
   find(unit: string): Promise<string | undefined>
+  /** The reason why the nodes cannot be asked for at present. */
+  readonly problem?: string | undefined
 }
 
 export interface ProxyRoleOptions {
@@ -49,7 +52,7 @@ export async function createProxyRole({ config, dataDir, log, cluster, patienceM
   let front: ClusterFront | undefined
   try {
     const server = await createServer({
-      config: { ...config, listen, host: (name) => withoutServices(config, name) }, dataDir, log, storage: openMemory(),
+      config: { ...config, listen, host: (name) => withoutServices(config, name) }, dataDir, log, storage: nothingStored(watch),
       front: (metrics) => front = new ClusterFront({
         self: undefined, nodes: () => watch.nodes, find: (unit) => watch.find(unit), secret, closeTimeoutMs: limits.closeTimeoutMs, log, metrics, ...(patienceMs === undefined ? {} : { patienceMs }),
       }),
@@ -87,6 +90,15 @@ async function openWatch({ tidings: { cluster } }: Config): Promise<{ readonly w
     await watch[Symbol.asyncDispose]()
     throw error
   }
+}
+
+/** What `/health` says is whether the nodes are known. */
+function nothingStored(watch: NodeWatch): Storage {
+  const memory = openMemory()
+  return Object.defineProperties(memory, {
+    healthy: { get: () => watch.problem === undefined },
+    status: { value: () => ({ driver: 'none', healthy: watch.problem === undefined, ...(watch.problem === undefined ? {} : { problem: watch.problem }), pendingWrites: 0, commitMs: 0 }) },
+  })
 }
 
 /** What of a listener is for clients. */
