@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
 import { type Client, connect, type ConnectOptions } from '../../lib/client/client.ts'
 import type { Element } from '../../lib/xml/element.ts'
-import { type Redis as RedisService, sharedHBase, sharedKafka, startRedis } from '../../services/services.ts'
+import { type Redis as RedisService, sharedCassandra, sharedHBase, sharedKafka, startRedis } from '../../services/services.ts'
 
 const BIN = path.resolve(import.meta.dirname, '../../bin/tidings.js')
 const START_MS = 120_000
@@ -69,7 +69,7 @@ export type LoginOptions = Partial<ConnectOptions> & {
   readonly presence?: string
 }
 
-/** Redis of its own, tables and topic of its own in HBase and Kafka. */
+/** Redis of its own; tables and topic of its own in HBase and Kafka, or a keyspace of its own in Cassandra. */
 export class Processes implements AsyncDisposable {
   readonly dir: string
   readonly redis: RedisService
@@ -91,6 +91,12 @@ export class Processes implements AsyncDisposable {
     const name = `nodes${process.pid}x${Date.now().toString(36)}`
     return new Processes(await mkdtemp(path.join(tmpdir(), 'tidings-')), redis, `  kafka: {brokers: ["${kafka.brokers[0]}"], topic: ${name}, group: ${name}, partitions: 4, replication: 1}
   hbase: {masters: ["${hbase.masters[0]}"], prefix: ${name}_, regions: 2}`)
+  }
+
+  /** Nodes that write history to Cassandra themselves. */
+  static async openOnCassandra(): Promise<Processes> {
+    const [{ host, port, datacenter }, redis] = await Promise.all([sharedCassandra(), startRedis()])
+    return new Processes(await mkdtemp(path.join(tmpdir(), 'tidings-')), redis, `  cassandra: {contact_points: ["${host}:${port}"], local_datacenter: ${datacenter}, keyspace: nodes${process.pid}x${Date.now().toString(36)}, replication: 1}`)
   }
 
   async #config(name: string): Promise<string> {
