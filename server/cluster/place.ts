@@ -14,6 +14,7 @@ import { accountsAtHome } from './accounts-at-home.ts'
 import type { Calls } from './calls.ts'
 import { Homes } from './homes.ts'
 import { recordsOfNode, takeRow, withRecords } from './records.ts'
+import { takesUnits } from './rendezvous.ts'
 import type { Units } from './shapes.ts'
 
 export interface PlaceParts {
@@ -146,9 +147,10 @@ export class Place {
     await this.units.leave()
   }
 
-  /** What belongs to a host as a whole is kept by one node: the first that is there. */
+  /** What belongs to a host as a whole is kept by one node: the first that is there and has accounts. */
   takeHosts(): void {
-    if (this.#isLeaving) return
+    const self = this.units.nodes.find(({ inc }) => inc === this.units.inc)
+    if (this.#isLeaving || (self !== undefined && !takesUnits(self))) return
     for (const host of this.#server?.hosts.keys() ?? []) {
       if (this.#hostsHere.has(host)) continue
       this.claim(host).then((isOurs) => {
