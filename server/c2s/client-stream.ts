@@ -250,7 +250,7 @@ export class ClientStream implements StreamHandler, Carrier {
     const before = this.#user === undefined && host !== undefined
     this.#header = before && front !== undefined ? header : undefined
     // Only SASL2 differs from account to account, and it is for encrypted streams.
-    if (before && front !== undefined && this.#secure && this.#passed === undefined && from?.domain === host.name && from.local !== '' && !front.isHere(from.bare)) {
+    if (before && front !== undefined && this.#secure && this.#passed === undefined && from?.domain === host.name && from.local !== '' && !front.isHere(from.bare) && host.logins.opened(this.address) === undefined) {
       const open = (): void => this.#openStream(header, host, from, to)
       return this.#wait(this.#passOn(front, from.bare, []).then((passed) => passed ? undefined : open(), open), () => {})
     }

@@ -325,6 +325,19 @@ describe('a node that is not the home of an account', () => {
       expect(sessionsAt(1)).to.deep.equal([romeo.jid])
     })
 
+    it('is gone without a word, with its machine, the client\'s connection ends when the others have noticed', async () => {
+      settle('romeo', 1)
+      settle('juliet', 2)
+      const romeo = await login(0, 'romeo', { sm: true })
+      const juliet = await login(0, 'juliet', { sm: true })
+      const { node } = at(1)
+      all.nodes.delete(node.inc)
+      all.changed([node.inc])
+      expect(await romeo.closed).to.equal(undefined)
+      expect(romeo.streamError).to.equal(undefined)
+      await juliet.ping()
+    })
+
     it('ends while the client is there, the client\'s connection ends with its stream unfinished, and it resumes elsewhere', async () => {
       settle('romeo', 1)
       const romeo = await login(0, 'romeo', { sm: true })

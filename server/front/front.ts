@@ -34,8 +34,8 @@ const DRAIN_EVERY_MS = 100
 
 export class ClusterFront implements Front {
   readonly #parts: FrontParts
-  /** Clients whose streams go through here, with what ends them. */
-  readonly #carried = new Set<Connection>()
+  /** Clients whose streams go through here, each with its home. */
+  readonly #carried = new Map<Connection, { readonly inc: string | undefined; readonly home: Socket }>()
   readonly #refused
   readonly relay: RequestRelay
   #next = 0
@@ -49,7 +49,7 @@ export class ClusterFront implements Front {
     parts.metrics.gauge('tidings_front_connections', 'Client connections that are passed on to other nodes', [], () => this.connections)
     parts.metrics.gauge('tidings_front_waiting_bytes', 'Bytes that wait here for clients that are served by other nodes', [], () => {
       let bytes = 0
-      for (const client of this.#carried) bytes += client.writableLength
+      for (const client of this.#carried.keys()) bytes += client.writableLength
       return bytes
     })
     this.#refused = parts.metrics.counter('tidings_front_failures_total', 'Logins for which no node was found', [])
@@ -76,7 +76,7 @@ export class ClusterFront implements Front {
           if (!unit.includes('@') || await self.claim(unit)) return undefined
         } else {
           const link = await this.#ask(inc, unit, client, until)
-          if (link.kind === 'taken') return this.#passage(link.socket)
+          if (link.kind === 'taken') return this.#passage(inc, link.socket)
           if (link.kind === 'elsewhere' && before === undefined) {
             told = link.inc
             continue
@@ -106,16 +106,26 @@ export class ClusterFront implements Front {
     return openLink({ address, secret: this.#parts.secret, connectTimeoutMs: CONNECT_TIMEOUT_MS, timeoutMs: Math.max(CONNECT_TIMEOUT_MS, until - performance.now()) }, unit, client)
   }
 
-  #passage(home: Socket): Passage {
+  #passage(inc: string | undefined, home: Socket): Passage {
     const { closeTimeoutMs } = this.#parts
     return {
       carry: (client, begun) => {
-        this.#carried.add(client)
+        this.#carried.set(client, { inc, home })
         const ended = (): void => void this.#carried.delete(client)
         if (isFramed(client)) carryElements(client, home, begun, closeTimeoutMs, ended)
         else carryBytes(client as Socket, home, begun, closeTimeoutMs, ended)
       },
       cancel() { home.destroy() },
+    }
+  }
+
+  /** Nodes are gone, perhaps with their machines, from which nothing is heard then: who was there is to come again. */
+  nodesChanged(): void {
+    const live = new Set(this.#parts.nodes().map(({ inc }) => inc))
+    for (const [client, { inc, home }] of this.#carried) {
+      if (inc === undefined || live.has(inc)) continue
+      home.destroy()
+      client.end()
     }
   }
 
@@ -126,7 +136,7 @@ export class ClusterFront implements Front {
       const left = Math.max(0, until - performance.now())
       const turns = Math.ceil(left / DRAIN_EVERY_MS)
       let now = turns === 0 ? Infinity : Math.ceil(this.#carried.size / turns)
-      for (const client of this.#carried) {
+      for (const client of this.#carried.keys()) {
         if (--now < 0) break
         client.end()
       }
@@ -137,6 +147,6 @@ export class ClusterFront implements Front {
 
   /** Ends the connections that are passed on and leaves their streams unfinished, for their clients to resume (XEP-0198 §5). */
   endAll(): void {
-    for (const client of this.#carried) client.end()
+    for (const client of this.#carried.keys()) client.end()
   }
 }

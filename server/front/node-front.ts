@@ -32,6 +32,7 @@ export function createNodeFront({ place, secret, listener, closeTimeoutMs, log, 
     find: (unit) => units.find(unit),
     secret, closeTimeoutMs, log, metrics,
   })
+  units.onChange(() => { front.nodesChanged() })
   return {
     front,
     serve(c2s) {

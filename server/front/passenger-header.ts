@@ -39,7 +39,7 @@ export function passengerHeader(secret: Uint8Array, nonce: Buffer, account: stri
     proxyExtension(OWN.account, account),
     proxyExtension(OWN.transport, Buffer.from([TRANSPORTS.indexOf(client.transport)])),
     proxyExtension(OWN.listener, JSON.stringify(client.listener)),
-    proxyExtension(OWN.counts, Buffer.from([client.failures, client.repeated])),
+    proxyExtension(OWN.counts, Buffer.from([Math.min(client.failures, 0xff), client.repeated])),
   ]
   if (client.secure) {
     const fixed = Buffer.alloc(TLS_FIXED_BYTES)

@@ -59,7 +59,7 @@ describe('the role proxy', () => {
     file = path.join(dir, 'ejabberd.yml')
     writeFileSync(file, CONFIG)
     problem = undefined
-    const watch = { get problem() { return problem }, get nodes() { return at(0).node.nodes }, find: async (unit: string) => all.homes.get(unit), [Symbol.asyncDispose]: () => Promise.resolve() }
+    const watch = { onChange: (listener: () => void) => { at(0).node.onChange(listener) }, get problem() { return problem }, get nodes() { return at(0).node.nodes }, find: async (unit: string) => all.homes.get(unit), [Symbol.asyncDispose]: () => Promise.resolve() }
     proxy = await createProxyRole({ config: loadConfig(file).config, dataDir: path.join(dir, 'data'), log: createLog('silent'), cluster: { watch, secret: SECRET }, patienceMs: 500 })
   })
   afterEach(async () => {

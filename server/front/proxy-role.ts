@@ -14,6 +14,8 @@ import { ClusterFront } from './front.ts'
 export interface NodeWatch extends AsyncDisposable {
   readonly nodes: readonly NodeInfo[]
   find(unit: string): Promise<string | undefined>
+  /** Told of each change of `nodes`. */
+  onChange(listener: () => void): void
   /** The reason why the nodes cannot be asked for at present. */
   readonly problem?: string | undefined
 }
@@ -57,6 +59,7 @@ export async function createProxyRole({ config, dataDir, log, cluster, patienceM
         self: undefined, nodes: () => watch.nodes, find: (unit) => watch.find(unit), secret, closeTimeoutMs: limits.closeTimeoutMs, log, metrics, ...(patienceMs === undefined ? {} : { patienceMs }),
       }),
     })
+    watch.onChange(() => { front?.nodesChanged() })
     return roleOf(server, front as unknown as ClusterFront, watch)
   } catch (error) {
     await watch[Symbol.asyncDispose]()
