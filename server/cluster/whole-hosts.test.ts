@@ -18,11 +18,11 @@ const CONFIG = TEST_CONFIG.replace('  mod_bosh: {}\n', '').replace('mod_mam: { d
 
 interface Timer {
   readonly everyMs: number
-  run(): void
+  readonly run: () => void
 }
 
 /** Notes what is to be done from time to time, for a test that does not wait for so long. */
-function keepTimers(): { next(): void; end(): Timer[][] } {
+function keepTimers(): { readonly next: () => void; readonly end: () => Timer[][] } {
   const { setInterval: real } = globalThis
   const all: Timer[][] = []
   globalThis.setInterval = ((run: () => void, everyMs: number) => {
