@@ -96,12 +96,13 @@ export const GAJIM: readonly Check[] = [
       const form = need((await visit.host()).forms.get('http://jabber.org/network/serverinfo'), 'no form http://jabber.org/network/serverinfo')
       need([...form].some(([name, values]) => name.endsWith('-addresses') && values.length > 0), 'the form names no address')
     },
+    works: uses.namesContacts,
   },
 ]
 
 /** Shown, and not counted: hardly any server has it. */
 export const UNCOUNTED: readonly Check[] = [
-  { id: 'D8', title: 'Security labels (0258)', ...host('urn:xmpp:sec-label:0') },
+  { id: 'D8', title: 'Security labels (0258)', ...host('urn:xmpp:sec-label:0'), works: uses.listsLabels },
 ]
 
 /** Features of PEP that both rely on. */
@@ -129,7 +130,7 @@ export const BOTH: readonly Check[] = [
     },
   },
   { id: 'E5', title: 'Registration before login (0077)', ...feature('before', 'register', 'http://jabber.org/features/iq-register'), works: uses.registersInBand },
-  { id: 'E6', title: 'Registration by token (0445)', ...feature('before', 'register', 'urn:xmpp:ibr-token:0'), works: uses.refusesForeignToken },
+  { id: 'E6', title: 'Registration by token (0445)', ...feature('before', 'register', 'urn:xmpp:ibr-token:0'), works: uses.registersByToken },
   {
     id: 'E7', title: 'Stream limits (0478)', ...feature('before', 'limits', 'urn:xmpp:stream-limits:0'),
     works: async (visit) => need(Number((await visit.feature('before', 'limits', 'urn:xmpp:stream-limits:0')).getChildText('max-bytes')) >= 10_000, 'max-bytes is missing, or below the 10000 of RFC 6120 §13.12'),

@@ -6,6 +6,7 @@ import net from 'node:net'
 import tls from 'node:tls'
 import { once } from 'node:events'
 import { type Client, connect, IqError } from '../../lib/client/client.ts'
+import type { Connection } from '../../lib/client/connection.ts'
 import { type Element, escapeXml, xml } from '../../lib/xml/element.ts'
 import { matches } from '../play.ts'
 import { parseElement } from '../../lib/xml/build.ts'
@@ -20,6 +21,10 @@ const MAM_NS = 'urn:xmpp:mam:2'
 const SID_NS = 'urn:xmpp:sid:0'
 const COMMANDS_NS = 'http://jabber.org/protocol/commands'
 export const UPLOAD_NS = 'urn:xmpp:http:upload:0'
+const CONTACTS_FORM = 'http://jabber.org/network/serverinfo'
+/** XEP-0157 §6.2 */
+const CONTACTS = new Set(['abuse', 'admin', 'feedback', 'sales', 'security', 'status', 'support'].map((each) => `${each}-addresses`))
+const LABELS_NS = 'urn:xmpp:sec-label:catalog:2'
 const BOOKMARKS_NS = 'urn:xmpp:bookmarks:1'
 /** A PNG of one pixel. */
 const PICTURE = 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=='
@@ -114,16 +119,36 @@ export async function registersInBand(visit: Visit): Promise<void> {
   client.destroy()
 }
 
-/** XEP-0445 §3.3: a token that nobody issued. */
-export async function refusesForeignToken(visit: Visit): Promise<void> {
-  const { connection } = await openSecured(visit.stage)
+/**
+ * XEP-0445 §3 and §4: an account is made with the token of an invitation, once; one that nobody issued is refused. Where an account
+ * of ours gets no invitation that makes an account, only the latter can be seen.
+ */
+export async function registersByToken(visit: Visit): Promise<void> {
+  const foreign = await showToken(visit, random())
+  foreign.connection.destroy()
+  need(foreign.answer.getChild('error')?.getChild('item-not-found'), `item-not-found expected for a token that nobody issued, but ${String(foreign.answer)} came`)
+  const uri = await invitation(visit).catch(() => '')
+  const token = /[?;]preauth=([^;]+)/.exec(uri)?.[1]
+  if (token === undefined || !/[?;]ibr=y/.test(uri)) return
+  const { connection, answer } = await showToken(visit, token)
   try {
-    connection.write(`<iq type='set' id='preauth' to='${visit.domain}'><preauth xmlns='urn:xmpp:pars:0' token='${random()}'/></iq>`)
-    const answer = (await connection.nextElement(ANSWER_MS)).element()
-    need(answer.getChild('error')?.getChild('item-not-found'), `item-not-found expected for a token that nobody issued, but ${String(answer)} came`)
+    need(answer.attrs['type'] === 'result', `the token of an invitation is refused: ${String(answer)}`)
+    const invited = { user: `benvolio-${random()}`, password: random() }
+    await ask(connection, `<iq type='set' to='${visit.domain}'><query xmlns='jabber:iq:register'><username>${invited.user}</username><password>${invited.password}</password></query></iq>`)
+    const client = await visit.enter(invited, {}, false)
+    const again = await showToken(visit, token)
+    again.connection.destroy()
+    await client.sendIq("<iq type='set'><query xmlns='jabber:iq:register'><remove/></query></iq>", ANSWER_MS).catch((error: unknown) => { if (error instanceof IqError) throw error })
+    need(again.answer.attrs['type'] === 'error', 'a token is good for two accounts')
   } finally {
     connection.destroy()
   }
+}
+
+async function showToken(visit: Visit, token: string): Promise<{ connection: Connection; answer: Element }> {
+  const { connection } = await openSecured(visit.stage)
+  connection.write(`<iq type='set' id='preauth' to='${visit.domain}'><preauth xmlns='urn:xmpp:pars:0' token='${escapeXml(token)}'/></iq>`)
+  return { connection, answer: (await connection.nextElement(ANSWER_MS)).element() }
 }
 
 /** The password is set to what it is. Some servers end all sessions of the account then. */
@@ -553,8 +578,31 @@ export async function offersInvitations(visit: Visit): Promise<void> {
   need(nodes.includes('urn:xmpp:invite#invite'), 'no command urn:xmpp:invite#invite')
 }
 
-/** XEP-0401 §4.1, in one step or with a form first. */
+/** XEP-0157 §3: addresses that can be written to, as URIs. */
+export async function namesContacts(visit: Visit): Promise<void> {
+  const form = need((await visit.host()).forms.get(CONTACTS_FORM), `no form ${CONTACTS_FORM}`)
+  const element = (await visit.host()).query.getChildren('x', DATA_NS).find((each) => each.getChildren('field').some((field) => field.attrs['var'] === 'FORM_TYPE' && field.getChildText('value') === CONTACTS_FORM))
+  need(element?.attrs['type'] === 'result', 'the form is not a result')
+  for (const [name, values] of form) {
+    if (!CONTACTS.has(name)) continue
+    for (const value of values) need(/^(?:mailto:[^@\s]+@[^@\s]+|xmpp:(?:[^@/\s]+@)?[^@\s]+|https?:\/\/[^/\s]+\S*|sips?:\S+|tel:\+?[\d().-]+)$/i.test(value) && URL.canParse(value), `${name} has ${value}, which is no address that can be written to`)
+  }
+}
+
+/** XEP-0258: the labels that may be used. */
+export async function listsLabels(visit: Visit): Promise<void> {
+  const client = await visit.asker(visit.juliet)
+  const answer = await client.sendIq(`<iq type='get' to='${visit.domain}'><catalog xmlns='${LABELS_NS}' to='${visit.bare(visit.romeo)}'/></iq>`, ANSWER_MS)
+  const items = need(answer.getChild('catalog', LABELS_NS), 'no catalog of labels').getChildren('item')
+  need(items.some((item) => item.getChild('securitylabel', 'urn:xmpp:sec-label:0') !== undefined), 'the catalog has no label')
+}
+
 export async function invites(visit: Visit): Promise<void> {
+  await invitation(visit)
+}
+
+/** XEP-0401 §4.1, in one step or with a form first: the URI of an invitation of juliet's. */
+async function invitation(visit: Visit): Promise<string> {
   const client = await visit.asker(visit.juliet)
   const run = (attrs: string, form: string): Promise<Element> => client.sendIq(`<iq type='set' to='${visit.domain}'><command xmlns='${COMMANDS_NS}' node='urn:xmpp:invite#invite' ${attrs}>${form}</command></iq>`, ANSWER_MS)
   let command = (await run("action='execute'", '')).getChild('command', COMMANDS_NS)
@@ -562,6 +610,7 @@ export async function invites(visit: Visit): Promise<void> {
   const form = command?.getChild('x', DATA_NS)
   const uri = form?.getChildren('field').find((field) => field.attrs['var'] === 'uri')?.getChildText('value') ?? form?.getChild('item')?.getChildren('field').find((field) => field.attrs['var'] === 'uri')?.getChildText('value')
   need(/^xmpp:.*preauth=/.test(uri ?? ''), `the invitation has no uri with a token: ${command?.toString() ?? 'nothing'}`)
+  return uri ?? ''
 }
 
 export async function answersVersion(visit: Visit): Promise<void> {
