@@ -15,6 +15,8 @@ import { ask, FAST_NS, login2, mechanismsOf, openSecured, SASL2_NS, tokenRequest
 import { type Account, INFO_NS, ITEMS_NS, MUC_NS, need, type Visit } from './visit.ts'
 
 const ANSWER_MS = 5000
+/** What is not held back has come by then. */
+const UNHELD_MS = 300
 const DATA_NS = 'jabber:x:data'
 export const PUBSUB_NS = 'http://jabber.org/protocol/pubsub'
 const MAM_NS = 'urn:xmpp:mam:2'
@@ -211,11 +213,19 @@ export async function talks(visit: Visit): Promise<void> {
   await Promise.all([juliet.disconnect(), romeo.disconnect()])
 }
 
-/** What an inactive client needs reaches it (XEP-0352 §5.1). */
+/** What an inactive client needs reaches it, and what it does not need waits (XEP-0352 §5.1): here that others come and go. */
 export async function toldOfState(visit: Visit): Promise<void> {
   const client = await visit.enter(visit.juliet, { resource: 'pocket' })
   client.send("<inactive xmlns='urn:xmpp:csi:0'/>")
   await client.ping(ANSWER_MS)
+  const romeo = await visit.enter(visit.romeo, { resource: 'restless' }, false)
+  const seen: string[] = []
+  const stop = client.on((stanza) => { if (stanza.name === 'presence' && stanza.attrs['from'] === romeo.jid) seen.push(String(stanza)) })
+  for (const show of ['away', 'dnd']) romeo.send(`<presence to='${client.jid}'><show>${show}</show></presence>`)
+  await romeo.ping(ANSWER_MS)
+  await new Promise((resolve) => setTimeout(resolve, UNHELD_MS))
+  stop()
+  need(seen.length === 0, 'presence comes to an inactive client at once')
   const body = await chat(visit, client.jid)
   await receives(client, `<message><body>${body}</body></message>`)
   client.send("<active xmlns='urn:xmpp:csi:0'/>")
@@ -311,14 +321,22 @@ export async function keepsOffline(visit: Visit): Promise<void> {
   await client.disconnect()
 }
 
+/** XEP-0013 §2.1, §2.5 and §2.6: counts, fetches and purges. */
 export async function countsOffline(visit: Visit): Promise<void> {
-  await chat(visit, visit.bare(visit.juliet))
+  const body = await chat(visit, visit.bare(visit.juliet))
   await (await visit.asker(visit.romeo)).ping(ANSWER_MS)
   const client = await visit.enter(visit.juliet, { resource: 'counting' }, false)
-  const answer = await client.sendIq(`<iq type='get'><query xmlns='${INFO_NS}' node='http://jabber.org/protocol/offline'/></iq>`, ANSWER_MS)
-  const count = answer.getChild('query')?.getChild('x', DATA_NS)?.getChildren('field').find((field) => field.attrs['var'] === 'number_of_messages')?.getChildText('value')
+  const countOf = async (): Promise<string | null | undefined> => {
+    const answer = await client.sendIq(`<iq type='get'><query xmlns='${INFO_NS}' node='http://jabber.org/protocol/offline'/></iq>`, ANSWER_MS)
+    return answer.getChild('query')?.getChild('x', DATA_NS)?.getChildren('field').find((field) => field.attrs['var'] === 'number_of_messages')?.getChildText('value')
+  }
+  const count = await countOf()
   need(Number(count) > 0, 'number_of_messages is not above 0')
+  const fetched = client.receive((stanza) => stanza.getName() === 'message' && stanza.getChildText('body') === body, ANSWER_MS)
+  await client.sendIq("<iq type='get'><offline xmlns='http://jabber.org/protocol/offline'><fetch/></offline></iq>", ANSWER_MS)
+  await fetched.catch(() => need(undefined, 'a message that waits is not fetched'))
   await client.sendIq("<iq type='set'><offline xmlns='http://jabber.org/protocol/offline'><purge/></offline></iq>", ANSWER_MS)
+  need(await countOf() === '0', 'messages are there after they have been purged')
   await client.disconnect()
 }
 
