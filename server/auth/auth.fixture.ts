@@ -6,6 +6,7 @@ import { loadConfig, type Config } from '../config/config.ts'
 import { createLog } from '../log.ts'
 import { openMemory } from '../storage/memory/memory.ts'
 import type { Storage } from '../storage/shapes.ts'
+import type { Kept } from './kept.ts'
 import { createAuthRole, type AuthRole } from './role.ts'
 
 export const SECRET = 'a secret of chat and auth processes'
@@ -39,21 +40,22 @@ export interface TestAuth extends AsyncDisposable {
 }
 
 /** Starts an auth process with its part of a configuration, which is written into `folder`. */
-export async function startAuth(text: string, folder: string, { accounts = true, name = 'auth', storage = openMemory() as Storage }: { readonly accounts?: boolean; readonly name?: string; readonly storage?: Storage } = {}): Promise<TestAuth> {
+export async function startAuth(text: string, folder: string, { accounts = true, name = 'auth', port: wanted = 0, storage = openMemory() as Storage, claim, watch = () => undefined }: { readonly accounts?: boolean; readonly name?: string; readonly port?: number; readonly storage?: Storage } & Partial<Pick<Kept, 'claim' | 'watch'>> = {}): Promise<TestAuth> {
   const file = path.join(folder, `${name}.yml`)
-  await writeFile(file, authConfig(text, accounts))
+  await writeFile(file, authConfig(text, accounts, wanted))
   const { config, problems } = loadConfig(file)
   const errors = problems.filter(({ level }) => level === 'error')
   if (errors.length > 0) throw new Error(JSON.stringify(errors))
   const log = createLog(process.env['TIDINGS_TEST_LOG'] ?? 'silent')
-  let role: AuthRole = await createAuthRole({ config, dataDir: folder, log, storage })
+  const kept = { storage, claim, watch }
+  let role: AuthRole = await createAuthRole({ config, dataDir: folder, log, kept })
   const { port } = role
   const { auth } = config.tidings
   return {
     port, config, storage,
     stop: () => role.close(0),
     async start() {
-      role = await createAuthRole({ config: { ...config, host: (each) => config.host(each), tidings: { ...config.tidings, auth: { ...auth as NonNullable<typeof auth>, listen: { host: '127.0.0.1', port } } } }, dataDir: folder, log, storage })
+      role = await createAuthRole({ config: { ...config, host: (each) => config.host(each), tidings: { ...config.tidings, auth: { ...auth as NonNullable<typeof auth>, listen: { host: '127.0.0.1', port } } } }, dataDir: folder, log, kept })
     },
     async [Symbol.asyncDispose]() { await role.close(0) },
   }

@@ -18,14 +18,15 @@ import { LdapUsers, type DirectoryUser } from '../ldap/users.ts'
 import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import type { MaybePromise, Records, Storage, Value } from '../storage/shapes.ts'
-import { bytesIn, numberIfIn, textIfIn, textIn, textsIn, type Address, type Args } from './wire.ts'
+import { Elsewhere, type Kept } from './kept.ts'
+import { bytesIn, numberIfIn, textIfIn, textIn, textsIn, type Args } from './wire.ts'
 
 export interface AuthServiceParts {
   readonly config: Config
   /** Where the server's own accounts are kept; undefined when they are not kept here. */
   readonly storage: Storage | undefined
-  /** Has an account live here; where it lives when that is elsewhere. Undefined where there is one process. */
-  readonly claim?: ((bare: string) => Promise<Address | undefined>) | undefined
+  /** Has an account live here. Throws Elsewhere when another process has it. Undefined where there is one process. */
+  readonly claim?: Kept['claim']
   readonly log: Log
   readonly metrics: Metrics
   readonly now: () => number
@@ -40,6 +41,8 @@ export interface Reply {
 export interface AuthService {
   /** `exchanges`: those of the connection that asks. */
   answer(exchanges: Exchanges, operation: string, args: Args): Promise<Reply>
+  /** What is kept in memory of accounts is out of date. */
+  forget(accounts: readonly string[]): void
   close(): void
 }
 
@@ -69,15 +72,6 @@ interface AuthHost {
   readonly config: HostConfig
   readonly directory: Directory | undefined
   credentials(found: Found): SaslContext['accounts']
-}
-
-/** Another process has the account. */
-class Elsewhere extends Error {
-  readonly address: Address
-  constructor(address: Address) {
-    super('another process has this account')
-    this.address = address
-  }
 }
 
 /** The exchanges of one connection; the oldest give way when there are too many. */
@@ -114,7 +108,7 @@ export function createAuthService({ config, storage, claim, log, metrics, now }:
   const { limits } = config
   const records = storage?.records ?? NOT_HERE
   const committed = async (): Promise<void> => { if (storage?.dirty === true) await storage.committed() }
-  const tokens: Tokens = createTokens(records, { now, clientsMax: limits.clientsPerAccount, ...(claim === undefined ? {} : { atHome }) })
+  const tokens: Tokens = createTokens(records, { now, clientsMax: limits.clientsPerAccount, ...(claim === undefined ? {} : { atHome: claim }) })
   const here = createAccounts(records, {
     now, cachedMax: limits.accountCache, committed,
     passwordGone: (bare) => { void tokens.revoke(bare) },
@@ -124,12 +118,7 @@ export function createAuthService({ config, storage, claim, log, metrics, now }:
   const outcomes = metrics.counter('tidings_auth_exchanges_total', 'Exchanges of SASL that have ended', ['mechanism', 'outcome'])
   const hosts = new Map<string, AuthHost>(config.hosts.map((name) => [name, hostOf(name)]))
 
-  async function atHome(bare: string): Promise<void> {
-    const address = await claim?.(bare)
-    if (address !== undefined) throw new Elsewhere(address)
-  }
-
-  const accounts: Accounts = claim === undefined ? here : firstAtHome(here, atHome)
+  const accounts: Accounts = claim === undefined ? here : firstAtHome(here, claim)
 
   function hostOf(name: string): AuthHost {
     const hostConfig = config.host(name)
@@ -193,8 +182,10 @@ export function createAuthService({ config, storage, claim, log, metrics, now }:
         found.tried = bare
         // Who did not say where the client is has counted the try.
         if (address === undefined) return
-        const exists = storage === undefined || here.exists(bare) !== false
-        found.try = logins.take(bare, exists, address) as LoginTry
+        const exists = storage === undefined || here.exists(bare)
+        // It is elsewhere, and this is found out again.
+        if (exists instanceof Promise) exists.catch(() => undefined)
+        found.try = logins.take(bare, exists !== false, address) as LoginTry
         if (found.try !== undefined) return
         log.info({ what: 'login_limited', account: bare, address })
         throw new SaslFailure('temporary-auth-failure', 'Too many failed logins; try again later')
@@ -307,6 +298,7 @@ export function createAuthService({ config, storage, claim, log, metrics, now }:
         return { kind: 'unavailable', body: { text: error instanceof Error ? error.message : String(error) } }
       }
     },
+    forget(released) { for (const bare of released) here.forget(bare) },
     close() { for (const { directory } of hosts.values()) directory?.close() },
   }
 }

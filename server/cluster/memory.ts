@@ -45,8 +45,8 @@ export class MemoryCluster {
   #isRecovering = false
   #joined = 0
 
-  join(name: string, roles: readonly string[] = []): MemoryMembership {
-    const info: NodeInfo = { inc: `${name}-${++this.#joined}`, name, address: '', roles, leaving: false }
+  join(name: string, roles: readonly string[] = [], address = ''): MemoryMembership {
+    const info: NodeInfo = { inc: `${name}-${++this.#joined}`, name, address, roles, leaving: false }
     const membership = new MemoryMembership(this, info)
     this.#members.set(info.inc, { info, state: 'live', isKilled: false, segments: new Map([[1, []]]), record: 0, inbox: [], membership })
     this.changed([])

@@ -20,6 +20,8 @@ export interface NodeOptions {
   readonly log: Log
   /** What it does of all that the nodes do; everything unless set. */
   readonly roles?: readonly string[]
+  /** `host:port` on which others reach it, when it takes no clients of theirs. */
+  readonly address?: string
   readonly onHealth?: (problem: string | undefined) => void
   readonly onError?: (error: unknown) => void
 }
@@ -29,8 +31,8 @@ export interface ClusterNode extends AsyncDisposable {
   readonly units: Units
   /** Known to all nodes and nobody else. */
   readonly secret: Uint8Array
-  /** Where it takes clients that other processes of the cluster have accepted. */
-  readonly listener: InternalListener
+  /** Where it takes clients that other processes of the cluster have accepted, if it does. */
+  readonly listener: InternalListener | undefined
 }
 
 interface Joined {
@@ -52,8 +54,8 @@ export async function openNode(options: NodeOptions): Promise<ClusterNode> {
   const records = opened.use(await openRowStore(config))
   const history = opened.use(await openHistoryStore(config))
   const way = await openQueue(options, history, opened)
-  const listener = opened.use(await InternalListener.open(config.tidings.cluster?.address ?? '', log))
-  const { membership, secret } = await joinCluster(options, listener.address)
+  const listener = options.address === undefined ? opened.use(await InternalListener.open(config.tidings.cluster?.address ?? '', log)) : undefined
+  const { membership, secret } = await joinCluster(options, options.address ?? listener?.address ?? '')
   opened.use(membership)
   const storage = opened.use(new ClusterStorage({ membership, records, history, ...way, blobs, framesOf, ...(onHealth && { onHealth }), ...(onError && { onError }) }))
   log.info({ what: 'cluster_joined', inc: membership.self.inc, nodes: membership.nodes.map(({ name }) => name) })

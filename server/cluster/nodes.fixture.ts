@@ -30,8 +30,8 @@ export function framesOf(frame: Buffer): { unit: string; frame: Buffer }[] {
   return [{ unit: text.slice(0, text.indexOf(' ')), frame }]
 }
 
-export function joinNode(world: World, name: string, options: Partial<ClusterStorageOptions> = {}, roles: readonly string[] = []): TestNode {
-  const membership = world.cluster.join(name, roles)
+export function joinNode(world: World, name: string, options: Partial<ClusterStorageOptions> = {}, roles: readonly string[] = [], address = ''): TestNode {
+  const membership = world.cluster.join(name, roles, address)
   const queue = options.queue ?? new DirectQueue(world.history)
   const storage = new ClusterStorage({ membership, records: world.records, history: world.history, queue, blobs: world.blobs, framesOf, commitEveryMs: 0, onError: () => {}, ...options })
   return { storage, inc: membership.self.inc, membership, queue }

@@ -459,11 +459,16 @@ async function serveAuth(options: Options): Promise<number> {
   const [{ createAuthRole }, { createLog }] = await Promise.all([import('../auth/role.ts'), import('../log.ts')])
   const log = createLog(config.loglevel)
   const stop = signalled()
-  const role = await createAuthRole({ config, dataDir: dataDirOf(options, config), log })
+  const start = () => createAuthRole({ config, dataDir: dataDirOf(options, config), log })
+  let role = await start()
   console.error(`Tidings ${version()} checks logins on port ${role.port}${role.healthPort === undefined ? '' : `; /metrics and /health on port ${role.healthPort}`}`)
-  log.info({ what: 'server_stopping', reason: await stop })
-  await role.close()
-  return 0
+  for (;;) {
+    const reason = await Promise.race([stop, role.lost])
+    if (reason !== undefined) log.info({ what: 'server_stopping', reason })
+    await role.close()
+    if (reason !== undefined) return 0
+    role = await start()
+  }
 }
 
 /** Has the certificates read again now and then, and on SIGHUP. */
