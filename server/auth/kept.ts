@@ -17,7 +17,7 @@ export interface Kept extends AsyncDisposable {
   /** Has an account live here. Throws Elsewhere when another process has it. Undefined where there is one process. */
   readonly claim: ((bare: string) => Promise<void>) | undefined
   /** The accounts that have gone are told, and once that all have. */
-  watch(watcher: { released(accounts: readonly string[]): void; lost(): void }): void
+  watch(watcher: { readonly released: (accounts: readonly string[]) => void; readonly lost: () => void }): void
 }
 
 /** Another process has the account. */
