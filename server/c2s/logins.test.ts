@@ -80,7 +80,7 @@ describe('failed logins', () => {
     await site.server.reload(loadConfig('/x.yml', { readText: () => file }).config)
     expect(await login('192.0.2.7', 'secret')).to.equal('stream policy-violation')
     for (let count = 0; count < 5; count++) expect(await login('203.0.113.5', 'wrong')).to.equal('not-authorized')
-    expect([site.server.unban('::ffff:192.0.2.7'), site.server.unban('192.0.2.7')]).to.deep.equal([true, false])
+    expect([await site.server.unban('::ffff:192.0.2.7'), await site.server.unban('192.0.2.7')]).to.deep.equal([true, false])
     expect(await login('192.0.2.7', 'secret')).to.equal('in')
   })
 
