@@ -14,6 +14,9 @@ const RETURNED = 3
 /** All that is known of a source: what is done, and what came before that is not. */
 const KNOWN = 4
 
+/** In place of a node, of frames whose way is not known. */
+export const NOWHERE = ''
+
 const PARCEL_BYTES = 256 * 1024
 const RETRY_MS = 200
 /** What a node has sent may come again from who recovers it. */
@@ -62,6 +65,7 @@ export class Bus implements Participant {
   readonly #unsent = new Set<Outgoing>()
   readonly #waiting = new Set<{ readonly left: Set<Outgoing>; readonly end: () => void; readonly stop: () => void }>()
   #bytes = 0
+  #kept = 0
   #isTurned = false
   #isClosed = false
 
@@ -93,6 +97,33 @@ export class Bus implements Participant {
       this.#store.afterCommit(() => { this.#leave(group) })
     }
     this.#group.push(outgoing)
+  }
+
+  /**
+   * Has this turn's group keep a frame of which it is not known where it goes: should this node be lost, who recovers it sends it. Call the
+   * result in the turn in which it is sent, or takes effect.
+   */
+  keep(frame: Buffer): () => void {
+    const kept: Outgoing = { to: NOWHERE, number: ++this.#kept, frame, isDurable: true }
+    this.#unsent.add(kept)
+    this.#bytes += frame.length
+    this.#store.section(this, (writer) => {
+      writer.uint8(SENT)
+      writer.text(kept.to)
+      writer.double(kept.number)
+      writer.bytes(frame)
+    })
+    return () => {
+      this.#store.section(this, (writer) => {
+        writer.uint8(RETURNED)
+        writer.text(kept.to)
+        writer.double(kept.number)
+      })
+      this.#store.afterCommit(() => {
+        this.#bytes -= frame.length
+        this.#over(kept)
+      })
+    }
   }
 
   incoming(handler: IncomingHandler): void {

@@ -18,7 +18,7 @@ describe('homes of units', () => {
       isHere: () => here,
       claim: () => Promise.resolve('a'),
       find: () => Promise.resolve(here ? 'a' : 'b'),
-      outgoing: () => undefined, incoming: () => undefined,
+      outgoing: () => undefined, keep: () => () => undefined, incoming: () => undefined,
       returned: (handler) => { returned = handler },
       left: () => left.promise,
       onChange: (listener) => { changed = listener },
@@ -38,6 +38,33 @@ describe('homes of units', () => {
     expect(homes.wait(JULIET)).to.equal(undefined)
   })
 
+  it('that are not known: what is durable is kept until it leaves, once it is known', async () => {
+    const found = Promise.withResolvers<string>()
+    const events: string[] = []
+    const nothing = (): void => undefined
+    const units: Units = {
+      inc: 'a', nodes: [],
+      isHere: () => false,
+      claim: () => Promise.reject(new Error('not asked for')),
+      find: () => found.promise,
+      outgoing: (_inc, frame) => { events.push(`sent ${decodeFrame(frame).id}`) },
+      keep: (frame) => {
+        const { id } = decodeFrame(frame)
+        events.push(`kept ${id}`)
+        return () => { events.push(`over ${id}`) }
+      },
+      incoming: nothing, returned: nothing, left: () => Promise.resolve(), onChange: nothing, pin: () => nothing,
+      onClaimed: nothing, onReleased: nothing, onLost: nothing, leaving: () => Promise.resolve(), leave: () => Promise.resolve(),
+    }
+    const homes = new Homes({ units, log: createLog('silent'), handle: nothing, lost: nothing })
+    homes.send({ kind: 'stanza', unit: JULIET, id: '1', durable: true })
+    homes.send({ kind: 'stanza', unit: JULIET, id: '2' })
+    expect(events).to.deep.equal(['kept 1'])
+    found.resolve('b')
+    await homes.wait(JULIET)
+    expect(events).to.deep.equal(['kept 1', 'sent 1', 'over 1', 'sent 2'])
+  })
+
   for (const isTold of [true, false]) {
     it(`that are gone: what comes back leaves before what was sent later, ${isTold ? 'once it is known that the node is over' : 'though nobody has said so yet'}`, async () => {
       let home = 'b'
@@ -51,6 +78,7 @@ describe('homes of units', () => {
         claim: () => Promise.reject(new Error('not asked for')),
         find: () => Promise.resolve(home),
         outgoing: (inc, frame) => { sent.push(`${inc} ${decodeFrame(frame).id}`) },
+        keep: () => () => undefined,
         incoming: () => undefined,
         returned: (handler) => { returned = handler },
         left: () => left.promise,

@@ -193,7 +193,9 @@ export class Homes {
     const inc = this.#routes.get(unit)
     if (this.#closed && inc === undefined) return
     if (inc === undefined || finding !== undefined) {
-      this.#find(unit)[isReturned ? 'returned' : 'held'].push({ frame, done })
+      // It must not be lost with this process while nobody has it.
+      const kept = done ?? (frame.durable ? this.#units.keep(encodeFrame(frame)) : undefined)
+      this.#find(unit)[isReturned ? 'returned' : 'held'].push({ frame, done: kept })
       return
     }
     this.#units.outgoing(inc, encodeFrame(frame), frame.durable)

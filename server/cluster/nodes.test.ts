@@ -356,6 +356,23 @@ describe(`servers of one cluster over ${name}`, () => {
     await back.receive(said('me too'))
   })
 
+  it('have rooms whose node died back at once, though nobody speaks: who died with it is announced', async () => {
+    const juliet = await login(1, 'juliet')
+    await enter(juliet, 'juliet')
+    await juliet.sendIq("<iq type='set' to='coven@conference.localhost'><query xmlns='http://jabber.org/protocol/muc#owner'><x xmlns='jabber:x:data' type='submit'/></query></iq>")
+    const home = await until(() => all.homeOf('coven@conference.localhost'))
+    const dying = sites.findIndex(({ inc }) => inc === home)
+    const others = [0, 1, 2].filter((index) => index !== dying)
+    const romeo = await login(others.find((index) => index !== 1) as number, 'romeo')
+    await enter(romeo, 'romeo')
+    const mercutio = await login(dying, 'mercutio')
+    await enter(mercutio, 'mercutio')
+    await romeo.receive(inRoom('mercutio'))
+    all.kill(at(dying))
+    await romeo.receive(inRoom('mercutio', 'unavailable'))
+    expect(all.homeOf('coven@conference.localhost')).not.to.be.oneOf([undefined, home])
+  })
+
   it('give up nothing that was acknowledged when a node dies: its users resume at another, and hear what came meanwhile', async () => {
     const romeo = await login(0, 'romeo', { sm: true })
     const juliet = await login(1, 'juliet', { sm: true })

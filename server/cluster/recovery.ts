@@ -3,7 +3,7 @@
  */
 import { DELETE, PUT } from '../storage/groups/groups.ts'
 import { RecordReader } from '../storage/groups/record.ts'
-import { BUS_SECTION, BusRecord, type Sent } from './bus.ts'
+import { BUS_SECTION, BusRecord, NOWHERE, type Sent } from './bus.ts'
 import { HISTORY_SECTION, packTail, type PlacedEntry, unpackEntry, unpackTail } from './history.ts'
 import { type HistoryEntry, type HistoryProgress, type HistoryQueue, type Inheritance, type Membership, type RowStore, type UnitRow } from './shapes.ts'
 import { frameKey, NAMED, RELEASED, UNITS_SECTION } from './storage.ts'
@@ -199,7 +199,7 @@ async function sendAgain(inc: string, redone: Redone, own: ReadonlyMap<string, n
   const orphans: Orphan[] = []
   for (const [to, list] of byTarget) {
     list.sort((a, b) => a.number - b.number)
-    let received = to === inc ? own.get(inc) ?? 0 : undefined
+    let received = to === NOWHERE ? 0 : to === inc ? own.get(inc) ?? 0 : undefined
     for (const { number, frame } of list) {
       if (received === undefined && await parts.membership.send(to, { source: inc, first: number, pieces: [frame] }) === 'gone') received = await parts.membership.receivedBy(to, inc)
       if (received !== undefined && number > received) orphans.push(...apart(`${inc}>${to}`, number, frame, parts))

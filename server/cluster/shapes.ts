@@ -132,6 +132,11 @@ export interface Units {
    */
   outgoing(inc: string, frame: Buffer, durable: boolean): void
   /**
+   * Keeps a durable frame whose unit's home is not known yet, as part of this turn's group: it arrives whatever happens to this process after
+   * the commit. The function that this answers is called in the turn in which the frame is sent, or takes effect here.
+   */
+  keep(frame: Buffer): () => void
+  /**
    * Hands out frames of other nodes, those of one source in order. `done` is called in the turn in which the frame took effect, often at
    * once: with what that turn writes is kept that it need not come again. The handler of one that was handed out may
    * call `done` after that of later ones. Called once.

@@ -59,6 +59,7 @@ export class SharedNode implements Units {
   readonly #streams: StreamTable
   #lost: (() => void) | undefined
   #outgoing: Sent[] = []
+  readonly #kept = new Set<{ readonly frame: Buffer }>()
   /** What has come and is not done. */
   readonly #inbox = new Set<{ readonly source: string; readonly frame: Buffer }>()
 
@@ -126,6 +127,12 @@ export class SharedNode implements Units {
     if (this.#outgoing.length === 1) this.storage.afterCommit(() => { this.#leave() })
   }
 
+  keep(frame: Buffer): () => void {
+    const kept = { frame }
+    this.#kept.add(kept)
+    return () => { if (!this.dead) this.#kept.delete(kept) }
+  }
+
   #leave(): void {
     for (const { to, frame } of this.#outgoing.splice(0)) {
       const node = this.#all.nodes.get(to)
@@ -174,6 +181,7 @@ export class SharedNode implements Units {
     const [survivor] = this.#all.nodes.values()
     if (survivor === undefined) return
     for (const { frame, durable } of this.#outgoing.splice(0)) if (durable) survivor.#returned?.(frame, () => undefined, undefined)
+    for (const { frame } of this.#kept) survivor.#returned?.(frame, () => undefined, undefined)
     for (const { frame } of this.#inbox) survivor.#returned?.(frame, () => undefined, undefined)
   }
 

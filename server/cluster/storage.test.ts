@@ -151,6 +151,36 @@ describe('storage of a node', () => {
     await stopNode(a, world)
   })
 
+  it('hands on what a lost node kept, of which it did not know where it goes, and not what it had sent then', async () => {
+    for (const isSent of [false, true]) {
+      const world = newWorld()
+      const a = joinNode(world, 'a')
+      const b = joinNode(world, 'b')
+      const handed: string[] = []
+      a.storage.incoming((_source, frame, done) => {
+        handed.push(frame.toString())
+        done()
+      })
+      a.storage.returned((frame, done) => {
+        handed.push(frame.toString())
+        done()
+      })
+      const sent = b.storage.keep(Buffer.from(`${ROMEO} kept`))
+      const other = b.storage.keep(Buffer.from(`${ROMEO} other`))
+      await b.storage.committed()
+      other()
+      if (isSent) sent()
+      await b.storage.committed()
+      world.cluster.kill(b.inc)
+      await until(() => a.storage.nodes.length === 1)
+      await claimed(a, ROMEO)
+      if (!isSent) await until(() => handed.length > 0)
+      await pause(20)
+      expect(handed).to.deep.equal(isSent ? [] : [`${ROMEO} kept`])
+      await stopNode(a, world)
+    }
+  })
+
   it('does not do again what a frame caused whose end was committed, though it is in the inbox of the lost node', async () => {
     const world = newWorld()
     const a = joinNode(world, 'a')

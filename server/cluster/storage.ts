@@ -193,6 +193,7 @@ export class ClusterStorage implements Storage, Units {
   }
 
   outgoing(inc: string, frame: Buffer, durable: boolean): void { this.#bus.outgoing(inc, frame, durable) }
+  keep(frame: Buffer): () => void { return this.#bus.keep(frame) }
   incoming(handler: (source: string, frame: Buffer, done: () => void) => void): void { this.#bus.incoming(handler) }
   returned(handler: (frame: Buffer, done: () => void, inc: string | undefined) => void): void { this.#bus.returned(handler) }
   left(inc: string): Promise<void> { return this.#bus.left(inc) }

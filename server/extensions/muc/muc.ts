@@ -201,6 +201,8 @@ type Needed = Pick<Parts, 'host' | 'here' | 'calls' | 'pin' | 'router' | 'sessio
 const CONFIRM = 'muc confirm'
 const REFRESH = 'muc refresh'
 const FORGET = 'muc forget'
+/** To be where it is told is enough: who comes asks who is in it. */
+const WAKE = 'muc wake'
 /** Questions to other nodes, before the service's domain. */
 const USERS = 'muc users'
 const PURGE = 'muc purge'
@@ -283,6 +285,7 @@ class RoomService implements Rooms {
     })
     parts.hooks.nodesLost((wasThere) => {
       for (const room of this.#occupied.values()) for (const client of room.clients.values()) if (wasThere(client.jid.bare)) this.#confirm(client)
+      this.#wakeRooms(wasThere)
     })
     parts.hooks.told((unit, words) => { this.#told(unit, words) })
     parts.hooks.stopping(() => { this.#stopping = true })
@@ -655,6 +658,18 @@ class RoomService implements Rooms {
     const jid = Jid.tryParse(unit)
     const room = jid?.domain === this.domain && jid.local !== '' ? this.room(jid.local) : undefined
     if (room !== undefined) for (const client of room.clients.values()) this.#confirm(client)
+  }
+
+  /** Rooms in which somebody of this node is live elsewhere when their node is gone, and see who is still in them. */
+  #wakeRooms(wasThere: (unit: string) => boolean): void {
+    const rooms = new Set<string>()
+    for (const session of this.parts.sessions.all()) {
+      for (const address of session.directed) {
+        const jid = Jid.tryParse(address)
+        if (jid?.domain === this.domain && jid.local !== '' && wasThere(jid.bare)) rooms.add(jid.bare)
+      }
+    }
+    for (const room of rooms) this.parts.router.tell(room, WAKE, this.domain)
   }
 
   /** Asks the home of a client whether it is still in the room. */
