@@ -22,6 +22,8 @@ const DEADLINE_MS = 120_000
 /** How long the silent clients that never resume may be waited for, seconds. */
 const EXPIRES_S = 1
 const PAGE = 200
+/** A page of an archive whose store has only just come back. */
+const ANSWER_MS = 60_000
 
 /** Who receives: reading all the time; silent and resuming; silent and logging in anew; offline; reading without stream management. */
 const KINDS = ['online', 'silent', 'anew', 'offline', 'plain'] as const
@@ -324,7 +326,7 @@ export async function readArchive(options: ConnectOptions): Promise<number[]> {
     if (text !== null) numbers.push(Number(text[1]))
   })
   for (let after = ''; ;) {
-    const answer = await client.sendIq(`<iq type='set'><query xmlns='urn:xmpp:mam:2'><set xmlns='http://jabber.org/protocol/rsm'><max>${PAGE}</max>${after}</set></query></iq>`)
+    const answer = await client.sendIq(`<iq type='set'><query xmlns='urn:xmpp:mam:2'><set xmlns='http://jabber.org/protocol/rsm'><max>${PAGE}</max>${after}</set></query></iq>`, ANSWER_MS)
     const fin = answer.getChild('fin', 'urn:xmpp:mam:2')
     const last = fin?.getChild('set', 'http://jabber.org/protocol/rsm')?.getChildText('last')
     if (fin?.attrs['complete'] === 'true' || !last) break

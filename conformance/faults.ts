@@ -34,7 +34,7 @@ const AFTER_MS = 2000
 const AWAY_MS = 2000
 /** More than a lease lasts. */
 const CUT_MS = 12_000
-const DEADLINE_MS = 150_000
+const DEADLINE_MS = 240_000
 const LOGIN_MS = 10_000
 
 export interface FaultsOptions {
