@@ -427,6 +427,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
         toClients: (stanza, clients) => { router.toClients(stanza, clients) },
         missed: (owner, stanza, sentTo, clients) => { router.missed(owner, stanza, sentTo, clients) },
         tell: (unit, ...words) => { router.tell(unit, ...words) },
+        hint: (unit, ...words) => { router.hint(unit, ...words) },
         moderated: (author, message) => { router.moderated(author, message) },
       },
       announce(session) {

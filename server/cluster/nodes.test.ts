@@ -291,6 +291,34 @@ describe(`servers of one cluster over ${name}`, () => {
     expect(event.attrs['from']).to.equal('juliet@localhost')
   })
 
+  it('notify who sees the presence of a user who does not see theirs (XEP-0163 §4.3.4)', async () => {
+    const romeo = await login(0, 'romeo')
+    romeo.on((stanza) => {
+      if (stanza.name !== 'iq' || stanza.type !== 'get') return
+      const query = stanza.element().getChild('query')
+      romeo.send(`<iq type='result' id='${stanza.id}' to='${stanza.from}'><query xmlns='http://jabber.org/protocol/disco#info' node='${query?.attrs['node']}'><identity category='client' type='pc' name='Exodus 0.9.1'/><feature var='http://jabber.org/protocol/caps'/><feature var='http://jabber.org/protocol/disco#info'/><feature var='http://jabber.org/protocol/disco#items'/><feature var='http://jabber.org/protocol/muc'/><feature var='urn:mood+notify'/></query></iq>`)
+    })
+    romeo.send(`<presence><c xmlns='http://jabber.org/protocol/caps' hash='sha-1' node='urn:x' ver='${versionWithMood()}'/></presence>`)
+    const juliet = await login(1, 'juliet')
+    romeo.send("<presence type='subscribe' to='juliet@localhost'/>")
+    await juliet.receive(presence('romeo@localhost', 'subscribe'))
+    juliet.send("<presence type='subscribed' to='romeo@localhost'/>")
+    await romeo.receive(presence(juliet.jid))
+    const publish = (client: Client, id: string): Promise<Element> => client.sendIq(`<iq type='set'><pubsub xmlns='http://jabber.org/protocol/pubsub'><publish node='urn:mood'><item id='${id}'><mood xmlns='urn:mood'/></item></publish></pubsub></iq>`)
+    const event = (id: string) => (element: Element): boolean => element.getName() === 'message' && element.getChild('event')?.getChild('items')?.getChild('item')?.attrs['id'] === id
+    await new Promise((resolve) => { setTimeout(resolve, 100) })
+    await publish(juliet, 'one')
+    await romeo.receive(event('one'))
+    // She goes and comes back, while he stays: what she published last, and publishes then, comes again.
+    await juliet.disconnect()
+    await romeo.receive(presence('juliet@localhost/r', 'unavailable'))
+    const back = await login(1, 'juliet')
+    await romeo.receive(presence(back.jid))
+    await new Promise((resolve) => { setTimeout(resolve, 100) })
+    await publish(back, 'two')
+    await romeo.receive(event('two'))
+  })
+
   async function enter(client: Client, nick: string): Promise<void> {
     client.send(`<presence to='coven@conference.localhost/${nick}'><x xmlns='http://jabber.org/protocol/muc'/></presence>`)
     await client.receive((element) => element.getName() === 'presence' && element.attrs['from'] === `coven@conference.localhost/${nick}` && element.attrs['to'] === client.jid)

@@ -260,6 +260,8 @@ export interface Router {
   missed(owner: string, stanza: Stanza, sentTo: (session: Session) => boolean, clients?: () => readonly string[]): void
   /** Runs the hook `told` at the home of a unit. */
   tell(unit: string, ...words: readonly string[]): void
+  /** The same when some node has the unit; it may be lost. */
+  hint(unit: string, ...words: readonly string[]): void
   /** Runs the hook `moderated`; nothing happens unless the author (a bare JID) is of this server. */
   moderated(author: string, message: Stanza): void
 }

@@ -96,6 +96,7 @@ export function fakeParts(host = 'example.net') {
       toClients: (stanza, clients) => { for (const jid of clients) routed.push(stanza.withAttrs({ to: jid.toString() })) },
       missed: (owner, stanza, sentTo) => { hooks.runMissed(owner, stanza, sentTo) },
       tell: (unit, ...words) => { hooks.runTold(unit, words) },
+      hint: (unit, ...words) => { hooks.runTold(unit, words) },
       moderated: (author, message) => { void hooks.runModerated(author, message) },
     },
     here: () => true,

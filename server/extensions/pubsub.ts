@@ -3,7 +3,9 @@
 import { Jid } from '../../lib/jid.ts'
 import { buildElement } from '../../lib/xml/build.ts'
 import { seen } from '../sessions/rosters.ts'
-import type { Interests } from '../sessions/capabilities.ts'
+import { readStanza } from '../../lib/stanza/read.ts'
+import { makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
+import { capabilitiesOf, type Interests } from '../sessions/capabilities.ts'
 import type { Session } from '../sessions/session.ts'
 import { accessRule, anything, bool, duration, either, host as hostType, int, list, map, oneOf, text } from '../config/options.ts'
 import { defineExtension, type IqRegistry, type IqTarget, type PersonalNodes } from './extension.ts'
@@ -20,6 +22,8 @@ import { answerGet, answerSet, PUBSUB_NS } from './pubsub/requests.ts'
 /** Of older versions of ejabberd; flat does for them. */
 const OLD_PLUGINS = ['hometree', 'default', 'buddy', 'club', 'dag', 'dispatch', 'mb', 'mix', 'online', 'private', 'public'] as const
 const EXPIRE_EVERY_MS = 60_000
+/** What nodes say to each other for an account: a client of a contact's, whose presence the account does not see, is there. */
+const INTERESTED = 'pep interested'
 
 export const pubsub = defineExtension({
   name: 'pubsub',
@@ -32,7 +36,7 @@ export const pubsub = defineExtension({
     { xep: 292, version: '0.12.0', status: 'partial', note: 'as personal nodes' },
     { xep: 384, version: '0.9.1', status: 'complete', note: 'the nodes of devices and bundles' },
   ],
-  needs: ['host', 'iq', 'disco', 'hooks', 'router', 'rosters', 'sessions', 'capabilities', 'pep', 'access', 'storage', 'limits', 'lasting', 'every', 'now', 'log', 'accountData', 'metrics'],
+  needs: ['host', 'here', 'calls', 'iq', 'disco', 'hooks', 'router', 'rosters', 'sessions', 'capabilities', 'pep', 'access', 'storage', 'limits', 'lasting', 'every', 'now', 'log', 'accountData', 'metrics'],
   options: {
     access_createnode: { type: accessRule(), default: 'all', help: 'Who may create nodes at the service.' },
     host: { type: hostType(), default: 'pubsub.@HOST@', help: 'Domain of the service.' },
@@ -52,7 +56,7 @@ export const pubsub = defineExtension({
     vcard: { type: anything(), default: undefined as unknown, help: 'The vCard of the service.', ignored: 'has no effect: the service has no vCard.' },
   },
   start(parts, options) {
-    const { host, iq, disco, hooks, router, rosters, sessions, capabilities, pep, access, storage, limits, lasting, every, accountData, now, log } = parts
+    const { host, here, calls, iq, disco, hooks, router, rosters, sessions, capabilities, pep, access, storage, limits, lasting, every, accountData, now, log } = parts
     for (const plugin of options.plugins) if (plugin !== 'flat' && plugin !== 'pep') log.warn({ what: 'pubsub_plugin_gone', plugin })
     const domains = (options.hosts.length > 0 ? options.hosts : [options.host]).map((each) => each.replaceAll('@HOST@', host))
     const forced = [...options.force_node_config].map(([pattern, fields]) => ({ matches: globOf(pattern), config: configOf(Object.fromEntries(fields)) }))
@@ -113,6 +117,34 @@ export const pubsub = defineExtension({
         }
       })
     })
+
+    // A contact whose presence an account sees, and who does not see the account's, has its home at another node perhaps: that hears of the account's clients from here.
+    const isOneWay = (owner: string, contact: string): boolean => !here(contact) && pep.of(contact.slice(contact.indexOf('@') + 1)) !== undefined && rosters.item(owner, contact)?.subscription === 'to'
+    const hint = (contact: string, client: Jid, presence: Stanza): void => { router.hint(contact, INTERESTED, host, client.toString(), (presence.type === undefined ? capabilitiesOf(presence) : presence).toString()) }
+    const hintAll = (session: Session, presence: Stanza): void => {
+      for (const contact of rosters.subscriptions(session.owner)) if (isOneWay(session.owner, contact)) hint(contact, session.jid, presence)
+    }
+    if (!calls.alone) {
+      hooks.available((session, presence) => { hintAll(session, presence) })
+      hooks.unavailable((session) => { hintAll(session, makeStanza('presence', { type: 'unavailable', from: session.jid.toString() })) })
+      hooks.stampIncoming(({ stanza, from, to }) => {
+        // The contact has come, or has become one.
+        if (stanza.name !== 'presence' || (stanza.type !== undefined && stanza.type !== 'subscribed') || from.bare === to.bare) return
+        queueMicrotask(() => {
+          if (!isOneWay(to.bare, from.bare)) return
+          for (const session of sessions.of(to.bare)) if (session.presence !== undefined) hint(from.bare, session.jid, session.presence)
+        })
+      })
+      hooks.told((owner, [what, domain, client = '', presence = '']) => {
+        if (what !== INTERESTED || domain === undefined || Jid.parse(owner).domain !== host) return
+        const from = Jid.parse(client)
+        if (!rosters.hasSubscriber(owner, from.bare) || sessions.get(client) !== undefined) return
+        const stanza = readStanza(Buffer.from(presence))
+        if (!engine.remote.heard(owner, from.bare, client, stanza)) return
+        if (options.ignore_pep_from_offline && !isAvailable(owner)) return
+        capabilities.whenKnown(stanza, host, (interests) => { engine.events.greet(owner, from, interests) })
+      })
+    }
 
     function isAvailable(owner: string): boolean {
       return sessions.of(owner).some((session) => session.presence !== undefined)

@@ -183,6 +183,12 @@ export class Router {
     for (const { hooks } of this.#parts.hosts.values()) hooks.runTold(unit, words)
   }
 
+  /** The same when somebody has the unit, or is about to; it is lost otherwise, and with the process. */
+  hint(unit: string, ...words: readonly string[]): void {
+    if (this.homes !== undefined && !this.homes.here(unit)) return this.homes.send({ kind: 'told', unit, list: words, idle: true })
+    for (const { hooks } of this.#parts.hosts.values()) hooks.runTold(unit, words)
+  }
+
   /** A broadcast presence, or a probe, to accounts of ours at other nodes. */
   presenceElsewhere(stanza: Stanza, contacts: readonly string[]): void {
     this.homes?.sendAll({ kind: 'presences', stanza: stanza.bytes(), list: contacts, idle: true }, (contact) => contact)
