@@ -51,7 +51,7 @@ function stage({ versioning = true, allowed = true } = {}) {
       toClients: () => undefined,
       multicast: () => undefined,
       missed: () => undefined,
-      tell: () => undefined,
+      tell: () => undefined, hint: () => undefined,
       moderated: () => undefined,
     },
     sessions: { of: (owner: string) => clients.filter((each) => each.owner === owner) } as unknown as Sessions,
