@@ -1,7 +1,7 @@
 import { expect } from 'chai'
 import { testStorage } from '../storage/contract.ts'
 import { claimed, joinNode, newWorld, stopNode, type TestNode, type World } from './nodes.fixture.ts'
-import { type HistoryEntry, type HistoryProgress, type HistoryQueue, type HistoryStore } from './shapes.ts'
+import { type HistoryEntry, type HistoryProgress, type HistoryQueue, type HistoryStore, type RowStore } from './shapes.ts'
 import { type ClusterStorageOptions } from './storage.ts'
 
 const ROMEO = 'romeo@montague.lit'
@@ -231,6 +231,32 @@ describe('storage of a node', () => {
     await until(() => isSafe)
     expect(problems.at(-1)).to.equal(undefined)
     await stopNode(node, world)
+  })
+
+  it('goes on while only the store of records takes nothing, and says so', async () => {
+    const world = newWorld()
+    let isAway = true
+    const records: RowStore = {
+      load: (unit) => world.records.load(unit),
+      write: (rows) => isAway ? Promise.reject(new Error('no region')) : world.records.write(rows),
+      units: (prefix, after, limit) => world.records.units(prefix, after, limit),
+      [Symbol.asyncDispose]: () => Promise.resolve(),
+    }
+    const problems: (string | undefined)[] = []
+    const node = joinNode(world, 'a', { records, segmentMs: 1, onHealth: (problem) => problems.push(problem) })
+    await node.storage.claim(ROMEO)
+    node.storage.records.put('t', [ROMEO], 1)
+    await node.storage.committed()
+    await until(() => problems.length > 0)
+    expect(problems[0]).to.match(/no region/)
+    expect(node.storage.healthy).to.equal(true)
+    expect(node.storage.status()).to.deep.include({ healthy: true, problem: problems[0] })
+    node.storage.records.put('t', [ROMEO], 2)
+    await node.storage.committed()
+    isAway = false
+    await until(() => problems.at(-1) === undefined)
+    await stopNode(node, world)
+    expect((await world.records.load(ROMEO)).map(({ key }) => key)).to.deep.equal([`rt\0${ROMEO}\0`])
   })
 
   it('calls nobody back any more when it has lost its lease, and takes no units', async () => {

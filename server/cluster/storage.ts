@@ -94,6 +94,8 @@ export class ClusterStorage implements Storage, Units {
   /** What was written in this segment and before it is in its place. */
   #appliedSegment = 0
   #problem: string | undefined
+  /** The units' places take nothing. What is committed is in the log meanwhile, as far as that may grow. */
+  #storesProblem: string | undefined
   #reported: string | undefined
   #isLost = false
   #isClosing = false
@@ -109,8 +111,9 @@ export class ClusterStorage implements Storage, Units {
       commitEveryMs: options.commitEveryMs ?? COMMIT_EVERY_MS,
       segmentBytes: options.segmentBytes ?? SEGMENT_BYTES,
       segmentMs: options.segmentMs ?? SEGMENT_MS,
-      onProblem: (problem) => {
-        this.#problem = problem
+      onProblem: (problem, isBehind) => {
+        this.#problem = isBehind ? undefined : problem
+        this.#storesProblem = isBehind ? problem : undefined
         this.#report()
       },
       onCallbackError: (error) => { this.#error(error) },
@@ -204,9 +207,10 @@ export class ClusterStorage implements Storage, Units {
   get healthy(): boolean { return this.#whatIsWrong() === undefined }
 
   status(): ReturnType<Storage['status']> {
-    const problem = this.#whatIsWrong()
+    const wrong = this.#whatIsWrong()
+    const problem = wrong ?? this.#storesProblem
     return {
-      driver: 'cluster', healthy: problem === undefined, ...(problem === undefined ? {} : { problem }),
+      driver: 'cluster', healthy: wrong === undefined, ...(problem === undefined ? {} : { problem }),
       pendingWrites: this.#store.pendingWrites, commitMs: this.#store.commitMs,
     }
   }
@@ -350,7 +354,7 @@ export class ClusterStorage implements Storage, Units {
   }
 
   #report(): void {
-    const problem = this.#whatIsWrong()
+    const problem = this.#whatIsWrong() ?? this.#storesProblem
     if (problem === this.#reported) return
     this.#reported = problem
     this.#options.onHealth?.(problem)

@@ -50,8 +50,11 @@ interface Group {
 }
 
 export interface GroupOptions {
-  /** Called when writing failed, and with undefined when it went through after all. */
-  readonly onProblem: (problem: string | undefined) => void
+  /**
+   * Called when writing failed, and with undefined when it went through after all. `isBehind`: only the database does not take anything, so that what is
+   * committed is safe in the log, and grows there.
+   */
+  readonly onProblem: (problem: string | undefined, isBehind: boolean) => void
   readonly onCallbackError: (error: unknown) => void
   /** The least time between the starts of two commits, unless the second is large. One after a pause comes at once. */
   readonly commitEveryMs: number
@@ -513,8 +516,9 @@ export class GroupedStore implements OrderedStore, SectionWriter {
     if (this.#problems.get(what) === problem) return
     if (problem === undefined) this.#problems.delete(what)
     else this.#problems.set(what, problem)
-    const [first] = this.#problems.values()
-    this.#options.onProblem(first)
+    const database = this.#problems.get('database')
+    const worse = this.#problems.get('log') ?? this.#problems.get('segment')
+    this.#options.onProblem(worse ?? database, worse === undefined && database !== undefined)
   }
 }
 
