@@ -38,6 +38,67 @@ describe('homes of units', () => {
     expect(homes.wait(JULIET)).to.equal(undefined)
   })
 
+  it('that have just come here: what waited for that takes effect before who sends now is heard', async () => {
+    const handled: string[] = []
+    const claimed = Promise.withResolvers<string>()
+    let here = false
+    let incoming: Parameters<Units['incoming']>[0] = () => undefined
+    const nothing = (): void => undefined
+    const units: Units = {
+      inc: 'a', nodes: [],
+      isHere: () => here,
+      claim: () => claimed.promise,
+      find: () => Promise.resolve(undefined),
+      outgoing: nothing, keep: () => nothing,
+      incoming: (handler) => { incoming = handler },
+      returned: nothing, left: () => Promise.resolve(), onChange: nothing, pin: () => nothing,
+      onClaimed: nothing, onReleased: nothing, onLost: nothing, leaving: () => Promise.resolve(), leave: () => Promise.resolve(),
+    }
+    const homes = new Homes({ units, log: createLog('silent'), handle: ({ id }) => { handled.push(id) }, lost: nothing })
+    incoming('b', encodeFrame({ kind: 'stanza', unit: JULIET, id: '1' }), nothing)
+    here = true
+    const mayBeHeard = homes.wait(JULIET)?.then(() => handled.push('heard'))
+    claimed.resolve('a')
+    await mayBeHeard
+    expect(handled).to.deep.equal(['1', 'heard'])
+  })
+
+  it('that come here from a node that passes on what it gets: what was sent there takes effect before who sends later is heard', async () => {
+    const handled: string[] = []
+    let here = false
+    let incoming: Parameters<Units['incoming']>[0] = () => undefined
+    const sent: { readonly inc: string; readonly frame: Buffer }[] = []
+    const node = (inc: string): Units['nodes'][number] => ({ inc, name: inc, address: '', roles: [], leaving: inc === 'b' })
+    const units: Units = {
+      inc: 'a', nodes: [node('a'), node('b')],
+      isHere: () => here,
+      claim: () => {
+        here = true
+        return Promise.resolve('a')
+      },
+      find: () => Promise.resolve(here ? 'a' : 'b'),
+      outgoing: (inc, frame) => { sent.push({ inc, frame }) }, keep: () => () => undefined,
+      incoming: (handler) => { incoming = handler },
+      returned: () => undefined, left: () => Promise.resolve(), onChange: () => undefined, pin: () => () => undefined,
+      onClaimed: () => undefined, onReleased: () => undefined, onLost: () => undefined, leaving: () => Promise.resolve(), leave: () => Promise.resolve(),
+    }
+    const homes = new Homes({ units, log: createLog('silent'), handle: ({ id }) => { handled.push(id) }, lost: () => undefined })
+    await homes.wait(JULIET)
+    for (const id of ['1', '2']) homes.send({ kind: 'stanza', unit: JULIET, id, durable: true })
+    // It passes them on, one after the other, as this node is the home now.
+    incoming('b', sent[0]?.frame as Buffer, () => undefined)
+    await new Promise(setImmediate)
+    expect(handled).to.deep.equal(['1'])
+    const mayBeHeard = homes.wait(JULIET)?.then(() => handled.push('heard'))
+    for (const { inc, frame } of sent.slice(1)) {
+      expect(inc).to.equal('b')
+      incoming('b', frame, () => undefined)
+    }
+    await mayBeHeard
+    expect(handled).to.deep.equal(['1', '2', 'heard'])
+    expect(homes.wait(JULIET)).to.equal(undefined)
+  })
+
   it('that are not known: what is durable is kept until it leaves, once it is known', async () => {
     const found = Promise.withResolvers<string>()
     const events: string[] = []

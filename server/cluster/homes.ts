@@ -81,6 +81,10 @@ export class Homes {
       // Its node is gone for good.
       if (inc !== undefined) this.#leave(inc)
       const frame = decodeFrame(bytes)
+      if (frame.kind === 'where') {
+        this.#askAgain(frame.unit)
+        return done()
+      }
       const parts = isForNode(frame) ? [] : frame.unit === '' ? apart(frame) : [frame]
       let left = parts.length
       if (left === 0) return done()
@@ -106,8 +110,11 @@ export class Homes {
   /** Resolves once a frame for this unit leaves at once, or the unit is here; undefined when that is so. */
   wait(unit: string): Promise<void> | undefined {
     if (this.#leaving.size > 0 && [...this.#leaving.values()].some(({ units }) => units.has(unit))) return this.#isBack(unit).then(() => this.wait(unit))
+    const claiming = this.#claiming.get(unit)
+    // It is here a moment before what has come for it takes effect.
+    if (claiming !== undefined && this.#units.isHere(unit)) return claiming.claimed.then(() => this.wait(unit), () => undefined)
     const finding = this.#finding.get(unit)
-    if (finding !== undefined && finding.returned.length > 0) return finding.found
+    if (finding !== undefined && (finding.returned.length > 0 || this.#moving.has(unit))) return finding.found
     if (this.#units.isHere(unit) || this.#routes.has(unit)) return undefined
     return this.#find(unit).found
   }
@@ -292,7 +299,10 @@ export class Homes {
   }
 
   #come(unit: string, waiting: readonly Waiting[]): void {
+    const before = this.#routes.get(unit)
     this.#routes.delete(unit)
+    // What was sent there comes back, and what clients of this node send now may not overtake it.
+    if (before !== undefined && !this.#finding.has(unit)) this.#follow(unit, before)
     for (const { source, frame, done } of waiting) {
       this.#handle(frame, source, done)
     }
@@ -376,6 +386,11 @@ export class Homes {
     if (arrived !== undefined) return this.#moving.get(unit)?.(inc)
     if (inc === undefined || inc === source || this.#routes.get(unit) !== source || this.#finding.has(unit)) return
     this.#routes.delete(unit)
+    this.#follow(unit, source)
+  }
+
+  /** Has what comes next wait until all that was sent to this node for the unit has come where that is now. */
+  #follow(unit: string, before: string): void {
     const answered = new Promise<string | undefined>((resolve) => {
       this.#moving.set(unit, resolve)
       setTimeout(resolve, WHERE_MS, undefined).unref()
@@ -385,7 +400,7 @@ export class Homes {
       if (home !== undefined && home !== this.#units.inc) return this.#remember(unit, home)
       return this.#findHome(unit, held, returned)
     }))
-    this.#units.outgoing(source, encodeFrame({ kind: 'where', unit, list: [this.#units.inc] }), false)
+    this.#units.outgoing(before, encodeFrame({ kind: 'where', unit, list: [this.#units.inc] }), false)
   }
 
   /** `done` is called once it has taken effect, in that turn. */
@@ -393,13 +408,26 @@ export class Homes {
     const failed = (error: unknown): void => { this.#parts.log.error({ what: 'frame_failed', kind: frame.kind, unit: frame.unit, error }) }
     let handling: void | Promise<void> = undefined
     try {
-      if (frame.kind === 'where') this.sendTo(frame.list[0] as string, { kind: 'at', unit: frame.unit, list: [this.#units.inc, 'arrived'] })
+      if (frame.kind === 'where') this.#answer(frame.list[0] as string, frame.unit)
       else handling = this.#parts.handle(frame, source)
     } catch (error) {
       failed(error)
     }
     if (handling instanceof Promise) void handling.catch(failed).then(done)
     else done?.()
+  }
+
+  /** Who was asked is gone. What it had not done has been sent on, to this node before it asks itself. */
+  #askAgain(unit: string): void {
+    if (this.#units.isHere(unit)) this.#units.outgoing(this.#units.inc, encodeFrame({ kind: 'where', unit, list: [this.#units.inc] }), false)
+    else this.#moving.get(unit)?.(undefined)
+  }
+
+  /** All that came by the old way for a unit of this node is here. */
+  #answer(asker: string, unit: string): void {
+    const { inc } = this.#units
+    if (asker === inc) this.#moving.get(unit)?.(inc)
+    else this.sendTo(asker, { kind: 'at', unit, list: [inc, 'arrived'] })
   }
 
   #pause(): Promise<void> {
