@@ -1,149 +1,8 @@
-/** Nodes of a cluster that are killed, or lose their leases, at any moment, while units send each other messages and move. */
-import { expect } from 'chai'
-import { nextMessageId } from '../../lib/stanza/ids.ts'
-import { randomOf } from '../storage/embedded/changes.fixture.ts'
-import { claimed, joinNode, newWorld, stopNode, type TestNode, type World } from './nodes.fixture.ts'
-
-const UNITS = ['romeo@montague.lit', 'juliet@capulet.lit', 'nurse@capulet.lit', 'orchard@rooms.capulet.lit', `${'l'.repeat(600)}@capulet.lit`]
-const MESSAGES = 150
-const KILL_EVERY = 25
+import { check, life } from './kills.fixture.ts'
+import { joinNode, newWorld, stopNode } from './nodes.fixture.ts'
 
 function pause(ms: number): Promise<void> {
   return new Promise((resolve) => { setTimeout(resolve, ms) })
-}
-
-/** A user of the storage as the router is: units write to themselves, and to others by frames. */
-class TestRouter {
-  readonly node: TestNode
-  constructor(node: TestNode) {
-    this.node = node
-    const { storage } = node
-    storage.incoming((_source, frame, done) => { void this.#arrived(frame, done) })
-    storage.returned((frame, done) => { void this.#arrived(frame, done) })
-  }
-
-  /** Sends a message from one unit to another; resolves with whether it was sent, which is not the same as being safe. */
-  async send(from: string, to: string, n: number, onSafe: () => void): Promise<boolean> {
-    const { storage } = this.node
-    if (await storage.claim(from) !== storage.inc) return false
-    const home = await storage.find(to) ?? await storage.claim(to)
-    if (!storage.isHere(from)) return false
-    const id = nextMessageId()
-    storage.records.put('sent', [from, String(n)], [to, id])
-    storage.archive.append({ id, bytes: Buffer.from(`${n}`), owners: [{ owner: from, with: to }] })
-    storage.streams.push(`stream of ${from}`, n, Buffer.from('echo'))
-    const frame = Buffer.from(`${to} ${from} ${n} ${id}`)
-    if (home === storage.inc && storage.isHere(to)) this.#take(frame)
-    else storage.outgoing(home, frame, true)
-    storage.afterCommit(onSafe)
-    return true
-  }
-
-  async #arrived(frame: Buffer, done: () => void): Promise<void> {
-    const { storage } = this.node
-    const unit = frame.toString().split(' ')[0] as string
-    for (;;) {
-      const home = await storage.claim(unit).catch(() => undefined)
-      if (home === undefined) await pause(2)
-      else if (home !== storage.inc) {
-        storage.outgoing(home, frame, true)
-        return done()
-      } else if (storage.isHere(unit)) {
-        this.#take(frame)
-        return done()
-      }
-    }
-  }
-
-  #take(frame: Buffer): void {
-    const { storage } = this.node
-    const [to = '', from = '', n = '', id = ''] = frame.toString().split(' ')
-    const count = (storage.records.get('count', [to]) as number | undefined ?? 0) + 1
-    storage.records.put('count', [to], count)
-    storage.records.put('received', [to, from, n], count)
-    storage.offline.push(to, { id, bytes: Buffer.from(n) })
-    storage.archive.append({ id, bytes: Buffer.from(n), owners: [{ owner: to, with: from }] })
-  }
-}
-
-interface Outcome {
-  /** Messages that were sent, with what is known of them. */
-  readonly sent: Map<number, { readonly from: string; readonly to: string; isSafe: boolean }>
-  readonly router: TestRouter
-}
-
-async function life(world: World, seed: number, isFaulty: boolean): Promise<Outcome> {
-  const random = randomOf(seed)
-  const options = { segmentMs: 15, idleMs: 30, segmentBytes: 4000 }
-  const routers = new Set<TestRouter>()
-  let names = 0
-  const join = (): void => { routers.add(new TestRouter(joinNode(world, `n${++names}`, options))) }
-  const any = (): TestRouter => [...routers][random(routers.size)] as TestRouter
-  for (let i = 0; i < 3; i++) join()
-  let isCalm = false
-  world.cluster.between = async (_inc, what, when) => {
-    if (isCalm) return
-    if (Math.random() < 0.3) await pause(Math.random() * 3)
-    if (isFaulty && what !== 'done' && Math.random() < 0.02) throw new Error(`${what} failed ${when}`)
-  }
-  const sent: Outcome['sent'] = new Map()
-  for (let n = 1; n <= MESSAGES; n++) {
-    const from = UNITS[random(UNITS.length)] as string
-    const to = UNITS[random(UNITS.length)] as string
-    const router = any()
-    const attempt = router.send(from, to, n, () => {
-      const known = sent.get(n)
-      if (known) known.isSafe = true
-    }).catch(() => false)
-    sent.set(n, { from, to, isSafe: false })
-    // A call to a node that is killed has no answer.
-    await Promise.race([attempt, pause(20)])
-    if (random(3) === 0) await pause(random(10))
-    if (n % KILL_EVERY === 0) {
-      const victim = any()
-      routers.delete(victim)
-      join()
-      if (random(3) === 0) world.cluster.fence(victim.node.inc)
-      else world.cluster.kill(victim.node.inc)
-    }
-  }
-  isCalm = true
-  const [first, ...others] = routers
-  const rest = first as TestRouter
-  for (const { node } of others) await stopNode(node, world)
-  while (world.cluster.lost.length > 0 || world.cluster.nodes.length > 1) await pause(5)
-  for (const unit of UNITS) {
-    await claimed(rest.node, unit)
-    rest.node.storage.pin(unit)
-  }
-  return { sent, router: rest }
-}
-
-async function check({ sent, router }: Outcome): Promise<void> {
-  const { storage } = router.node
-  const isReceived = (from: string, to: string, n: number): boolean => storage.records.get('received', [to, from, String(n)]) !== undefined
-  // What was committed by a node that went comes after its recovery.
-  for (const deadline = Date.now() + 8000; Date.now() < deadline;) {
-    if ([...sent].every(([n, { from, to }]) => storage.records.get('sent', [from, String(n)]) === undefined || isReceived(from, to, n))) break
-    await pause(10)
-  }
-  for (const [n, { from, to, isSafe }] of sent) {
-    const isSent = storage.records.get('sent', [from, String(n)]) !== undefined
-    if (isSafe) expect(isSent, `${n} was safe`).to.equal(true)
-    expect(isReceived(from, to, n), `${n} from ${from} to ${to}, ${isSafe ? 'safe' : isSent ? 'sent' : 'not sent'}, received`).to.equal(isSent)
-  }
-  for (const unit of UNITS) {
-    const received = await storage.records.range('received', [unit])
-    expect(storage.records.get('count', [unit]) ?? 0, `count of ${unit}`).to.equal(received.length)
-    expect(new Set(received.map((row) => row.value)).size).to.equal(received.length)
-    const queued = await storage.offline.list(unit, Infinity)
-    expect(queued.map(({ bytes }) => bytes.toString()).sort()).to.deep.equal(received.map(({ key }) => String(key[2])).sort())
-    const archived = await storage.archive.query(unit, { max: Infinity, direction: 'forward' })
-    const own = (await storage.records.range('sent', [unit])).map(({ key, value }) => `${key[1]} ${(value as [string, string])[1]}`)
-    const expected = [...own, ...queued.map(({ id, bytes }) => `${bytes.toString()} ${id}`)]
-    expect(archived.items.map(({ id, bytes }) => `${bytes.toString()} ${id}`).sort()).to.deep.equal([...new Set(expected)].sort())
-    expect(await storage.archive.count(unit, {}, Infinity)).to.equal(archived.items.length)
-  }
 }
 
 describe('nodes that are killed', () => {
@@ -151,7 +10,20 @@ describe('nodes that are killed', () => {
     for (const isFaulty of [false, true]) {
       it(`lose nothing that was safe, and double nothing (${seed}${isFaulty ? ', what they ask fails now and then' : ''})`, async () => {
         const world = newWorld()
-        const outcome = await life(world, seed * 31 + (isFaulty ? 7 : 0), isFaulty)
+        let isCalm = false
+        world.cluster.between = async (_inc, what, when) => {
+          if (isCalm) return
+          if (Math.random() < 0.3) await pause(Math.random() * 3)
+          if (isFaulty && what !== 'done' && Math.random() < 0.02) throw new Error(`${what} failed ${when}`)
+        }
+        const outcome = await life({
+          join: (name, options) => Promise.resolve(joinNode(world, name, options)),
+          kill: async (node) => { world.cluster.kill(node.inc) },
+          fence: async (node) => { world.cluster.fence(node.inc) },
+          stop: (node) => stopNode(node, world),
+          calm: () => { isCalm = true },
+          isSettled: (nodes) => world.cluster.lost.length === 0 && world.cluster.nodes.length <= nodes,
+        }, seed * 31 + (isFaulty ? 7 : 0))
         await check(outcome)
         await stopNode(outcome.router.node, world)
       })

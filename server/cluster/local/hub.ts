@@ -6,21 +6,26 @@
  *     l process segment record -> a record of a process's log: time of the last id (8 bytes), payload
  *     i process entry          -> a parcel in a process's inbox that its sender's log does not hold any more
  *     g process                -> of one that is over: what it had of others, and when that was
+ *     v owner                  -> below which id the owner's history is being removed
  *     k                        -> when any process was last served, ms
  *
  * A parcel is in memory until its receiver has done it. Frames in it that are durable stand in the log of their sender, so it is written itself
  * only when that log is about to forget them, and when its sender is about to be forgotten. A start gets inboxes back from the logs.
+ *
+ * Changes of history in a record go into the archive with the group that has the rest of the record, which is kept without them.
  */
 import { rmSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { Recent } from '../../../lib/recent.ts'
-import { continueIdsAfter, timeOfLastId } from '../../../lib/stanza/ids.ts'
+import { continueIdsAfter, firstIdOf, timeOfLastId } from '../../../lib/stanza/ids.ts'
 import { type LogRecord } from '../../storage/groups/log.ts'
 import { RecordReader, RecordWriter } from '../../storage/groups/record.ts'
 import { decodePart, encodePart, KEY_END, type OrderedStore } from '../../storage/ordered.ts'
-import { type Archive, type Storage } from '../../storage/shapes.ts'
+import { type Storage } from '../../storage/shapes.ts'
+import { type TailArchive } from '../../storage/archive/archive.ts'
+import { HISTORY_SECTION, unpackEntry } from '../history.ts'
 import { sentBy } from '../recovery.ts'
-import { type NodeInfo, type Parcel } from '../shapes.ts'
+import { type HistoryEntry, type NodeInfo, type Parcel } from '../shapes.ts'
 import {
   ASK, readChanges, readList, readNumbers, readOptional, readParcel, readQuery, readRows, readTails, TELL, writeItem, writeKeyed, writeList, writeNodes, writeNumbers,
   writeOptional, writePage, writeParcel, writeRecords, writeUnit,
@@ -31,7 +36,7 @@ import { Wire } from './wire.ts'
 /** The store of the main process. */
 export interface HubStorage extends Pick<Storage, 'afterCommit' | 'committed' | 'status'> {
   readonly rows: OrderedStore
-  readonly archive: Archive
+  readonly archive: TailArchive
 }
 
 export interface HubOptions {
@@ -40,6 +45,8 @@ export interface HubOptions {
   readonly path: string
   /** A process that says nothing for so long is over. */
   readonly leaseMs?: number
+  /** Whether records of logs are those of a ClusterStorage: unless set they are. */
+  readonly readsLogs?: boolean
   /** A process is over that may still run: it must end before anything of it is done elsewhere. */
   readonly onLost?: (inc: string) => void
   readonly onError?: (error: unknown) => void
@@ -65,6 +72,13 @@ interface Entry {
   readonly bytes: number
   /** Where it is written. */
   key: string | undefined
+}
+
+/** History that is being removed. */
+interface Removal {
+  readonly high: string
+  readonly steps: Generator<undefined, number>
+  readonly waiting: (() => void)[]
 }
 
 interface Member {
@@ -100,8 +114,8 @@ export class Hub {
   /** Processes of an earlier main process: any unit may have been theirs. */
   readonly #earlier = new Set<string>()
   readonly #lost: Member[] = []
-  /** Owners whose history is being removed. */
-  readonly #purging = new Map<string, Promise<void>>()
+  /** By owner. */
+  readonly #removals = new Map<string, Removal>()
   /** Claims that wait until nobody is being recovered who may have the unit. */
   readonly #claims = new Set<() => void>()
   readonly #startMs: number
@@ -120,6 +134,7 @@ export class Hub {
     this.#rows = options.storage.rows
     this.#places = new Places(this.#rows)
     this.#startMs = Math.max(timeOfLastId(), this.#rows.get('k')?.readDoubleBE(0) ?? 0)
+    this.#finishRemovals()
     this.#readGone()
     this.#readLogs()
     this.#readInboxes()
@@ -188,6 +203,7 @@ export class Hub {
       const parcel = readParcel(new RecordReader(this.#rows.get(key) as Buffer))
       this.#earlierMember(decodePart(key.slice(1, end))).inbox.set(number, { number, parcel, sender: '', bytes: 0, key })
     }
+    if (this.#options.readsLogs === false) return
     for (const member of this.#members.values()) {
       const source = member.info.inc
       for (const { to, number, frame } of sentBy(this.#recordsOf(member).map((record) => record.payload))) {
@@ -337,11 +353,7 @@ export class Hub {
     const { archive } = this.#storage
     switch (kind) {
       case ASK.historyWrite: {
-        for (const { owner, id, with: other, bytes } of readChanges(body)) {
-          while (this.#purging.has(owner)) await this.#purging.get(owner)
-          if (bytes) archive.append({ id, bytes, owners: [{ owner, with: other }] })
-          else await archive.delete(owner, id)
-        }
+        for (const { owner, id, with: other, bytes } of readChanges(body)) this.#change({ owner, id, with: other, bytes, version: 0 })
         return this.#storage.afterCommit(answer)
       }
       case ASK.historyQuery: {
@@ -359,9 +371,11 @@ export class Hub {
         return answer((to) => { writeOptional(to, item, (found) => { writeItem(to, found) }) })
       }
       case ASK.historyPurge: {
-        await this.#purge(body.text(), readOptional(body, () => body.double()))
-        return this.#storage.afterCommit(answer)
+        const owner = body.text()
+        this.#remove(owner, readOptional(body, () => body.double()))
+        return this.#afterRemovals([owner], answer)
       }
+      case ASK.historyRemoved: return this.#afterRemovals(readList(body, () => body.text()), answer)
       case ASK.historyExpire: {
         const count = await archive.expire(body.double())
         return this.#storage.afterCommit(() => { answer((to) => { to.double(count) }) })
@@ -370,12 +384,73 @@ export class Hub {
     }
   }
 
-  /** What is written of the owner meanwhile, perhaps by who recovers the process that asks, comes after it. */
-  async #purge(owner: string, before: number | undefined): Promise<void> {
-    while (this.#purging.has(owner)) await this.#purging.get(owner)
-    const purging = (async () => { await this.#storage.archive.purge(owner, before) })().finally(() => { this.#purging.delete(owner) })
-    this.#purging.set(owner, purging)
-    await purging
+  #change(entry: HistoryEntry): void {
+    const { owner } = entry
+    if ('purge' in entry) return this.#remove(owner, entry.before)
+    const removal = this.#removals.get(owner)
+    // What is written after a removal is not removed by it.
+    if (removal && entry.id < removal.high) this.#finishRemoval(owner, removal)
+    const { archive } = this.#storage
+    if (entry.bytes) archive.append({ id: entry.id, bytes: entry.bytes, owners: [{ owner, with: entry.with }] })
+    else archive.delete(owner, entry.id)
+  }
+
+  /** Begins to remove an owner's items older than `before` (ms), or all: what is there now. */
+  #remove(owner: string, before: number | undefined): void {
+    const { archive } = this.#storage
+    const known = this.#removals.get(owner)
+    if (known) this.#finishRemoval(owner, known)
+    const last = archive.bounds(owner)?.last
+    if (last === undefined) return
+    const end = `${last}\0`
+    const first = before === undefined ? end : firstIdOf(before)
+    const high = first < end ? first : end
+    const removal: Removal = { high, steps: archive.removal(owner, high), waiting: [] }
+    if (removal.steps.next().done) return
+    this.#removals.set(owner, removal)
+    this.#rows.put(`v${encodePart(owner)}`, Buffer.from(JSON.stringify({ owner, high })))
+    void this.#goOn(owner, removal)
+  }
+
+  async #goOn(owner: string, removal: Removal): Promise<void> {
+    for (;;) {
+      await this.#storage.committed()
+      if (this.#removals.get(owner) !== removal) return
+      if (removal.steps.next().done) return this.#removed(owner, removal)
+    }
+  }
+
+  #finishRemoval(owner: string, removal: Removal): void {
+    while (!removal.steps.next().done);
+    this.#removed(owner, removal)
+  }
+
+  #removed(owner: string, removal: Removal): void {
+    this.#removals.delete(owner)
+    this.#rows.delete(`v${encodePart(owner)}`)
+    for (const end of removal.waiting) end()
+  }
+
+  #afterRemovals(owners: readonly string[], answer: () => void): void {
+    let left = 1
+    const end = (): void => { if (--left === 0) this.#storage.afterCommit(answer) }
+    for (const owner of owners) {
+      const removal = this.#removals.get(owner)
+      if (!removal) continue
+      left++
+      removal.waiting.push(end)
+    }
+    end()
+  }
+
+  /** Goes on where an earlier main process was killed. */
+  #finishRemovals(): void {
+    for (const key of this.#rows.keys('v', `v${KEY_END}`, Infinity, false)) {
+      const row = this.#rows.get(key) as Buffer
+      const { owner, high } = JSON.parse(row.toString()) as { owner: string; high: string }
+      for (const _step of this.#storage.archive.removal(owner, high));
+      this.#rows.delete(key)
+    }
   }
 
   // Units.
@@ -442,8 +517,13 @@ export class Hub {
   #append(member: Member, body: RecordReader, answer: () => void): void {
     const segment = body.uint32()
     const number = body.double()
-    const value = body.bytes()
+    let value = body.bytes()
     if (number !== member.record + 1) throw new Error('a record is missing in between')
+    if (this.#options.readsLogs !== false) {
+      const { rest, history } = splitRecord(value)
+      value = rest
+      for (const entry of history) this.#change(entry)
+    }
     const key = `${logPrefix(member.info.inc)}${segment.toString(16).padStart(SEGMENT_DIGITS, '0')}${number.toString(16).padStart(RECORD_DIGITS, '0')}`
     this.#rows.putNew(key, value)
     listOf(member.segments, segment).push(key)
@@ -619,6 +699,27 @@ export class Hub {
       for (const again of this.#claims) again()
     })
   }
+}
+
+/** A record without its changes of history, and these. */
+function splitRecord(value: Buffer): { readonly rest: Buffer; readonly history: readonly HistoryEntry[] } {
+  const history: HistoryEntry[] = []
+  const others: Buffer[] = []
+  /** Where what has not been looked at, or was kept, begins. */
+  let kept = 0
+  for (let at = 8; at < value.length;) {
+    const end = at + 5 + value.readUInt32BE(at + 1)
+    if (end > value.length) throw new RangeError('the record is shorter than it says')
+    if (value[at] === HISTORY_SECTION) {
+      history.push(unpackEntry(new RecordReader(value.subarray(at + 5, end))))
+      if (at > kept) others.push(value.subarray(kept, at))
+      kept = end
+    }
+    at = end
+  }
+  if (history.length === 0) return { rest: value, history }
+  others.push(value.subarray(kept))
+  return { rest: Buffer.concat(others), history }
 }
 
 const SEGMENT_DIGITS = 8

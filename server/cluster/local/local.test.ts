@@ -5,7 +5,7 @@ import { type LocalMembership } from './membership.ts'
 import { openHub, type TestHub } from './local.fixture.ts'
 
 testMembership('processes of one machine', async () => {
-  const hub = await openHub()
+  const hub = await openHub({ readsLogs: false })
   return {
     join: (name) => hub.join(name),
     kill: async (member) => { (member as LocalMembership).abort() },

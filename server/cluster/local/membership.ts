@@ -10,7 +10,7 @@ import { type Claim, type Inheritance, type LoadedUnit, type Membership, type No
 import {
   ASK, readList, readNodes, readOptional, readParcel, readRecords, readUnit, TELL, writeList, writeNodes, writeNumbers, writeParcel, writeRows, writeTails,
 } from './messages.ts'
-import { LocalHistoryStore, LocalRowStore } from './stores.ts'
+import { LocalHistoryStore, LocalQueue, LocalRowStore } from './stores.ts'
 import { Wire } from './wire.ts'
 
 export interface LocalMembershipOptions {
@@ -37,6 +37,7 @@ export class LocalMembership implements Membership {
   readonly log: NodeLog
   readonly records: LocalRowStore
   readonly history: LocalHistoryStore
+  readonly queue: LocalQueue
   readonly #wire: Wire
   readonly #questions = new Map<number, Question>()
   readonly #onChange: ((gone: readonly string[]) => void)[] = []
@@ -60,9 +61,11 @@ export class LocalMembership implements Membership {
       onMessage: (kind, question, body) => { this.#told(kind, question, body) },
       onClose: () => { this.#closed() },
     })
-    this.log = new LocalLog((kind, write, read) => this.#ask(kind, write, read))
-    this.records = new LocalRowStore((kind, write, read) => this.#ask(kind, write, read))
-    this.history = new LocalHistoryStore((kind, write, read) => this.#ask(kind, write, read))
+    const ask: Ask = (kind, write, read) => this.#ask(kind, write, read)
+    this.log = new LocalLog(ask)
+    this.records = new LocalRowStore(ask)
+    this.history = new LocalHistoryStore(ask)
+    this.queue = new LocalQueue(ask)
     this.#timer = setInterval(() => { this.#wire.send(ASK.beat, 0) }, BEAT_MS).unref()
   }
 

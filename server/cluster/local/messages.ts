@@ -20,6 +20,8 @@ export const ASK = {
   beat: 17,
   recordsLoad: 20, recordsWrite: 21, recordsUnits: 22,
   historyWrite: 30, historyQuery: 31, historyCount: 32, historyGet: 33, historyPurge: 34, historyExpire: 35,
+  /** Answered when what is being removed of some owners' history is gone. */
+  historyRemoved: 36,
 } as const
 
 /** What the main process says. */

@@ -1,8 +1,8 @@
 /** Records and history of a chat process, which the main process keeps. */
 import { type ArchivedItem, type ArchivePage, type ArchiveQuery } from '../../storage/shapes.ts'
-import { type HistoryChange, type HistoryStore, type RowStore, type UnitRow } from '../shapes.ts'
+import { type HistoryChange, type HistoryEntry, type HistoryQueue, type HistoryStore, type RowStore, type UnitRow } from '../shapes.ts'
 import { type Ask } from './membership.ts'
-import { ASK, type KeyedRow, readItem, readKeyed, readList, readOptional, readPage, writeChanges, writeOptional, writeQuery, writeRows } from './messages.ts'
+import { ASK, type KeyedRow, readItem, readKeyed, readList, readOptional, readPage, writeChanges, writeList, writeOptional, writeQuery, writeRows } from './messages.ts'
 
 const ROWS_AT_ONCE = 1000
 const CHANGES_AT_ONCE = 1000
@@ -69,6 +69,25 @@ export class LocalHistoryStore implements HistoryStore {
 
   expire(before: number): Promise<number> { return this.#ask(ASK.historyExpire, (body) => { body.double(before) }, (body) => body.double()) }
 
+  async [Symbol.asyncDispose](): Promise<void> {}
+}
+
+/** The main process takes history from the log: what is pushed, once it is committed, is in its store, but for removals that take their time. */
+export class LocalQueue implements HistoryQueue {
+  readonly #ask: Ask
+  readonly bytes = 0
+  readonly problem = undefined
+
+  constructor(ask: Ask) { this.#ask = ask }
+
+  async push(entries: readonly HistoryEntry[]): Promise<readonly undefined[]> {
+    const owners = new Set<string>()
+    for (const entry of entries) if ('purge' in entry) owners.add(entry.owner)
+    if (owners.size > 0) await this.#ask(ASK.historyRemoved, (body) => { writeList(body, [...owners], (owner) => { body.text(owner) }) }, () => {})
+    return entries.map(() => undefined)
+  }
+
+  room(): undefined { return undefined }
   async [Symbol.asyncDispose](): Promise<void> {}
 }
 

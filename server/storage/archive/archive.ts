@@ -207,7 +207,8 @@ export class TailArchive implements Archive {
     return count
   }
 
-  async #remove(owner: string, high: string | undefined): Promise<number> {
+  /** Removes an owner's items with ids below `high`, or all, some at each step; what is appended meanwhile may be among them. Answers how many. */
+  *removal(owner: string, high: string | undefined): Generator<undefined, number> {
     let removed = 0
     for (let low = ''; ;) {
       const ids: string[] = []
@@ -219,6 +220,15 @@ export class TailArchive implements Archive {
       removed += ids.length
       if (ids.length < CHUNK) return removed
       low = `${ids.at(-1) as string}\0`
+      yield undefined
+    }
+  }
+
+  async #remove(owner: string, high: string | undefined): Promise<number> {
+    const removal = this.removal(owner, high)
+    for (;;) {
+      const step = removal.next()
+      if (step.done) return step.value
       await this.#committed()
     }
   }

@@ -1,5 +1,5 @@
 /** The archive of one machine: its changes are sections of the log, and its blocks rows of the database. */
-import { type Archive, type ArchiveEntry } from '../shapes.ts'
+import { type ArchiveEntry } from '../shapes.ts'
 import { TailArchive } from '../archive/archive.ts'
 import { Blocks } from '../archive/blocks.ts'
 import { type Row } from '../groups/database.ts'
@@ -36,7 +36,7 @@ export class LoggedArchive implements Participant {
     })
   }
 
-  get archive(): Archive { return this.#archive }
+  get archive(): TailArchive { return this.#archive }
 
   /** Nothing waits for that: every change is a section at once. */
   seal(): void {}

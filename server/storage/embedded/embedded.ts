@@ -4,6 +4,7 @@ import { statfs } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { open, type RootDatabase } from 'lmdb'
 import { continueIdsAfter, firstIdOf, timeOfLastId } from '../../../lib/stanza/ids.ts'
+import { type TailArchive } from '../archive/archive.ts'
 import { StorageError } from '../errors.ts'
 import { GroupedStore } from '../groups/groups.ts'
 import { type LogPosition, type LogRecord } from '../groups/log.ts'
@@ -57,6 +58,7 @@ const MAP_BYTES = 4 * 1024 ** 3
 /** What is stored, with its rows as they are: for a process that others share them with. */
 export interface Embedded extends Storage {
   readonly rows: OrderedStore
+  readonly archive: TailArchive
 }
 
 /** Opens a data directory, making it when there is none. Throws a StorageError when it is in use, damaged or not ours. */
@@ -142,7 +144,7 @@ export function openDatabase(path: string): RootDatabase<Buffer, string> {
 
 class EmbeddedStorage implements Embedded {
   readonly records
-  readonly archive
+  readonly archive: TailArchive
   readonly offline
   readonly streams: StreamJournal
   readonly blobs: Blobs
