@@ -52,7 +52,7 @@ import { createRosters } from './sessions/rosters.ts'
 import type { Session } from './sessions/session.ts'
 import { SessionRegistry } from './sessions/sessions.ts'
 import { openEmbedded } from './storage/embedded/embedded.ts'
-import type { Storage, Value } from './storage/shapes.ts'
+import type { Key, Storage, Value } from './storage/shapes.ts'
 
 export interface ServerOptions {
   readonly config: Config
@@ -65,7 +65,7 @@ export interface ServerOptions {
    * This server's place among several: which accounts and rooms live here, in this `storage`, a secret that all of them know, and where clients come
    * from the others.
    */
-  readonly cluster?: { readonly units: Units; readonly secret: Uint8Array; readonly listener?: InternalListener | undefined }
+  readonly cluster?: { readonly units: Units; readonly secret: Uint8Array; readonly secretOf?: ((table: string, key: Key) => Value) | undefined; readonly listener?: InternalListener | undefined }
   /** Takes the streams of all clients, when this server serves none itself. */
   readonly front?: (metrics: Metrics) => Front
   /** What this server does of all that the servers of a cluster do; everything unless set. */

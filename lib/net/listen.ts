@@ -18,6 +18,8 @@ export interface ListenAddress {
   readonly unixSocket?: SocketRights | undefined
   /** Connections waiting to be accepted. */
   readonly backlog?: number
+  /** Other processes listen on the same port; the system divides connections among them. */
+  readonly reusePort?: boolean
 }
 
 const BACKLOG_DEFAULT = 511
@@ -27,9 +29,9 @@ const BACKLOG_DEFAULT = 511
  * when somebody listens there already, when anything else is in its place, and when its rights cannot be set.
  */
 export async function listenOn(server: Server, address: ListenAddress): Promise<number> {
-  const { port, ip, unixPath, unixSocket = {}, backlog = BACKLOG_DEFAULT } = address
+  const { port, ip, unixPath, unixSocket = {}, backlog = BACKLOG_DEFAULT, reusePort = false } = address
   if (unixPath === undefined) {
-    await listening(server, () => server.listen({ port, host: ip, backlog }))
+    await listening(server, () => server.listen({ port, host: ip, backlog, ...(reusePort ? { reusePort } : {}) }))
     const bound = server.address()
     return typeof bound === 'object' && bound !== null ? bound.port : 0
   }

@@ -5,7 +5,7 @@ import type { Config } from '../config/config.ts'
 import type { Log } from '../log.ts'
 import { openBlobs } from '../storage/embedded/blobs.ts'
 import { lockDirectory } from '../storage/embedded/lock.ts'
-import type { Blobs, Storage } from '../storage/shapes.ts'
+import type { Blobs, Key, Storage, Value } from '../storage/shapes.ts'
 import { InternalListener } from '../front/internal-listener.ts'
 import { DirectQueue } from './direct-queue.ts'
 import { framesOf } from './frames.ts'
@@ -33,6 +33,8 @@ export interface ClusterNode extends AsyncDisposable {
   readonly secret: Uint8Array
   /** Where it takes clients that other processes of the cluster have accepted, if it does. */
   readonly listener: InternalListener | undefined
+  /** Secrets of hosts and services, when they are not made from that. */
+  readonly secretOf?: (table: string, key: Key) => Value
 }
 
 interface Joined {

@@ -9,7 +9,7 @@ import type { Log } from '../log.ts'
 import type { PendingIqs } from '../router/iq.ts'
 import type { Router } from '../router/router.ts'
 import type { SessionRegistry } from '../sessions/sessions.ts'
-import type { Storage } from '../storage/shapes.ts'
+import type { Key, Storage, Value } from '../storage/shapes.ts'
 import { accountsAtHome } from './accounts-at-home.ts'
 import type { Calls } from './calls.ts'
 import { Homes } from './homes.ts'
@@ -19,8 +19,9 @@ import type { Units } from './shapes.ts'
 
 export interface PlaceParts {
   readonly units: Units
-  /** Known to all nodes and nobody else. */
   readonly secret: Uint8Array
+  /** Secrets of hosts and services, when they are not made from that. */
+  readonly secretOf?: ((table: string, key: Key) => Value) | undefined
   /** Of the units that live here. */
   readonly storage: Storage
   readonly calls: Calls
@@ -58,7 +59,7 @@ export class Place {
   #isLost = false
   #isLeaving = false
 
-  constructor({ units, secret, storage, calls, log }: PlaceParts) {
+  constructor({ units, secret, secretOf, storage, calls, log }: PlaceParts) {
     this.units = units
     this.#log = log
     this.#own = storage
@@ -67,7 +68,7 @@ export class Place {
       here: (unit) => this.here(unit),
       claim: (unit) => this.claim(unit),
       send: (frame) => { this.#homes?.send(frame) },
-      calls, secret,
+      calls, secret: secretOf ?? secret,
     }))
   }
 

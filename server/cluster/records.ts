@@ -12,28 +12,35 @@ import type { Frame } from './frames.ts'
 import { rangeOfSpread, SPREAD_TABLE, type SpreadRow, unitOfSpread } from './spread.ts'
 import { RULES } from './unit-keys.ts'
 
+/** Known to all nodes and nobody else; or what answers a secret of a table of secrets. */
+export type Secret = Uint8Array | ((table: string, key: Key) => Value)
+
+/** A secret of a host or service, the same at all nodes. */
+export function derivedSecret(secret: Uint8Array, table: string, key: Key): Buffer {
+  return createHmac('sha256', secret).update(JSON.stringify([table, ...key])).digest()
+}
+
 export interface NodeRecordsParts {
   readonly here: (unit: string) => boolean
   /** Has a unit live here; false when another node has it. */
   readonly claim: (unit: string) => Promise<boolean>
   readonly send: (frame: Pick<Frame, 'kind' | 'unit'> & Partial<Frame>) => void
   readonly calls: Pick<Calls, 'serve' | 'ask'>
-  /** Known to all nodes and nobody else. */
-  readonly secret: Uint8Array
+  readonly secret: Secret
 }
 
-const SECRETS = new Set(['account-secrets', 'muc-secrets'])
+export const SECRETS = new Set(['account-secrets', 'muc-secrets'])
 /** Kept under the key of a unit by the services and owners that it has to do with. */
 const INDEXES = new Set(['muc-relations', 'pubsub_entities', 'pubsub_created', 'pubsub_bytes', 'pubsub_temporary'])
 /** Read and written at any node, by those who wait for what they read. */
 const ANYWHERE = new Set(['administrators', 'announcements', 'last-login', 'motd', 'uploads', 'welcome'])
 /** Spread over units of their own (spread.ts). */
-const SPREAD = new Set(['upload-secrets', 'upload-ends', 'upload-times', 'vcard_index', 'muc-past'])
+export const SPREAD = new Set(['upload-secrets', 'upload-ends', 'upload-times', 'vcard_index', 'muc-past'])
 /** Rows under the key of an account that its host keeps: they lie in `hosted`, key [host, table, ...key]. */
-const HOSTED = new Set(['invites_by', 'invite_names'])
-const HOSTED_TABLE = 'hosted'
+export const HOSTED = new Set(['invites_by', 'invite_names'])
+export const HOSTED_TABLE = 'hosted'
 /** Of these only what lists show is; the rows are with their accounts and rooms. */
-const LISTED: ReadonlyMap<string, (row: Value) => Value> = new Map([['accounts', () => true], ['disabled-accounts', () => true], ['muc-rooms', listedRoom]])
+export const LISTED: ReadonlyMap<string, (row: Value) => Value> = new Map([['accounts', () => true], ['disabled-accounts', () => true], ['muc-rooms', listedRoom]])
 /** Read in a login, before it is known whose it is: whoever asks waits, until the account is here. */
 const FOR_LOGINS = new Set(['accounts', 'disabled-accounts', 'directory-accounts', 'tokens', 'clients', 'ended-streams'])
 /** Whose a record is; undefined when the key, perhaps the beginning of a range, does not say. */
@@ -132,7 +139,7 @@ export function recordsOfNode(records: Records, { here, claim, send, calls, secr
   const all: Records = {
     get(table, key) {
       if (HOSTED.has(table)) return records.get(HOSTED_TABLE, hostedKey(table, key))
-      if (SECRETS.has(table)) return createHmac('sha256', secret).update(JSON.stringify([table, ...key])).digest()
+      if (SECRETS.has(table)) return typeof secret === 'function' ? secret(table, key) : derivedSecret(secret, table, key)
       if (SPREAD.has(table)) {
         const unit = unitOfSpread(table, key)
         return readOne(unit, SPREAD_TABLE, [unit, table, ...key])
@@ -218,7 +225,7 @@ function listedRoom(row: Value): Value {
   return { config: { name, description, lang, public: isPublic, membersOnly, passwordProtected, nonAnonymous }, locked }
 }
 
-function hostedKey(table: string, key: Key): Key {
+export function hostedKey(table: string, key: Key): Key {
   const owner = key[0] as string
   return [owner.slice(owner.indexOf('@') + 1), table, ...key]
 }

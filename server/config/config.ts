@@ -61,6 +61,8 @@ export interface ListenConfig {
   /** Bytes waiting to be written to one connection. */
   readonly outboundBytes: number
   readonly backlog: number
+  /** Set where several processes listen on the same port. */
+  readonly reusePort?: boolean
   /** Of `ejabberd_service` alone. */
   readonly component?: ComponentListen
   readonly file: string

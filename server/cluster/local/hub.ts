@@ -7,6 +7,7 @@
  *     i process entry          -> a parcel in a process's inbox that its sender's log does not hold any more
  *     g process                -> of one that is over: what it had of others, and when that was
  *     v owner                  -> below which id the owner's history is being removed
+ *     h                        -> a secret that all processes know
  *     k                        -> when any process was last served, ms
  *
  * A parcel is in memory until its receiver has done it. Frames in it that are durable stand in the log of their sender, so it is written itself
@@ -14,6 +15,7 @@
  *
  * Changes of history in a record go into the archive with the group that has the rest of the record, which is kept without them.
  */
+import { randomBytes } from 'node:crypto'
 import { rmSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { Recent } from '../../../lib/recent.ts'
@@ -24,6 +26,7 @@ import { decodePart, encodePart, KEY_END, type OrderedStore } from '../../storag
 import { type Storage } from '../../storage/shapes.ts'
 import { type TailArchive } from '../../storage/archive/archive.ts'
 import { HISTORY_SECTION, unpackEntry } from '../history.ts'
+import { SECRETS } from '../records.ts'
 import { sentBy } from '../recovery.ts'
 import { type HistoryEntry, type NodeInfo, type Parcel } from '../shapes.ts'
 import {
@@ -330,6 +333,16 @@ export class Hub {
         case ASK.inheritedWrite: return this.#write(this.#inherited(member, body.text()).info.inc, body, answer)
         case ASK.inheritedFinish: return this.#finish(this.#inherited(member, body.text()), body.double(), readNumbers(body), answer)
         case ASK.inheritedFailed: return this.#giveBack(this.#inherited(member, body.text()))
+        case ASK.secrets: {
+          const secret = this.#secret()
+          const rows = [...SECRETS].flatMap((table) => this.#places.table(table))
+          return this.#storage.afterCommit(() => {
+            answer((to) => {
+              to.bytes(secret)
+              writeKeyed(to, rows)
+            })
+          })
+        }
         case ASK.leave: return this.#leave(member, answer)
         case ASK.recordsLoad: {
           const rows = this.#places.records(body.text())
@@ -347,6 +360,14 @@ export class Hub {
     } catch (error) {
       refuse((error as Error).message)
     }
+  }
+
+  #secret(): Buffer {
+    const known = this.#rows.get('h')
+    if (known) return known
+    const secret = randomBytes(32)
+    this.#rows.put('h', secret)
+    return secret
   }
 
   async #askedHistory(kind: number, body: RecordReader, answer: (write?: (to: RecordWriter) => void) => void): Promise<void> {

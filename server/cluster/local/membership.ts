@@ -8,7 +8,7 @@ import { HEADER_BYTES } from '../../storage/groups/log.ts'
 import { type RecordReader, type RecordWriter } from '../../storage/groups/record.ts'
 import { type Claim, type Inheritance, type LoadedUnit, type Membership, type NodeInfo, type NodeLog, type Parcel, type UnitRow } from '../shapes.ts'
 import {
-  ASK, readList, readNodes, readOptional, readParcel, readRecords, readUnit, TELL, writeList, writeNodes, writeNumbers, writeParcel, writeRows, writeTails,
+  ASK, type KeyedRow, readKeyed, readList, readNodes, readOptional, readParcel, readRecords, readUnit, TELL, writeList, writeNodes, writeNumbers, writeParcel, writeRows, writeTails,
 } from './messages.ts'
 import { LocalHistoryStore, LocalQueue, LocalRowStore } from './stores.ts'
 import { Wire } from './wire.ts'
@@ -141,6 +141,11 @@ export class LocalMembership implements Membership {
   inherit(handler: (inheritance: Inheritance) => Promise<void>): void {
     this.#inheritor = handler
     this.#wire.send(ASK.inherits, 0)
+  }
+
+  /** A secret that all processes know, and the records of secrets of hosts and services as they are kept. */
+  secrets(): Promise<{ readonly secret: Buffer; readonly rows: readonly KeyedRow[] }> {
+    return this.#ask(ASK.secrets, nothing, (body) => ({ secret: Buffer.from(body.bytes()), rows: readKeyed(body) }))
   }
 
   /** Ends at once when nothing is left in log and inbox; otherwise others recover it, beginning now. */

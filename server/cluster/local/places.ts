@@ -53,6 +53,13 @@ export class Places {
     return rows.sort((a, b) => (a.key < b.key ? -1 : 1))
   }
 
+  /** All records of a table. */
+  table(table: string): KeyedRow[] {
+    const rows: KeyedRow[] = []
+    this.#read(`r${table}\0`, rows)
+    return rows
+  }
+
   write(rows: readonly UnitRow[]): void {
     for (const { unit, key, value } of rows) {
       const place = placeOf(unit, key)

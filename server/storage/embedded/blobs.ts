@@ -10,11 +10,11 @@ import { StorageError } from '../errors.ts'
 import { type Blobs } from '../shapes.ts'
 import { syncPath } from './sync.ts'
 
-/** `minFreeBytes` of the disk stay free of uploads. */
-export function openBlobs(dir: string, minFreeBytes: number): Blobs {
+/** `minFreeBytes` of the disk stay free of uploads. `isShared`: other processes may be writing files there. */
+export function openBlobs(dir: string, minFreeBytes: number, isShared = false): Blobs {
   const temporary = join(dir, 'unfinished')
   // What a killed process left.
-  rmSync(temporary, { recursive: true, force: true })
+  if (!isShared) rmSync(temporary, { recursive: true, force: true })
   mkdirSync(temporary, { recursive: true, mode: 0o700 })
 
   function pathOf(key: string): string {
