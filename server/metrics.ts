@@ -17,11 +17,21 @@ export interface Metrics {
 
 const DURATION_BUCKETS = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5]
 
+/** What a process tells of its metrics. */
+export interface OwnMetrics {
+  render(): Promise<string>
+  /** What `render` says, for a process that puts those of several together. */
+  values(): Promise<Awaited<ReturnType<Registry['getMetricsAsJSON']>>>
+  /** All metrics carry these from now on. */
+  label(labels: Labels): void
+  readonly contentType: string
+}
+
 /**
  * A set of metrics of its own, so that several servers can live in one process (tests).
  * `processMetrics` adds memory, CPU, event loop delay and garbage collection of this process.
  */
-export function createMetrics(options: { processMetrics?: boolean } = {}): Metrics & { render(): Promise<string>; readonly contentType: string } {
+export function createMetrics(options: { processMetrics?: boolean } = {}): Metrics & OwnMetrics {
   const registry = new Registry()
   const known = new Map<string, CounterMetric | GaugeMetric | HistogramMetric>()
   if (options.processMetrics ?? true) collectDefaultMetrics({ register: registry, prefix: 'tidings_', gcDurationBuckets: DURATION_BUCKETS })
@@ -56,6 +66,8 @@ export function createMetrics(options: { processMetrics?: boolean } = {}): Metri
       return { observe: (seconds) => { histogram.observe(seconds) } }
     }),
     render: () => registry.metrics(),
+    values: () => registry.getMetricsAsJSON(),
+    label: (labels) => { registry.setDefaultLabels(labels) },
     contentType: registry.contentType,
   }
 }

@@ -40,7 +40,7 @@ import { LdapUnavailable } from './ldap/pool.ts'
 import { LdapUsers } from './ldap/users.ts'
 import { createHttp, httpLimits, listenHealth, type HttpListener } from './http/http.ts'
 import { createLog, type Log } from './log.ts'
-import { createMetrics, type Metrics } from './metrics.ts'
+import { createMetrics, type Metrics, type OwnMetrics } from './metrics.ts'
 import { HookRunner } from './router/hook-runner.ts'
 import { IqDispatcher, PendingIqs } from './router/iq.ts'
 import { Router, type Service, type ServiceUnit } from './router/router.ts'
@@ -100,7 +100,7 @@ export interface Server extends AsyncDisposable {
   readonly storage: Storage
   readonly hosts: ReadonlyMap<string, Host>
   readonly certificates: SecureContexts | undefined
-  readonly metrics: Metrics & { render(): Promise<string>; readonly contentType: string }
+  readonly metrics: Metrics & OwnMetrics
   readonly log: Log
   readonly dataDir: string
   /** What is listened on. */
@@ -742,6 +742,9 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   return server
 }
 
+/** See cluster/local/layout.ts. */
+const SEVERAL = 'f'
+
 interface OpenedStorage {
   readonly storage: Storage
   readonly cluster?: ServerOptions['cluster']
@@ -762,6 +765,8 @@ async function openStorage({ storage, cluster, config, dataDir, roles }: ServerO
   }
   const s3 = config.tidings.s3 === undefined ? undefined : await (await import('./storage/s3/blobs.ts')).openS3(config.tidings.s3)
   const embedded = await openEmbedded(dataDir, { ...(s3 === undefined ? {} : { blobs: s3 }), onHealth, onError })
+  // What was several processes is one from now on.
+  if (embedded.rows.has(SEVERAL)) await (await import('./cluster/local/settle.ts')).settle(embedded, config, dataDir, log, createServer)
   return {
     storage: embedded,
     async close() {
@@ -791,6 +796,7 @@ function waitingForRestart(running: Config, next: Config): string[] {
     'tidings.data': ({ tidings }) => tidings.data,
     'tidings.metrics': ({ tidings }) => tidings.metrics,
     'tidings.s3': ({ tidings }) => tidings.s3,
+    'tidings.processes': ({ tidings }) => tidings.processes,
     'tidings.cluster': ({ tidings }) => tidings.cluster,
     'tidings.kafka': ({ tidings }) => tidings.kafka,
     'tidings.hbase': ({ tidings }) => tidings.hbase,

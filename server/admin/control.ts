@@ -20,12 +20,15 @@ const IDLE_MS = 30_000
 const STARTING_MS = 20_000
 const LOOK_EVERY_MS = 100
 
-/** Where the socket of a data directory is; elsewhere when the directory's name is too long for a socket. */
-export function controlPath(dataDir: string): string {
-  const inside = path.join(path.resolve(dataDir), 'control.sock')
+/** Where the control socket of a data directory is. */
+export function controlPath(dataDir: string): string { return socketPath(dataDir, 'control.sock') }
+
+/** Where a socket of a data directory is; elsewhere when the directory's name is too long for one. */
+export function socketPath(dataDir: string, file: string): string {
+  const inside = path.join(path.resolve(dataDir), file)
   if (Buffer.byteLength(inside) <= PATH_BYTES_MAX) return inside
   const name = createHash('sha256').update(path.resolve(dataDir)).digest('hex').slice(0, 24)
-  return path.join(tmpdir(), `tidings-${name}.sock`)
+  return path.join(tmpdir(), `tidings-${name}${file === 'control.sock' ? '.sock' : `-${file}`}`)
 }
 
 /** Listens; a socket left by a server that was killed is replaced. Call only while holding the data directory. */

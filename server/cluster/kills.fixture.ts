@@ -13,13 +13,15 @@ function pause(ms: number): Promise<void> {
   return new Promise((resolve) => { setTimeout(resolve, ms) })
 }
 
+export type KillNode = Omit<TestNode, 'membership'>
+
 /** Nodes, and what outlives them. */
 export interface KillWorld {
-  join(name: string, options: Partial<ClusterStorageOptions>): Promise<TestNode>
-  kill(node: TestNode): Promise<void>
-  fence(node: TestNode): Promise<void>
+  join(name: string, options: Partial<ClusterStorageOptions>): Promise<KillNode>
+  kill(node: KillNode): Promise<void>
+  fence(node: KillNode): Promise<void>
   /** In good order. */
-  stop(node: TestNode): Promise<void>
+  stop(node: KillNode): Promise<void>
   /** All nodes end, and what keeps them together begins anew. */
   killAll?(): Promise<void>
   /** Nothing is disturbed any more. */
@@ -30,8 +32,8 @@ export interface KillWorld {
 
 /** A user of the storage as the router is: units write to themselves, and to others by frames. */
 class TestRouter {
-  readonly node: TestNode
-  constructor(node: TestNode) {
+  readonly node: KillNode
+  constructor(node: KillNode) {
     this.node = node
     const { storage } = node
     storage.incoming((_source, frame, done) => { void this.#arrived(frame, done) })

@@ -38,14 +38,14 @@ export function joinNode(world: World, name: string, options: Partial<ClusterSto
 }
 
 /** Stops a node in good order. */
-export async function stopNode({ storage }: TestNode, world: World): Promise<void> {
+export async function stopNode({ storage }: Pick<TestNode, 'storage'>, world: World): Promise<void> {
   const { inc } = storage
   await storage[Symbol.asyncDispose]()
   world.cluster.leave(inc)
 }
 
 /** Claims a unit, also when its home is lost and not recovered yet. */
-export async function claimed({ storage }: TestNode, unit: string): Promise<void> {
+export async function claimed({ storage }: Pick<TestNode, 'storage'>, unit: string): Promise<void> {
   for (;;) {
     const inc = await storage.claim(unit).catch(() => undefined)
     if (inc === storage.inc) return

@@ -1,6 +1,6 @@
 /** The whole configuration, as read from an `ejabberd.yml`. */
 import { existsSync, globSync, readFileSync } from 'node:fs'
-import { homedir } from 'node:os'
+import { availableParallelism, homedir } from 'node:os'
 import { dirname, resolve } from 'node:path'
 import { Jid } from '../../lib/jid.ts'
 import type { TlsChoices } from '../../lib/net/certificates.ts'
@@ -22,7 +22,7 @@ import { kafkaOptions, kafkaTable } from './kafka.ts'
 import { defaultLimits, limitTable, type Limits } from './limits.ts'
 import { queueBytes, readListeners } from './listen.ts'
 import { entryOf, show, textOf, toNode, toValue, type ConfigNode, type MapEntry, type MapNode, type Where } from './node.ts'
-import { accessRule, anything, bool, duration, either, int, list, map, oneOf, OptionError, parseOptions, record, size, text, type OptionSpec, type OptionTable, type OptionType } from './options.ts'
+import { accessRule, anything, bool, duration, either, int, list, matching, map, oneOf, OptionError, parseOptions, record, size, text, type OptionSpec, type OptionTable, type OptionType } from './options.ts'
 import { didYouMean, type Problem } from './problems.ts'
 import { checkLdapFiles, ldapSettings, ldapTable, type LdapNames, type LdapSettings } from '../ldap/settings.ts'
 import { readTls, tlsTable, type TlsNames } from './tls.ts'
@@ -98,6 +98,8 @@ export type StreamOptions = Partial<Pick<ListenConfig, 'access' | 'shaper' | 'ma
 export interface TidingsOptions {
   /** Where the data lives; relative to the configuration file. The command line's choice comes first. */
   readonly data: string | undefined
+  /** How many processes serve clients, over one store. */
+  readonly processes: number
   readonly metrics: { readonly port: number; readonly ip: string } | undefined
   /** How long history is kept. */
   readonly archiveRetentionMs: number
@@ -341,11 +343,12 @@ export const hostTable: OptionTable<HostOptions> = {
   ...sharedTls,
 }
 
-interface TidingsNames { data: string; metrics: unknown; archive_retention: number; upload: unknown; s3: unknown; kafka: unknown; hbase: unknown; cassandra: unknown; cluster: unknown; auth: unknown; self_signed: boolean; reports: unknown; service_status: unknown; limits: unknown }
+interface TidingsNames { data: string; processes: string; metrics: unknown; archive_retention: number; upload: unknown; s3: unknown; kafka: unknown; hbase: unknown; cassandra: unknown; cluster: unknown; auth: unknown; self_signed: boolean; reports: unknown; service_status: unknown; limits: unknown }
 
 /** The key `tidings`. */
 export const tidingsTable: OptionTable<TidingsNames> = {
   data: { type: text(), default: '', help: 'Folder of the data, relative to the configuration file.' },
+  processes: { type: matching(/^(auto|[1-9]\d?)$/, 'an integer from 1 to 99, or auto'), default: '1', help: 'How many processes serve clients on this machine; auto is one for each core.' },
   metrics: { type: anything(), default: undefined, help: 'Listener of /metrics and /health: port and ip.' },
   archive_retention: { type: duration({ unit: 'days' }), default: Infinity, help: 'How long history is kept; a bare number counts days.' },
   upload: { type: anything(), default: undefined, help: 'Uploads: quota (bytes of one account) and expiry.' },
@@ -944,6 +947,7 @@ function readTidings(entry: MapEntry | undefined, cluster: ClusterOptions | unde
       limitsSet,
       options: {
         data: read.options.data === '' ? undefined : read.options.data,
+        processes: read.options.processes === 'auto' ? availableParallelism() : Number(read.options.processes),
         metrics: part('metrics', metricsTable),
         archiveRetentionMs: read.options.archive_retention,
         upload: { quotaBytes: upload?.quota ?? Infinity, expiryMs: upload?.expiry ?? Infinity },

@@ -12,6 +12,7 @@ import { askServer, listenControl } from '../admin/control.ts'
 import type { Config, Problem } from '../config/config.ts'
 import type { Log } from '../log.ts'
 import type { Server } from '../server.ts'
+import type { ServeParts } from './processes.ts'
 
 /** How long stopping may take before what is left is cut off; of a node, which has to write everything to where other nodes find it, longer. */
 const CLOSE_MS = 5_000
@@ -249,7 +250,7 @@ async function administer(name: string, args: readonly string[], options: Option
 }
 
 async function offline(name: string, args: readonly string[], config: Config, dataDir: string): Promise<AdminResult> {
-  if (name === 'unregister' || name.includes('piefxis') || config.tidings.cluster !== undefined) {
+  if (name === 'unregister' || name.includes('piefxis') || config.tidings.cluster !== undefined || await isOfSeveral(dataDir)) {
     // What belongs to an account is known to the extensions: the whole server is built, without a listener; in a cluster as a node that nobody is sent to.
     const { createServer } = await import('../server.ts')
     const { createLog } = await import('../log.ts')
@@ -270,6 +271,14 @@ async function offline(name: string, args: readonly string[], config: Config, da
   return await admin.run(name, args)
 }
 
+/** Whether the data is that of several processes: only a whole server makes it that of one. */
+async function isOfSeveral(dataDir: string): Promise<boolean> {
+  if (!existsSync(path.join(dataDir, 'FORMAT'))) return false
+  const [{ openEmbedded }, layout] = await Promise.all([import('../storage/embedded/embedded.ts'), import('../cluster/local/layout.ts')])
+  await using storage = await openEmbedded(dataDir)
+  return layout.isOfSeveral(storage)
+}
+
 function adminOf(server: Server, hosts: () => readonly string[], control?: { stop(): void; restart(): Promise<void>; reload(): Promise<readonly string[]> }): ReturnType<typeof createAdmin> {
   return createAdmin({
     hosts,
@@ -286,7 +295,22 @@ function adminOf(server: Server, hosts: () => readonly string[], control?: { sto
   })
 }
 
+/** What `serve` as several processes needs of this. */
+function serveParts(options: Options): ServeParts {
+  return {
+    readConfig: (warn) => readConfig(options, warn),
+    dataDirOf: (config) => dataDirOf(options, config),
+    adminOf,
+    welcome: (server, config) => welcome(server, config, options),
+  }
+}
+
 async function serve(options: Options): Promise<number> {
+  if (process.env['TIDINGS_PROCESS'] !== undefined) {
+    const outcome = await (await import('./processes.ts')).serveProcess(serveParts(options))
+    setImmediate(() => process.exit(outcome))
+    return outcome
+  }
   let log: Log | undefined
   const survive = (what: string) => (error: unknown): void => { log?.fatal({ what, error: error instanceof Error ? error.stack : String(error) }) }
   const started = (server: Server): void => {
@@ -307,6 +331,7 @@ async function serve(options: Options): Promise<number> {
 async function serveOnce(options: Options, started: (server: Server) => void): Promise<number | 'restart'> {
   const warnings: string[] = []
   let config = await readConfig(options, (line) => warnings.push(line))
+  if (config.tidings.processes > 1 && config.tidings.cluster === undefined) return (await import('./processes.ts')).serveProcesses(serveParts(options))
   for (const line of warnings) console.error(line)
   const dataDir = dataDirOf(options, config)
   const { createServer } = await import('../server.ts')
@@ -504,7 +529,7 @@ function cacheCode(dataDir: string): void {
 }
 
 /** What to do next, for the person who started it. */
-function welcome(server: Server, config: Config, options: Options): string {
+function welcome(server: Pick<Server, 'ports' | 'dataDir' | 'certificates'>, config: Config, options: Options): string {
   const lines = [`Tidings ${version()} serves ${config.hosts.join(', ')}; data in ${server.dataDir}`]
   for (const { module, port, ip, unixPath, tls } of server.ports) {
     const what = module === 'ejabberd_c2s' ? `clients${tls ? ' (TLS)' : ''}` : module === 'ejabberd_http' ? `http${tls ? 's' : ''}` : module

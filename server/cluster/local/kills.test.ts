@@ -1,12 +1,12 @@
 import { testStorage } from '../../storage/contract.ts'
 import { openMemory } from '../../storage/memory/memory.ts'
-import { check, life } from '../kills.fixture.ts'
-import { framesOf, type TestNode } from '../nodes.fixture.ts'
+import { check, type KillNode, life } from '../kills.fixture.ts'
+import { framesOf } from '../nodes.fixture.ts'
 import { ClusterStorage, type ClusterStorageOptions } from '../storage.ts'
 import { openHub, type TestHub } from './local.fixture.ts'
 import { type LocalMembership } from './membership.ts'
 
-interface LocalNode extends TestNode { readonly membership: LocalMembership }
+interface LocalNode extends KillNode { readonly membership: LocalMembership }
 
 async function join(hub: TestHub, name: string, options: Partial<ClusterStorageOptions>): Promise<LocalNode> {
   const membership = await hub.join(name)

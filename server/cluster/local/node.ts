@@ -1,6 +1,9 @@
 /** A chat process of one machine: its storage, over the main process. */
 import { join } from 'node:path'
+import { socketPath } from '../../admin/control.ts'
 import type { Config } from '../../config/config.ts'
+import { InternalListener } from '../../front/internal-listener.ts'
+import type { Log } from '../../log.ts'
 import { openBlobs } from '../../storage/embedded/blobs.ts'
 import { createRecords } from '../../storage/records.ts'
 import { SortedRows } from '../../storage/memory/rows.ts'
@@ -18,26 +21,27 @@ export interface LocalNodeOptions {
   /** Path of the main process's socket. */
   readonly path: string
   readonly name: string
-  /** Where it takes clients that others pass on to it. */
-  readonly address?: string
+  readonly log: Log
   readonly onHealth?: (problem: string | undefined) => void
   readonly onError?: (error: unknown) => void
 }
 
 const MIN_FREE_BYTES = 64 * 1024 * 1024
 
-export function processesPath(dataDir: string): string { return join(dataDir, 'processes.sock') }
+export function processesPath(dataDir: string): string { return socketPath(dataDir, 'processes.sock') }
 
 /** Joins the processes of this machine. */
-export async function openLocalNode({ config, dataDir, path, name, address = '', onHealth, onError }: LocalNodeOptions): Promise<ClusterNode> {
+export async function openLocalNode({ config, dataDir, path, name, log, onHealth, onError }: LocalNodeOptions): Promise<ClusterNode> {
   await using opened = new AsyncDisposableStack()
   const blobs = await openFiles(config, dataDir, opened)
-  const membership = opened.use(await LocalMembership.join({ path, name, address, roles: [] }))
+  const listener = opened.use(await InternalListener.open(`unix:${socketPath(dataDir, `process-${name}.sock`)}`, log))
+  const membership = opened.use(await LocalMembership.join({ path, name, address: listener.address, roles: [] }))
   const { records, history, queue } = membership
   const secrets = await secretsOf(membership)
   const storage = opened.use(new ClusterStorage({ membership, records, history, queue, blobs, framesOf, ...(onHealth && { onHealth }), ...(onError && { onError }) }))
   const closing = opened.move()
-  return { storage, units: storage, ...secrets, [Symbol.asyncDispose]: () => closing.disposeAsync() }
+  log.info({ what: 'process_joined', inc: membership.self.inc })
+  return { storage, units: storage, listener, ...secrets, [Symbol.asyncDispose]: () => closing.disposeAsync() }
 }
 
 async function openFiles(config: Config, dataDir: string, opened: AsyncDisposableStack): Promise<Blobs> {
