@@ -1,7 +1,9 @@
 /**
  * The promise that an acknowledged message is never lost, put to the test: servers are killed in the middle of traffic.
  *
- *     node conformance/durability.ts [--rounds N] [--signal KILL|TERM]
+ *     node conformance/durability.ts [--rounds N] [--signal KILL|TERM] [--processes N] [--one]
+ *
+ * With `--processes` the server is several processes on this machine (`tidings.processes`); with `--one` one of those that serve clients is killed alone.
  *
  * In each round five pairs of accounts talk at once. Every sender numbers its messages, keeps up to 100 unacknowledged, resumes
  * its stream after the server's death and sends again what was not acknowledged. In the end each message must have reached its
@@ -34,6 +36,8 @@ export interface RoundOptions {
   /** Messages of one sender before the first kill, at most. */
   readonly sent?: number
   readonly kills?: number
+  /** One process that serves clients is killed alone. */
+  readonly one?: boolean
 }
 
 export interface RoundResult {
@@ -46,8 +50,8 @@ export interface RoundResult {
   readonly kills: number
 }
 
-/** Starts a server for rounds. */
-export function startServer(): Promise<ServerProcess> {
+/** Starts a server for rounds, of so many processes. */
+export function startServer(processes = 1): Promise<ServerProcess> {
   return ServerProcess.start({ config: (ports) => `
 hosts: [localhost]
 loglevel: error
@@ -59,6 +63,7 @@ shaper_rules:
   max_user_sessions: 20
   max_user_offline_messages: 100000
 registration_timeout: infinity
+tidings: { processes: ${processes} }
 modules:
   mod_carboncopy: {}
   mod_mam: { default: always }
@@ -353,8 +358,11 @@ export async function runRound(server: ServerProcess, round: number, signal: 'SI
       await sleep(Math.random() * 30)
     }
     acknowledged = pairs.reduce((sum, pair) => sum + pair.acknowledged, 0)
-    stopMs = Math.max(stopMs, await server.kill(signal))
-    await server.run()
+    if (options.one === true) server.killOne()
+    else {
+      stopMs = Math.max(stopMs, await server.kill(signal))
+      await server.run()
+    }
     await Promise.all(pairs.map((pair) => pair.afterwards(kill === kills)))
   }
   return {
@@ -368,22 +376,22 @@ function sleep(ms: number): Promise<void> {
 }
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({ options: { rounds: { type: 'string', default: '12' }, signal: { type: 'string', default: 'KILL' }, kind: { type: 'string' } } })
+  const { values } = parseArgs({ options: { rounds: { type: 'string', default: '12' }, signal: { type: 'string', default: 'KILL' }, kind: { type: 'string' }, processes: { type: 'string', default: '1' }, one: { type: 'boolean', default: false } } })
   const rounds = Number(values.rounds)
   if (!Number.isInteger(rounds) || rounds < 1 || (values.signal !== 'KILL' && values.signal !== 'TERM')) {
-    console.error('Usage: node conformance/durability.ts [--rounds N] [--signal KILL|TERM] [--kind online|silent|anew|offline|plain]')
+    console.error('Usage: node conformance/durability.ts [--rounds N] [--signal KILL|TERM] [--kind online|silent|anew|offline|plain] [--processes N] [--one]')
     process.exitCode = 2
     return
   }
   const kinds = values.kind === undefined ? KINDS : KINDS.filter((kind) => kind === values.kind)
-  await using server = await startServer()
+  await using server = await startServer(Number(values.processes))
   let messages = 0
   let acknowledged = 0
   let kills = 0
   let stopMs = 0
   let faults = 0
   for (let round = 0; round < rounds; round++) {
-    const result = await runRound(server, round, `SIG${values.signal}`, { kinds })
+    const result = await runRound(server, round, `SIG${values.signal}`, { kinds, one: values.one })
     messages += result.messages
     acknowledged += result.acknowledged
     kills += result.kills

@@ -1,7 +1,7 @@
 /** The server in a process of its own, as its users run it, on free ports and a directory that is gone afterwards. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { closeSync, openSync } from 'node:fs'
+import { closeSync, openSync, readFileSync } from 'node:fs'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import net from 'node:net'
 import { tmpdir } from 'node:os'
@@ -80,6 +80,13 @@ export class ServerProcess implements AsyncDisposable {
     child.once('exit', (code) => ready.reject(new Error(`the server ended with ${code}: ${this.#stderr}`)))
     await ready.promise
     this.#stderr = ''
+  }
+
+  /** Kills one of the processes that serve clients, of a server that has several (Linux). */
+  killOne(): void {
+    const pid = this.#child?.pid
+    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number)
+    process.kill(children[Math.floor(Math.random() * children.length)] as number, 'SIGKILL')
   }
 
   /** Resolves with the time that it took, ms. */
