@@ -3,7 +3,10 @@ import { expect } from 'chai'
 import { runRound, startServer } from './durability.ts'
 import type { ServerProcess } from './server-process.ts'
 
-describe('a server of several processes', () => {
+describe('a server of several processes', function () {
+  // Processes take their time to start where others work, too.
+  this.timeout(300_000)
+
   let server: ServerProcess
   before(async () => { server = await startServer(2) })
   after(async () => { await server[Symbol.asyncDispose]() })

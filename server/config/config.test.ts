@@ -1,6 +1,6 @@
 import { expect } from 'chai'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { generate } from 'selfsigned'
 import { Jid } from '../../lib/jid.ts'
@@ -684,11 +684,18 @@ modules:
   })
 
   describe('tidings', () => {
+    it('says how many processes serve clients', () => {
+      const of = (value: string): number => good(`hosts: [a.example]\ntidings: { processes: ${value} }\n`).tidings.processes
+      expect([of('1'), of('4')]).to.deep.equal([1, 4])
+      expect(of('auto')).to.equal(availableParallelism())
+      for (const value of ['0', '-1', '100', 'many']) expect(load(`hosts: [a.example]\ntidings: { processes: ${value} }\n`).problems.join(), value).to.match(/tidings\.processes: .*an integer from 1 to 99, or auto/)
+    })
+
     it('sets limits, retention and metrics', () => {
       const config = good('hosts: [a.example]\nnegotiation_timeout: 10\ntidings:\n  data: ./d\n  archive_retention: 30\n  upload: {quota: 1 GB, expiry: infinity}\n  metrics: {port: 0}\n  limits: {stanza_bytes: 20000, pre_auth_timeout: 5 s}\n')
       expect(config.limits).to.include({ stanzaBytes: 20_000, preAuthTimeoutMs: 5000, depth: 100 })
       expect(config.tidings).to.deep.equal({
-        data: './d', metrics: { port: 0, ip: '127.0.0.1' }, archiveRetentionMs: 30 * 86_400_000,
+        data: './d', processes: 1, metrics: { port: 0, ip: '127.0.0.1' }, archiveRetentionMs: 30 * 86_400_000,
         upload: { quotaBytes: 1024 ** 3, expiryMs: Infinity }, s3: undefined, kafka: undefined, hbase: undefined, cassandra: undefined, cluster: undefined, auth: undefined, selfSigned: true,
         reports: { sendTo: [] }, serviceStatus: { addresses: [], outage: undefined },
       })

@@ -39,7 +39,7 @@ import { Wire } from './wire.ts'
 /** The store of the main process. */
 export interface HubStorage extends Pick<Storage, 'afterCommit' | 'committed' | 'status'> {
   readonly rows: OrderedStore
-  readonly archive: TailArchive
+  readonly history: TailArchive
 }
 
 export interface HubOptions {
@@ -371,24 +371,24 @@ export class Hub {
   }
 
   async #askedHistory(kind: number, body: RecordReader, answer: (write?: (to: RecordWriter) => void) => void): Promise<void> {
-    const { archive } = this.#storage
+    const { history } = this.#storage
     switch (kind) {
       case ASK.historyWrite: {
         for (const { owner, id, with: other, bytes } of readChanges(body)) this.#change({ owner, id, with: other, bytes, version: 0 })
         return this.#storage.afterCommit(answer)
       }
       case ASK.historyQuery: {
-        const page = await archive.query(body.text(), readQuery(body))
+        const page = history.query(body.text(), readQuery(body))
         return answer((to) => { writePage(to, page) })
       }
       case ASK.historyCount: {
         const owner = body.text()
         const query = readQuery(body)
-        const count = await archive.count(owner, query, query.max)
+        const count = history.count(owner, query, query.max)
         return answer((to) => { to.double(count) })
       }
       case ASK.historyGet: {
-        const item = await archive.get(body.text(), body.text())
+        const item = history.get(body.text(), body.text())
         return answer((to) => { writeOptional(to, item, (found) => { writeItem(to, found) }) })
       }
       case ASK.historyPurge: {
@@ -398,7 +398,7 @@ export class Hub {
       }
       case ASK.historyRemoved: return this.#afterRemovals(readList(body, () => body.text()), answer)
       case ASK.historyExpire: {
-        const count = await archive.expire(body.double())
+        const count = await history.expire(body.double())
         return this.#storage.afterCommit(() => { answer((to) => { to.double(count) }) })
       }
       default: throw new Error(`nobody asks a question of kind ${kind}`)
@@ -411,22 +411,22 @@ export class Hub {
     const removal = this.#removals.get(owner)
     // What is written after a removal is not removed by it.
     if (removal && entry.id < removal.high) this.#finishRemoval(owner, removal)
-    const { archive } = this.#storage
-    if (entry.bytes) archive.append({ id: entry.id, bytes: entry.bytes, owners: [{ owner, with: entry.with }] })
-    else archive.delete(owner, entry.id)
+    const { history } = this.#storage
+    if (entry.bytes) history.append({ id: entry.id, bytes: entry.bytes, owners: [{ owner, with: entry.with }] })
+    else history.delete(owner, entry.id)
   }
 
   /** Begins to remove an owner's items older than `before` (ms), or all: what is there now. */
   #remove(owner: string, before: number | undefined): void {
-    const { archive } = this.#storage
+    const { history } = this.#storage
     const known = this.#removals.get(owner)
     if (known) this.#finishRemoval(owner, known)
-    const last = archive.bounds(owner)?.last
+    const last = history.bounds(owner)?.last
     if (last === undefined) return
     const end = `${last}\0`
     const first = before === undefined ? end : firstIdOf(before)
     const high = first < end ? first : end
-    const removal: Removal = { high, steps: archive.removal(owner, high), waiting: [] }
+    const removal: Removal = { high, steps: history.removal(owner, high), waiting: [] }
     if (removal.steps.next().done) return
     this.#removals.set(owner, removal)
     this.#rows.put(`v${encodePart(owner)}`, Buffer.from(JSON.stringify({ owner, high })))
@@ -469,7 +469,7 @@ export class Hub {
     for (const key of this.#rows.keys('v', `v${KEY_END}`, Infinity, false)) {
       const row = this.#rows.get(key) as Buffer
       const { owner, high } = JSON.parse(row.toString()) as { owner: string; high: string }
-      for (const _step of this.#storage.archive.removal(owner, high));
+      for (const _step of this.#storage.history.removal(owner, high));
       this.#rows.delete(key)
     }
   }

@@ -40,7 +40,7 @@ describe('a data directory of one process, of several, and of one again', () => 
     expect(storage.rows.keys('q', 'q\xff', 10, false)).to.have.length(4)
     expect(await storage.records.range('invites_by', [])).to.deep.equal([])
     expect(await storage.records.get('hosted', ['localhost', 'invites_by', JULIET, 'token'])).to.equal('invitation')
-    expect((await storage.records.range('spread', [])).map(({ key }) => key[1]).sort()).to.deep.equal(['accounts', 'accounts', 'upload-ends', 'upload-secrets'])
+    expect((await storage.records.range('spread', [])).map(({ key }) => key[1] as string).sort()).to.deep.equal(['accounts', 'accounts', 'upload-ends', 'upload-secrets'])
     await reopen()
     expect(await storage.streams.load()).to.deep.equal([])
     await forSeveral(storage)

@@ -11,7 +11,7 @@ import { type LogPosition, type LogRecord } from '../groups/log.ts'
 import { createOfflineQueue } from '../offline.ts'
 import { type OrderedStore } from '../ordered.ts'
 import { createRecords } from '../records.ts'
-import { type Blobs, type Storage } from '../shapes.ts'
+import { type Archive, type Blobs, type Storage } from '../shapes.ts'
 import { LoggedArchive } from './archive.ts'
 import { openBlobs } from './blobs.ts'
 import { checkDirectory, DATABASE, finishDirectory, LOG } from './check.ts'
@@ -58,7 +58,8 @@ const MAP_BYTES = 4 * 1024 ** 3
 /** What is stored, with its rows as they are: for a process that others share them with. */
 export interface Embedded extends Storage {
   readonly rows: OrderedStore
-  readonly archive: TailArchive
+  /** The same archive, with what can be asked of it at once. */
+  readonly history: TailArchive
 }
 
 /** Opens a data directory, making it when there is none. Throws a StorageError when it is in use, damaged or not ours. */
@@ -144,7 +145,7 @@ export function openDatabase(path: string): RootDatabase<Buffer, string> {
 
 class EmbeddedStorage implements Embedded {
   readonly records
-  readonly archive: TailArchive
+  readonly archive: Archive
   readonly offline
   readonly streams: StreamJournal
   readonly blobs: Blobs
@@ -215,6 +216,7 @@ class EmbeddedStorage implements Embedded {
   }
 
   get rows(): OrderedStore { return this.#store }
+  get history(): TailArchive { return this.#archive.archive }
   afterCommit(callback: () => void): void { this.#store.afterCommit(callback) }
   committed(): Promise<void> { return this.#store.committed() }
 
