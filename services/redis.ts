@@ -76,7 +76,7 @@ export async function startRedisCluster(options: RedisOptions = {}): Promise<Red
   const { dir, port } = await place('redis-cluster', options, 6)
   const ports = [port, port + 1, port + 2]
   const daemons = await Promise.all(ports.map((each) => startServer(dir, each, options, [
-    '--cluster-enabled', 'yes', '--cluster-node-timeout', '2000', '--cluster-config-file', 'nodes.conf', '--cluster-port', String(each + 3),
+    '--cluster-enabled', 'yes', '--cluster-node-timeout', '5000', '--cluster-config-file', 'nodes.conf', '--cluster-port', String(each + 3),
   ])))
   if (!(await cli(port, 'cluster', 'info')).includes('cluster_slots_assigned:16384')) {
     for (const [i, each] of ports.entries()) {

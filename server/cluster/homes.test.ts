@@ -38,6 +38,33 @@ describe('homes of units', () => {
     expect(homes.wait(JULIET)).to.equal(undefined)
   })
 
+  it('that come here with what a lost node had not done: that takes effect before what was sent there and has come back', async () => {
+    const handled: string[] = []
+    const claimed = Promise.withResolvers<string>()
+    let here = false
+    let returned: Parameters<Units['returned']>[0] = () => undefined
+    const nothing = (): void => undefined
+    const units: Units = {
+      inc: 'a', nodes: [],
+      isHere: () => here,
+      claim: () => claimed.promise,
+      find: () => Promise.resolve(undefined),
+      outgoing: nothing, keep: () => nothing, incoming: nothing,
+      returned: (handler) => { returned = handler },
+      left: () => Promise.resolve(), onChange: nothing, pin: () => nothing,
+      onClaimed: nothing, onReleased: nothing, onLost: nothing, leaving: () => Promise.resolve(), leave: () => Promise.resolve(),
+    }
+    const homes = new Homes({ units, log: createLog('silent'), handle: ({ id }) => { handled.push(id) }, lost: nothing })
+    returned(encodeFrame({ kind: 'stanza', unit: JULIET, id: '2' }), nothing, 'b')
+    await new Promise(setImmediate)
+    here = true
+    returned(encodeFrame({ kind: 'stanza', unit: JULIET, id: '1' }), nothing, undefined)
+    claimed.resolve('a')
+    await homes.wait(JULIET)
+    await new Promise(setImmediate)
+    expect(handled).to.deep.equal(['1', '2'])
+  })
+
   it('that have just come here: what waited for that takes effect before who sends now is heard', async () => {
     const handled: string[] = []
     const claimed = Promise.withResolvers<string>()

@@ -88,7 +88,12 @@ export class Homes {
       const parts = isForNode(frame) ? [] : frame.unit === '' ? apart(frame) : [frame]
       let left = parts.length
       if (left === 0) return done()
-      for (const each of parts) this.#sendOn(each, () => { if (--left === 0) done() }, true)
+      const oneDone = (): void => { if (--left === 0) done() }
+      for (const each of parts) {
+        // What a lost node had not done comes with the unit, and is older than all that this node has sent there and has got back.
+        if (inc === undefined && this.#units.isHere(each.unit)) this.#handle(each, undefined, oneDone)
+        else this.#sendOn(each, oneDone, true)
+      }
     })
     this.#units.onChange((gone) => {
       if (gone.length === 0) return

@@ -169,7 +169,7 @@ describe('tidings serve as a node of a cluster', function () {
 
   it('is stopped and started again, one node after the other, while people chat: nothing is lost and nothing doubled', async () => {
     const people = await Promise.all(['paris', 'rosaline', 'balthasar'].map(async (user, index) => ({
-      user, index, client: await all.login(at(index), user, { register: true, sm: true }),
+      user, index, client: await all.loginSoon(at(index), user, { register: true, sm: true }),
     })))
     const counts = new Map<string, number>()
     const sent: string[] = []
