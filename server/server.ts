@@ -566,14 +566,12 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     if (!await claim(jid.bare)) return void await calls.ask(jid.bare, UNREGISTER, null, REMOVAL_MS)
     if (removing.has(jid.bare)) throw new AccountError('item-not-found')
     removing.add(jid.bare)
-    let begun = false
     try {
-      begun = true
       // Written with the end of the account, so that a process that is killed on the way is followed by one that goes on.
       storage.records.put(REMOVALS, [jid.bare], now())
       await erase(jid)
     } catch (error) {
-      if (begun && keptThere !== undefined) eraseLater(jid, error)
+      if (keptThere !== undefined) eraseLater(jid, error)
       else removing.delete(jid.bare)
       throw error
     }

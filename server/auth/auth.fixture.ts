@@ -2,6 +2,7 @@
 import { writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { parse, stringify } from 'yaml'
+import { login, LoginError, type ConnectOptions } from '../../lib/client/client.ts'
 import { loadConfig, type Config } from '../config/config.ts'
 import { createLog } from '../log.ts'
 import { openMemory } from '../storage/memory/memory.ts'
@@ -58,5 +59,17 @@ export async function startAuth(text: string, folder: string, { accounts = true,
       role = await createAuthRole({ config: { ...config, host: (each) => config.host(each), tidings: { ...config.tidings, auth: { ...auth as NonNullable<typeof auth>, listen: { host: '127.0.0.1', port } } } }, dataDir: folder, log, kept })
     },
     async [Symbol.asyncDispose]() { await role.close(0) },
+  }
+}
+
+/** How a login ends: `success`, or the condition of SASL. */
+export async function outcomeOf(options: ConnectOptions): Promise<string> {
+  try {
+    const { connection } = await login({ timeoutMs: 30_000, ...options })
+    connection.destroy()
+    return 'success'
+  } catch (error) {
+    if (error instanceof LoginError) return error.condition
+    throw error
   }
 }

@@ -8,7 +8,7 @@ import tls from 'node:tls'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect } from 'chai'
 import { SignJWT } from 'jose'
-import { login, LoginError } from '../../lib/client/client.ts'
+import type { LoginError } from '../../lib/client/client.ts'
 import { Connection } from '../../lib/client/connection.ts'
 import { loginBySasl2 } from '../../lib/client/sasl2.ts'
 import { createSaslClient } from '../../lib/sasl/client.ts'
@@ -19,7 +19,7 @@ import { createServer, type Server } from '../server.ts'
 import { openMemory } from '../storage/memory/memory.ts'
 import type { Storage } from '../storage/shapes.ts'
 import { TEST_CONFIG } from '../test-server.ts'
-import { authConfig, chatConfig, SECRET, startAuth, type TestAuth } from './auth.fixture.ts'
+import { authConfig, chatConfig, outcomeOf, SECRET, startAuth, type TestAuth } from './auth.fixture.ts'
 import { AuthClient, AuthUnavailable } from './client.ts'
 import { createAuthRole } from './role.ts'
 import { connectWire, keyOf } from './wire.ts'
@@ -61,17 +61,7 @@ describe('logins that an auth process checks', () => {
   const port = (): number => server?.ports.find(({ module, tls: isTls }) => module === 'ejabberd_c2s' && isTls)?.port ?? 0
   const address = () => ({ host: '127.0.0.1', port: port(), domain: 'localhost', tls: 'direct' as const })
 
-  /** How a login ends: `success`, or the condition of SASL. */
-  async function outcome(user: string, password: string, mechanism = 'PLAIN'): Promise<string> {
-    try {
-      const { connection } = await login({ ...address(), user, password, mechanism, timeoutMs: 30_000 })
-      connection.destroy()
-      return 'success'
-    } catch (error) {
-      if (error instanceof LoginError) return error.condition
-      throw error
-    }
-  }
+  const outcome = (user: string, password: string, mechanism = 'PLAIN'): Promise<string> => outcomeOf({ ...address(), user, password, mechanism })
 
   async function stream(): Promise<Connection> {
     const connection = await Connection.open({ host: '127.0.0.1', port: port(), domain: 'localhost', direct: true })

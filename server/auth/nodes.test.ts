@@ -3,7 +3,6 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { expect } from 'chai'
-import { login, LoginError } from '../../lib/client/client.ts'
 import { loginBySasl2 } from '../../lib/client/sasl2.ts'
 import { joinNode, newWorld, stopNode, type TestNode, type World } from '../cluster/nodes.fixture.ts'
 import { loadConfig } from '../config/config.ts'
@@ -11,7 +10,7 @@ import { createLog } from '../log.ts'
 import { createServer, type Server } from '../server.ts'
 import { openMemory } from '../storage/memory/memory.ts'
 import { TEST_CONFIG } from '../test-server.ts'
-import { chatConfig, startAuth, type TestAuth } from './auth.fixture.ts'
+import { chatConfig, outcomeOf, startAuth, type TestAuth } from './auth.fixture.ts'
 import { keptByNode } from './kept.ts'
 
 const AGENT = { id: 'd4565fa7-4d72-4749-b3d3-740edbf87770' }
@@ -52,16 +51,7 @@ describe('auth processes that are nodes of a cluster', () => {
 
   const address = () => ({ host: '127.0.0.1', port: server.ports.find(({ module, tls }) => module === 'ejabberd_c2s' && tls)?.port ?? 0, domain: 'localhost', tls: 'direct' as const })
 
-  async function outcome(user: string, password: string, mechanism: string): Promise<string> {
-    try {
-      const { connection } = await login({ ...address(), user, password, mechanism, timeoutMs: 30_000 })
-      connection.destroy()
-      return 'success'
-    } catch (error) {
-      if (error instanceof LoginError) return error.condition
-      throw error
-    }
-  }
+  const outcome = (user: string, password: string, mechanism: string): Promise<string> => outcomeOf({ ...address(), user, password, mechanism })
 
   it('answer for the accounts of one another by naming who has them', async () => {
     const [a, b] = nodes.map(({ node }) => NAMES.filter((name) => node.storage.isHere(`${name}@localhost`)))

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect } from 'chai'
-import { sharedCassandra, sharedHBase, sharedKafka, startRedis } from '../../services/services.ts'
+import { sharedKafka, startRedis } from '../../services/services.ts'
 import { nextMessageId } from '../../lib/stanza/ids.ts'
 import { createLog } from '../log.ts'
 import { loadConfig } from '../config/config.ts'
@@ -14,6 +14,7 @@ import { openHistoryStore } from './stores.ts'
 import { REDIS_DEFAULTS } from './redis/connect.ts'
 import { RedisProgress } from './redis/progress.ts'
 import type { HistoryChange, QueuePlace } from './shapes.ts'
+import { STORES } from './stores.fixture.ts'
 
 const BIN = path.resolve(import.meta.dirname, '../../bin/tidings.js')
 const OWNERS = Array.from({ length: 8 }, (_, i) => `user${i}@example.org`)
@@ -23,15 +24,6 @@ function start(config: string): ChildProcess {
   const child = spawn(process.execPath, [BIN, 'archive-worker', '--config', config], { stdio: ['ignore', 'ignore', 'pipe'] })
   process.once('exit', () => child.kill('SIGKILL'))
   return child
-}
-
-/** By the name of each store: its part of a configuration with tables or a keyspace of this name. */
-const STORES: Readonly<Record<string, (name: string) => Promise<string>>> = {
-  HBase: async (name) => `hbase: {masters: ["${(await sharedHBase()).masters[0]}"], prefix: ${name}_, regions: 2}`,
-  Cassandra: async (name) => {
-    const { host, port, datacenter } = await sharedCassandra()
-    return `cassandra: {contact_points: ["${host}:${port}"], local_datacenter: ${datacenter}, keyspace: ${name}, replication: 1}`
-  },
 }
 
 for (const [storeName, configOf] of Object.entries(STORES)) describe(`tidings archive-worker with ${storeName}`, () => {

@@ -5,6 +5,20 @@ import { Homes } from './homes.ts'
 import type { Units } from './shapes.ts'
 
 const JULIET = 'juliet@capulet.lit'
+const nothing = (): void => undefined
+
+/** A node's units; what a test does not speak of does nothing. */
+function unitsWith(more: Partial<Units>): Units {
+  return {
+    inc: 'a', nodes: [],
+    isHere: () => false,
+    claim: () => Promise.reject(new Error('not asked for')),
+    find: () => Promise.resolve(undefined),
+    outgoing: nothing, keep: () => nothing, incoming: nothing, returned: nothing, left: () => Promise.resolve(), onChange: nothing, pin: () => nothing,
+    onClaimed: nothing, onReleased: nothing, onLost: nothing, leaving: () => Promise.resolve(), leave: () => Promise.resolve(),
+    ...more,
+  }
+}
 
 describe('homes of units', () => {
   it('that come here: what comes back takes effect before who sends later is heard', async () => {
@@ -13,18 +27,14 @@ describe('homes of units', () => {
     let here = false
     let returned: Parameters<Units['returned']>[0] = () => undefined
     let changed: (gone: readonly string[]) => void = () => undefined
-    const units: Units = {
-      inc: 'a', nodes: [],
+    const units = unitsWith({
       isHere: () => here,
       claim: () => Promise.resolve('a'),
       find: () => Promise.resolve(here ? 'a' : 'b'),
-      outgoing: () => undefined, keep: () => () => undefined, incoming: () => undefined,
       returned: (handler) => { returned = handler },
       left: () => left.promise,
       onChange: (listener) => { changed = listener },
-      pin: () => () => undefined,
-      onClaimed: () => undefined, onReleased: () => undefined, onLost: () => undefined, leaving: () => Promise.resolve(), leave: () => Promise.resolve(),
-    }
+    })
     const homes = new Homes({ units, log: createLog('silent'), handle: ({ id }) => { handled.push(id) }, lost: () => undefined })
     await homes.wait(JULIET)
     changed(['b'])
@@ -43,17 +53,11 @@ describe('homes of units', () => {
     const claimed = Promise.withResolvers<string>()
     let here = false
     let returned: Parameters<Units['returned']>[0] = () => undefined
-    const nothing = (): void => undefined
-    const units: Units = {
-      inc: 'a', nodes: [],
+    const units = unitsWith({
       isHere: () => here,
       claim: () => claimed.promise,
-      find: () => Promise.resolve(undefined),
-      outgoing: nothing, keep: () => nothing, incoming: nothing,
       returned: (handler) => { returned = handler },
-      left: () => Promise.resolve(), onChange: nothing, pin: () => nothing,
-      onClaimed: nothing, onReleased: nothing, onLost: nothing, leaving: () => Promise.resolve(), leave: () => Promise.resolve(),
-    }
+    })
     const homes = new Homes({ units, log: createLog('silent'), handle: ({ id }) => { handled.push(id) }, lost: nothing })
     returned(encodeFrame({ kind: 'stanza', unit: JULIET, id: '2' }), nothing, 'b')
     await new Promise(setImmediate)
@@ -70,17 +74,11 @@ describe('homes of units', () => {
     const claimed = Promise.withResolvers<string>()
     let here = false
     let incoming: Parameters<Units['incoming']>[0] = () => undefined
-    const nothing = (): void => undefined
-    const units: Units = {
-      inc: 'a', nodes: [],
+    const units = unitsWith({
       isHere: () => here,
       claim: () => claimed.promise,
-      find: () => Promise.resolve(undefined),
-      outgoing: nothing, keep: () => nothing,
       incoming: (handler) => { incoming = handler },
-      returned: nothing, left: () => Promise.resolve(), onChange: nothing, pin: () => nothing,
-      onClaimed: nothing, onReleased: nothing, onLost: nothing, leaving: () => Promise.resolve(), leave: () => Promise.resolve(),
-    }
+    })
     const homes = new Homes({ units, log: createLog('silent'), handle: ({ id }) => { handled.push(id) }, lost: nothing })
     incoming('b', encodeFrame({ kind: 'stanza', unit: JULIET, id: '1' }), nothing)
     here = true
@@ -96,19 +94,17 @@ describe('homes of units', () => {
     let incoming: Parameters<Units['incoming']>[0] = () => undefined
     const sent: { readonly inc: string; readonly frame: Buffer }[] = []
     const node = (inc: string): Units['nodes'][number] => ({ inc, name: inc, address: '', roles: [], leaving: inc === 'b' })
-    const units: Units = {
-      inc: 'a', nodes: [node('a'), node('b')],
+    const units = unitsWith({
+      nodes: [node('a'), node('b')],
       isHere: () => here,
       claim: () => {
         here = true
         return Promise.resolve('a')
       },
       find: () => Promise.resolve(here ? 'a' : 'b'),
-      outgoing: (inc, frame) => { sent.push({ inc, frame }) }, keep: () => () => undefined,
+      outgoing: (inc, frame) => { sent.push({ inc, frame }) }, 
       incoming: (handler) => { incoming = handler },
-      returned: () => undefined, left: () => Promise.resolve(), onChange: () => undefined, pin: () => () => undefined,
-      onClaimed: () => undefined, onReleased: () => undefined, onLost: () => undefined, leaving: () => Promise.resolve(), leave: () => Promise.resolve(),
-    }
+    })
     const homes = new Homes({ units, log: createLog('silent'), handle: ({ id }) => { handled.push(id) }, lost: () => undefined })
     await homes.wait(JULIET)
     for (const id of ['1', '2']) homes.send({ kind: 'stanza', unit: JULIET, id, durable: true })
@@ -129,11 +125,7 @@ describe('homes of units', () => {
   it('that are not known: what is durable is kept until it leaves, once it is known', async () => {
     const found = Promise.withResolvers<string>()
     const events: string[] = []
-    const nothing = (): void => undefined
-    const units: Units = {
-      inc: 'a', nodes: [],
-      isHere: () => false,
-      claim: () => Promise.reject(new Error('not asked for')),
+    const units = unitsWith({
       find: () => found.promise,
       outgoing: (_inc, frame) => { events.push(`sent ${decodeFrame(frame).id}`) },
       keep: (frame) => {
@@ -141,9 +133,7 @@ describe('homes of units', () => {
         events.push(`kept ${id}`)
         return () => { events.push(`over ${id}`) }
       },
-      incoming: nothing, returned: nothing, left: () => Promise.resolve(), onChange: nothing, pin: () => nothing,
-      onClaimed: nothing, onReleased: nothing, onLost: nothing, leaving: () => Promise.resolve(), leave: () => Promise.resolve(),
-    }
+    })
     const homes = new Homes({ units, log: createLog('silent'), handle: nothing, lost: nothing })
     homes.send({ kind: 'stanza', unit: JULIET, id: '1', durable: true })
     homes.send({ kind: 'stanza', unit: JULIET, id: '2' })
@@ -160,20 +150,13 @@ describe('homes of units', () => {
       const left = Promise.withResolvers<void>()
       let returned: Parameters<Units['returned']>[0] = () => undefined
       let changed: (gone: readonly string[]) => void = () => undefined
-      const units: Units = {
-        inc: 'a', nodes: [],
-        isHere: () => false,
-        claim: () => Promise.reject(new Error('not asked for')),
+      const units = unitsWith({
         find: () => Promise.resolve(home),
         outgoing: (inc, frame) => { sent.push(`${inc} ${decodeFrame(frame).id}`) },
-        keep: () => () => undefined,
-        incoming: () => undefined,
         returned: (handler) => { returned = handler },
         left: () => left.promise,
         onChange: (listener) => { changed = listener },
-        pin: () => () => undefined,
-        onClaimed: () => undefined, onReleased: () => undefined, onLost: () => undefined, leaving: () => Promise.resolve(), leave: () => Promise.resolve(),
-      }
+      })
       const frames: Buffer[] = []
       const homes = new Homes({ units: { ...units, outgoing: (inc, frame) => { frames.push(frame); units.outgoing(inc, frame, true) } }, log: createLog('silent'), handle: () => undefined, lost: () => undefined })
       await homes.wait(JULIET)

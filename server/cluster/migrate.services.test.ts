@@ -4,12 +4,13 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { expect } from 'chai'
-import { sharedCassandra, sharedHBase, startRedis } from '../../services/services.ts'
+import { startRedis } from '../../services/services.ts'
 import { loadConfig } from '../config/config.ts'
 import { fetchFile, fillAccount, PASSWORD, readAccount } from '../full-account.fixture.ts'
 import { createLog } from '../log.ts'
 import { createServer, type Server } from '../server.ts'
 import { TEST_CONFIG, type TestServer } from '../test-server.ts'
+import { STORES } from './stores.fixture.ts'
 
 const BIN = path.resolve(import.meta.dirname, '../../bin/tidings.js')
 
@@ -25,15 +26,6 @@ function siteOf(server: Server): TestServer {
     restart: () => Promise.reject(new Error('it is not restarted')),
     [Symbol.asyncDispose]: () => server.close(),
   }
-}
-
-/** By the name of each store: its part of a configuration. */
-const STORES: Readonly<Record<string, (name: string) => Promise<string>>> = {
-  HBase: async (name) => `hbase: {masters: ["${(await sharedHBase()).masters[0]}"], prefix: ${name}_, regions: 2}`,
-  Cassandra: async (name) => {
-    const { host, port, datacenter } = await sharedCassandra()
-    return `cassandra: {contact_points: ["${host}:${port}"], local_datacenter: ${datacenter}, keyspace: ${name}, replication: 1}`
-  },
 }
 
 for (const [storeName, configOf] of Object.entries(STORES)) describe(`tidings migrate to ${storeName}`, () => {

@@ -21,6 +21,8 @@ export interface PassengerHost {
 }
 
 const HEADER_TIMEOUT_MS = 5000
+/** Connections that have not shown yet that they know the secret, or wait for an answer. */
+const ARRIVING_MAX = 1000
 
 export class InternalListener implements AsyncDisposable {
   /** `host:port` as the others reach it, or `unix:` and a path. */
@@ -62,7 +64,7 @@ export class InternalListener implements AsyncDisposable {
 
   #accept(socket: Socket): void {
     const secret = this.#secret
-    if (secret === undefined) return void socket.destroy()
+    if (secret === undefined || this.#arriving.size >= ARRIVING_MAX) return void socket.destroy()
     const nonce = randomBytes(NONCE_BYTES)
     this.#arriving.add(socket)
     socket.once('close', () => this.#arriving.delete(socket))

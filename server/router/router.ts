@@ -276,7 +276,7 @@ export class Router {
     const unit = this.#elsewhere(to)
     if (unit !== undefined) return this.homes?.send({ kind: 'reply', unit, stanza: reply.bytes(), durable: reply.name === 'message' })
     const service = this.#parts.services.get(to.domain)
-    if (service !== undefined) return void service(reply, undefined)
+    if (service !== undefined) return void this.#inTime(service(reply, undefined), reply)
     if (to.resource === '') {
       if (reply.name === 'iq') this.#answered(reply)
       return
@@ -471,7 +471,7 @@ export class Router {
       return this.homes?.send({ kind: 'stanza', unit, stanza: stanza.bytes(), durable: isSubscription, idle: !isSubscription && !this.#parts.services.has(to.domain) })
     }
     const service = this.#parts.services.get(to.domain)
-    if (service !== undefined) return void service(stanza, undefined)
+    if (service !== undefined) return void this.#inTime(service(stanza, undefined), stanza)
     const host = this.#parts.hosts.get(to.domain)
     if (host === undefined) {
       if (stanza.type === 'error' || stanza.type === 'unavailable') return

@@ -86,7 +86,7 @@ async function collect(): Promise<Entry[]> {
   const files: string[] = []
   for await (const file of glob(['lib/**/*.ts', 'server/**/*.ts', 'conformance/**/*.ts'], { cwd: ROOT })) files.push(file.split(path.sep).join('/'))
   for (const file of files.sort()) {
-    if (file === 'server/services/specs.ts') continue
+    if (file === 'server/services/specs.ts' || file.endsWith('.fixture.ts')) continue
     const text = readFileSync(path.join(ROOT, file), 'utf8')
     const named = new Set([...text.matchAll(/\b(?:XEP-(\d{4})|RFC ?(\d{4}))\b/g)].map((match) => (match[1] ? `XEP-${match[1]}` : `RFC ${match[2]}`)))
     for (const id of named) {
