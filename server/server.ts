@@ -21,6 +21,7 @@ import type { Front } from './c2s/passing.ts'
 import { serveWebSocket } from './c2s/websocket.ts'
 import { accountDataAnywhere, type AnyAccountData } from './cluster/account-data.ts'
 import { Calls, callsOf } from './cluster/calls.ts'
+import { storageErrorsTo } from './cluster/errors.ts'
 import type { Units } from './cluster/shapes.ts'
 import { Components, type ComponentListener } from './components/components.ts'
 import { createCaptchas } from './captcha/captchas.ts'
@@ -756,7 +757,7 @@ async function openStorage({ storage, cluster, config, dataDir, roles }: ServerO
     if (problem === undefined) log.info({ what: 'storage_recovered' })
     else log.error({ what: 'storage_failing', problem })
   }
-  const onError = (error: unknown): void => { log.error({ what: 'storage_callback_failed', error }) }
+  const onError = storageErrorsTo(log)
   if (config.tidings.cluster !== undefined) {
     const node = await (await import('./cluster/node.ts')).openNode({ config, dataDir, log, onHealth, onError, ...(roles === undefined ? {} : { roles }) })
     return { storage: node.storage, cluster: node, close: async () => { await node[Symbol.asyncDispose]() } }

@@ -36,6 +36,8 @@ interface Target {
   /** Committed, and not in its inbox yet. */
   queue: Outgoing[]
   sending: Promise<void> | undefined
+  /** Why nothing gets there at present. */
+  problem?: string | undefined
 }
 
 /** What has come from one node. */
@@ -224,6 +226,7 @@ export class Bus implements Participant {
       try {
         const answer = await this.#membership.send(target.inc, { source: this.#membership.self.inc, first, pieces: pieces.map((one) => one.frame) })
         if (this.#isClosed) break
+        target.problem = undefined
         if (answer === 'gone') await this.#returnAll(target)
         else {
           target.queue.splice(0, count)
@@ -232,10 +235,18 @@ export class Bus implements Participant {
         }
       } catch (error) {
         if (this.#isClosed) break
-        this.#onError(error)
+        this.#report(target, error)
         await new Promise((resolve) => { setTimeout(resolve, RETRY_MS).unref() })
       }
     }
+  }
+
+  /** Once for each reason, however often it is tried. */
+  #report(target: Target, error: unknown): void {
+    const problem = String(error)
+    if (problem === target.problem) return
+    target.problem = problem
+    this.#onError(error)
   }
 
   /** The node is gone. What it did not have finds another way. */

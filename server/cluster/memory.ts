@@ -4,6 +4,7 @@
  */
 import { type LogRecord } from '../storage/groups/log.ts'
 import { HEADER_BYTES } from '../storage/groups/log.ts'
+import { RecoveredError } from './errors.ts'
 import { type Claim, type Inheritance, type LoadedUnit, type Membership, type NodeInfo, type NodeLog, type Parcel, type UnitRow } from './shapes.ts'
 
 /** Called before and after each thing that a node asks; may throw. */
@@ -145,7 +146,7 @@ export class MemoryCluster {
   send(inc: string, parcel: Parcel): 'sent' | 'gone' {
     const member = this.#members.get(inc)
     if (!member) return 'gone'
-    if (member.state === 'being recovered') throw new Error(`${inc} is being recovered`)
+    if (member.state === 'being recovered') throw new RecoveredError(inc)
     member.inbox.push({ parcel: { ...parcel, pieces: parcel.pieces.map((piece) => Buffer.from(piece)) }, isHandedOut: false })
     if (member.state === 'live') setImmediate(() => { member.membership.handOut() })
     return 'sent'

@@ -1,5 +1,7 @@
 import { expect } from 'chai'
 import { testStorage } from '../storage/contract.ts'
+import { createLog } from '../log.ts'
+import { storageErrorsTo } from './errors.ts'
 import { claimed, joinNode, newWorld, stopNode, type TestNode, type World } from './nodes.fixture.ts'
 import { type HistoryEntry, type HistoryProgress, type HistoryQueue, type HistoryStore, type RowStore } from './shapes.ts'
 import { type ClusterStorageOptions } from './storage.ts'
@@ -66,6 +68,38 @@ describe('storage of a node', () => {
   const pause = (ms: number): Promise<void> => new Promise((resolve) => { setTimeout(resolve, ms) })
   const until = async (condition: () => boolean): Promise<void> => { while (!condition()) await pause(2) }
   const QUICK = { segmentMs: 10, idleMs: 20 }
+
+  it('says once, and as no error, that what it sends waits for the recovery of a node', async () => {
+    const world = newWorld()
+    const logged: string[] = []
+    const log = createLog('silent')
+    const told = (level: string) => ({ what }: { what?: string }): void => { logged.push(`${level} ${what}`) }
+    const a = joinNode(world, 'a', { onError: storageErrorsTo(Object.assign(log, { info: told('info'), error: told('error') })) })
+    const [b, c] = [joinNode(world, 'b'), joinNode(world, 'c')]
+    await claimed(b, ROMEO)
+    const { promise: held, resolve: goOn } = Promise.withResolvers<void>()
+    let tries = 0
+    world.cluster.between = async (_inc, what, when) => {
+      if (what === 'send' && when === 'before') tries++
+      if (what === 'finish' && when === 'before') await held
+    }
+    const returned: string[] = []
+    for (const node of [a, c]) {
+      node.storage.returned((frame, done) => {
+        returned.push(frame.toString())
+        done()
+      })
+    }
+    world.cluster.kill(b.inc)
+    await pause(50)
+    a.storage.outgoing(b.inc, Buffer.from(`${ROMEO} frame`), true)
+    await until(() => tries >= 4)
+    expect(logged).to.deep.equal(['info waiting_for_recovery'])
+    goOn()
+    await until(() => returned.length > 0)
+    expect(returned).to.deep.equal([`${ROMEO} frame`])
+    for (const node of [a, c]) await stopNode(node, world)
+  })
 
   it('gives up units that nobody uses once all of them is written, and keeps those that are pinned', async () => {
     const world = newWorld()

@@ -15,6 +15,7 @@ import type { Config } from '../config/config.ts'
 import { listenHealth } from '../http/http.ts'
 import { createLog, type Log } from '../log.ts'
 import { createMetrics } from '../metrics.ts'
+import { storageErrorsTo } from '../cluster/errors.ts'
 import { createServer, type Server } from '../server.ts'
 import { openEmbedded } from '../storage/embedded/embedded.ts'
 
@@ -65,7 +66,7 @@ export async function serveProcess(parts: ServeParts): Promise<number> {
       if (problem === undefined) log.info({ what: 'storage_recovered' })
       else log.error({ what: 'storage_failing', problem })
     },
-    onError: (error) => log.error({ what: 'storage_callback_failed', error }),
+    onError: storageErrorsTo(log),
   })
   node.units.onLost(() => process.exit(1))
   const ending = { stop: () => { tell({ tell: 'stop' }) }, restart: () => { tell({ tell: 'restart' }) }, lost: () => process.exit(1) }
@@ -199,7 +200,7 @@ export async function serveProcesses(parts: ServeParts): Promise<number | 'resta
       if (problem === undefined) log.info({ what: 'storage_recovered' })
       else log.error({ what: 'storage_failing', problem })
     },
-    onError: (error) => log.error({ what: 'storage_callback_failed', error }),
+    onError: storageErrorsTo(log),
   })
   await forSeveral(storage)
   // Made once, before all read them.

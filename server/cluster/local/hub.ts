@@ -316,7 +316,7 @@ export class Hub {
         case ASK.write: return this.#write(inc, body, answer)
         case ASK.append: return this.#append(member, body, answer)
         case ASK.drop: return this.#drop(member, body.uint32(), answer)
-        case ASK.send: return this.#send(member, body.text(), readParcel(body), answer, refuse)
+        case ASK.send: return this.#send(member, body.text(), readParcel(body), answer)
         case ASK.done: return this.#done(member, readList(body, () => body.double()))
         case ASK.receivedBy: {
           const number = this.#gone.get(body.text())?.get(body.text()) ?? 0
@@ -573,11 +573,11 @@ export class Hub {
 
   // Inboxes.
 
-  #send(member: Member, inc: string, parcel: Parcel, answer: (write: (to: RecordWriter) => void) => void, refuse: (reason: string) => void): void {
+  #send(member: Member, inc: string, parcel: Parcel, answer: (write: (to: RecordWriter) => void) => void): void {
     const target = this.#members.get(inc)
     const sent = (isSent: boolean) => (): void => { answer((to) => { to.uint8(isSent ? 1 : 0) }) }
     if (!target) return sent(false)()
-    if (target.state === 'being recovered') return refuse(`${inc} is being recovered`)
+    if (target.state === 'being recovered') return answer((to) => { to.uint8(2) })
     const entry = this.#put(target, parcel, member.info.inc)
     const isLogged = parcel.source === member.info.inc && target.state === 'live'
     if (!isLogged) this.#keep(target, entry)

@@ -6,6 +6,7 @@ import { randomBytes } from 'node:crypto'
 import { connect } from 'node:net'
 import { HEADER_BYTES } from '../../storage/groups/log.ts'
 import { type RecordReader, type RecordWriter } from '../../storage/groups/record.ts'
+import { RecoveredError } from '../errors.ts'
 import { type Claim, type Inheritance, type LoadedUnit, type Membership, type NodeInfo, type NodeLog, type Parcel, type UnitRow } from '../shapes.ts'
 import {
   ASK, type KeyedRow, readKeyed, readList, readNodes, readOptional, readParcel, readRecords, readUnit, TELL, writeList, writeNodes, writeNumbers, writeParcel, writeRows, writeTails,
@@ -119,11 +120,13 @@ export class LocalMembership implements Membership {
     }, nothing)
   }
 
-  send(inc: string, parcel: Parcel): Promise<'sent' | 'gone'> {
-    return this.#ask(ASK.send, (body) => {
+  async send(inc: string, parcel: Parcel): Promise<'sent' | 'gone'> {
+    const answer = await this.#ask(ASK.send, (body) => {
       body.text(inc)
       writeParcel(body, parcel)
-    }, (body) => (body.uint8() === 1 ? 'sent' : 'gone'))
+    }, (body) => body.uint8())
+    if (answer === 2) throw new RecoveredError(inc)
+    return answer === 1 ? 'sent' : 'gone'
   }
 
   receivedBy(inc: string, source: string): Promise<number> {

@@ -10,6 +10,7 @@ import { randomBytes } from 'node:crypto'
 import { type Claim, type Inheritance, type LoadedUnit, type Membership, type NodeInfo, type Parcel, type UnitRow } from '../shapes.ts'
 import { type LogRecord } from '../../storage/groups/log.ts'
 import { type Client, Commander, FinalError, openClient, pause, type RedisConnection } from './connect.ts'
+import { RecoveredError } from '../errors.ts'
 import { buffersOf, Inbox, packPieces, parcelOf } from './inbox.ts'
 import { Keys } from './keys.ts'
 import { RedisLog } from './log.ts'
@@ -191,16 +192,18 @@ export class RedisMembership implements Membership {
   async send(inc: string, parcel: Parcel): Promise<'sent' | 'gone'> {
     const { node, fence, inbox } = this.#keys.node(inc)
     const pieces = packPieces(parcel.pieces)
-    return await this.#persist(async () => {
+    const answer = await this.#persist(async () => {
       for (;;) {
         const answer = Number(await this.#commander.run(SEND, [node, fence, inbox], [this.#options.inboxEntries ?? INBOX_ENTRIES, parcel.source, parcel.first, pieces, this.#options.inboxBytes ?? INBOX_BYTES]))
         if (answer === 1) return 'sent'
         if (answer === 0) return 'gone'
-        if (answer === 2) throw new FinalError(`${inc} is being recovered`)
+        if (answer === 2) return 'recovered'
         if (this.#isLost || this.#isClosed) throw new FinalError('this node has left the cluster')
         await pause(FULL_PAUSE_MS)
       }
     })
+    if (answer === 'recovered') throw new RecoveredError(inc)
+    return answer
   }
 
   async receivedBy(inc: string, source: string): Promise<number> {
