@@ -66,7 +66,7 @@ interface ClusterRedisNames {
   ca_file: string
   key_prefix: string
   connect_timeout: number
-  min_replicas: number
+  min_replicas: number | undefined
 }
 
 export const clusterRedisTable: OptionTable<ClusterRedisNames> = {
@@ -82,7 +82,7 @@ export const clusterRedisTable: OptionTable<ClusterRedisNames> = {
   ca_file: { type: text(), default: '', help: 'File of the authorities that are trusted, when not those of the system.' },
   key_prefix: { type: matching(/^[^{}]*$/, 'a text without braces'), default: 'tidings:', help: 'Begins the keys.' },
   connect_timeout: { type: duration({ timer: true }), default: 1000, help: 'How long connecting may take.' },
-  min_replicas: { type: int({ min: 0 }), default: 0, help: 'On how many replicas something is before it counts.' },
+  min_replicas: { type: int({ min: 0 }), default: undefined, help: 'On how many replicas something is before it counts; unless set, 1 with sentinels or nodes, and 0 with one server.' },
 }
 
 /** `entry`: the key `tidings`. Undefined when there is no cluster. */
@@ -158,12 +158,16 @@ function readRedis(node: ConfigNode, folder: string, problems: Problem[]): Redis
     report('ca_file', `cannot be read: ${(error as Error).message}.`)
   }
   const single = options.sentinels.length === 0 && options.nodes.length === 0
+  const replicas = entryOf(node, 'min_replicas')
+  if (!single && options.min_replicas === 0 && replicas) {
+    problems.push({ file: replicas.file, line: replicas.line, option: 'tidings.cluster.redis.min_replicas', level: 'warning', text: 'is 0 where a replica may take the place of the primary: what was acknowledged in the last moment before that can be lost.' })
+  }
   return {
     server: single ? { host: url?.hostname.replaceAll(/^\[|\]$/g, '') || 'localhost', port: Number(url?.port || 6379) } : undefined,
     sentinels: options.sentinels, name: options.sentinels.length > 0 ? options.name : '', cluster: options.nodes,
     username: options.username || decodeURIComponent(url?.username ?? ''), password: options.password || decodeURIComponent(url?.password ?? ''), sentinelPassword: options.sentinel_password,
     database: database ? Number(database) : options.db, tls: options.tls || url?.protocol === 'rediss:', ca,
-    connectTimeoutMs: options.connect_timeout, keyPrefix: options.key_prefix, minReplicas: options.min_replicas,
+    connectTimeoutMs: options.connect_timeout, keyPrefix: options.key_prefix, minReplicas: options.min_replicas ?? (single ? 0 : 1),
   }
 }
 

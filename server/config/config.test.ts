@@ -738,12 +738,22 @@ modules:
       expect(redisOf('tidings: {cluster: {redis: {url: "rediss://tim:p%40ss@[::1]:6390/3", key_prefix: "x:", connect_timeout: 5 s}}}')).to.deep.equal({
         ...plain, server: { host: '::1', port: 6390 }, username: 'tim', password: 'p@ss', database: 3, tls: true, keyPrefix: 'x:', connectTimeoutMs: 5000,
       })
-      expect(redisOf('tidings: {cluster: {redis: {sentinels: [one, "two:26380"], name: main, password: a, sentinel_password: b, min_replicas: 1}}}')).to.deep.equal({
-        ...plain, server: undefined, sentinels: [{ host: 'one', port: 26_379 }, { host: 'two', port: 26_380 }], name: 'main', password: 'a', sentinelPassword: 'b', minReplicas: 1,
+      expect(redisOf('tidings: {cluster: {redis: {sentinels: [one, "two:26380"], name: main, password: a, sentinel_password: b, min_replicas: 2}}}')).to.deep.equal({
+        ...plain, server: undefined, sentinels: [{ host: 'one', port: 26_379 }, { host: 'two', port: 26_380 }], name: 'main', password: 'a', sentinelPassword: 'b', minReplicas: 2,
       })
       expect(redisOf('tidings: {cluster: {redis: {nodes: ["[::1]:7000", two], tls: true}}}')).to.deep.equal({
-        ...plain, server: undefined, cluster: [{ host: '::1', port: 7000 }, { host: 'two', port: 6379 }], tls: true,
+        ...plain, server: undefined, cluster: [{ host: '::1', port: 7000 }, { host: 'two', port: 6379 }], tls: true, minReplicas: 1,
       })
+      expect(redisOf('tidings: {cluster: {redis: {sentinels: [one]}}}')).to.include({ minReplicas: 1 })
+    })
+
+    it('waits for a replica where one may take the place of the primary, and warns when it is told not to', () => {
+      const warned = (redis: string): string => load(`hosts: [a.example]\ntidings: {cluster: {redis: {${redis}}}}\n`).problems.join('\n')
+      for (const redis of ['sentinels: [one]', 'nodes: [one]']) {
+        expect(warned(redis)).to.equal('')
+        expect(warned(`${redis}, min_replicas: 0`)).to.match(/main\.yml:2: warning: tidings\.cluster\.redis\.min_replicas: is 0 where a replica may take the place/)
+      }
+      expect(warned('url: "redis://one", min_replicas: 0')).to.equal('')
     })
 
     it('refuses what cannot be Cassandra, and two stores of history', () => {
