@@ -1,5 +1,6 @@
-import { spawnSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { cpSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { expect } from 'chai'
@@ -39,14 +40,73 @@ describe('the examples of a deployment', () => {
     expect([status, stdout + stderr]).to.deep.equal([0, ''])
   })
 
-  it('compose.yaml starts what has a configuration, with services that this names', () => {
-    const { services } = parse(readFileSync(path.join(import.meta.dirname, 'compose.yaml'), 'utf8'), { merge: true }) as { services: Record<string, { command?: readonly string[] }> }
-    for (const { command = [] } of Object.values(services)) {
-      const config = command.find((each) => each.startsWith('/etc/tidings/'))
-      if (config !== undefined) expect(files).to.include(path.basename(config))
+  describe('compose.yaml', () => {
+    const { services, volumes } = parse(readFileSync(path.join(import.meta.dirname, 'compose.yaml'), 'utf8'), { merge: true }) as Compose
+    const ours = Object.entries(services).filter(([, { image }]) => image === 'tidings')
+
+    it('starts each role, and what they need, with what it names', () => {
+      expect(ours.map(([name]) => name)).to.have.members(['proxy', 'chat', 'archive-worker', 'upload', 'auth'])
+      const mounted: string[] = []
+      for (const [name, { volumes: mounts = [], depends_on: needed = [], ports = [] }] of Object.entries(services)) {
+        expect(Object.keys(services), name).to.include.members(needed)
+        for (const mount of mounts) {
+          const [source = '', target = ''] = mount.split(':')
+          expect(target, `${name}: ${mount}`).to.match(/^\//)
+          if (source.startsWith('./')) expect(readdirSync(import.meta.dirname), mount).to.include.members(source === './' ? [] : [source.slice(2)])
+          else mounted.push(source)
+        }
+        for (const port of ports) expect(port, name).to.match(/^\d{2,5}:\d{2,5}$/)
+      }
+      expect(Object.keys(volumes)).to.have.members(mounted)
+    })
+
+    it('has services at the addresses that its configuration names', () => {
+      const { tidings } = parse(readFileSync(path.join(import.meta.dirname, 'compose-cluster.yml'), 'utf8')) as { tidings: { auth: { servers: string[]; secret: string }; kafka: { brokers: string[] }; cassandra: { contact_points: string[] }; cluster: { redis: { url: string } }; s3: { endpoint: string } } }
+      const hosts = [...tidings.auth.servers, ...tidings.kafka.brokers, ...tidings.cassandra.contact_points].map((each) => each.split(':')[0])
+      expect(Object.keys(services)).to.include.members([...hosts, new URL(tidings.cluster.redis.url).hostname, new URL(tidings.s3.endpoint).hostname])
+      const { tidings: { auth } } = parse(readFileSync(path.join(import.meta.dirname, 'compose-auth.yml'), 'utf8')) as { tidings: { auth: { secret: string } } }
+      expect(auth.secret).to.equal(tidings.auth.secret)
+    })
+
+    for (const [name, { command = [], volumes: mounts = [] }] of ours) {
+      it(`starts ${name} with a command line and a configuration that this version takes`, async () => {
+        const folder = mkdtempSync(path.join(tmpdir(), 'tidings-'))
+        try {
+          // As the container has them, a later volume within an earlier one.
+          for (const mount of mounts) {
+            const [source = '', target = ''] = mount.split(':')
+            const to = path.join(folder, target)
+            if (source === './') for (const file of files) cpSync(path.join(import.meta.dirname, file), path.join(to, file))
+            else if (source.startsWith('./')) cpSync(path.join(import.meta.dirname, source), to)
+          }
+          const at = command.indexOf('--config') + 1
+          const file = path.join(folder, command[at] ?? '')
+          const checked = await tidings('check-config', file)
+          expect(checked.out.split('\n').filter((line) => / (error|warning): /.test(line) && !line.includes('certfiles'))).to.deep.equal([])
+          expect(checked.code).to.equal(0)
+          // The options are read before the file is.
+          const { code, err } = await tidings(...command.with(at, path.join(folder, 'missing.yml')))
+          expect(err).to.contain('There is no configuration')
+          expect(code).to.equal(1)
+        } finally {
+          rmSync(folder, { recursive: true })
+        }
+      })
     }
-    const { tidings } = parse(readFileSync(path.join(import.meta.dirname, 'compose-cluster.yml'), 'utf8')) as { tidings: { kafka: { brokers: string[] }; cassandra: { contact_points: string[] }; cluster: { redis: { url: string } }; s3: { endpoint: string } } }
-    const hosts = [...tidings.kafka.brokers, ...tidings.cassandra.contact_points].map((each) => each.split(':')[0])
-    expect(Object.keys(services)).to.include.members([...hosts, new URL(tidings.cluster.redis.url).hostname, new URL(tidings.s3.endpoint).hostname])
   })
 })
+
+interface Compose {
+  readonly services: Readonly<Record<string, { readonly image?: string; readonly command?: readonly string[]; readonly volumes?: readonly string[]; readonly depends_on?: readonly string[]; readonly ports?: readonly string[] }>>
+  readonly volumes: Readonly<Record<string, unknown>>
+}
+
+async function tidings(...args: readonly string[]): Promise<{ code: number | null; out: string; err: string }> {
+  const child = spawn(process.execPath, [path.join(import.meta.dirname, '../bin/tidings.js'), ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+  let out = ''
+  let err = ''
+  child.stdout.on('data', (data: Buffer) => { out += String(data) })
+  child.stderr.on('data', (data: Buffer) => { err += String(data) })
+  const [code] = (await once(child, 'close')) as [number | null]
+  return { code, out, err }
+}
