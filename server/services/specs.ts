@@ -31,10 +31,10 @@ const CORE: readonly Spec[] = [
 ]
 
 const NAMES: Readonly<Record<string, string>> = {
-  'RFC 4013': 'SASLprep', 'RFC 4422': 'SASL', 'RFC 4505': 'SASL ANONYMOUS', 'RFC 4616': 'SASL PLAIN', 'RFC 5056': 'Channel bindings', 'RFC 5802': 'SASL SCRAM', 'RFC 5929': 'Channel bindings for TLS',
+  'RFC 2782': 'SRV Records', 'RFC 4013': 'SASLprep', 'RFC 4422': 'SASL', 'RFC 4505': 'SASL ANONYMOUS', 'RFC 4616': 'SASL PLAIN', 'RFC 4985': 'SRV Names in Certificates', 'RFC 5056': 'Channel bindings', 'RFC 5802': 'SASL SCRAM', 'RFC 5929': 'Channel bindings for TLS',
   'RFC 6120': 'XMPP: Core', 'RFC 6121': 'XMPP: Instant Messaging and Presence', 'RFC 6122': 'XMPP: Address Format (replaced by RFC 7622)', 'RFC 7395': 'XMPP over WebSocket',
-  'RFC 7590': 'Use of TLS in XMPP', 'RFC 7622': 'XMPP: Address Format', 'RFC 7628': 'SASL OAUTHBEARER', 'RFC 7677': 'SCRAM-SHA-256', 'RFC 8264': 'PRECIS Framework', 'RFC 8265': 'PRECIS: Usernames and Passwords',
-  'RFC 8996': 'Deprecating TLS 1.0 and 1.1', 'RFC 9110': 'HTTP Semantics', 'RFC 9112': 'HTTP/1.1', 'RFC 9266': 'Channel Bindings for TLS 1.3',
+  'RFC 7590': 'Use of TLS in XMPP', 'RFC 7622': 'XMPP: Address Format', 'RFC 7628': 'SASL OAUTHBEARER', 'RFC 7677': 'SCRAM-SHA-256', 'RFC 6125': 'Names in Certificates', 'RFC 8264': 'PRECIS Framework', 'RFC 8265': 'PRECIS: Usernames and Passwords', 'RFC 8305': 'Happy Eyeballs',
+  'RFC 8996': 'Deprecating TLS 1.0 and 1.1', 'RFC 9110': 'HTTP Semantics', 'RFC 9112': 'HTTP/1.1', 'RFC 9266': 'Channel Bindings for TLS 1.3', 'RFC 9525': 'Service Identity in TLS',
   'XEP-0004': 'Data Forms', 'XEP-0013': 'Flexible Offline Message Retrieval', 'XEP-0055': 'Jabber Search', 'XEP-0012': 'Last Activity', 'XEP-0016': 'Privacy Lists', 'XEP-0030': 'Service Discovery', 'XEP-0045': 'Multi-User Chat', 'XEP-0048': 'Bookmarks',
   'XEP-0049': 'Private XML Storage', 'XEP-0050': 'Ad-Hoc Commands', 'XEP-0054': 'vcard-temp', 'XEP-0059': 'Result Set Management', 'XEP-0060': 'Publish-Subscribe',
   'XEP-0077': 'In-Band Registration', 'XEP-0078': 'Non-SASL Authentication', 'XEP-0082': 'Date and Time Profiles', 'XEP-0083': 'Nested Roster Groups', 'XEP-0084': 'User Avatar',
