@@ -19,12 +19,12 @@ export class Sites implements AsyncDisposable {
   private constructor(all: SharedNodes) { this.all = all }
 
   /** Starts servers with these names. */
-  static async start(names: readonly string[], config: string, before: () => void = () => undefined): Promise<Sites> {
+  static async start(names: readonly string[], config: string, before: () => void = () => undefined, now: () => number = Date.now): Promise<Sites> {
     const sites = new Sites(new SharedNodes())
     for (const name of names) {
       before()
       const node = sites.all.join(name)
-      sites.sites.push({ node, site: await startTestServer({ storage: node.storage, config, cluster: { units: node, secret: Buffer.from('known to all') } }) })
+      sites.sites.push({ node, site: await startTestServer({ storage: node.storage, config, now, cluster: { units: node, secret: Buffer.from('known to all') } }) })
     }
     return sites
   }

@@ -42,11 +42,13 @@ describe('a host of several nodes', () => {
   let sites: Sites
   /** The timers of each node. */
   let timers: readonly (readonly Timer[])[]
+  let laterMs = 0
 
   beforeEach(async () => {
+    laterMs = 0
     const kept = keepTimers()
     try {
-      sites = await Sites.start(['a', 'b', 'c'], CONFIG, kept.next)
+      sites = await Sites.start(['a', 'b', 'c'], CONFIG, kept.next, () => Date.now() + laterMs)
     } finally {
       timers = kept.end()
     }
@@ -108,6 +110,32 @@ describe('a host of several nodes', () => {
         await Promise.all([romeo.disconnect(), juliet.disconnect()])
         for (const { node } of sites.sites) for (const name of ['romeo', 'juliet']) if (node.isHere(`${name}@localhost`)) node.release(`${name}@localhost`)
       }
+    })
+
+    it('again when the node that was making the account has died before that was made', async () => {
+      const keeping = sites.homeOf('localhost')
+      const [making, other] = [0, 1, 2].filter((index) => index !== keeping) as [number, number]
+      const inviter = await sites.login(other, 'juliet')
+      const token = tokenOf(valuesOf(await runCommand(inviter, 'urn:xmpp:invite#create-account', { username: 'nurse' }), 'uri')[0] ?? '')
+      const preauth = `<preauth xmlns='urn:xmpp:pars:0' token='${token}'/>`
+      const register = "<query xmlns='jabber:iq:register'><username>nurse</username><password>secret</password></query>"
+      const stranger = await sites.stranger(making)
+      expect(await stranger(preauth)).to.equal('result')
+      const { records } = sites.at(keeping).node.storage
+      const isUsed = async (): Promise<boolean> => (await records.range('invites', ['localhost'])).some(({ value }) => (value as { used: string }).used === 'nurse@localhost')
+      sites.all.delayMs = 200
+      void stranger(register).catch(() => undefined)
+      await until(async () => await isUsed() || undefined)
+      sites.all.kill(sites.at(making).node)
+      sites.all.delayMs = 0
+      expect(await sites.at(other).site.server.accounts.exists('nurse@localhost')).to.equal(false)
+      const again = await sites.stranger(other)
+      expect(await again(preauth)).to.equal('item-not-found')
+      laterMs = 61_000
+      expect(await again(preauth)).to.equal('result')
+      expect(await again(register)).to.equal('result')
+      laterMs = 200_000
+      expect(await (await sites.stranger(other))(preauth)).to.equal('item-not-found')
     })
 
     it('also when the node that kept them has died', async () => {

@@ -49,7 +49,7 @@ export const invites = defineExtension({
   },
   start({ host, commands, features, nonzas, registrations, operations, hooks, router, rosters, accounts, access, storage, http, limits, log, lasting, every, now, here, calls }, options) {
     const store = createInviteStore(storage.records, host, now)
-    const invitations = invitesAnywhere(store, host, calls, () => storage.committed())
+    const invitations = invitesAnywhere({ store, host, calls, exists: (bareJid) => accounts.exists(bareJid), committed: () => storage.committed(), now })
     every(JOB_MS, async () => { if (here(host)) await store.expire() })
     hooks.accountRemoved(async (owner) => { await invitations.removeInviter(owner) })
 
@@ -190,13 +190,17 @@ export const invites = defineExtension({
             })
           }
           // The host, the account and the inviter may be at three nodes: nobody else gets the invitation meanwhile.
-          await invitations.use(hash, owner)
+          if (await accounts.exists(owner)) throw new StanzaError('conflict')
+          await invitations.useToMake(hash, owner)
           try {
             await make()
           } catch (error) {
-            await invitations.giveBack(hash, owner)
+            // Without an answer of its home the account may have been made.
+            if (!(error instanceof StanzaError && error.condition === 'remote-server-timeout')) await invitations.giveBack(hash, owner)
             throw error
           }
+          // What does not get there is found out later.
+          await invitations.made(hash, owner).catch((error: unknown) => { log.warn({ what: 'invitation_not_used_up', error }) })
           if (!isContact) return
           router.tell(invite.inviter, BEFRIEND, owner)
           router.tell(owner, BEFRIEND, invite.inviter)

@@ -30,6 +30,8 @@ export interface Invite {
   readonly until: number
   /** The bare JID that has used it; empty before. */
   readonly used: string
+  /** Since when (ms) it is not known whether that account was made. */
+  readonly making?: number
 }
 
 export interface KnownInvite {
@@ -47,6 +49,9 @@ export interface InviteStore {
   /** Whether it is there and not used, however old. */
   isUnused(hash: string): boolean
   use(known: KnownInvite, owner: string): void
+  /** As `use`, before the account is made, elsewhere: until `made` or `giveBack` is called it is not known whether it is. */
+  useToMake(known: KnownInvite, owner: string): void
+  made(hash: string, owner: string): void
   /** It was used for an account that could not be made. */
   giveBack(hash: string, owner: string): void
   /** How many an inviter has made in the time one lasts, and how many of these can make an account. */
@@ -91,6 +96,14 @@ export function createInviteStore(records: Records, host: string, now: () => num
     }
   }
 
+  function use({ hash, invite }: KnownInvite, owner: string, more: Pick<Invite, 'making'> = {}): void {
+    put(hash, { ...invite, used: owner, ...more })
+    const name = nameOf(invite)
+    if (name !== undefined) records.delete(NAMES, name)
+  }
+
+  function withoutMaking({ making: _, ...invite }: Invite): Invite { return invite }
+
   return {
     add(fresh) {
       const token = Array.from({ length: TOKEN_LENGTH }, () => ALPHABET[randomInt(ALPHABET.length)]).join('')
@@ -108,15 +121,16 @@ export function createInviteStore(records: Records, host: string, now: () => num
     },
     isOpen,
     isUnused: (hash) => get(hash)?.used === '',
-    use({ hash, invite }, owner) {
-      put(hash, { ...invite, used: owner })
-      const name = nameOf(invite)
-      if (name !== undefined) records.delete(NAMES, name)
+    use: (known, owner) => { use(known, owner) },
+    useToMake: (known, owner) => { use(known, owner, { making: now() }) },
+    made(hash, owner) {
+      const invite = get(hash)
+      if (invite?.used === owner) put(hash, withoutMaking(invite))
     },
     giveBack(hash, owner) {
       const invite = get(hash)
       if (invite?.used !== owner) return
-      put(hash, { ...invite, used: '' })
+      put(hash, { ...withoutMaking(invite), used: '' })
       const name = nameOf(invite)
       if (name !== undefined) records.put(NAMES, name, invite.until)
     },
