@@ -413,6 +413,19 @@ describe('a host of several nodes', () => {
       }
     })
 
+    it('one in a slot, also when two nodes are given one at the same moment', async () => {
+      const client = await sites.login(1, 'juliet')
+      for (let round = 0; round < 3; round++) {
+        const answer = await client.sendIq("<iq type='get' to='upload.localhost'><request xmlns='urn:xmpp:http:upload:0' filename='a.txt' size='5'/></iq>")
+        const path = new URL(answer.getChild('slot')?.getChild('put')?.attrs['url'] as string).pathname
+        const texts = ['first', 'other', 'third']
+        const answers = await Promise.all(texts.map((text, index) => http(index, 'PUT', path, text)))
+        expect(answers.map(([status]) => status).toSorted()).to.deep.equal([201, 409, 409])
+        const stays = texts[answers.findIndex(([status]) => status === 201)]
+        for (const reader of [0, 1, 2]) expect(await http(reader, 'GET', path)).to.deep.equal([200, stays])
+      }
+    })
+
     it('and those of an account that is removed go', async () => {
       const client = await sites.login(1, 'juliet')
       const answer = await client.sendIq("<iq type='get' to='upload.localhost'><request xmlns='urn:xmpp:http:upload:0' filename='a.txt' size='5'/></iq>")

@@ -6,6 +6,7 @@ import { Jid } from '../../lib/jid.ts'
 import { type Element, xml } from '../../lib/xml/element.ts'
 import { makeStanza, type Stanza, stanzaOf } from '../../lib/stanza/stanza.ts'
 import { StanzaError } from '../../lib/stanza/errors.ts'
+import { Calls, callsOf } from '../cluster/calls.ts'
 import { defaultLimits } from '../config/limits.ts'
 import { HostFiles } from '../host.ts'
 import { type Http, createHttp } from '../http/http.ts'
@@ -51,6 +52,7 @@ describe('XEP-0363: HTTP File Upload', () => {
       access: { allows: (_rule: string, { jid }: { jid?: Jid }) => jid?.domain === 'montague.tld', value: (rule: string) => (rule === 'hard' ? 0.001 : rule === 'soft' ? 0.0005 : undefined), shaper: () => undefined },
       every: (_ms: number, run: () => void | Promise<void>) => { job = run },
       here: () => true,
+      calls: callsOf(new Calls({ homes: () => undefined, nodes: () => [], log: createLog('silent') }), 'localhost', () => undefined),
       hooks: {
         accountRemoved: (run: (jid: string) => void | Promise<void>) => { removeAccount = run },
         moderated: (run: typeof moderate) => { moderate = run },

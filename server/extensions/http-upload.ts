@@ -39,6 +39,10 @@ const FILES_IN_MESSAGE = 100
 const ADDRESS_MAX = 2000
 const JOB_MS = 600_000
 const DAY = 86_400_000
+/** An upload whose node has said nothing of it for so long is over: that node is gone. */
+const BEGUN_MS = 60_000
+/** So many uploads of accounts that live here are known without a look for those that are over. */
+const BEGUN_MAX = 1000
 /** How long after the end of its slot an upload elsewhere may still be going on. */
 const ELSEWHERE_MS = 6 * 3_600_000
 
@@ -168,23 +172,25 @@ export const httpUpload = defineExtension({
   name: 'http-upload',
   ejabberd: 'mod_http_upload',
   specs: [{ xep: 363, version: '1.2.0', status: 'complete' }],
-  needs: ['host', 'router', 'access', 'storage', 'http', 'hooks', 'log', 'metrics', 'limits', 'every', 'now', 'lasting', 'files', 'here'],
+  needs: ['host', 'router', 'access', 'storage', 'http', 'hooks', 'log', 'metrics', 'limits', 'every', 'now', 'lasting', 'files', 'here', 'calls'],
   options: uploadOptions,
   start(parts, options: UploadOptions) {
     return startUpload(parts, options)
   },
 })
 
-type Needed = Pick<Parts, 'host' | 'router' | 'access' | 'storage' | 'http' | 'hooks' | 'log' | 'metrics' | 'limits' | 'every' | 'now' | 'lasting' | 'files' | 'here'>
+type Needed = Pick<Parts, 'host' | 'router' | 'access' | 'storage' | 'http' | 'hooks' | 'log' | 'metrics' | 'limits' | 'every' | 'now' | 'lasting' | 'files' | 'here' | 'calls'>
 
 function startUpload(parts: Needed, options: UploadOptions): () => void {
-  const { host, router, access, storage, http, hooks, log, limits, now } = parts
+  const { host, router, access, storage, http, hooks, log, limits, now, calls } = parts
   const { records, blobs } = storage
   const external = options.external_secret
   const uploads = parts.metrics.counter('tidings_uploads_total', 'Files uploaded')
   const uploadedBytes = parts.metrics.counter('tidings_upload_bytes_total', 'Bytes uploaded')
   /** Secrets being uploaded to. */
   const inWork = parts.lasting('uploads-in-work', () => new Set<string>())
+  /** By secret, uploads to slots of accounts that live here, whichever node has them in work. */
+  const begun = parts.lasting('uploads-begun', () => new Map<string, { readonly by: string; readonly until: number }>())
   /** The last request of each account that has one in work. */
   const asking = new Map<string, Promise<unknown>>()
 
@@ -269,7 +275,7 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     await settle(from.bare, time)
     const all = (await records.range(SLOTS, [from.bare], { limit: FILES_MAX })).map(({ key, value }) => ({ secret: key[1] as string, slot: value as Slot }))
     // What is being uploaded when its slot ends becomes a file all the same.
-    const current = all.filter(({ secret, slot }) => slot.ends === null || slot.ends > time || inWork.has(secret))
+    const current = all.filter(({ secret, slot }) => slot.ends === null || slot.ends > time || inWork.has(secret) || isBegun(secret))
     const unused = current.filter(({ slot }) => !slot.done)
     if (unused.length >= limits.uploadSlotsPerUser || current.length >= FILES_MAX) {
       throw quotaError(`You can have ${limits.uploadSlotsPerUser} unused slots and ${FILES_MAX} files`, Math.min(...unused.map(({ slot }) => slot.ends ?? Infinity), time + DAY))
@@ -346,6 +352,31 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
 
   const setHeaders = (response: ServerResponse): void => { setFileHeaders(response, options.custom_headers, host) }
 
+  function isBegun(secret: string): boolean { return (begun.get(secret)?.until ?? 0) > now() }
+
+  calls.serve('upload begin', async (owner, args) => {
+    const [secret, by] = args as [string, string]
+    const slot = (await records.get(SLOTS, [owner, secret])) as Slot | undefined
+    if (slot === undefined || slot.done || (isBegun(secret) && begun.get(secret)?.by !== by)) return false
+    if (begun.size >= BEGUN_MAX) for (const each of begun.keys()) if (!isBegun(each)) begun.delete(each)
+    begun.set(secret, { by, until: now() + BEGUN_MS })
+    return true
+  })
+  calls.serve('upload end', (_owner, args) => {
+    const [secret, by] = args as [string, string]
+    if (begun.get(secret)?.by === by) begun.delete(secret)
+    return null
+  })
+
+  /** Has the home of the account know of the upload, so that no other node takes one to the same slot; and still know of it. Throws an HttpError when another has it. */
+  async function begin(owner: string, secret: string, by: string): Promise<void> {
+    const isOurs = await calls.ask(owner, 'upload begin', [secret, by]).catch((error: unknown) => {
+      if (error instanceof StanzaError) throw new HttpError(503, error.text, { 'Retry-After': '10' })
+      throw error
+    })
+    if (isOurs !== true) throw new HttpError(409, 'already uploaded')
+  }
+
   /** XEP-0363 §8 */
   async function receive(request: IncomingMessage, response: ServerResponse, path: HttpPath): Promise<void> {
     setHeaders(response)
@@ -367,7 +398,10 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
     if (inWork.size >= limits.uploadsInWork) throw new HttpError(503, 'too many uploads', { 'Retry-After': '30' })
 
     inWork.add(secret)
+    const by = randomText(16)
+    const still = setInterval(() => { begin(owner, secret, by).catch(() => undefined) }, BEGUN_MS / 3).unref()
     try {
+      await begin(owner, secret, by)
       // Left by an upload that was not finished when the server stopped.
       if ((await blobs.stat(secret)) !== undefined) await blobs.delete(secret)
       acceptBody(request, response)
@@ -379,16 +413,18 @@ function startUpload(parts: Needed, options: UploadOptions): () => void {
         if (code === 'ENOSPC' || code === 'EDQUOT') throw new HttpError(507, 'no space left')
         throw error
       }
-      const still = (await records.get(SLOTS, [owner, secret])) as Slot | undefined
-      if (still === undefined) {
+      if ((await records.get(SLOTS, [owner, secret])) === undefined) {
         // The account went away meanwhile.
         await blobs.delete(secret)
         throw new HttpError(404)
       }
+      await begin(owner, secret, by)
       complete(owner, secret, slot, sent)
       await storage.committed()
     } finally {
+      clearInterval(still)
       inWork.delete(secret)
+      void calls.ask(owner, 'upload end', [secret, by]).catch(() => undefined)
     }
     uploads.inc()
     uploadedBytes.inc(slot.size)

@@ -6,10 +6,12 @@ import path from 'node:path'
 import { expect } from 'chai'
 import { connect } from '../../lib/client/client.ts'
 import { freePorts } from '../../services/daemon.ts'
-import { type S3, startS3 } from '../../services/services.ts'
+import { type S3, startRedis, startS3 } from '../../services/services.ts'
 import { loadConfig } from '../config/config.ts'
 import { createLog } from '../log.ts'
 import { startTestServer, type TestServer } from '../test-server.ts'
+import { connectionOf } from '../cluster/redis/service.fixture.ts'
+import { openUploadClaims } from './claims.ts'
 import { createUploadRole, type UploadRole } from './role.ts'
 
 const NS = 'urn:xmpp:http:upload:0'
@@ -104,6 +106,50 @@ tidings: { s3: { endpoint: "${s3.endpoint}", bucket: role-${process.pid}-${runs}
     expect([head.status, head.headers['content-length'], head.body.length]).to.deep.equal([200, String(body.length), 0])
     expect((await http('OPTIONS', put, { 'Access-Control-Request-Method': 'PUT' })).status).to.equal(204)
   })
+
+  for (const [name, inRedis] of [['the bucket', false], ['Redis', true]] as const) {
+    it(`takes one of two files that come at the same moment to two processes, as ${name} decides`, async () => {
+      await using redis = inRedis ? await startRedis() : undefined
+      const config = loadConfig(path.join(dir, 'upload.yml')).config
+      const at: number[] = []
+      const roles: UploadRole[] = []
+      for (let each = 0; each < 2; each++) {
+        at.push(await freePorts(1))
+        const listen = config.listen.map((one) => ({ ...one, port: at[each] as number }))
+        const claims = redis && openUploadClaims(connectionOf(redis))
+        roles.push(await createUploadRole({ config: { ...config, listen, tidings: { ...config.tidings, metrics: undefined } }, dataDir: dir, log: createLog('silent'), ...claims && { claims } }))
+      }
+      try {
+        const { put, get } = await slot(300_000)
+        const begun = at.map((to) => request({ host: '127.0.0.1', port: to, path: put.pathname + put.search, method: 'PUT', headers: { Host: put.host, ...image(300_000) }, agent: false }))
+        const answers = begun.map(async (one) => {
+          one.on('error', () => undefined)
+          const [response] = (await once(one, 'response')) as [IncomingMessage]
+          response.resume()
+          return response.statusCode
+        })
+        for (const [each, one] of begun.entries()) one.write(Buffer.alloc(100_000, each))
+        for (const [each, one] of begun.entries()) one.end(Buffer.alloc(200_000, each))
+        const codes = await Promise.all(answers)
+        expect(codes.toSorted()).to.deep.equal([201, 409])
+        expect((await http('GET', get)).body).to.deep.equal(Buffer.alloc(300_000, codes.indexOf(201)))
+        expect((await http('PUT', put, image(300_000), Buffer.alloc(300_000))).status).to.equal(409)
+        // What broke off may be sent again, to any of them.
+        const second = await slot(10)
+        const broken = request({ host: '127.0.0.1', port: at[0], path: second.put.pathname + second.put.search, method: 'PUT', headers: { Host: second.put.host, ...image(10) }, agent: false })
+        broken.on('error', () => undefined)
+        broken.write(Buffer.alloc(5))
+        await new Promise((resolve) => { setTimeout(resolve, 200) })
+        broken.destroy()
+        second.put.port = String(at[1])
+        let status = 409
+        while (status === 409) status = (await http('PUT', second.put, image(10), Buffer.alloc(10))).status
+        expect(status).to.equal(201)
+      } finally {
+        for (const each of roles) await each.close(0)
+      }
+    })
+  }
 
   it('takes nothing but what the address is for', async () => {
     const { put } = await slot(10)

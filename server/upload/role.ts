@@ -12,8 +12,9 @@ import { acceptBody, bodyOf, createHttp, HttpError, type HttpListener, httpLimit
 import type { HttpPath } from '../http/routes.ts'
 import { createLog, type Log } from '../log.ts'
 import { createMetrics } from '../metrics.ts'
-import { openS3 } from '../storage/s3/blobs.ts'
+import { openS3, type S3Blobs } from '../storage/s3/blobs.ts'
 import { isSigned } from './addresses.ts'
+import type { UploadClaims } from './claims.ts'
 
 export interface UploadRoleOptions {
   readonly config: Config
@@ -21,6 +22,8 @@ export interface UploadRoleOptions {
   readonly dataDir: string
   readonly log?: Log
   readonly now?: () => number
+  /** What keeps two processes from the same upload, in place of the bucket, or of Redis when that does not. */
+  readonly claims?: UploadClaims
 }
 
 export interface UploadRole {
@@ -59,6 +62,7 @@ export async function createUploadRole(options: UploadRoleOptions): Promise<Uplo
   let inWork = 0
   metrics.gauge('tidings_uploads_in_work', 'Uploads going on', [], () => inWork)
   const blobs = await openS3(config.tidings.s3)
+  const claims = options.claims ?? await claimsOf(config, blobs, log)
   const certificates = listeners.some(({ tls }) => tls) ? await createSecureContexts({ hosts: config.hosts, certfiles: config.certfiles, selfSigned: config.tidings.selfSigned, dataDir: options.dataDir }) : undefined
   const http = createHttp({ contexts: () => certificates, log, metrics, trustedProxies: config.trustedProxies, limits: httpLimits(limits) })
   let problem: string | undefined
@@ -106,6 +110,11 @@ export async function createUploadRole(options: UploadRoleOptions): Promise<Uplo
     // Size, type and time are in the signature: which of them is wrong cannot be told.
     if (!hosts.some(({ options: { external_secret: key } }) => isSigned(key, path.query, signed, now()))) throw new HttpError(403, 'this is not the file that the address is for, or its time has passed')
     if (inWork >= limits.uploadsInWork) throw new HttpError(503, 'too many uploads', { 'Retry-After': '30' })
+    const isOurs = await claims?.take(secret).catch((error: Error) => {
+      log.warn({ what: 'upload_not_claimed', problem: error.message })
+      throw new HttpError(503, 'it cannot be found out whether somebody else is uploading this', { 'Retry-After': '10' })
+    })
+    if (isOurs === false) throw new HttpError(409, 'already being uploaded')
     inWork++
     try {
       // An address is for one file: who has it must not be shown another one later.
@@ -118,6 +127,8 @@ export async function createUploadRole(options: UploadRoleOptions): Promise<Uplo
       throw error
     } finally {
       inWork--
+      // It ends by itself otherwise.
+      await claims?.drop(secret).catch(() => undefined)
     }
     uploads.inc()
     uploadedBytes.inc(size)
@@ -153,6 +164,7 @@ export async function createUploadRole(options: UploadRoleOptions): Promise<Uplo
     await http.close(graceMs)
     await health?.close(0)
     blobs.close()
+    claims?.close()
   }
   try {
     for (const listen of listeners) {
@@ -172,6 +184,14 @@ export async function createUploadRole(options: UploadRoleOptions): Promise<Uplo
     certificates,
     close,
   }
+}
+
+/** Undefined when the bucket decides itself. */
+async function claimsOf({ tidings: { cluster } }: Config, blobs: S3Blobs, log: Log): Promise<UploadClaims | undefined> {
+  if (await blobs.decides()) return undefined
+  if (cluster !== undefined) return (await import('./claims.ts')).openUploadClaims(cluster.redis)
+  log.warn({ what: 'uploads_undecided', text: 'The bucket knows no If-None-Match, and there is no Redis (tidings.cluster): when two processes are given one upload at the same moment, the later file stays.' })
+  return undefined
 }
 
 function servicesOf(config: Config): { readonly name: string; readonly options: UploadOptions }[] {

@@ -38,6 +38,10 @@ describe('files in S3', () => {
     await blobs.put('a', 1, chunks('1'))
   })
 
+  it('finds out whether the bucket decides between two at once, and leaves nothing of that', async () => {
+    expect(await blobs.decides()).to.equal(true)
+  })
+
   it('two processes: one of two files under a key wins, and stays', async () => {
     const other = await openS3(options())
     const both = await Promise.allSettled([blobs.put('a', 1, chunks('1')), other.put('a', 1, chunks('2'))])

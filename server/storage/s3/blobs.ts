@@ -2,7 +2,7 @@
  * Files in a bucket of S3 (AWS, MinIO, SeaweedFS, versitygw). A file of up to 5 GB is one PUT that streams; a larger one goes in parts.
  * An object appears whole or not at all.
  */
-import { createHash } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import { Readable } from 'node:stream'
 import {
   AbortMultipartUploadCommand, CreateBucketCommand, DeleteObjectCommand, GetObjectCommand, HeadBucketCommand, HeadObjectCommand, ListMultipartUploadsCommand,
@@ -29,6 +29,8 @@ export interface S3Options {
 export interface S3Blobs extends Blobs {
   /** Removes what is left of uploads in parts that began before this time (ms) and never ended. Answers how many. */
   abortUnfinished(before: number): Promise<number>
+  /** Whether the bucket takes one of two files that come under a key at once, whoever brings them (`If-None-Match`), and not the later one. */
+  decides(): Promise<boolean>
   close(): void
 }
 
@@ -148,6 +150,21 @@ function blobsOf(client: S3Client, { bucket, prefix }: S3Options): S3Blobs {
         aborted++
       }
       return aborted
+    },
+    async decides() {
+      const probe = { ...place(`decides-${randomBytes(12).toString('hex')}`), Body: '', IfNoneMatch: '*' }
+      await client.send(new PutObjectCommand(probe))
+      try {
+        await client.send(new PutObjectCommand(probe))
+        return false
+      } catch (error) {
+        if (statusOf(error) === 412) return true
+        // Those that do not know conditions at all.
+        if (statusOf(error) === 501) return false
+        throw error
+      } finally {
+        await client.send(new DeleteObjectCommand({ Bucket: probe.Bucket, Key: probe.Key }))
+      }
     },
     close() { client.destroy() },
   }
