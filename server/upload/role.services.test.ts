@@ -131,7 +131,7 @@ tidings: { s3: { endpoint: "${s3.endpoint}", bucket: role-${process.pid}-${runs}
         for (const [each, one] of begun.entries()) one.write(Buffer.alloc(100_000, each))
         for (const [each, one] of begun.entries()) one.end(Buffer.alloc(200_000, each))
         const codes = await Promise.all(answers)
-        expect(codes.toSorted()).to.deep.equal([201, 409])
+        expect(codes).to.have.members([201, 409])
         expect((await http('GET', get)).body).to.deep.equal(Buffer.alloc(300_000, codes.indexOf(201)))
         expect((await http('PUT', put, image(300_000), Buffer.alloc(300_000))).status).to.equal(409)
         // What broke off may be sent again, to any of them.

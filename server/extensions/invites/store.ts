@@ -102,7 +102,10 @@ export function createInviteStore(records: Records, host: string, now: () => num
     if (name !== undefined) records.delete(NAMES, name)
   }
 
-  function withoutMaking({ making: _, ...invite }: Invite): Invite { return invite }
+  function withoutMaking(invite: Invite): Invite {
+    const { making, ...others } = invite
+    return making === undefined ? invite : others
+  }
 
   return {
     add(fresh) {
