@@ -294,7 +294,8 @@ function certificateRequest({ caFile }: TlsChoices): Pick<TLSSocketOptions, 'req
   return caFile === undefined ? {} : { requestCert: true, rejectUnauthorized: false }
 }
 
-function readAuthorities(file: string): string[] {
+/** The certificates of a PEM file, each in PEM. Throws when it cannot be read or holds none. */
+export function readAuthorities(file: string): string[] {
   const certificates = pemBlocks(readFileSync(file, 'utf8')).filter(({ label }) => label.endsWith('CERTIFICATE')).map(({ pem }) => new X509Certificate(pem).toString())
   if (certificates.length === 0) throw new Error(`no certificate in ${file}`)
   return certificates
