@@ -318,11 +318,12 @@ export class Bus implements Participant {
 }
 
 /** What the log of a lost node says of its frames. */
-export class BusRecord {
-  readonly #sent = new Map<string, Sent>()
+export class BusRecord<Place = undefined> {
+  readonly #sent = new Map<string, Sent & { readonly place: Place }>()
   readonly #received = new Map<string, { last: number; open: Set<number>; done: Set<number> }>()
 
-  read(section: RecordReader): void {
+  /** `place`: where in the log that is. */
+  read(section: RecordReader, place: Place): void {
     const what = section.uint8()
     if (what === KNOWN) {
       this.#received.clear()
@@ -337,7 +338,7 @@ export class BusRecord {
     }
     const inc = section.text()
     const number = section.double()
-    if (what === SENT) this.#sent.set(`${number} ${inc}`, { to: inc, number, frame: Buffer.from(section.bytes()) })
+    if (what === SENT) this.#sent.set(`${number} ${inc}`, { to: inc, number, frame: Buffer.from(section.bytes()), place })
     else if (what === RETURNED) this.#sent.delete(`${number} ${inc}`)
     else {
       const received = this.#received.get(inc) ?? { last: 0, open: new Set(), done: new Set() }
@@ -348,7 +349,7 @@ export class BusRecord {
   }
 
   /** Durable frames that it sent and that found no other way; they may have arrived. In order for each node. */
-  get sent(): Iterable<Sent> { return this.#sent.values() }
+  get sent(): Iterable<Sent & { readonly place: Place }> { return this.#sent.values() }
 
   isDone(source: string, number: number): boolean {
     const received = this.#received.get(source)

@@ -23,6 +23,7 @@ export interface RecoveryParts {
 }
 
 const ROWS_AT_ONCE = 1000
+const ROW_BYTES_AT_ONCE = 1024 * 1024
 const ENTRIES_AT_ONCE = 1000
 /** A frame for several units is so many; beyond this they would take the numbers of the next. */
 const PARTS = 1024
@@ -49,7 +50,7 @@ class Redone {
         const entries = this.history.get(entry.owner)
         if (entries) entries.push(entry)
         else this.history.set(entry.owner, [entry])
-      } else if (kind === BUS_SECTION) this.bus.read(section)
+      } else if (kind === BUS_SECTION) this.bus.read(section, undefined)
       else if (kind === UNITS_SECTION) this.#readUnits(section)
       else throw new RangeError(`the log has a section of kind ${kind}, which this version does not know`)
     }
@@ -73,15 +74,15 @@ class Redone {
   }
 }
 
-/** Durable frames that a node has sent, as the records of its log say; some may have arrived. */
-export function sentBy(payloads: Iterable<Buffer>): Iterable<Sent> {
-  const bus = new BusRecord()
-  for (const payload of payloads) {
+/** Durable frames that a node has sent, as the records of its log say, each with the place of its record; some may have arrived. */
+export function sentBy<Place>(records: Iterable<{ readonly payload: Buffer; readonly place: Place }>): Iterable<Sent & { readonly place: Place }> {
+  const bus = new BusRecord<Place>()
+  for (const { payload, place } of records) {
     const reader = new RecordReader(payload)
     while (!reader.isAtEnd) {
       const kind = reader.uint8()
       const section = new RecordReader(reader.bytes())
-      if (kind === BUS_SECTION) bus.read(section)
+      if (kind === BUS_SECTION) bus.read(section, place)
     }
   }
   return bus.sent
@@ -111,24 +112,45 @@ export async function recover(inheritance: Inheritance, parts: RecoveryParts): P
   for (const [owner, entries] of redone.history) await recoverHistory(inheritance, parts, owner, entries)
   const received = redone.bus.highest()
   for (const { source, first, pieces } of inheritance.parcels) received.set(source, Math.max(received.get(source) ?? 0, first + pieces.length - 1))
-  const units = new Set<string>()
-  for (const orphan of [...ofInbox(inheritance, redone, parts), ...await sendAgain(inheritance.inc, redone, received, parts)]) {
-    if (await rehome(inheritance, parts, orphan)) units.add(orphan.unit)
-  }
+  const placed = new PlacedFrames(inheritance)
+  for (const orphan of [...ofInbox(inheritance, redone, parts), ...await sendAgain(inheritance.inc, redone, received, parts)]) await rehome(inheritance, parts, orphan, placed)
+  await placed.written()
   if (parts.isLost()) throw new Error('this node is lost itself')
   await inheritance.finish(Math.max(lastIdMs, Date.now()), received)
-  return [...units]
+  return [...placed.units]
 }
 
-/** Brings a frame to its unit: true when it waits for it among its rows. */
-async function rehome(inheritance: Inheritance, parts: RecoveryParts, { source, number, unit, frame }: Orphan): Promise<boolean> {
+/** Frames that become rows of their units, many at once. */
+class PlacedFrames {
+  /** Those with such rows: nobody can claim them before the recovery is over. */
+  readonly units = new Set<string>()
+  readonly #inheritance: Inheritance
+  #rows: UnitRow[] = []
+  #bytes = 0
+
+  constructor(inheritance: Inheritance) { this.#inheritance = inheritance }
+
+  async add(unit: string, key: string, frame: Buffer): Promise<void> {
+    this.units.add(unit)
+    this.#rows.push({ unit, key, value: frame, version: nextVersion() })
+    this.#bytes += frame.length
+    if (this.#rows.length >= ROWS_AT_ONCE || this.#bytes >= ROW_BYTES_AT_ONCE) await this.written()
+  }
+
+  async written(): Promise<void> {
+    const rows = this.#rows
+    this.#rows = []
+    this.#bytes = 0
+    if (rows.length > 0) await this.#inheritance.write(rows, new Map())
+  }
+}
+
+/** Brings a frame to its unit, or has it wait for it among its rows. */
+async function rehome(inheritance: Inheritance, parts: RecoveryParts, { source, number, unit, frame }: Orphan, placed: PlacedFrames): Promise<void> {
   for (;;) {
-    const home = await parts.homeOf(unit)
-    if (home === inheritance.inc) {
-      await inheritance.write([{ unit, key: frameKey(unit, source, number), value: frame, version: nextVersion() }], new Map())
-      return true
-    }
-    if (await parts.membership.send(home, { source, first: number, pieces: [frame] }) === 'sent') return false
+    const home = placed.units.has(unit) ? inheritance.inc : await parts.homeOf(unit)
+    if (home === inheritance.inc) return placed.add(unit, frameKey(unit, source, number), frame)
+    if (await parts.membership.send(home, { source, first: number, pieces: [frame] }) === 'sent') return
     if (parts.isLost()) throw new Error('this node is lost itself')
   }
 }

@@ -3,7 +3,7 @@
  * the home of which unit, the logs and inboxes of the processes, and the rows of units. A process that ends is over at once: its
  * connection ends with it.
  *
- *     l process segment record -> a record of a process's log: time of the last id (8 bytes), payload
+ *     l process segment record -> a record of a process's log: time of the last id, place among all records and parcels (8 bytes each), payload
  *     i process entry          -> a parcel in a process's inbox that its sender's log does not hold any more
  *     g process                -> of one that is over: what it had of others, and when that was
  *     v owner                  -> below which id the owner's history is being removed
@@ -25,6 +25,7 @@ import { RecordReader, RecordWriter } from '../../storage/groups/record.ts'
 import { decodePart, encodePart, KEY_END, type OrderedStore } from '../../storage/ordered.ts'
 import { type Storage } from '../../storage/shapes.ts'
 import { type TailArchive } from '../../storage/archive/archive.ts'
+import { NOWHERE } from '../bus.ts'
 import { HISTORY_SECTION, unpackEntry } from '../history.ts'
 import { SECRETS } from '../records.ts'
 import { sentBy } from '../recovery.ts'
@@ -77,6 +78,17 @@ interface Entry {
   key: string | undefined
 }
 
+/** What a start finds on its way to a process. */
+interface Found {
+  readonly target: Member
+  readonly parcel: Parcel
+  readonly sender: string
+  /** Among all records and parcels. */
+  readonly place: number
+  /** Where it is written, if it is written itself. */
+  readonly kept: { readonly key: string; readonly number: number } | undefined
+}
+
 /** History that is being removed. */
 interface Removal {
   readonly high: string
@@ -95,6 +107,8 @@ interface Member {
   record: number
   readonly inbox: Map<number, Entry>
   inboxBytes: number
+  /** The highest number that has come from each source: who recovers that sends again what is here. */
+  readonly sources: Map<string, number>
   /** Called when the inbox has room again. */
   readonly waiting: (() => void)[]
 }
@@ -195,25 +209,29 @@ export class Hub {
       const segment = Number.parseInt(key.slice(end + 1, end + 1 + SEGMENT_DIGITS), 16)
       listOf(member.segments, segment).push(key)
       member.record = Number.parseInt(key.slice(end + 1 + SEGMENT_DIGITS), 16)
+      this.#entry = Math.max(this.#entry, (this.#rows.get(key) as Buffer).readDoubleBE(8))
     }
   }
 
   #readInboxes(): void {
+    const found: Found[] = []
     for (const key of this.#rows.keys('i', `i${KEY_END}`, Infinity, false)) {
       const end = key.indexOf('\0')
       const number = Number.parseInt(key.slice(end + 1), 16)
       this.#entry = Math.max(this.#entry, number)
       const parcel = readParcel(new RecordReader(this.#rows.get(key) as Buffer))
-      this.#earlierMember(decodePart(key.slice(1, end))).inbox.set(number, { number, parcel, sender: '', bytes: 0, key })
+      found.push({ target: this.#earlierMember(decodePart(key.slice(1, end))), parcel, sender: '', place: number, kept: { key, number } })
     }
-    if (this.#options.readsLogs === false) return
-    for (const member of this.#members.values()) {
-      const source = member.info.inc
-      for (const { to, number, frame } of sentBy(this.#recordsOf(member).map((record) => record.payload))) {
-        const target = this.#members.get(to)
-        if (target) this.#put(target, { source, first: number, pieces: [frame] }, source)
+    if (this.#options.readsLogs !== false) {
+      for (const member of this.#members.values()) {
+        const source = member.info.inc
+        for (const { to, number, frame, place } of sentBy(this.#recordsOf(member))) {
+          // One that is no member has written nothing yet.
+          if (to !== NOWHERE && !this.#gone.has(to)) found.push({ target: this.#earlierMember(to), parcel: { source, first: number, pieces: [frame] }, sender: source, place, kept: undefined })
+        }
       }
     }
+    for (const { target, parcel, sender, kept } of inOrder(found)) if (kept || !hasCome(target, parcel)) this.#put(target, parcel, sender, kept)
   }
 
   #earlierMember(inc: string): Member {
@@ -540,6 +558,7 @@ export class Hub {
     const number = body.double()
     let value = body.bytes()
     if (number !== member.record + 1) throw new Error('a record is missing in between')
+    value.writeDoubleBE(++this.#entry, 8)
     if (this.#options.readsLogs !== false) {
       const { rest, history } = splitRecord(value)
       value = rest
@@ -563,11 +582,11 @@ export class Hub {
     answer()
   }
 
-  #recordsOf(member: Member): LogRecord[] {
+  #recordsOf(member: Member): (LogRecord & { readonly place: number })[] {
     const keys = [...member.segments].sort(([a], [b]) => a - b).flatMap(([, list]) => list)
     return keys.map((key) => {
       const value = this.#rows.get(key) as Buffer
-      return { number: Number.parseInt(key.slice(-RECORD_DIGITS), 16), lastIdMs: value.readDoubleBE(0), payload: value.subarray(8) }
+      return { number: Number.parseInt(key.slice(-RECORD_DIGITS), 16), lastIdMs: value.readDoubleBE(0), place: value.readDoubleBE(8), payload: value.subarray(RECORD_HEADER_BYTES) }
     })
   }
 
@@ -578,6 +597,7 @@ export class Hub {
     const sent = (isSent: boolean) => (): void => { answer((to) => { to.uint8(isSent ? 1 : 0) }) }
     if (!target) return sent(false)()
     if (target.state === 'being recovered') return answer((to) => { to.uint8(2) })
+    if (hasCome(target, parcel)) return sent(true)()
     const entry = this.#put(target, parcel, member.info.inc)
     const isLogged = parcel.source === member.info.inc && target.state === 'live'
     if (!isLogged) this.#keep(target, entry)
@@ -587,12 +607,13 @@ export class Hub {
     else end()
   }
 
-  #put(target: Member, parcel: Parcel, sender: string): Entry {
+  #put(target: Member, parcel: Parcel, sender: string, kept?: Found['kept']): Entry {
     let bytes = 200
     for (const piece of parcel.pieces) bytes += piece.length
-    const entry: Entry = { number: ++this.#entry, parcel, sender, bytes, key: undefined }
+    const entry: Entry = { number: kept?.number ?? ++this.#entry, parcel, sender, bytes, key: kept?.key }
     target.inbox.set(entry.number, entry)
     target.inboxBytes += bytes
+    target.sources.set(parcel.source, Math.max(target.sources.get(parcel.source) ?? 0, parcel.first + parcel.pieces.length - 1))
     return entry
   }
 
@@ -704,6 +725,7 @@ export class Hub {
   #end(member: Member, lastMs: number, received: ReadonlyMap<string, number>, answer: () => void): void {
     const { inc } = member.info
     this.#spill(inc)
+    for (const { sources } of this.#members.values()) for (const source of sources.keys()) if (source === inc || source.endsWith(`>${inc}`)) sources.delete(source)
     for (const keys of member.segments.values()) for (const key of keys) this.#rows.delete(key)
     for (const { key } of member.inbox.values()) if (key !== undefined) this.#rows.delete(key)
     const writer = new RecordWriter()
@@ -728,7 +750,7 @@ function splitRecord(value: Buffer): { readonly rest: Buffer; readonly history: 
   const others: Buffer[] = []
   /** Where what has not been looked at, or was kept, begins. */
   let kept = 0
-  for (let at = 8; at < value.length;) {
+  for (let at = RECORD_HEADER_BYTES; at < value.length;) {
     const end = at + 5 + value.readUInt32BE(at + 1)
     if (end > value.length) throw new RangeError('the record is shorter than it says')
     if (value[at] === HISTORY_SECTION) {
@@ -743,13 +765,34 @@ function splitRecord(value: Buffer): { readonly rest: Buffer; readonly history: 
   return { rest: Buffer.concat(others), history }
 }
 
+/** Whether all of a parcel is, or was, in a process's inbox. */
+function hasCome({ sources }: Member, { source, first, pieces }: Parcel): boolean { return first + pieces.length - 1 <= (sources.get(source) ?? 0) }
+
+/** In order of their places, those of one source in that of their numbers: what was sent later may have a place before what came into an inbox later. */
+function inOrder(found: readonly Found[]): Found[] {
+  const bySource = new Map<string, { readonly each: Found; place: number }[]>()
+  for (const each of found) {
+    const key = `${each.target.info.inc} ${each.parcel.source}`
+    const list = bySource.get(key)
+    if (list) list.push({ each, place: each.place })
+    else bySource.set(key, [{ each, place: each.place }])
+  }
+  for (const list of bySource.values()) {
+    list.sort((a, b) => a.each.parcel.first - b.each.parcel.first)
+    let place = Infinity
+    for (const one of list.toReversed()) place = one.place = Math.min(place, one.place)
+  }
+  return [...bySource.values()].flat().sort((a, b) => a.place - b.place).map(({ each }) => each)
+}
+
+const RECORD_HEADER_BYTES = 16
 const SEGMENT_DIGITS = 8
 const RECORD_DIGITS = 14
 
 function logPrefix(inc: string): string { return `l${encodePart(inc)}` }
 
 function newMember(info: NodeInfo, wire: Wire | undefined, state: Member['state']): Member {
-  return { info, wire, state, inherits: false, heardAt: performance.now(), segments: new Map(), record: 0, inbox: new Map(), inboxBytes: 0, waiting: [] }
+  return { info, wire, state, inherits: false, heardAt: performance.now(), segments: new Map(), record: 0, inbox: new Map(), inboxBytes: 0, sources: new Map(), waiting: [] }
 }
 
 function listOf<K>(map: Map<K, string[]>, key: K): string[] {

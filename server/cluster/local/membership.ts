@@ -281,8 +281,10 @@ class LocalLog implements NodeLog {
     await this.#ask(ASK.append, (body) => {
       body.uint32(this.#segment)
       body.double(this.#record + 1)
-      body.uint32(8 + payloadBytes)
+      body.uint32(16 + payloadBytes)
       body.double(lastIdMs)
+      // The main process writes its place there.
+      body.double(0)
       body.raw(buffer.subarray(HEADER_BYTES, HEADER_BYTES + payloadBytes))
     }, nothing)
     this.#record++
