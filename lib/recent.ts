@@ -33,6 +33,12 @@ export class Recent<Value> {
     this.#old.delete(key)
   }
 
+  /** Those that were used last first, by and large. */
+  *entries(): Generator<[string, Value]> {
+    yield* this.#young
+    for (const entry of this.#old) if (!this.#young.has(entry[0])) yield entry
+  }
+
   deleteWhere(test: (key: string) => boolean): void {
     for (const generation of [this.#young, this.#old]) for (const key of generation.keys()) if (test(key)) generation.delete(key)
   }

@@ -3,9 +3,8 @@ import type { Credentials, Mechanism, SaslContext } from '../lib/sasl/mechanism.
 import { StanzaError } from '../lib/stanza/errors.ts'
 import type { Stanza } from '../lib/stanza/stanza.ts'
 import type { Element } from '../lib/xml/element.ts'
-import type { Recent } from '../lib/recent.ts'
 import type { StreamError } from '../lib/stream/errors.ts'
-import type { Bind2, FailedLogins, Files, Login, LoginWatcher, Logins, Nonzas, OfferedFile, Operations, Registrar, RegistrationPass, RegistrationRequest, Registrations, Resumption, Sasl2, Stranger, StreamFeatures, Task } from './extensions/extension.ts'
+import type { Bind2, FailureCounts, Files, Login, LoginWatcher, Logins, Nonzas, OfferedFile, Operations, Registrar, RegistrationPass, RegistrationRequest, Registrations, Resumption, Sasl2, Stranger, StreamFeatures, Task } from './extensions/extension.ts'
 import type { Commands } from './extensions/commands-registry.ts'
 import type { HostAccountData } from './accounts/account-data.ts'
 import type { HostDisco } from './extensions/disco-registry.ts'
@@ -56,10 +55,10 @@ export class HostNonzas implements Nonzas {
 }
 
 export class HostLogins implements Logins {
-  readonly failures: Recent<FailedLogins>
+  readonly failures: FailureCounts
   readonly #watchers: LoginWatcher[] = []
 
-  constructor(failures: Recent<FailedLogins>) { this.failures = failures }
+  constructor(failures: FailureCounts) { this.failures = failures }
 
   watch(watcher: LoginWatcher): void { this.#watchers.push(watcher) }
 

@@ -3,7 +3,6 @@ import { randomUUID } from 'node:crypto'
 import { Jid } from '../lib/jid.ts'
 import { networkOf } from '../lib/net/addresses.ts'
 import { createSecureContexts, type SecureContexts } from '../lib/net/certificates.ts'
-import { Recent } from '../lib/recent.ts'
 import { createJwtCheck } from '../lib/sasl/jwt.ts'
 import { SaslFailure } from '../lib/sasl/mechanism.ts'
 import { StanzaError } from '../lib/stanza/errors.ts'
@@ -14,6 +13,7 @@ import { xml } from '../lib/xml/element.ts'
 import { HostAccountData } from './accounts/account-data.ts'
 import { AccountError, createAccounts, type Accounts, type ScramHash, type ScramKeySet } from './accounts/accounts.ts'
 import { createCredentials } from './accounts/credentials.ts'
+import { createLoginLimits } from './accounts/login-limits.ts'
 import { createTokens } from './accounts/tokens.ts'
 import type { Known } from './auth/remote.ts'
 import { C2s, type ClientListener } from './c2s/c2s.ts'
@@ -22,6 +22,7 @@ import { serveWebSocket } from './c2s/websocket.ts'
 import { accountDataAnywhere, type AnyAccountData } from './cluster/account-data.ts'
 import { Calls, callsOf } from './cluster/calls.ts'
 import { storageErrorsTo } from './cluster/errors.ts'
+import { LoginFailures } from './cluster/login-failures.ts'
 import type { Units } from './cluster/shapes.ts'
 import { Components, type ComponentListener } from './components/components.ts'
 import { createCaptchas } from './captcha/captchas.ts'
@@ -29,7 +30,7 @@ import type { Config, ListenConfig } from './config/config.ts'
 import { parseOptions, type OptionTable } from './config/options.ts'
 import { createCommands } from './extensions/commands-registry.ts'
 import { createDiscoRegistry, type HostDisco } from './extensions/disco-registry.ts'
-import type { Extension, FailedLogins, IqRegistry, Parts, DiscoRegistry, PersonalEvents, PersonalNodes } from './extensions/extension.ts'
+import type { Extension, IqRegistry, Parts, DiscoRegistry, PersonalEvents, PersonalNodes } from './extensions/extension.ts'
 import { serveDisco } from './extensions/disco-registry.ts'
 import { setUploadDefaults } from './extensions/http-upload.ts'
 import { extensions } from './extensions/index.ts'
@@ -194,7 +195,8 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const serviceUnits = new Map<string, ServiceUnit>()
   const gate = new Gate(storage)
   const lasting = new Map<string, unknown>()
-  const failedLogins = new Recent<FailedLogins>(limits.loginsRemembered)
+  const logins = createLoginLimits(limits, now, (network) => { failedLogins.spend(network) })
+  const failedLogins = new LoginFailures({ calls, now, max: limits.loginsRemembered, self: cluster?.units.inc ?? '', spent: (network, count) => { logins.spend(network, count) } })
 
   const router: Router = new Router({
     hosts, services, serviceUnits, sessions, log,
@@ -235,7 +237,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   }
 
   const c2s: C2s = new C2s({
-    hosts, router, sessions, accounts, storage, limits, log, metrics, now,
+    hosts, router, sessions, accounts, storage, limits, log, metrics, now, logins,
     certificates: () => certificates,
     accountLeft,
     claim: place && ((bare) => place.claim(bare)),
@@ -580,10 +582,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   }
 
   calls.serve(UNBAN, (_node, address) => {
-    const network = networkOf(address as string)
-    const known = failedLogins.get(network) !== undefined
-    failedLogins.delete(network)
-    return known
+    return failedLogins.forget(networkOf(address as string))
   })
   calls.serve(REGISTER, (bare, keys) => register(bare, keys as ScramKeySet).then(() => null))
   calls.serve(UNREGISTER, (bare) => unregister(bare).then(() => null))
@@ -684,6 +683,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     close() {
       return (closed ??= (async () => {
         clearTimeout(endTimer)
+        failedLogins.close()
         for (const host of hosts.values()) host.hooks.runStopping()
         await place?.announceLeaving()
         await front?.close()
@@ -728,6 +728,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     await components.restore()
     for (const host of hosts.values()) host.hooks.runStarted()
     await loadCertificates(config)
+    if (cluster !== undefined) failedLogins.learn().catch((error: unknown) => { log.warn({ what: 'failed_logins_not_learnt', error }) })
     await setListeners()
     front?.serve(c2s)
     if (config.tidings.metrics !== undefined) {

@@ -10,16 +10,21 @@ import type { Limits } from '../config/limits.ts'
 export interface LoginTry {
   /** The password was right: the try costs nothing, and the account is used from this network. */
   succeeded(): void
+  /** It was wrong. */
+  failed(): void
 }
 
 export interface LoginLimits {
   /** Takes one try of an account's password from an address; undefined when there is none left, and the password must not be checked. */
   take(account: string, exists: boolean, address: string): LoginTry | undefined
+  /** So many tries from this network have failed elsewhere. */
+  spend(network: string, count: number): void
 }
 
 type Names = 'loginFailures' | 'loginFailureEveryMs' | 'accountLoginFailures' | 'accountLoginFailureEveryMs' | 'addressLoginFailures' | 'addressLoginFailureEveryMs' | 'loginsRemembered'
 
-export function createLoginLimits(limits: Pick<Limits, Names>, now: () => number): LoginLimits {
+/** `spent` is told of each try that has failed and counts among those of its network. */
+export function createLoginLimits(limits: Pick<Limits, Names>, now: () => number, spent: (network: string) => void = () => undefined): LoginLimits {
   const max = limits.loginsRemembered
   // Names that are made up must not push the budgets of accounts out of memory.
   const pools = [0, 1].map(() => ({
@@ -36,7 +41,7 @@ export function createLoginLimits(limits: Pick<Limits, Names>, now: () => number
       const pair = `${account} ${network}`
       const { pairs, accounts } = pools[exists ? 0 : 1]
       if (!pairs.take(pair)) return undefined
-      if (used.get(pair) === true) return { succeeded: () => pairs.forget(pair) }
+      if (used.get(pair) === true) return { succeeded: () => pairs.forget(pair), failed: () => undefined }
       if (!accounts.take(account)) {
         pairs.give(pair)
         return undefined
@@ -53,7 +58,11 @@ export function createLoginLimits(limits: Pick<Limits, Names>, now: () => number
           networks.give(network)
           used.set(pair, true)
         },
+        failed() { spent(network) },
       }
+    },
+    spend(network, count) {
+      for (let i = 0; i < count && networks.take(network); i++);
     },
   }
 }

@@ -11,7 +11,7 @@ import { SaslFailure } from '../../lib/sasl/mechanism.ts'
 import { readStanza } from '../../lib/stanza/read.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
 import type { Accounts } from '../accounts/accounts.ts'
-import { createLoginLimits, type LoginLimits, type LoginTry } from '../accounts/login-limits.ts'
+import type { LoginLimits, LoginTry } from '../accounts/login-limits.ts'
 import type { Shaper } from '../config/access.ts'
 import type { ListenConfig, StreamOptions } from '../config/config.ts'
 import type { Limits } from '../config/limits.ts'
@@ -43,6 +43,7 @@ export interface C2sParts {
   readonly claim?: ((bare: string) => Promise<boolean>) | undefined
   /** Takes the streams of accounts that are served elsewhere. */
   readonly front?: Front | undefined
+  readonly logins: LoginLimits
   now(): number
 }
 
@@ -94,7 +95,6 @@ export class C2s implements AsyncDisposable {
   readonly #errors
   readonly #failures
   readonly #refused
-  readonly #logins: LoginLimits
   #closing = false
 
   constructor(parts: C2sParts) {
@@ -107,7 +107,6 @@ export class C2s implements AsyncDisposable {
     this.#errors = metrics.counter('tidings_stream_errors_total', 'Streams ended by an error', ['condition'])
     this.#failures = metrics.counter('tidings_login_failures_total', 'Failed logins', ['condition'])
     this.#refused = metrics.counter('tidings_refused_connections_total', 'Client connections refused', ['reason'])
-    this.#logins = createLoginLimits(parts.limits, () => parts.now())
     this.#sweep = setInterval(() => this.#tick(), SWEEP_MS)
     this.#sweep.unref()
   }
@@ -150,7 +149,7 @@ export class C2s implements AsyncDisposable {
   /** Before a password is checked; throws a SaslFailure when too many were wrong. */
   tryLogin(bare: string, address: string): LoginTry {
     const exists = this.accounts.exists(bare)
-    const allowed = this.#logins.take(bare, exists !== false, address)
+    const allowed = this.#parts.logins.take(bare, exists !== false, address)
     if (allowed !== undefined) return allowed
     this.log.info({ what: 'login_limited', account: bare, address })
     // RFC 6120 §6.5.10: nothing is said about the password, and clients try again later.

@@ -721,6 +721,7 @@ export class ClientStream implements StreamHandler, Carrier {
     this.#login = this.#tasks = undefined
     this.#c2s.log.info({ what: 'authentication_failed', condition, address: this.address })
     this.#c2s.failedLogin(condition)
+    if (guess) this.#try?.failed()
     const banned = guess ? (this.#host as Host).logins.failed(this.address) : undefined
     if (banned !== undefined) return this.close(banned)
     // RFC 6120 §6.4.5: a few tries, then the stream is closed.

@@ -2,7 +2,6 @@
 import type { Mechanism, SaslContext } from '../../lib/sasl/mechanism.ts'
 import type { Element } from '../../lib/xml/element.ts'
 import type { Jid } from '../../lib/jid.ts'
-import type { Recent } from '../../lib/recent.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
 import type { StreamError } from '../../lib/stream/errors.ts'
 import type { AccountData } from '../accounts/account-data.ts'
@@ -163,13 +162,21 @@ export interface Operations {
 }
 
 /** What becomes of an address's failed logins; server-wide, and kept when the configuration is read again. */
-export interface FailedLogins { count: number; until: number }
+export interface FailedLogins { readonly count: number; readonly until: number }
+
+/** Failed logins in a row by network, at all nodes; the longest unused are forgotten. Times are ms. */
+export interface FailureCounts {
+  get(network: string): FailedLogins | undefined
+  /** One more has failed; what is known of the network is kept until then. Answers what is known now. */
+  add(network: string, until: number): FailedLogins
+  /** Whether there was anything to forget. */
+  forget(network: string): boolean
+}
 
 /** Logins of the host's clients (RFC 6120 §6), for extensions that watch over them. */
 export interface Logins {
   watch(watcher: LoginWatcher): void
-  /** By address, or network; the longest unused are forgotten. */
-  readonly failures: Recent<FailedLogins>
+  readonly failures: FailureCounts
 }
 
 /** Addresses are empty where a client has none (a Unix socket). */

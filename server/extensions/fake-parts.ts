@@ -1,7 +1,7 @@
 /** The parts of one host for tests of extensions: real hooks, IQ dispatch and storage in memory, sessions that only collect. */
 import { Calls, callsOf } from '../cluster/calls.ts'
+import { LoginFailures } from '../cluster/login-failures.ts'
 import { Jid } from '../../lib/jid.ts'
-import { Recent } from '../../lib/recent.ts'
 import { makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
 import { parseElement } from '../../lib/xml/build.ts'
 import type { Element } from '../../lib/xml/element.ts'
@@ -70,7 +70,6 @@ export function fakeParts(host = 'example.net') {
   const commands = createCommands({ jid: host, iq, disco, now: () => clock.now })
   const features = new HostFeatures()
   const nonzas = new HostNonzas()
-  const logins = new HostLogins(new Recent(100))
   const registrations = new HostRegistrations()
   const operations = new HostOperations()
   const captchas = createCaptchas({ command: () => '', limit: () => Infinity, now: () => clock.now, log })
@@ -78,6 +77,7 @@ export function fakeParts(host = 'example.net') {
   const bind2 = new HostBind2()
   const tokens = createTokens(storage.records, { now: () => clock.now })
   const calls = new Calls({ homes: () => undefined, nodes: () => [], log: createLog('silent') })
+  const logins = new HostLogins(new LoginFailures({ calls, now: () => clock.now, max: 100, self: '', spent: () => undefined }))
   const accountData = new HostAccountData()
   const lasting = new Map<string, unknown>()
   const personal = new Map<string, PersonalNodes>()

@@ -27,22 +27,18 @@ export const loginBans = defineExtension({
         const known = failures.get(networkOf(address))
         if (known === undefined || known.count < max || isExempt(address)) return undefined
         if (known.until > now()) return refusal(address, known.count, known.until)
-        failures.delete(networkOf(address))
+        failures.forget(networkOf(address))
         return undefined
       },
       failed(address) {
         if (isExempt(address)) return undefined
-        const network = networkOf(address)
-        const known = failures.get(network)
-        const count = known === undefined || known.until <= now() ? 1 : known.count + 1
-        const until = now() + lifetimeMs
-        failures.set(network, { count, until })
+        const { count, until } = failures.add(networkOf(address), now() + lifetimeMs)
         if (count < max) return undefined
         log.warn({ what: 'address_banned', address, failures: count, until: dateOf(until) })
         bans.inc()
         return refusal(address, count, until)
       },
-      succeeded(address) { failures.delete(networkOf(address)) },
+      succeeded(address) { failures.forget(networkOf(address)) },
     })
   },
 })
