@@ -88,6 +88,11 @@ export class Connection {
     return new Connection(socket, address.domain, address.xmlns ?? CLIENT_NS)
   }
 
+  /** A stream over a connection that is there already, with the handshake of TLS done or to come. */
+  static over(socket: net.Socket, domain: string, xmlns: string = CLIENT_NS): Connection {
+    return new Connection(socket, domain, xmlns)
+  }
+
   get closed(): boolean { return this.#closed }
   get secure(): boolean { return this.#socket instanceof WebSocket ? this.#socket.url.startsWith('wss:') : this.#socket instanceof tls.TLSSocket }
   get localPort(): number { return this.#socket instanceof WebSocket ? 0 : this.#socket.localPort ?? 0 }
@@ -119,7 +124,7 @@ export class Connection {
   }
 
   /** RFC 6120 §5.4.3.3: TLS on this connection, after `proceed`. */
-  async secureWithTls(): Promise<void> {
+  async secureWithTls(options: tls.ConnectionOptions = {}): Promise<tls.TLSSocket> {
     const plain = this.#socket as net.Socket
     plain.removeAllListeners('data')
     plain.removeAllListeners('close')
@@ -127,10 +132,11 @@ export class Connection {
     this.#parser.takeRest()
     this.#parser.reset()
     this.#parser.resume()
-    const secured = tls.connect({ socket: plain, servername: this.domain, rejectUnauthorized: false })
+    const secured = tls.connect({ servername: this.domain, rejectUnauthorized: false, ...options, socket: plain })
     await once(secured, 'secureConnect')
     this.#socket = secured
     this.#attach(secured)
+    return secured
   }
 
   /** The next that arrives; after the end, that it is closed, again and again. */

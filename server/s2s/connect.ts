@@ -84,22 +84,24 @@ export async function* connections(domain: string, options: ConnectOptions): Asy
       tell(`${target.host} port ${target.port} is for direct TLS, which is off here`)
       continue
     }
-    const reached = await reach(target, options, tell)
-    if (reached.exists) exists = true
-    if (reached.socket === undefined) continue
-    const { host, port: reachedPort, isDirectTls } = target
-    const at = { host, port: reachedPort, address: reached.address }
-    if (!isDirectTls) {
-      yield { ...at, isDirectTls, socket: reached.socket }
-      continue
-    }
-    const socket = await secure(reached.socket, domain, options, (step) => { tell(`${at.address} port ${at.port}: ${step}`) })
-    if (socket !== undefined) yield { ...at, isDirectTls, socket }
+    const { exists: isThere, connection } = await connectTarget(target, domain, options, tell)
+    if (isThere) exists = true
+    if (connection !== undefined) yield connection
   }
   throw new ConnectError(exists ? 'remote-server-timeout' : 'remote-server-not-found', domain, steps)
 }
 
-type Reached = { readonly exists: boolean; readonly socket?: undefined } | { readonly exists: true; readonly socket: Socket; readonly address: string }
+/** Connects to one target, with the handshake of direct TLS where it is for that. `exists`: whether it has addresses, or may have. */
+export async function connectTarget(target: Target, domain: string, options: ConnectOptions, tell: (step: string) => void): Promise<{ readonly exists: boolean; readonly connection?: Connection }> {
+  const { exists, socket: tcp, address } = await reach(target, options, tell)
+  if (tcp === undefined) return { exists }
+  const { host, port, isDirectTls } = target
+  if (!isDirectTls) return { exists, connection: { host, port, address, isDirectTls, socket: tcp } }
+  const socket = await secure(tcp, domain, options, (step) => { tell(`${address} port ${port}: ${step}`) })
+  return socket === undefined ? { exists } : { exists, connection: { host, port, address, isDirectTls, socket } }
+}
+
+type Reached = { readonly exists: boolean; readonly socket?: undefined; readonly address?: undefined } | { readonly exists: true; readonly socket: Socket; readonly address: string }
 
 /**
  * RFC 8305: asks for addresses of all families at once, begins with those of the first family or, shortly after their answer, with others, and begins
