@@ -1,9 +1,13 @@
 /**
  * What a message costs where several nodes are one server: 1, 2 and 3 chat nodes as processes of their own over Redis, Kafka, an archive worker
- * and HBase, beside one process with the embedded archive. Users are spread evenly; each has one message in flight to a user at the next
- * node. Microseconds of CPU a message: of all our processes (nodes and worker), and of Redis, Kafka and HBase.
+ * and HBase, beside one process with the embedded archive. Users are spread evenly, and send to a user at the next node. Microseconds of
+ * CPU a message: of all our processes (nodes and worker), and of Redis, Kafka and HBase.
  *
- *     node bench/nodes.ts [--rounds 3] [--messages 20000] [--users 100] [--nodes 1,2,3] [--profile DIR] [--kafka HOST:PORT,PID --hbase HOST:PORT,PID]
+ * Two kinds of load: a closed loop, where each user has one message in flight, so that the rate is what the machine gives; and a rate of so many
+ * messages a second of all users together, whatever the servers do, for the one process and for nodes alike. Each user acknowledges what it is asked for.
+ *
+ *     node bench/nodes.ts [--rounds 3] [--messages 20000] [--users 100] [--nodes 1,2,3] [--rates 500,2000] [--seconds 10] [--no-closed] [--profile DIR]
+ *       [--kafka HOST:PORT,PID --hbase HOST:PORT,PID]
  */
 import { mkdirSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -19,18 +23,95 @@ import { type RunningServer, startServer } from './servers.ts'
 const MISSING_MS = 20_000
 /** A closed loop may be slow on a machine that does other things. */
 const MEASURE_MS = 40_000
+/** Of the load at a rate: between two looks at what is due. */
+const TICK_MS = 1
+/** With more than so many seconds' messages under way the servers are overloaded, and the load waits. */
+const BEHIND_SECONDS = 2
 
 const { values } = parseArgs({
+  allowNegative: true,
   options: {
     rounds: { type: 'string', default: '3' }, messages: { type: 'string', default: '20000' }, users: { type: 'string', default: '100' }, nodes: { type: 'string', default: '1,2,3' },
-    profile: { type: 'string' }, kafka: { type: 'string' }, hbase: { type: 'string' },
+    rates: { type: 'string', default: '' }, seconds: { type: 'string', default: '10' }, closed: { type: 'boolean', default: true }, profile: { type: 'string' }, kafka: { type: 'string' }, hbase: { type: 'string' },
   },
 })
 const messages = Number(values.messages)
 const users = Number(values.users)
 
 interface Address { readonly host: string; readonly port: number }
-interface Figures { readonly perMessage: readonly number[]; readonly perSecond: number; readonly errors: string }
+/** A load: messages a second, or none for a closed loop. */
+type Load = number | undefined
+interface Figures { readonly load: Load; readonly perMessage: readonly number[]; readonly perSecond: number; readonly latency: string; readonly errors: string }
+
+class Run {
+  readonly tally = new Tally()
+  readonly #people: readonly RawUser[]
+  readonly #sequences: Uint32Array
+  readonly #targets: readonly string[]
+  /** When each message was sent, by user and sequence. */
+  readonly #sentAt: number[][]
+  readonly #latencies: number[] = []
+  #lastAt = 0
+
+  constructor(people: readonly RawUser[], servers: number) {
+    this.#people = people
+    this.#sequences = new Uint32Array(people.length)
+    this.#targets = people.map((_, index) => (people[partner(index, servers, people.length)] as RawUser).jid)
+    this.#sentAt = people.map(() => [])
+  }
+
+  /** Median and 99th percentile from the sender to the recipient. */
+  get latency(): string {
+    const sorted = this.#latencies.toSorted((a, b) => a - b)
+    return [0.5, 0.99].map((part) => (sorted[Math.floor(sorted.length * part)] ?? 0).toFixed(1)).join(' to ')
+  }
+
+  /** Seconds until the last message came. */
+  async run(load: Load, count: number): Promise<number> {
+    const { tally } = this
+    const startedAt = performance.now()
+    this.#lastAt = startedAt
+    const isGoing = (): boolean => tally.sent < count && this.#lastAt - startedAt < MEASURE_MS
+    for (const user of this.#people) {
+      user.onMessage = (text) => {
+        const id = parseId(text)
+        if (id === undefined) return
+        tally.took(id[0], id[1])
+        this.#lastAt = performance.now()
+        this.#latencies.push(this.#lastAt - (this.#sentAt[id[0]]?.[id[1]] ?? 0))
+        if (load === undefined && isGoing()) this.#send(id[0])
+      }
+    }
+    if (load === undefined) for (let i = 0; i < this.#people.length; i++) this.#send(i)
+    else await this.#atRate(load, isGoing)
+    while (tally.received < tally.sent && performance.now() - this.#lastAt < MISSING_MS) await sleep(20)
+    for (const user of this.#people) user.onMessage = undefined
+    return (this.#lastAt - startedAt) / 1000
+  }
+
+  /** Users in turn, so that what is sent at once is of many. */
+  async #atRate(load: number, isGoing: () => boolean): Promise<void> {
+    const { tally } = this
+    let at = performance.now()
+    for (let due = 0, next = 0; isGoing();) {
+      await sleep(TICK_MS)
+      const now = performance.now()
+      due += (now - at) * load / 1000
+      at = now
+      if (tally.sent - tally.received > load * BEHIND_SECONDS) due = 0
+      for (; due >= 1 && isGoing(); due--) this.#send(next++ % this.#people.length)
+    }
+  }
+
+  #send(index: number): void {
+    const sequence = this.#sequences[index] as number
+    this.#sequences[index] = sequence + 1
+    this.tally.sent++
+    ;(this.#sentAt[index] as number[])[sequence] = performance.now()
+    const message = chatMessage(this.#targets[index] as string, `b${index}-${sequence}`)
+    this.#people[index]?.send(sequence % 10 === 9 ? `${message}<r xmlns='urn:xmpp:sm:3'/>` : message)
+  }
+}
 
 const kafkaService = values.kafka === undefined ? await startKafka() : undefined
 const hbaseService = values.hbase === undefined ? await startHBase({ heap: '1024m' }) : undefined
@@ -39,16 +120,20 @@ const [hbaseMaster, hbasePid] = hbaseService ? [hbaseService.masters[0] ?? '', h
 await using redis = await startRedis()
 const servicePids = [redis.daemons[0]?.pid ?? 0, kafkaPid, hbasePid]
 
-console.log(`${machine()}, load ${loadAverage()}; ${messages} messages, ${users} users with one in flight each; microseconds of CPU a message`)
+const loads: readonly Load[] = [...values.closed ? [undefined] : [], ...values.rates.split(',').filter((rate) => rate !== '').map(Number)]
+
+console.log(`${machine()}, load ${loadAverage()}; ${users} users; closed: ${messages} messages, one in flight each; at a rate: ${values.seconds} s; microseconds of CPU a message`)
 for (let round = 0; round < Number(values.rounds); round++) {
   const alone = await one()
-  console.log(`one process: ${alone.perMessage[0]?.toFixed(1)}; ${alone.perSecond} messages/s; lost, twice or disordered: ${alone.errors}`)
+  for (const figures of alone) console.log(`one process, ${nameOf(figures.load)}: ${figures.perMessage[0]?.toFixed(1)}; ${ending(figures)}`)
   for (const count of values.nodes.split(',').map(Number)) {
-    const { perMessage, perSecond, errors } = await several(round, count)
-    const nodes = perMessage.slice(0, count).reduce((sum, one) => sum + one, 0)
-    const [worker = 0, ...others] = perMessage.slice(count)
-    console.log(`${count} nodes: ${(nodes + worker).toFixed(1)} = nodes ${nodes.toFixed(1)} + worker ${worker.toFixed(1)}, ${((nodes + worker) / (alone.perMessage[0] ?? 0)).toFixed(2)} x one process; ${
-      ['Redis', 'Kafka', 'HBase'].map((name, i) => `${name} ${others[i]?.toFixed(1)}`).join(', ')}; ${perSecond} messages/s; lost, twice or disordered: ${errors}; load ${loadAverage()}`)
+    for (const [i, figures] of (await several(round, count)).entries()) {
+      const { load, perMessage } = figures
+      const nodes = perMessage.slice(0, count).reduce((sum, one) => sum + one, 0)
+      const [worker = 0, ...others] = perMessage.slice(count)
+      console.log(`${count} nodes, ${nameOf(load)}: ${(nodes + worker).toFixed(1)} = nodes ${nodes.toFixed(1)} + worker ${worker.toFixed(1)}, ${((nodes + worker) / (alone[i]?.perMessage[0] ?? 0)).toFixed(2)} x one process; ${
+        ['Redis', 'Kafka', 'HBase'].map((name, i) => `${name} ${others[i]?.toFixed(1)}`).join(', ')}; ${ending(figures)}`)
+    }
   }
 }
 await kafkaService?.kill()
@@ -59,13 +144,19 @@ function given(address: string): readonly [string, number] {
   return [where, Number(pid)]
 }
 
-async function one(): Promise<Figures> {
+function nameOf(load: Load): string { return load === undefined ? 'closed' : `${load}/s` }
+
+function ending({ perSecond, latency, errors }: Figures): string {
+  return `${perSecond} messages/s, ${latency} ms; lost, twice or disordered: ${errors}; load ${loadAverage()}`
+}
+
+async function one(): Promise<Figures[]> {
   await using server = await startServer('tidings', 'archive')
   await makeUsers(server, users)
   return await talk([server], [server.pid])
 }
 
-async function several(round: number, count: number): Promise<Figures> {
+async function several(round: number, count: number): Promise<Figures[]> {
   if (values.profile !== undefined) mkdirSync(values.profile, { recursive: true })
   const profile = values.profile === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${values.profile}`]
   const cluster = await NodeProcesses.start({
@@ -89,7 +180,7 @@ async function several(round: number, count: number): Promise<Figures> {
 }
 
 /** User i is at server i % servers, and talks to one at the next, who talks to him. */
-async function talk(servers: readonly Address[], pids: readonly number[]): Promise<Figures> {
+async function talk(servers: readonly Address[], pids: readonly number[]): Promise<Figures[]> {
   const people: RawUser[] = []
   try {
     await each(users, async (index) => {
@@ -97,45 +188,23 @@ async function talk(servers: readonly Address[], pids: readonly number[]): Promi
       const server = { host, port, domain: 'localhost' } as RunningServer
       people[index] = await RawUser.logIn(server, userName(index), PASSWORD, true)
     })
-    await run(people, servers.length, messages >> 1)
-    // What was on its way to the store is there.
-    await sleep(2000)
-    const before = pids.map(cpuMicros)
-    const { tally, seconds } = await run(people, servers.length, messages)
-    await sleep(2000)
-    return { perMessage: pids.map((pid, i) => (cpuMicros(pid) - (before[i] ?? 0)) / tally.sent), perSecond: Math.round(tally.received / seconds), errors: tally.toString() }
+    const figures: Figures[] = []
+    for (const load of loads) {
+      const count = load === undefined ? messages : load * Number(values.seconds)
+      await new Run(people, servers.length).run(load, count >> 1)
+      // What was on its way to the store is there.
+      await sleep(2000)
+      const before = pids.map(cpuMicros)
+      const measured = new Run(people, servers.length)
+      const seconds = await measured.run(load, count)
+      await sleep(2000)
+      const { tally } = measured
+      figures.push({ load, perMessage: pids.map((pid, i) => (cpuMicros(pid) - (before[i] ?? 0)) / tally.sent), perSecond: Math.round(tally.received / seconds), latency: measured.latency, errors: tally.toString() })
+    }
+    return figures
   } finally {
     for (const user of people) user?.destroy()
   }
-}
-
-async function run(people: readonly RawUser[], servers: number, count: number): Promise<{ readonly tally: Tally; readonly seconds: number }> {
-  const tally = new Tally()
-  const sequences = new Uint32Array(people.length)
-  const targets = people.map((_, index) => (people[partner(index, servers, people.length)] as RawUser).jid)
-  const startedAt = performance.now()
-  let lastAt = startedAt
-  const send = (index: number): void => {
-    if (tally.sent >= count || lastAt - startedAt > MEASURE_MS) return
-    const sequence = (sequences[index] as number)
-    sequences[index] = sequence + 1
-    tally.sent++
-    const message = chatMessage(targets[index] as string, `b${index}-${sequence}`)
-    people[index]?.send(sequence % 10 === 9 ? `${message}<r xmlns='urn:xmpp:sm:3'/>` : message)
-  }
-  for (const user of people) {
-    user.onMessage = (text) => {
-      const id = parseId(text)
-      if (id === undefined) return
-      tally.took(id[0], id[1])
-      lastAt = performance.now()
-      send(id[0])
-    }
-  }
-  for (let i = 0; i < people.length; i++) send(i)
-  while (tally.received < tally.sent && performance.now() - lastAt < MISSING_MS) await sleep(20)
-  for (const user of people) user.onMessage = undefined
-  return { tally, seconds: (lastAt - startedAt) / 1000 }
 }
 
 /** Somebody at the next server, by pairs as far as that goes. */
