@@ -13,7 +13,7 @@
 import { parseArgs } from 'node:util'
 import { Client, connect, type ConnectOptions, login } from '../lib/client/client.ts'
 import type { Stanza } from '../lib/stanza/stanza.ts'
-import { ServerProcess } from './server-process.ts'
+import { type Ports, ServerProcess } from './server-process.ts'
 
 const WINDOW = 100
 const REQUEST_EVERY = 10
@@ -36,8 +36,8 @@ export interface RoundOptions {
   /** Messages of one sender before the first kill, at most. */
   readonly sent?: number
   readonly kills?: number
-  /** One process that serves clients is killed alone. */
-  readonly one?: boolean
+  /** One process that serves clients is killed, or told to stop, alone; or hangs. */
+  readonly one?: boolean | 'hangs'
 }
 
 export interface RoundResult {
@@ -51,8 +51,11 @@ export interface RoundResult {
 }
 
 /** Starts a server for rounds, of so many processes. */
-export function startServer(processes = 1): Promise<ServerProcess> {
-  return ServerProcess.start({ config: (ports) => `
+export function startServer(processes = 1): Promise<ServerProcess> { return ServerProcess.start({ config: configOf(processes) }) }
+
+/** Its configuration, with more modules. */
+export function configOf(processes: number, modules = ''): (ports: Ports) => string {
+  return (ports) => `
 hosts: [localhost]
 loglevel: error
 listen:
@@ -71,7 +74,7 @@ modules:
   mod_register: { ip_access: all }
   mod_roster: {}
   mod_stream_mgmt: {}
-` })
+${modules}`
 }
 
 /** One account's client, which comes back after the server has gone. */
@@ -230,7 +233,10 @@ class Pair {
       }
     }
     this.sender.begin()
-    if (this.#kind === 'silent') setTimeout(() => this.#to.client.connection.stopReading(), Math.random() * 200)
+    if (this.#kind === 'silent') {
+      const { connection } = this.#to.client
+      setTimeout(() => connection.stopReading(), Math.random() * 200)
+    }
   }
 
   /** Some time before the death of the server. */
@@ -358,7 +364,7 @@ export async function runRound(server: ServerProcess, round: number, signal: 'SI
       await sleep(Math.random() * 30)
     }
     acknowledged = pairs.reduce((sum, pair) => sum + pair.acknowledged, 0)
-    if (options.one === true) server.killOne()
+    if (options.one) server.killOne(options.one === 'hangs' ? 'SIGSTOP' : signal)
     else {
       stopMs = Math.max(stopMs, await server.kill(signal))
       await server.run()

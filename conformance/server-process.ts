@@ -58,6 +58,22 @@ export class ServerProcess implements AsyncDisposable {
     return server
   }
 
+  /** Writes another configuration in place of the first. */
+  async configure(config: (ports: Ports) => string): Promise<void> { await writeFile(path.join(this.#dir, 'ejabberd.yml'), config(this.ports)) }
+
+  /** A command of `tidings`, with its exit code and what it said. */
+  async command(...args: readonly string[]): Promise<{ readonly code: number | null; readonly output: string }> {
+    const cli = path.join(import.meta.dirname, '../server/services/cli.ts')
+    const child = spawn(process.execPath, [cli, ...args, '--config', path.join(this.#dir, 'ejabberd.yml'), '--data', path.join(this.#dir, 'data')], { stdio: ['ignore', 'pipe', 'pipe'] })
+    let output = ''
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk: Buffer) => { output += chunk.toString() })
+    const [code] = (await once(child, 'close')) as [number | null]
+    return { code, output }
+  }
+
+  /** Sends it a signal that does not end it. */
+  signal(signal: NodeJS.Signals): void { this.#child?.kill(signal) }
+
   get port(): number { return this.ports.client }
   get host(): string { return this.#options.host ?? '127.0.0.1' }
   get pid(): number { return this.#child?.pid ?? 0 }
@@ -82,11 +98,16 @@ export class ServerProcess implements AsyncDisposable {
     this.#stderr = ''
   }
 
-  /** Kills one of the processes that serve clients, of a server that has several (Linux). */
-  killOne(): void {
+  /** The processes that serve clients, of a server that has several, in the order of their starts (Linux). */
+  get children(): readonly number[] {
     const pid = this.#child?.pid
-    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number)
-    process.kill(children[Math.floor(Math.random() * children.length)] as number, 'SIGKILL')
+    return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number)
+  }
+
+  /** Kills one of the processes that serve clients, of a server that has several (Linux). */
+  killOne(signal: 'SIGKILL' | 'SIGTERM' | 'SIGSTOP' = 'SIGKILL'): void {
+    const { children } = this
+    process.kill(children[Math.floor(Math.random() * children.length)] as number, signal)
   }
 
   /** Resolves with the time that it took, ms. */

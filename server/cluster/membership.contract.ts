@@ -28,6 +28,18 @@ export function testMembership(driver: string, open: () => Promise<TestCluster>)
       expect(a.nodes.map((node) => node.inc)).to.include(b.self.inc)
     })
 
+    it('tells that a node is about to leave', async () => {
+      const [a, b] = [await cluster.join('a'), await cluster.join('b')]
+      await until(() => a.nodes.length === 2 && b.nodes.length === 2)
+      const told: boolean[] = []
+      a.onChange(() => { told.push(a.nodes.some(({ leaving }) => leaving)) })
+      await b.leaving()
+      for (const one of [a, b]) await until(() => one.nodes.find(({ inc }) => inc === b.self.inc)?.leaving === true)
+      await until(() => told.includes(true))
+      expect(a.nodes.find(({ inc }) => inc === a.self.inc)?.leaving).to.equal(false)
+      expect(a.nodes).to.have.length(2)
+    })
+
     it('gives a unit one home', async () => {
       const [a, b] = [await cluster.join('a'), await cluster.join('b')]
       expect(await a.find(JULIET)).to.equal(undefined)

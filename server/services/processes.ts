@@ -41,6 +41,9 @@ const AGAIN_MAX_MS = 5000
 /** A process that has lived for so long did not fail at its start. */
 const LIVED_MS = 10_000
 const ASK_MS = 10_000
+/** Renewed certificates are noticed without a signal, and self-signed ones made anew before they end; by one process after the other, so that all have the same. */
+const CERTIFICATES_MS = 6 * 3600 * 1000
+const CERTIFICATES_APART_MS = 60_000
 
 /** What one of the processes listens on. Only clients come to all of them; the first has everything else. */
 function configOf(config: Config, place: number): Config {
@@ -93,8 +96,12 @@ export async function serveProcess(parts: ServeParts): Promise<number> {
   const stopped = new Promise<void>((resolve) => { process.once('SIGTERM', () => { resolve() }) })
   // Sent to all processes of a terminal; the main process tells when to stop.
   process.on('SIGINT', () => undefined).on('SIGHUP', () => undefined)
+  const renewing = setInterval(() => {
+    server.certificates?.reload().catch((error: Error) => { log.error({ what: 'certificates_not_reloaded', error: error.message }) })
+  }, CERTIFICATES_MS + (place - 1) * CERTIFICATES_APART_MS).unref()
   tell({ tell: 'ready', ports: server.ports })
   await stopped
+  clearInterval(renewing)
   await server.close()
   await node[Symbol.asyncDispose]()
   return 0

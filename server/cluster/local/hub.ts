@@ -56,7 +56,7 @@ export interface HubOptions {
   readonly onError?: (error: unknown) => void
 }
 
-const LEASE_MS = 10_000
+const LEASE_MS = 5000
 const TICK_MS = 1000
 /** How long who is over is remembered. */
 const GONE_KEPT_MS = 86_400_000
@@ -97,9 +97,10 @@ interface Removal {
 }
 
 interface Member {
-  readonly info: NodeInfo
+  info: NodeInfo
   wire: Wire | undefined
-  state: 'live' | 'lost' | 'being recovered'
+  /** `gone`: nothing is left of it. */
+  state: 'live' | 'lost' | 'being recovered' | 'gone'
   inherits: boolean
   heardAt: number
   /** Keys of the records of its log, by segment. */
@@ -361,6 +362,10 @@ export class Hub {
             })
           })
         }
+        case ASK.leaving:
+          member.info = { ...member.info, leaving: true }
+          this.#changed([])
+          return answer()
         case ASK.leave: return this.#leave(member, answer)
         case ASK.recordsLoad: {
           const rows = this.#places.records(body.text())
@@ -724,6 +729,8 @@ export class Hub {
   /** Nothing is left of it. */
   #end(member: Member, lastMs: number, received: ReadonlyMap<string, number>, answer: () => void): void {
     const { inc } = member.info
+    member.state = 'gone'
+    for (const end of member.waiting.splice(0)) end()
     this.#spill(inc)
     for (const { sources } of this.#members.values()) for (const source of sources.keys()) if (source === inc || source.endsWith(`>${inc}`)) sources.delete(source)
     for (const keys of member.segments.values()) for (const key of keys) this.#rows.delete(key)

@@ -1,3 +1,4 @@
+import { expect } from 'chai'
 import { testHistoryStore } from '../history-store.contract.ts'
 import { testMembership } from '../membership.contract.ts'
 import { testRowStore } from '../row-store.contract.ts'
@@ -12,6 +13,28 @@ testMembership('processes of one machine', async () => {
     fence: async (member) => { hub.hub.fence(member.self.inc) },
     [Symbol.asyncDispose]: () => hub[Symbol.asyncDispose](),
   }
+})
+
+describe('a process that leaves in good order', () => {
+  it('is gone once, and not lost', async () => {
+    const lost: string[] = []
+    await using hub = await openHub({ onLost: (inc) => { lost.push(inc) } })
+    const [leaves, stays] = [await hub.join('leaves'), await hub.join('stays')]
+    const recovered: string[] = []
+    stays.inherit(async ({ inc, finish }) => {
+      recovered.push(inc)
+      await finish(1, new Map())
+    })
+    const gone: string[] = []
+    stays.onChange((over) => { gone.push(...over) })
+    await leaves[Symbol.asyncDispose]()
+    const killed = await hub.join('killed')
+    killed.abort()
+    while (!gone.includes(killed.self.inc)) await new Promise((resolve) => { setTimeout(resolve, 5) })
+    expect(lost).to.deep.equal([killed.self.inc])
+    expect(recovered).to.deep.equal([killed.self.inc])
+    expect(gone).to.deep.equal([leaves.self.inc, killed.self.inc])
+  })
 })
 
 describe('processes of one machine', () => {

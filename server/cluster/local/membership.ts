@@ -89,8 +89,7 @@ export class LocalMembership implements Membership {
   get nodes(): readonly NodeInfo[] { return this.#nodes }
   get problem(): string | undefined { return this.#isOver ? LOST : this.#problem }
 
-  /** The others, which are of the same machine, end with it or find out soon. */
-  leaving(): Promise<void> { return Promise.resolve() }
+  leaving(): Promise<void> { return this.#ask(ASK.leaving, nothing, nothing) }
   onChange(listener: (gone: readonly string[]) => void): void { this.#onChange.push(listener) }
 
   onLost(listener: () => void): void {

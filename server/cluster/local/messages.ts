@@ -20,6 +20,8 @@ export const ASK = {
   beat: 17,
   /** A secret that all processes know, and the records of secrets of hosts and services. */
   secrets: 18,
+  /** The process is about to leave. */
+  leaving: 19,
   recordsLoad: 20, recordsWrite: 21, recordsUnits: 22,
   historyWrite: 30, historyQuery: 31, historyCount: 32, historyGet: 33, historyPurge: 34, historyExpire: 35,
   /** Answered when what is being removed of some owners' history is gone. */
