@@ -7,16 +7,22 @@ import path from 'node:path'
 
 const KINDS = ['redis', 'kafka', 'hbase', 'cassandra', 'ldap', 's3'] as const
 export type Kind = (typeof KINDS)[number]
+/** Other servers, for tests of federation. */
+export type Needed = Kind | 'federation'
 export type Jars = 'kafka' | 'hbase' | 'cassandra'
 
 /** Debian's packages, each with a program that is there when it is. */
-const PACKAGES: Readonly<Record<Kind, readonly { readonly program: string; readonly package: string }[]>> = {
+const PACKAGES: Readonly<Record<Needed, readonly { readonly program: string; readonly package: string }[]>> = {
   redis: [{ program: 'redis-server', package: 'redis-server' }, { program: 'redis-cli', package: 'redis-tools' }],
   kafka: [{ program: 'java', package: 'default-jdk-headless' }, { program: 'mvn', package: 'maven' }],
   hbase: [{ program: 'java', package: 'default-jdk-headless' }, { program: 'mvn', package: 'maven' }],
   cassandra: [{ program: 'java', package: 'default-jdk-headless' }, { program: 'mvn', package: 'maven' }],
   ldap: [{ program: 'slapd', package: 'slapd' }, { program: 'ldapadd', package: 'ldap-utils' }],
   s3: [{ program: 'python3', package: 'python3' }],
+  federation: [
+    { program: 'ip', package: 'iproute2' }, { program: 'prosody', package: 'prosody' }, { program: 'ejabberdctl', package: 'ejabberd' },
+    { program: 'erl', package: 'erlang-base' },
+  ],
 }
 const SEAWEEDFS = '4.48'
 /** Debian asks this script whether it may start a system's service that it has installed: it may not. */
@@ -31,7 +37,7 @@ export function isKind(name: string): name is Kind {
 }
 
 /** Installs what these services need. Throws when something cannot be had. */
-export function install(kinds: readonly Kind[] = KINDS): void {
+export function install(kinds: readonly Needed[] = KINDS): void {
   aptGet(kinds.flatMap((kind) => PACKAGES[kind]).filter(({ program }) => programPath(program) === undefined).map((each) => each.package))
   for (const kind of kinds) {
     if (kind === 'kafka' || kind === 'hbase' || kind === 'cassandra') fetchJars(kind)

@@ -2,10 +2,11 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs'
-import { connect } from 'node:net'
+import { connect as connectSocket } from 'node:net'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Place, ejabberdCommand, prosodyCommand } from '../../bench/servers.ts'
+import { type Client, type ConnectOptions, connect as connectClient } from '../../lib/client/client.ts'
 import type { ServerAuthority } from '../../server/s2s/certificates.fixture.ts'
 import type { Zone } from '../../server/s2s/dns.fixture.ts'
 import type { Network, Node } from './network.ts'
@@ -87,9 +88,17 @@ export class Peer implements AsyncDisposable {
   }
 
   get host(): string { return this.node.ipv4 }
-  get port(): number { return CLIENT_PORT }
   get pid(): number { return this.#child?.pid ?? 0 }
   get #log(): string { return path.join(this.dir, 'output.log') }
+
+  /** Logs in, and makes the account if there is none. */
+  async login(user: string, options: Partial<ConnectOptions> = {}): Promise<Client> {
+    return connectClient({
+      host: this.host, port: CLIENT_PORT, domain: this.domain, user, password: 'thirty-two yards', register: true,
+      // Of an age in which it knows no channel binding of TLS 1.3.
+      ...(this.kind === 'ejabberd' ? { mechanism: 'SCRAM-SHA-1' } : {}), ...options,
+    })
+  }
 
   /** Starts it, anew or again; resolves when clients and servers can connect. */
   async run(): Promise<void> {
@@ -137,7 +146,7 @@ process.once('exit', () => { for (const peer of running) peer.killNow() })
 
 function answers(host: string, port: number): Promise<boolean> {
   return new Promise((resolve) => {
-    const socket = connect({ host, port })
+    const socket = connectSocket({ host, port })
     const settle = (isOpen: boolean): void => {
       socket.destroy()
       resolve(isOpen)
