@@ -662,14 +662,15 @@ export class Hub {
     for (const end of member.waiting.splice(0)) end()
     if (this.#isClosed) return
     this.#options.onLost?.(member.info.inc)
-    if (this.#turn?.by === member) {
-      this.#turn.member.state = 'lost'
-      this.#lost.push(this.#turn.member)
-      this.#turn = undefined
-    }
+    this.#recoversNoMore(member)
     this.#lost.push(member)
     this.#changed([])
     this.#recoverSoon(0)
+  }
+
+  /** Whom this process recovers another does. */
+  #recoversNoMore(by: Member): void {
+    if (this.#turn?.by === by) this.#giveBack(this.#turn.member)
   }
 
   #leave(member: Member, answer: () => void): void {
@@ -730,6 +731,7 @@ export class Hub {
   #end(member: Member, lastMs: number, received: ReadonlyMap<string, number>, answer: () => void): void {
     const { inc } = member.info
     member.state = 'gone'
+    this.#recoversNoMore(member)
     for (const end of member.waiting.splice(0)) end()
     this.#spill(inc)
     for (const { sources } of this.#members.values()) for (const source of sources.keys()) if (source === inc || source.endsWith(`>${inc}`)) sources.delete(source)

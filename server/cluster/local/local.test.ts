@@ -21,9 +21,9 @@ describe('a process that leaves in good order', () => {
     await using hub = await openHub({ onLost: (inc) => { lost.push(inc) } })
     const [leaves, stays] = [await hub.join('leaves'), await hub.join('stays')]
     const recovered: string[] = []
-    stays.inherit(async ({ inc, finish }) => {
-      recovered.push(inc)
-      await finish(1, new Map())
+    stays.inherit(async (inheritance) => {
+      recovered.push(inheritance.inc)
+      await inheritance.finish(1, new Map())
     })
     const gone: string[] = []
     stays.onChange((over) => { gone.push(...over) })
@@ -34,6 +34,29 @@ describe('a process that leaves in good order', () => {
     expect(lost).to.deep.equal([killed.self.inc])
     expect(recovered).to.deep.equal([killed.self.inc])
     expect(gone).to.deep.equal([leaves.self.inc, killed.self.inc])
+  })
+})
+
+describe('a process that leaves in good order while it recovers another', () => {
+  it('has a third recover that', async () => {
+    await using hub = await openHub()
+    const [leaves, killed] = [await hub.join('leaves'), await hub.join('killed')]
+    const { promise: begun, resolve } = Promise.withResolvers<void>()
+    leaves.inherit(() => {
+      resolve()
+      return new Promise(() => undefined)
+    })
+    killed.abort()
+    await begun
+    await leaves[Symbol.asyncDispose]()
+    const third = await hub.join('third')
+    const recovered = await new Promise((done) => {
+      third.inherit(async (inheritance) => {
+        await inheritance.finish(1, new Map())
+        done(inheritance.inc)
+      })
+    })
+    expect(recovered).to.equal(killed.self.inc)
   })
 })
 
