@@ -23,8 +23,8 @@ export interface Passenger {
   readonly binding: ChannelBinding | undefined
   /** The client's certificate in DER, when one of our authorities stands behind it. */
   readonly certificate: Buffer | undefined
-  /** Whether the connection carries elements, and whether it tells when the client has what was written; or one request of many that make a session. */
-  readonly transport: 'bytes' | 'elements' | 'confirmed-elements' | 'request'
+  /** Whether the connection carries elements, and whether it tells when the client has what was written; one request of many that make a session; or the process that passes clients on says that it is there. */
+  readonly transport: 'bytes' | 'elements' | 'confirmed-elements' | 'request' | 'pulse'
   /** What was configured where it came in. */
   readonly listener: StreamOptions
   /** Logins that have failed on this stream. */

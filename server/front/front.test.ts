@@ -11,11 +11,13 @@ import { Connection } from '../../lib/client/connection.ts'
 import { authenticate, loginBySasl2, type Sasl2Login, type Sasl2Options } from '../../lib/client/sasl2.ts'
 import { makeAuthority } from '../../lib/net/client-certificate.fixture.ts'
 import type { Element } from '../../lib/xml/element.ts'
+import type { NodeInfo } from '../cluster/shapes.ts'
 import { SharedNodes, type SharedNode } from '../cluster/shared-units.fixture.ts'
 import { defaultLimits } from '../config/limits.ts'
 import { createLog } from '../log.ts'
 import { startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
 import { InternalListener } from './internal-listener.ts'
+import type { PulseTimes } from './pulse.ts'
 
 interface Site {
   readonly node: SharedNode
@@ -38,12 +40,12 @@ describe('a node that is not the home of an account', () => {
   let sites: Site[]
   const open: { destroy(): void }[] = []
 
-  async function begin(config = CONFIG, first = config): Promise<void> {
+  async function begin(config = CONFIG, first = config, times?: PulseTimes): Promise<void> {
     all = new SharedNodes()
     sites = []
     for (const name of ['a', 'b', 'c']) {
       const node = all.join(name)
-      const listener = await InternalListener.open('127.0.0.1:0', createLog('silent'))
+      const listener = await InternalListener.open('127.0.0.1:0', createLog('silent'), times)
       node.address = listener.address
       sites.push({ node, listener, site: await startTestServer({ storage: node.storage, config: name === 'a' ? first : config, cluster: { units: node, secret: SECRET, listener } }) })
     }
@@ -351,6 +353,69 @@ describe('a node that is not the home of an account', () => {
     })
   })
 
+  describe('when nothing gets through between it and the home, which both live', () => {
+    const wires: Wire[] = []
+    afterEach(() => { for (const wire of wires.splice(0)) wire.close() })
+
+    beforeEach(async () => {
+      await begin(CONFIG, CONFIG, { everyMs: 50, silentMs: 500 })
+      settle('romeo', 1)
+      settle('juliet', 2)
+      settle('mercutio', 1)
+    })
+
+    /** A wire by which a node reaches another, and the others do not. */
+    async function wire(from: number, to: number): Promise<Wire> {
+      const between = await Wire.to(at(to).node.address)
+      wires.push(between)
+      const { node } = at(from)
+      const all = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(node), 'nodes')?.get
+      const { inc } = at(to).node
+      Object.defineProperty(node, 'nodes', { get: () => (all?.call(node) as NodeInfo[]).map((each) => each.inc === inc ? { ...each, address: between.address } : each) })
+      return between
+    }
+
+    it('the client is let go, and is served by way of another node, with all that came meanwhile', async () => {
+      const between = await wire(0, 1)
+      const romeo = await login(0, 'romeo', { sm: true })
+      romeo.send('<presence/>')
+      await romeo.ping()
+      const juliet = await login(2, 'juliet')
+      juliet.send('<presence/>')
+      await juliet.ping()
+      between.cut()
+      romeo.send("<message to='juliet@localhost' id='lost' type='chat'><body>Where are you?</body></message>")
+      juliet.send("<message to='romeo@localhost' id='waits' type='chat'><body>Here</body></message>")
+      expect(await romeo.closed).to.equal(undefined)
+      expect(romeo.streamError).to.equal(undefined)
+      const again = await login(0, 'romeo', { resume: romeo.resumeState() })
+      expect(again.resumed).to.equal(true)
+      await again.receive(message('waits'))
+      await juliet.receive(message('lost'))
+      expect(sessionsAt(1)).to.deep.equal([again.jid])
+    })
+
+    it('who logs in is served by way of another node at once', async () => {
+      const between = await wire(0, 1)
+      between.cut()
+      for (const user of ['romeo', 'mercutio']) {
+        const client = await login(0, user)
+        await client.ping()
+        expect(sessionsAt(1)).to.include(client.jid)
+        await client.disconnect()
+      }
+    })
+
+    it('the home lets the session go too, for its client to resume', async () => {
+      const between = await wire(0, 1)
+      const romeo = await login(0, 'romeo', { sm: true })
+      await romeo.ping()
+      between.cut()
+      const session = at(1).site.server.sessions.get(romeo.jid)
+      while (session?.carrier !== undefined) await new Promise((resolve) => { setTimeout(resolve, 20) })
+    })
+  })
+
   it('holds what a client does not read at the home, not in between', async () => {
     await begin()
     settle('romeo', 1)
@@ -405,7 +470,7 @@ describe('a node that is not the home of an account', () => {
       const { openLink } = await import('./link.ts')
       await using listener = await InternalListener.open(`unix:${dir}/clients`, createLog('silent'))
       const units: string[] = []
-      listener.serve(SECRET, { admits: async (unit) => { units.push(unit); return { kind: 'busy' } }, take: () => false, request: () => false })
+      listener.serve(SECRET, { admits: async (unit) => { units.push(unit); return { kind: 'busy' } }, take: () => false, request: () => false, through: () => Promise.reject(new Error('no way')), join: () => undefined })
       const client = { address: '192.0.2.1', secure: true, tls: undefined, binding: undefined, certificate: undefined, transport: 'bytes', listener: {}, failures: 0, repeated: 0 } as const
       expect(await openLink({ address: listener.address, secret: SECRET, connectTimeoutMs: 2000, timeoutMs: 2000 }, 'romeo@localhost', client)).to.deep.equal({ kind: 'busy' })
       expect(units).to.deep.equal(['romeo@localhost'])
@@ -424,3 +489,39 @@ describe('a node that is not the home of an account', () => {
     })
   })
 })
+
+/** What leads from one process to another, and can be cut so that nobody is told. */
+class Wire {
+  readonly address: string
+  readonly #server: net.Server
+  readonly #sockets = new Set<net.Socket>()
+  #isCut = false
+
+  private constructor(server: net.Server, to: string) {
+    this.#server = server
+    this.address = `127.0.0.1:${(server.address() as net.AddressInfo).port}`
+    server.on('connection', (near) => {
+      const far = net.connect(Number(to.split(':')[1]), '127.0.0.1')
+      for (const [one, other] of [[near, far], [far, near]] as const) {
+        this.#sockets.add(one)
+        one.on('error', () => undefined)
+        one.on('data', (chunk) => { if (!this.#isCut) other.write(chunk) })
+        one.on('close', () => { if (!this.#isCut) other.destroy() })
+      }
+    })
+  }
+
+  static async to(address: string): Promise<Wire> {
+    const server = net.createServer()
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    return new Wire(server, address)
+  }
+
+  cut(): void { this.#isCut = true }
+
+  close(): void {
+    this.#server.close()
+    for (const socket of this.#sockets) socket.destroy()
+  }
+}

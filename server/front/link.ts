@@ -1,7 +1,7 @@
 /** A connection to the internal listener of a node, for one client. */
 import { connect, type Socket } from 'node:net'
 import type { Passenger } from '../c2s/passing.ts'
-import { type Answer, NONCE_BYTES, passengerHeader, readAnswer } from './passenger-header.ts'
+import { type Answer, NONCE_BYTES, passengerHeader, readAnswer, type Way } from './passenger-header.ts'
 
 export interface LinkOptions {
   /** `host:port` of the node, or `unix:` and a path. */
@@ -10,12 +10,13 @@ export interface LinkOptions {
   /** How long until it greets, and from then until it answers. */
   readonly connectTimeoutMs: number
   readonly timeoutMs: number
+  readonly way?: Way
 }
 
 export type Link = { readonly kind: 'taken'; readonly socket: Socket } | Exclude<Answer, { kind: 'taken' }>
 
 /** Tells a node of a client of this unit; resolves with its answer. Rejects when it does not answer in time, or is none of the cluster's. */
-export function openLink({ address, secret, connectTimeoutMs, timeoutMs }: LinkOptions, unit: string, client: Passenger): Promise<Link> {
+export function openLink({ address, secret, connectTimeoutMs, timeoutMs, way }: LinkOptions, unit: string, client: Passenger): Promise<Link> {
   return new Promise((resolve, reject) => {
     const socket = connectTo(address)
     let received: Buffer = Buffer.alloc(0)
@@ -39,7 +40,7 @@ export function openLink({ address, secret, connectTimeoutMs, timeoutMs }: LinkO
           if (received.length < NONCE_BYTES) return
           clearTimeout(timer)
           timer = setTimeout(late, timeoutMs)
-          socket.write(header = passengerHeader(secret, received.subarray(0, NONCE_BYTES), unit, client))
+          socket.write(header = passengerHeader(secret, received.subarray(0, NONCE_BYTES), unit, client, way))
           received = received.subarray(NONCE_BYTES)
         }
         const found = readAnswer(secret, header, received)

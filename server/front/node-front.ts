@@ -30,7 +30,7 @@ export function createNodeFront({ place, secret, listener, closeTimeoutMs, log, 
     self: { inc: units.inc, isHere: (unit) => place.here(unit), claim: (unit) => place.claim(unit) },
     nodes: () => units.nodes,
     find: (unit) => units.find(unit),
-    secret, closeTimeoutMs, log, metrics,
+    secret, closeTimeoutMs, log, metrics, times: listener.times,
   })
   units.onChange(() => { front.nodesChanged() })
   return {
@@ -44,6 +44,8 @@ export function createNodeFront({ place, secret, listener, closeTimeoutMs, log, 
         },
         take: (connection, client) => c2s.adopt(connection, client, client),
         request: (socket, client) => front.relay.serve(socket, client),
+        through: (unit, client, inc) => front.through(unit, client, inc),
+        join(socket, { socket: home }, inc) { front.join(socket, home, inc) },
       })
     },
     async close() {

@@ -8,9 +8,9 @@ import type { Passenger } from '../c2s/passing.ts'
 import type { StreamOptions } from '../config/config.ts'
 
 /** Extensions of our own (§2.2.8: 0xE0 to 0xEF). */
-const OWN = { account: 0xe0, transport: 0xe1, listener: 0xe2, certificate: 0xe3, exporter: 0xe4, endPoint: 0xe5, unique: 0xe6, counts: 0xe7, mac: 0xef } as const
+const OWN = { account: 0xe0, transport: 0xe1, listener: 0xe2, certificate: 0xe3, exporter: 0xe4, endPoint: 0xe5, unique: 0xe6, counts: 0xe7, from: 0xe8, through: 0xe9, mac: 0xef } as const
 const BINDINGS = [['tls-exporter', OWN.exporter], ['tls-unique', OWN.unique], ['tls-server-end-point', OWN.endPoint]] as const
-const TRANSPORTS = ['bytes', 'elements', 'confirmed-elements', 'request'] as const
+const TRANSPORTS = ['bytes', 'elements', 'confirmed-elements', 'request', 'pulse'] as const
 /** §2.2.5: the client connected over TLS; it gave a certificate. */
 const CLIENT_TLS = 0x01
 const CLIENT_CERTIFICATE = 0x02
@@ -32,14 +32,24 @@ export type Answer =
 const ANSWERS = ['taken', 'elsewhere', 'busy'] as const
 const INC_BYTES_MAX = 255
 
+/** The way of a client. */
+export interface Way {
+  /** A name of the process that passes it on. */
+  readonly from: string
+  /** The node that it is for, when the one that is asked is to pass it on to that; empty otherwise. */
+  readonly through: string
+}
+
 /** The header for a client of this account; empty for one that has none. */
-export function passengerHeader(secret: Uint8Array, nonce: Buffer, account: string, client: Passenger): Buffer {
+export function passengerHeader(secret: Uint8Array, nonce: Buffer, account: string, client: Passenger, { from, through }: Way = { from: '', through: '' }): Buffer {
   const { tls, binding } = client
   const extensions = [
     proxyExtension(OWN.account, account),
     proxyExtension(OWN.transport, Buffer.from([TRANSPORTS.indexOf(client.transport)])),
     proxyExtension(OWN.listener, JSON.stringify(client.listener)),
     proxyExtension(OWN.counts, Buffer.from([Math.min(client.failures, 0xff), client.repeated])),
+    ...from === '' ? [] : [proxyExtension(OWN.from, from)],
+    ...through === '' ? [] : [proxyExtension(OWN.through, through)],
   ]
   if (client.secure) {
     const fixed = Buffer.alloc(TLS_FIXED_BYTES)
@@ -70,7 +80,7 @@ function macOf(secret: Uint8Array, nonce: Buffer, header: Buffer): Buffer {
 }
 
 /** What a genuine header says. Throws when it says it in a way that is not ours. */
-export function readPassenger({ address = '', extensions }: ProxyHeader): { readonly account: string; readonly client: Passenger } {
+export function readPassenger({ address = '', extensions }: ProxyHeader): { readonly account: string; readonly client: Passenger; readonly way: Way } {
   const text = (type: number): string => extensions.get(type)?.toString() ?? ''
   const transport = TRANSPORTS[extensions.get(OWN.transport)?.[0] ?? -1]
   const counts = extensions.get(OWN.counts)
@@ -80,6 +90,7 @@ export function readPassenger({ address = '', extensions }: ProxyHeader): { read
   const types = BINDINGS.filter(([, extension]) => extensions.has(extension))
   return {
     account: text(OWN.account),
+    way: { from: text(OWN.from), through: text(OWN.through) },
     client: {
       address, secure: security !== undefined && ((security[0] as number) & CLIENT_TLS) !== 0,
       tls: facts?.has(TLS_EXTENSION.version) !== true ? undefined : {
