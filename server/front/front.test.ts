@@ -369,9 +369,9 @@ describe('a node that is not the home of an account', () => {
       const between = await Wire.to(at(to).node.address)
       wires.push(between)
       const { node } = at(from)
-      const all = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(node), 'nodes')?.get
+      const kind = Object.getPrototypeOf(node) as object
       const { inc } = at(to).node
-      Object.defineProperty(node, 'nodes', { get: () => (all?.call(node) as NodeInfo[]).map((each) => each.inc === inc ? { ...each, address: between.address } : each) })
+      Object.defineProperty(node, 'nodes', { get: () => (Reflect.get(kind, 'nodes', node) as NodeInfo[]).map((each) => each.inc === inc ? { ...each, address: between.address } : each) })
       return between
     }
 
