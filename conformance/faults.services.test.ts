@@ -12,9 +12,9 @@ describe('nodes of a cluster under load', function () {
   after(async () => { await cluster?.[Symbol.asyncDispose]() })
 
   for (const fault of FAULTS) {
-    const title = fault === 'cut' ? 'a node that is cut off from all others' : `the death of ${fault === 'node' ? 'a node' : fault === 'worker' ? 'the archive worker' : fault}`
+    const title = fault === 'cut' ? 'a node that is cut off from all others' : fault === 'between' ? 'two nodes between which nothing gets through' : `the death of ${fault === 'node' ? 'a node' : fault === 'worker' ? 'the archive worker' : fault}`
     it(`lose and double nothing by ${title}`, async function () {
-      if (fault === 'cut' && whyNot !== undefined) {
+      if ((fault === 'cut' || fault === 'between') && whyNot !== undefined) {
         console.log(`      ${whyNot}`)
         this.skip()
       }

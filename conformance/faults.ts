@@ -1,10 +1,10 @@
 /**
  * The promise that an acknowledged message is never lost or doubled, put to the test where several nodes are one server: users of three nodes talk
- * while a node, the archive worker, Redis, Kafka or HBase is killed, or one node is cut off from all the others.
+ * while a node, the archive worker, Redis, Kafka or HBase is killed, one node is cut off from all the others, or nothing gets through between two nodes alone.
  *
  *     node conformance/faults.ts [--fault NAME] [--rounds 5] [--rate 500] [--pairs 15] [--logs DIR]
  *
- * Each sender is at one node and his recipient at the next. Senders number their messages; everybody has stream management and resumes his stream at any
+ * Each sender is at one node and his recipient at the next; in the last case their clients are connected to yet another node each. Senders number their messages; everybody has stream management and resumes his stream at any
  * node that takes him, sending again what was not acknowledged. In the end each message must have reached its recipient once and in order (unless its
  * sender got an error for it, as while nothing can be stored: then it must be nowhere), and must stand once in both archives: as clients read them (XEP-0313), and in HBase itself when the worker has done its work.
  */
@@ -21,7 +21,7 @@ import { readArchive } from './durability.ts'
 import { NodeProcesses, type Services } from './node-processes.ts'
 import type { ServerProcess } from './server-process.ts'
 
-export const FAULTS = ['node', 'worker', 'redis', 'kafka', 'hbase', 'cut'] as const
+export const FAULTS = ['node', 'worker', 'redis', 'kafka', 'hbase', 'cut', 'between'] as const
 export type Fault = (typeof FAULTS)[number]
 
 const NODES = 3
@@ -41,7 +41,7 @@ export interface FaultsOptions {
   readonly rate: number
   readonly pairs: number
   readonly logs?: string
-  /** Whether a node is in a network of its own, which takes root. */
+  /** Whether each node is in a network of its own, which takes root. */
   readonly canCut: boolean
 }
 
@@ -57,38 +57,39 @@ export interface FaultResult {
   readonly faults: readonly string[]
 }
 
-/** A network in which one node is, between two ends of a wire. */
+/** A network of a place for each node, behind one end of a wire; the services are at the other, with the machine. */
 class Network implements AsyncDisposable {
-  readonly name: string
-  readonly #wire: string
-  readonly host: string
   readonly near: string
+  readonly #places: { readonly name: string; readonly host: string }[] = []
+  readonly #bridge = `tb${process.pid % 100_000}`
+  readonly #subnet = `10.201.${process.pid % 250}`
   readonly #forwarders: { kill(): void }[] = []
 
-  private constructor(number: number) {
-    this.name = `tidings-${process.pid}-${number}`
-    this.#wire = `td${process.pid % 100_000}`
-    this.near = `10.${200 + number}.${process.pid % 250}.1`
-    this.host = `10.${200 + number}.${process.pid % 250}.2`
-  }
+  private constructor() { this.near = `${this.#subnet}.1` }
 
-  static async make(services: readonly string[]): Promise<Network> {
-    const network = new Network(1)
-    const { name, near, host } = network
-    const wire = network.#wire
-    ip('netns', 'add', name)
+  static async make(places: number, services: readonly string[]): Promise<Network> {
+    const network = new Network()
+    const { near } = network
+    const bridge = network.#bridge
+    // Services say that they are at 127.0.0.1: a port there leads over the wire to the same port here.
+    const ports = services.map((each) => each.slice(each.lastIndexOf(':') + 1))
     try {
-      ip('link', 'add', wire, 'type', 'veth', 'peer', 'name', 'tidings0', 'netns', name)
-      ip('addr', 'add', `${near}/30`, 'dev', wire)
-      ip('link', 'set', wire, 'up')
-      ip('-n', name, 'addr', 'add', `${host}/30`, 'dev', 'tidings0')
-      ip('-n', name, 'link', 'set', 'tidings0', 'up')
-      ip('-n', name, 'link', 'set', 'lo', 'up')
-      // Services say that they are at 127.0.0.1: a port there leads over the wire to the same port here.
-      for (const each of services) {
-        const port = each.slice(each.lastIndexOf(':') + 1)
-        await network.#forward([], near, '127.0.0.1', port)
-        await network.#forward(['ip', 'netns', 'exec', name], '127.0.0.1', near, port)
+      ip('link', 'add', bridge, 'type', 'bridge')
+      ip('addr', 'add', `${near}/24`, 'dev', bridge)
+      ip('link', 'set', bridge, 'up')
+      await network.#forward([], near, '127.0.0.1', ports)
+      for (let i = 0; i < places; i++) {
+        const name = `tidings-${process.pid}-${i}`
+        const wire = `tw${process.pid % 100_000}-${i}`
+        const host = `${network.#subnet}.${2 + i}`
+        ip('netns', 'add', name)
+        network.#places.push({ name, host })
+        ip('link', 'add', wire, 'type', 'veth', 'peer', 'name', 'tidings0', 'netns', name)
+        ip('link', 'set', wire, 'master', bridge, 'up')
+        ip('-n', name, 'addr', 'add', `${host}/24`, 'dev', 'tidings0')
+        ip('-n', name, 'link', 'set', 'tidings0', 'up')
+        ip('-n', name, 'link', 'set', 'lo', 'up')
+        await network.#forward(['ip', 'netns', 'exec', name], '127.0.0.1', near, ports)
       }
       return network
     } catch (error) {
@@ -97,12 +98,27 @@ class Network implements AsyncDisposable {
     }
   }
 
-  /** Nothing gets through any more, and nobody is told. */
-  cut(): void { ip('-n', this.name, 'route', 'add', 'blackhole', `${this.near}/32`) }
-  mend(): void { ip('-n', this.name, 'route', 'del', 'blackhole', `${this.near}/32`) }
+  place(index: number): { readonly name: string; readonly host: string } {
+    const place = this.#places[index]
+    if (place === undefined) throw new Error('there is no such place')
+    return place
+  }
 
-  async #forward(prefix: readonly string[], from: string, to: string, port: string): Promise<void> {
-    const code = `const net=require('net');net.createServer((a)=>{const b=net.connect(${port},'${to}');for(const[x,y]of[[a,b],[b,a]]){x.setNoDelay(true);x.on('error',()=>y.destroy());x.on('close',()=>y.destroy());x.pipe(y)}}).listen(${port},'${from}',()=>console.log('there'))`
+  /** Nothing gets through to a place or from there any more, and nobody is told. */
+  cut(index: number): void { ip('-n', this.place(index).name, 'route', 'add', 'blackhole', `${this.#subnet}.0/25`) }
+  mend(index: number): void { ip('-n', this.place(index).name, 'route', 'del', 'blackhole', `${this.#subnet}.0/25`) }
+
+  /** Nothing gets from one of these to the other: it goes to where nobody is. */
+  cutBetween(one: number, other: number): void {
+    for (const [from, to] of [[one, other], [other, one]] as const) ip('-n', this.place(from).name, 'neigh', 'replace', this.place(to).host, 'lladdr', '02:00:00:00:00:01', 'nud', 'permanent', 'dev', 'tidings0')
+  }
+
+  mendBetween(one: number, other: number): void {
+    for (const [from, to] of [[one, other], [other, one]] as const) ip('-n', this.place(from).name, 'neigh', 'del', this.place(to).host, 'dev', 'tidings0')
+  }
+
+  async #forward(prefix: readonly string[], from: string, to: string, ports: readonly string[]): Promise<void> {
+    const code = `const net=require('net');let left=${ports.length};for(const port of [${ports.join(',')}])net.createServer((a)=>{const b=net.connect(port,'${to}');for(const[x,y]of[[a,b],[b,a]]){x.setNoDelay(true);x.on('error',()=>y.destroy());x.on('close',()=>y.destroy());x.pipe(y)}}).listen(port,'${from}',()=>--left||console.log('there'))`
     const [file, ...args] = [...prefix, process.execPath, '-e', code]
     const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'inherit'] })
     this.#forwarders.push({ kill: () => { child.kill('SIGKILL') } })
@@ -115,7 +131,8 @@ class Network implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const each of this.#forwarders) each.kill()
-    ip('netns', 'del', this.name)
+    for (const { name } of this.#places) ip('netns', 'del', name)
+    ip('link', 'del', this.#bridge)
   }
 }
 
@@ -166,7 +183,7 @@ export class Cluster implements AsyncDisposable {
     const [hbaseMaster = ''] = hbase.masters
     const services: Services = { redisUrl: redis.url, broker, hbaseMaster }
     const regionServer = `localhost:${Number(hbaseMaster.split(':')[1]) + 1}`
-    const network = options.canCut ? opened.use(await Network.make([broker, hbaseMaster, regionServer])) : undefined
+    const network = options.canCut ? opened.use(await Network.make(NODES, [broker, hbaseMaster, regionServer])) : undefined
     const { logs } = options
     if (logs !== undefined) mkdirSync(logs, { recursive: true })
     const name = `faults${process.pid}`
@@ -174,9 +191,7 @@ export class Cluster implements AsyncDisposable {
       services, name, nodes: NODES,
       ...logs !== undefined && { log: (each: string) => path.join(logs, `${each}.log`) },
       ...network && {
-        place: (index) => index !== NODES - 1 ? undefined : {
-          prefix: ['ip', 'netns', 'exec', network.name], host: network.host, services: { ...services, redisUrl: `redis://${network.near}:${redis.ports[0]}` },
-        },
+        place: (index) => ({ prefix: ['ip', 'netns', 'exec', network.place(index).name], host: network.place(index).host, services: { ...services, redisUrl: `redis://${network.near}:${redis.ports[0]}` } }),
       },
     }))
     return new Cluster(options, opened.move(), { redis, kafka, hbase, network, processes, name })
@@ -191,7 +206,7 @@ export class Cluster implements AsyncDisposable {
     const { rate, pairs: count } = this.#options
     const { nodes } = this.processes
     const tag = `${fault}${this.#round++}`
-    const pairs = Array.from({ length: count }, (_, i) => new Pair(nodes, i, tag))
+    const pairs = Array.from({ length: count }, (_, i) => new Pair(nodes, i, tag, fault === 'between' ? 1 : 0))
     await Promise.all(pairs.map((pair) => pair.begin()))
     let owed = 0
     let next = 0
@@ -202,10 +217,11 @@ export class Cluster implements AsyncDisposable {
       await sleep(BEFORE_MS + Math.random() * 1000)
       const acknowledged = pairs.reduce((sum, pair) => sum + pair.acknowledged, 0)
       const at = performance.now()
-      await this.#inject(fault)
+      const mend = await this.#inject(fault)
       const marks = pairs.map((pair) => pair.sent)
       await until(() => pairs.every((pair, i) => pair.acknowledged >= (marks[i] ?? 0)), () => `not acknowledged after the fault: ${pairs.filter((pair, i) => pair.acknowledged < (marks[i] ?? 0)).map((pair) => pair.state).join('; ')}`)
       const recoveredMs = performance.now() - at
+      mend?.()
       await sleep(AFTER_MS)
       clearInterval(load)
       await Promise.all(pairs.map((pair) => pair.finish()))
@@ -220,7 +236,8 @@ export class Cluster implements AsyncDisposable {
     }
   }
 
-  async #inject(fault: Fault): Promise<void> {
+  /** Answers what ends the fault, when that is not over by itself. */
+  async #inject(fault: Fault): Promise<(() => void) | void> {
     const { redis, kafka, hbase, network, processes: { nodes, worker } } = this
     switch (fault) {
       case 'node': return restart(nodes[this.#round % NODES] as ServerProcess)
@@ -230,10 +247,16 @@ export class Cluster implements AsyncDisposable {
       case 'hbase': return away(hbase)
       case 'cut': {
         if (network === undefined) throw new Error('there is no network to cut')
-        network.cut()
+        network.cut(NODES - 1)
         await sleep(CUT_MS)
         // It hears that it was given up for lost, closes its sessions, and begins anew.
-        return network.mend()
+        return network.mend(NODES - 1)
+      }
+      case 'between': {
+        if (network === undefined) throw new Error('there is no network to cut')
+        network.cutBetween(0, 1)
+        await sleep(CUT_MS)
+        return () => { network.mendBetween(0, 1) }
       }
     }
   }
@@ -279,21 +302,28 @@ class Person {
   readonly #nodes: readonly ServerProcess[]
   readonly #options: Pick<ConnectOptions, 'domain' | 'tls' | 'user' | 'password' | 'resource' | 'timeoutMs'>
   readonly #homeAt: number
+  /** Where his client connects first. */
+  readonly #entry: number
   #isOver = false
   notResumed = 0
   client: Client | undefined
   isOpen = false
   lastError = ''
 
-  constructor(nodes: readonly ServerProcess[], at: number, user: string) {
+  constructor(nodes: readonly ServerProcess[], at: number, user: string, away: number) {
     this.#nodes = nodes
     this.#homeAt = at
+    this.#entry = (at + away) % nodes.length
     this.bare = `${user}@localhost`
     this.#options = { domain: 'localhost', tls: 'none', user, password: 'pencil', resource: 'phone', timeoutMs: LOGIN_MS }
   }
 
   async begin(): Promise<void> {
     await this.#open(this.#homeAt, { register: true, sm: true })
+    if (this.#entry !== this.#homeAt) {
+      await this.client?.disconnect()
+      await this.#open(this.#entry, { sm: true })
+    }
     this.client?.send('<presence/>')
     await this.client?.ping(LOGIN_MS)
     void this.#stay()
@@ -360,7 +390,7 @@ class Person {
   async #anywhere<T>(run: (address: { readonly host: string; readonly port: number }, at: number) => Promise<T>): Promise<T> {
     const limit = performance.now() + DEADLINE_MS
     for (let i = 0; ; i++) {
-      const at = (this.#homeAt + i) % this.#nodes.length
+      const at = (this.#entry + i) % this.#nodes.length
       try {
         return await run(addressOf(this.#nodes[at]), at)
       } catch (error) {
@@ -388,9 +418,10 @@ class Pair {
   readonly #faults: string[] = []
   sent = 0
 
-  constructor(nodes: readonly ServerProcess[], index: number, tag: string) {
-    this.from = new Person(nodes, index % nodes.length, `s${index}-${tag}`)
-    this.to = new Person(nodes, (index + 1) % nodes.length, `r${index}-${tag}`)
+  /** `away`: so many nodes on from their homes their clients connect. */
+  constructor(nodes: readonly ServerProcess[], index: number, tag: string, away: number) {
+    this.from = new Person(nodes, index % nodes.length, `s${index}-${tag}`, away)
+    this.to = new Person(nodes, (index + 1) % nodes.length, `r${index}-${tag}`, away)
   }
 
   get faults(): readonly string[] { return this.#faults }
@@ -464,8 +495,8 @@ async function main(): Promise<void> {
     options: { fault: { type: 'string' }, rounds: { type: 'string', default: '5' }, rate: { type: 'string', default: '500' }, pairs: { type: 'string', default: '15' }, logs: { type: 'string' } },
   })
   const why = whyNoCut()
-  const chosen = FAULTS.filter((fault) => values.fault === undefined ? fault !== 'cut' || why === undefined : values.fault.split(',').includes(fault))
-  if (why !== undefined) console.log(`no node is cut off: ${why}`)
+  const chosen = FAULTS.filter((fault) => values.fault === undefined ? (fault !== 'cut' && fault !== 'between') || why === undefined : values.fault.split(',').includes(fault))
+  if (why !== undefined) console.log(`nothing is cut: ${why}`)
   await using cluster = await Cluster.start({ rate: Number(values.rate), pairs: Number(values.pairs), canCut: why === undefined, ...values.logs !== undefined && { logs: values.logs } })
   let count = 0
   for (const fault of chosen) {
