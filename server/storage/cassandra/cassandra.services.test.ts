@@ -56,6 +56,34 @@ describe('Cassandra', () => {
     expect(table?.['compaction']).to.include({ class: 'org.apache.cassandra.db.compaction.TimeWindowCompactionStrategy', compaction_window_unit: 'HOURS', compaction_window_size: '24' })
   })
 
+  it('has the same tables, whoever makes them, when many processes start together for the first time, again and again', async () => {
+    const ids = new Set<string>()
+    for (let round = 0; round < 3; round++) {
+      const name = `first${round}x${RUN}`
+      const configured = await options({ keyspace: name })
+      const stores = await Promise.all(Array.from({ length: 5 }, async () => [await openCassandraHistory(configured), await openCassandraRows(configured)] as const))
+      await Promise.all(stores.map(async ([history, rows], at) => {
+        await history.write([put(nextMessageId(), JULIET, 'x')])
+        await rows.write([{ unit: `u${at}`, key: 'rk', value: Buffer.from('v'), version: ++version }])
+      }))
+      for (const [history, rows] of stores) {
+        expect(await history.count(ROMEO, {}, 9)).to.equal(5)
+        expect(await rows.units('u', undefined, 9)).to.have.lengthOf(5)
+      }
+      for (const store of stores.flat()) await store[Symbol.asyncDispose]()
+      const tables = async (): Promise<string[]> => (await select(`SELECT table_name, id FROM system_schema.tables WHERE keyspace_name = '${name}'`)).map((row) => `${String(row['table_name'])} ${String(row['id'])}`)
+      const before = await tables()
+      for (const each of before) ids.add(each)
+      await client.execute(`DROP KEYSPACE ${name}`)
+      await using again = await openCassandraHistory(configured)
+      // What was in tables of these names before is not in the new ones.
+      expect(await again.count(ROMEO, {}, 9)).to.equal(0)
+      expect(before).to.include.members(await tables())
+      await client.execute(`DROP KEYSPACE ${name}`)
+    }
+    expect(ids.size).to.equal(3 * 4)
+  })
+
   it('says at the start why it cannot be used', async () => {
     const deadlineMs = 2_000
     const { contactPoints } = await tried()

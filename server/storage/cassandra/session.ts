@@ -2,9 +2,10 @@
  * What the drivers of Cassandra have in common: a session with prepared statements, attempts until a deadline, and tables that are made when
  * missing. All statements carry their timestamps, so that each may be done again.
  */
+import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { auth, Client, type DseClientOptions, errors, policies, types } from 'cassandra-driver'
+import { auth, Client, type DseClientOptions, errors, type metadata, policies, types } from 'cassandra-driver'
 import { RefusedError } from '../../cluster/errors.ts'
 import { type CassandraStorageOptions, type Consistency } from './options.ts'
 
@@ -145,16 +146,41 @@ export class Session implements AsyncDisposable {
   }
 
   async #ensure({ keyspace, replication }: CassandraStorageOptions, tables: Readonly<Record<string, string>>): Promise<void> {
-    const define = async (cql: string): Promise<void> => { await this.#attempts((readTimeout) => this.#client.execute(cql, [], { readTimeout, consistency: this.#consistency })) }
+    const define = async (cql: string): Promise<void> => {
+      await this.#attempts((readTimeout) => this.#client.execute(cql, [], { readTimeout, consistency: this.#consistency }).catch((error: unknown) => {
+        if (!(error instanceof errors.ResponseError && error.code === codes.alreadyExists)) throw error
+      }))
+    }
     if (this.#client.metadata.keyspaces[keyspace] === undefined) {
       const copies = typeof replication === 'number' ? { replication_factor: replication } : replication
       const map = Object.entries({ class: 'NetworkTopologyStrategy', ...copies }).map(([name, value]) => `'${name}': '${value}'`)
       await define(`CREATE KEYSPACE IF NOT EXISTS ${keyspace} WITH replication = {${map.join(', ')}}`)
     }
     for (const [name, definition] of Object.entries(tables)) {
-      if (await this.#attempts(() => this.#client.metadata.getTable(keyspace, name)) === null) await define(`CREATE TABLE IF NOT EXISTS ${keyspace}.${name} ${definition}`)
+      if (await this.#attempts(() => this.#client.metadata.getTable(keyspace, name)) !== null) continue
+      await define(`CREATE TABLE IF NOT EXISTS ${keyspace}.${name} ${definition} ${definition.includes(' WITH ') ? 'AND' : 'WITH'} id = '${tableId(keyspace, name)}'`)
+    }
+    await this.#agreement()
+  }
+
+  /** Who has found a table that another process has just made waits too, until each node has it. */
+  async #agreement(): Promise<void> {
+    const until = performance.now() + this.#deadlineMs
+    const known = this.#client.metadata as metadata.Metadata & { checkSchemaAgreement(): Promise<boolean> }
+    while (!await this.#attempts(() => known.checkSchemaAgreement())) {
+      if (this.#closed || performance.now() > until) throw new Error('the nodes of Cassandra do not agree about which tables there are')
+      await sleep(RETRY_MS)
     }
   }
+}
+
+/** The same whoever makes the table, through whichever node: of two made at once by two nodes each would have an id of its own, and the nodes would not agree about them. */
+function tableId(keyspace: string, name: string): string {
+  const hash = createHash('sha256').update(`tidings ${keyspace}.${name}`).digest()
+  // RFC 9562 §5.8: made in a way of our own.
+  hash[6] = 0x80 | ((hash[6] as number) & 0x0f)
+  hash[8] = 0x80 | ((hash[8] as number) & 0x3f)
+  return hash.toString('hex', 0, 16).replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')
 }
 
 /** Throws when Cassandra could never have it in a key. */
