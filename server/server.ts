@@ -215,6 +215,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   place?.join({
     hosts, router, sessions, pending,
     streams: () => c2s,
+    components: () => components,
     came(unit) {
       // Its removal had begun where it was.
       if (removing.has(unit) || !hosts.has(Jid.parse(unit).domain) || opened.storage.records.get(REMOVALS, [unit]) === undefined) return
@@ -261,8 +262,8 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     },
   })
 
-  const components = new Components({
-    hosts, services, router, storage, limits, log, metrics, now,
+  const components: Components = new Components({
+    hosts, services, serviceUnits, others: place?.others(), router, storage, limits, log, metrics, now,
     certificates: () => certificates,
     access: () => config.access,
     balancing: (domain) => config.domainBalancing.get(domain),

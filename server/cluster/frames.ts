@@ -32,8 +32,10 @@ export type FrameKind =
   | 'ask'
   /** The answer for the node: the number; in place of a stanza stands the answer, or, when it is volatile, the error. */
   | 'answer'
+  /** What nodes say to each other of external components (components/elsewhere.ts): the list begins with what it is. With a unit it is for the home of that domain. */
+  | 'component'
 
-const KINDS: readonly FrameKind[] = ['stanza', 'reply', 'clients', 'multicast', 'presences', 'missed', 'moderated', 'told', 'where', 'at', 'row', 'ask', 'answer']
+const KINDS: readonly FrameKind[] = ['stanza', 'reply', 'clients', 'multicast', 'presences', 'missed', 'moderated', 'told', 'where', 'at', 'row', 'ask', 'answer', 'component']
 
 export interface Frame {
   readonly kind: FrameKind
@@ -92,14 +94,14 @@ export function encodeFrame(frame: Pick<Frame, 'kind'> & Partial<Frame>): Buffer
 export function framesOf(bytes: Buffer): readonly { readonly unit: string; readonly frame: Buffer }[] {
   const frame = decodeFrame(bytes)
   // Nodes ask anew where units are, and presence is told anew to those who come. Who asked does not wait for as long as a recovery takes.
-  if (frame.idle || frame.kind === 'where' || frame.kind === 'at' || frame.kind === 'ask' || frame.kind === 'answer') return []
+  if (frame.idle || frame.kind === 'where' || frame.kind === 'at' || frame.kind === 'ask' || frame.kind === 'answer' || frame.kind === 'component') return []
   if (frame.unit !== '') return [{ unit: frame.unit, frame: bytes }]
   return apart(frame).map((one) => ({ unit: one.unit, frame: encodeFrame(one) }))
 }
 
 /** For the node itself, whatever units it has. */
 export function isForNode({ unit, kind }: Frame): boolean {
-  return unit === '' && (kind === 'reply' || kind === 'ask' || kind === 'answer')
+  return unit === '' && (kind === 'reply' || kind === 'ask' || kind === 'answer' || kind === 'component')
 }
 
 /** A frame for several units as one for each of its list. */

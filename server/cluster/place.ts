@@ -4,6 +4,8 @@ import { Jid } from '../../lib/jid.ts'
 import { setNodeOfIds } from '../../lib/stanza/ids.ts'
 import type { Accounts } from '../accounts/accounts.ts'
 import type { C2s } from '../c2s/c2s.ts'
+import type { OtherNodes } from '../components/elsewhere.ts'
+import type { Components } from '../components/components.ts'
 import type { Host } from '../host.ts'
 import type { Log } from '../log.ts'
 import type { PendingIqs } from '../router/iq.ts'
@@ -35,6 +37,7 @@ export interface Placed {
   readonly sessions: SessionRegistry
   readonly pending: PendingIqs
   readonly streams: () => Pick<C2s, 'bringBack' | 'abandon'>
+  readonly components: () => Pick<Components, 'arrived' | 'came' | 'nodesChanged'>
   /** An account or room has come here. */
   came(unit: string): void
   /** What is kept in memory of a unit is out of date. */
@@ -43,6 +46,7 @@ export interface Placed {
   lost(): void
 }
 
+const NOTHING = Buffer.alloc(0)
 const ANNOUNCE_MS = 2000
 
 export class Place {
@@ -91,6 +95,20 @@ export class Place {
   /** A unit that is here stays until the function that this answers is called. */
   pin(unit: string): () => void { return this.units.pin(unit) }
 
+  /** What external components need of it. */
+  others(): OtherNodes {
+    const { units } = this
+    return {
+      nodes: () => units.nodes,
+      inc: units.inc,
+      here: (domain) => this.here(domain),
+      claim: (domain) => this.claim(domain),
+      pin: (domain) => this.pin(domain),
+      toNode: (inc, list, stanza = NOTHING) => { this.#homes?.sendTo(inc, { kind: 'component', list, stanza }) },
+      toHome: (domain, list) => { this.#homes?.send({ kind: 'component', unit: domain, list, idle: true }) },
+    }
+  }
+
   /** From this turn on the server answers for the units that live here. */
   join(server: Placed): void {
     const { units } = this
@@ -100,6 +118,7 @@ export class Place {
       handle: (frame, source) => {
         if (frame.kind === 'row') return takeRow(this.#own.records, frame)
         if (frame.kind === 'ask' || frame.kind === 'answer') return this.#calls.arrived(frame)
+        if (frame.kind === 'component') return server.components().arrived(frame, source)
         return server.router.arrived(frame, source)
       },
       lost(wasThere) {
@@ -115,6 +134,7 @@ export class Place {
       try {
         for (const session of server.streams().bringBack(unit, streams)) server.hosts.get(session.host)?.presence.movedHere(session)
         for (const host of server.hosts.values()) host.hooks.runCame(unit)
+        if (!unit.includes('@')) server.components().came(unit)
       } catch (error) {
         this.#log.error({ what: 'unit_not_restored', unit, error })
       }
@@ -124,7 +144,10 @@ export class Place {
       for (const unit of released) server.forget(unit)
       for (const host of server.hosts.values()) host.hooks.runReleased(new Set(released))
     })
-    units.onChange(() => { this.takeHosts() })
+    units.onChange(() => {
+      this.takeHosts()
+      server.components().nodesChanged()
+    })
     units.onLost(() => {
       this.#isLost = true
       this.#log.error({ what: 'lease_lost', text: 'Other nodes serve what this one served; it ends.' })

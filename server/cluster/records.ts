@@ -84,7 +84,7 @@ export function recordsOfNode(records: Records, { here, claim, send, calls, secr
       sendRow(unit, table, key, value)
     }
     else if (INDEXES.has(table)) sendRow(unit, table, key, value)
-    // A component's node has it in memory, and nobody else would deliver it.
+    // The domain's home removes what components have taken.
     else if (table !== 'component-messages') throw new StanzaError('service-unavailable', 'kept at another node', { type: 'wait' })
     return false
   }

@@ -5,7 +5,7 @@ import { Jid } from '../../lib/jid.ts'
 import { Bucket } from '../../lib/net/bucket.ts'
 import { shareReads } from '../../lib/net/shared-reads.ts'
 import { fromContentNamespace, toContentNamespace } from '../../lib/stanza/content-namespace.ts'
-import { randomId } from '../../lib/stanza/ids.ts'
+import { nextMessageId, randomId } from '../../lib/stanza/ids.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
 import { escapeXml } from '../../lib/xml/element.ts'
@@ -17,6 +17,8 @@ import type { Components } from './components.ts'
 
 export const COMPONENT_NS = 'jabber:component:accept'
 const STREAMS_NS = 'http://etherx.jabber.org/streams'
+/** Messages of which is remembered what became of them. */
+const HAD_MAX = 10_000
 const STREAM_END = Buffer.from('</stream:stream>')
 
 /** A listener with its present options. */
@@ -48,6 +50,7 @@ export class ComponentStream implements StreamHandler {
   readonly #parser: StreamParser
   readonly #id = randomId()
   #domain = ''
+  #number = ''
   #password: string | undefined
   #connected = false
   #headerSent = false
@@ -63,6 +66,8 @@ export class ComponentStream implements StreamHandler {
   readonly #queue: Batch[] = []
   #open: Batch | undefined
   #queuedBytes = 0
+  /** Messages that were kept for it, by the last part of their keys, as far as it can be said. */
+  readonly #had = new Map<string, 'sent' | 'taken'>()
   /** Stanzas that the network has not taken. */
   readonly #untaken = new Set<readonly Outgoing[]>()
 
@@ -86,6 +91,8 @@ export class ComponentStream implements StreamHandler {
 
   /** The domain that it has connected for; empty before it is known. */
   get domain(): string { return this.#domain }
+  /** Higher than those of connections made before, of other nodes too. */
+  get number(): string { return this.#number }
   /** Whether the handshake is done, and the stream is not over. */
   get connected(): boolean { return this.#connected && !this.#closing && !this.#left }
   /** Whether the handshake has been done. */
@@ -177,6 +184,7 @@ export class ComponentStream implements StreamHandler {
     }
     login.succeeded()
     this.#components.connecting(this)
+    this.#number = nextMessageId()
     this.#connected = true
     clearTimeout(this.#timer)
     const { maxStanzaBytes, maxStanzaElements } = this.listener.listen
@@ -218,6 +226,7 @@ export class ComponentStream implements StreamHandler {
   send(stanza: Stanza, key?: Key): void {
     const batch = this.#write(toContentNamespace(stanza, COMPONENT_NS))
     batch.stanzas.push({ stanza, key })
+    if (key !== undefined) this.#note(key, 'sent')
     const { storage } = this.#components
     // Should the process be killed before, its sender has not sent it.
     if (!batch.held && (key !== undefined || storage.dirty)) {
@@ -228,6 +237,15 @@ export class ComponentStream implements StreamHandler {
       })
     }
     if (this.#socket.writableLength + this.#queuedBytes > this.listener.listen.outboundBytes) this.close(new StreamError('policy-violation', 'the component does not read'))
+  }
+
+  /** What has become of a message that was sent here before. */
+  had(id: string): 'sent' | 'taken' | undefined { return this.#had.get(id) }
+
+  #note([, id = '']: Key, what: 'sent' | 'taken'): void {
+    this.#had.delete(id)
+    this.#had.set(id, what)
+    if (this.#had.size > HAD_MAX) this.#had.delete(this.#had.keys().next().value as string)
   }
 
   #write(bytes: Buffer): Batch {
@@ -261,7 +279,9 @@ export class ComponentStream implements StreamHandler {
   #put(bytes: Buffer, stanzas: readonly Outgoing[]): void {
     if (this.#socket.destroyed || this.#socket.writableEnded) return
     this.#socket.write(bytes, (error) => {
-      if ((error === undefined || error === null) && this.#untaken.delete(stanzas)) this.#components.taken(stanzas)
+      if ((error !== undefined && error !== null) || !this.#untaken.delete(stanzas)) return
+      for (const { key } of stanzas) if (key !== undefined) this.#note(key, 'taken')
+      this.#components.taken(stanzas)
     })
   }
 

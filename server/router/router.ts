@@ -208,7 +208,8 @@ export class Router {
       const to = jid.toString()
       const escaped = (recipient.escaped ??= Buffer.from(escapeXml(to)))
       if (session === undefined) {
-        if (this.homes !== undefined && this.#elsewhere(jid) !== undefined) {
+        // What is for users of a domain goes to the home of that, with `route`.
+        if (this.homes !== undefined && this.#elsewhere(jid) === jid.bare) {
           if (sender?.hooks.runCheckBroadcast(from, jid) !== false) (elsewhere ??= []).push(to)
           continue
         }
