@@ -151,7 +151,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   const metrics = createMetrics()
   const opened = await openStorage(options, log)
   const { cluster } = opened
-  const calls = new Calls({ homes: () => router.homes, nodes: () => cluster?.units.nodes.map(({ inc }) => inc) ?? [], log })
+  const calls = new Calls({ homes: () => router.homes, nodes: () => cluster?.units.nodes ?? [], log })
   const place = cluster === undefined ? undefined : new (await import('./cluster/place.ts')).Place({ ...cluster, storage: opened.storage, calls, log })
   const storage = place?.storage ?? opened.storage
   const front = place === undefined || cluster?.listener === undefined ? undefined : (await import('./front/node-front.ts')).createNodeFront({ place, secret: cluster.secret, listener: cluster.listener, closeTimeoutMs: limits.closeTimeoutMs, log, metrics })

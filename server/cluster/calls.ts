@@ -10,6 +10,7 @@ import { packValue, unpackValue } from '../storage/records.ts'
 import type { MaybePromise, Value } from '../storage/shapes.ts'
 import type { Frame } from './frames.ts'
 import type { Homes } from './homes.ts'
+import type { NodeInfo } from './shapes.ts'
 
 /** Answers a question about a unit whose home this node is; the unit is empty when the node itself was asked. An error that it throws goes to who asks. */
 export type Answer = (unit: string, args: Value) => MaybePromise<Value | undefined>
@@ -18,7 +19,7 @@ export interface CallsParts {
   /** Undefined where there is one node. */
   readonly homes: () => Homes | undefined
   /** The nodes that answer for themselves. */
-  readonly nodes: () => readonly string[]
+  readonly nodes: () => readonly Pick<NodeInfo, 'inc' | 'leaving'>[]
   readonly log: Log
 }
 
@@ -43,6 +44,10 @@ export class Calls {
   }
 
   get alone(): boolean { return this.#parts.homes() === undefined }
+  /** This node, by its incarnation; empty where there is one. */
+  get self(): string { return this.#parts.homes()?.inc ?? '' }
+  /** The nodes that are not about to leave. */
+  get staying(): readonly string[] { return this.#parts.nodes().filter(({ leaving }) => !leaving).map(({ inc }) => inc) }
 
   /** Answers questions of this name until the function that this answers is called. */
   serve(name: string, answer: Answer): () => void {
@@ -64,7 +69,7 @@ export class Calls {
   async askNodes(name: string, args: Value = null, timeoutMs = TIMEOUT_MS): Promise<readonly Value[]> {
     const homes = this.#parts.homes()
     if (homes === undefined) return [await this.#answer('', name, args)]
-    const answers = await Promise.all(this.#parts.nodes().map((inc) => this.#askNode(homes, inc, name, args, timeoutMs).catch((error: unknown) => {
+    const answers = await Promise.all(this.#parts.nodes().map(({ inc }) => this.#askNode(homes, inc, name, args, timeoutMs).catch((error: unknown) => {
       this.#parts.log.warn({ what: 'node_did_not_answer', node: inc, question: name, error })
       return undefined
     })))
@@ -138,6 +143,8 @@ export function callsOf(calls: Calls, host: string, stop: (end: () => void) => v
   const nameOf = (name: string): string => `${host} ${name}`
   return {
     get alone() { return calls.alone },
+    get self() { return calls.self },
+    get staying() { return calls.staying },
     serve(name, answer) { stop(calls.serve(nameOf(name), answer)) },
     ask: (unit, name, args) => calls.ask(unit, nameOf(name), args),
     askNodes: (name, args) => calls.askNodes(nameOf(name), args),

@@ -40,7 +40,7 @@ export const SPREAD = new Set(['upload-secrets', 'upload-ends', 'upload-times', 
 export const HOSTED = new Set(['invites_by', 'invite_names'])
 export const HOSTED_TABLE = 'hosted'
 /** Of these only what lists show is; the rows are with their accounts and rooms. */
-export const LISTED: ReadonlyMap<string, (row: Value) => Value> = new Map([['accounts', () => true], ['disabled-accounts', () => true], ['muc-rooms', listedRoom]])
+export const LISTED: ReadonlyMap<string, (row: Value) => Value> = new Map([['accounts', () => true], ['disabled-accounts', () => true], ['muc-rooms', listedRoom], ['push', () => true]])
 /** Read in a login, before it is known whose it is: whoever asks waits, until the account is here. */
 const FOR_LOGINS = new Set(['accounts', 'disabled-accounts', 'directory-accounts', 'tokens', 'clients', 'ended-streams'])
 /** Whose a record is; undefined when the key, perhaps the beginning of a range, does not say. */
@@ -157,7 +157,7 @@ export function recordsOfNode(records: Records, { here, claim, send, calls, secr
       if (listed !== undefined) {
         const before = records.get(table, key) as Value | undefined
         const row = listed(value)
-        if (before === undefined || JSON.stringify(listed(before)) !== JSON.stringify(row)) putSpread(table, key, row)
+        if (before === undefined || JSON.stringify(listed(before)) !== JSON.stringify(row)) putSpread(table, listedKey(key), row)
       }
       records.put(table, key, value)
     },
@@ -165,19 +165,19 @@ export function recordsOfNode(records: Records, { here, claim, send, calls, secr
       if (HOSTED.has(table)) return records.delete(HOSTED_TABLE, hostedKey(table, key))
       if (SPREAD.has(table)) return putSpread(table, key, undefined)
       if (!isTaken(table, key, undefined)) return
-      if (LISTED.has(table)) putSpread(table, key, undefined)
+      if (LISTED.has(table)) putSpread(table, listedKey(key), undefined)
       records.delete(table, key)
     },
     range(table, prefix, options) {
       if (HOSTED.has(table)) return rangeOfHosted(table, prefix, options)
-      if (prefix.length > 0 && (SPREAD.has(table) || (LISTED.has(table) && prefix.length === 1))) return rangeOfSpread(readSpread, table, prefix, options)
+      if (prefix.length > 0 && (SPREAD.has(table) || (LISTED.has(table) && prefix.length === 1 && prefix[0]?.includes('@') !== true))) return rangeOfSpread(readSpread, table, prefix, options)
       const unit = elsewhere(table, prefix)
       if (unit !== undefined) return readRange(unit, table, prefix, options)
       return ifHere(table, prefix, () => records.range(table, prefix, options)) ?? (isAsked(table, prefix) ? records.range(table, prefix, options) : [])
     },
     deleteRange(table, prefix) {
       if (!isAsked(table, prefix)) return
-      if (LISTED.has(table)) putSpread(table, prefix, undefined)
+      if (LISTED.has(table)) return then(records.range(table, prefix), (rows) => { for (const { key } of rows) all.delete(table, key) })
       return records.deleteRange(table, prefix)
     },
   }
@@ -207,15 +207,15 @@ export function placedRows(table: string, key: Key, value: Value): readonly Plac
     const hosted = hostedKey(table, key)
     return [{ unit: hosted[0] as string, table: HOSTED_TABLE, key: hosted, value }]
   }
-  const spread = (of: Value): PlacedRow => {
-    const unit = unitOfSpread(table, key)
-    return { unit, table: SPREAD_TABLE, key: [unit, table, ...key], value: of }
+  const spread = (of: Value, at: Key): PlacedRow => {
+    const unit = unitOfSpread(table, at)
+    return { unit, table: SPREAD_TABLE, key: [unit, table, ...at], value: of }
   }
-  if (SPREAD.has(table)) return [spread(value)]
+  if (SPREAD.has(table)) return [spread(value, key)]
   const unit = unitOfRecord(table, key)
   if (unit === undefined) throw new RangeError(`a record of ${table} belongs to nobody: ${JSON.stringify(key)}`)
   const listed = LISTED.get(table)
-  return [{ unit, table, key, value }, ...(listed === undefined ? [] : [spread(listed(value))])]
+  return [{ unit, table, key, value }, ...(listed === undefined ? [] : [spread(listed(value), listedKey(key))])]
 }
 
 /** What the list of rooms and its search show of one. */
@@ -223,6 +223,12 @@ function listedRoom(row: Value): Value {
   const { config = {}, locked = false } = row as { readonly config?: { readonly [key: string]: Value }; readonly locked?: boolean }
   const { name, description, lang, public: isPublic, membersOnly, passwordProtected, nonAnonymous } = config
   return { config: { name, description, lang, public: isPublic, membersOnly, passwordProtected, nonAnonymous }, locked }
+}
+
+/** Where the lists of a host have a row: those of accounts begin with that. */
+export function listedKey(key: Key): Key {
+  const owner = key[0] as string
+  return owner.includes('@') ? [owner.slice(owner.indexOf('@') + 1), ...key] : key
 }
 
 export function hostedKey(table: string, key: Key): Key {

@@ -12,7 +12,7 @@ export const RULES: Readonly<Record<string, Rule>> = {
   // Accounts, and what extensions keep of them.
   accounts: 'swapped', 'disabled-accounts': 'swapped', 'directory-accounts': 'swapped', vcard_index: 'swapped',
   archive_preferences: 'first', blocked: 'first', clients: 'first', 'ended-streams': 'first', 'last-activity': 'first', 'last-login': 'first', 'offline-imported': 'first', motd_seen: 'first',
-  private: 'first', push: 'first', removals: 'first', roster: 'first', roster_version: 'first', tokens: 'first', uploads: 'first', vcard: 'first',
+  private: 'first', push: 'first', 'push-homes': 'first', removals: 'first', roster: 'first', roster_version: 'first', tokens: 'first', uploads: 'first', vcard: 'first',
   // Hosts and services as a whole.
   'account-secrets': 'first', administrators: 'first', announcements: 'first', 'component-messages': 'first', 'component-connected': 'first', motd: 'first', 'muc-secrets': 'first', welcome: 'first',
   invites: 'first', invites_by: 'first', invite_names: 'first', 'upload-secrets': 'first', 'upload-ends': 'first', 'upload-times': 'first',

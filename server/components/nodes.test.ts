@@ -1,74 +1,26 @@
 /** External components (XEP-0114) of several nodes. */
 import { expect } from 'chai'
-import { type Client, connect, type ConnectOptions } from '../../lib/client/client.ts'
-import { ComponentClient } from '../../lib/client/component.ts'
+import type { Client } from '../../lib/client/client.ts'
+import type { ComponentClient } from '../../lib/client/component.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
 import type { Element } from '../../lib/xml/element.ts'
-import { framesOf } from '../cluster/frames.ts'
-import { joinNode, newWorld, stopNode, type TestNode, type World } from '../cluster/nodes.fixture.ts'
+import { Machines, withComponents } from '../cluster/machines.fixture.ts'
 import { until } from '../cluster/sites.fixture.ts'
-import { startTestServer, TEST_CONFIG, type TestServer } from '../test-server.ts'
 
 const ITEMS = 'http://jabber.org/protocol/disco#items'
-
-interface Site {
-  readonly node: TestNode
-  readonly site: TestServer
-}
-
-function config(more = '', listen = 'hosts: {icq.localhost: {password: sesame}}'): string {
-  return TEST_CONFIG.replace('listen:\n', `listen:\n  - { port: 0, ip: 127.0.0.1, module: ejabberd_service, ${listen} }\n`).replace('  mod_bosh: {}\n', '') + more
-}
+const HOSTS = 'hosts: {icq.localhost: {password: sesame}}'
 
 describe('external components of several nodes', () => {
-  let world: World
-  let sites: Site[]
-  let killed: Set<Site>
-  let ends: (() => void)[]
-  beforeEach(() => {
-    world = newWorld()
-    sites = []
-    killed = new Set()
-    ends = []
-  })
-  afterEach(async () => {
-    for (const end of ends) end()
-    for (const site of sites) await stop(site)
-  })
+  let all: Machines
+  afterEach(() => all[Symbol.asyncDispose]())
 
-  async function start(text = config(), names: readonly string[] = ['a', 'b', 'c']): Promise<void> {
-    for (const name of names) {
-      const node = joinNode(world, name, { framesOf, idleMs: 300 })
-      sites.push({ node, site: await startTestServer({ storage: node.storage, config: text, cluster: { units: node.storage, secret: Buffer.from('known to all') } }) })
-    }
-    for (const user of ['romeo', 'juliet']) await at(0).site.server.register(`${user}@localhost`, 'secret')
+  async function start(more = '', listen = HOSTS): Promise<void> {
+    all = await Machines.start(3, withComponents(listen, '', more), ['romeo', 'juliet'])
   }
-  async function stop(site: Site): Promise<void> {
-    if (killed.has(site)) site.node.membership.lose()
-    await site.site[Symbol.asyncDispose]()
-    if (!killed.has(site)) await stopNode(site.node, world)
-  }
-  function kill(index: number): void {
-    killed.add(at(index))
-    world.cluster.kill(at(index).node.inc)
-  }
-  const at = (index: number): Site => sites[index] as Site
-  const homeOf = (unit: string): number => sites.findIndex((site) => !killed.has(site) && site.node.inc === world.cluster.homes.get(unit))
-  async function user(name: string, options: Partial<ConnectOptions> = {}): Promise<Client> {
-    const home = homeOf(`${name}@localhost`)
-    const { site } = at(home === -1 ? 0 : home)
-    const client = await connect({ host: site.host, port: site.port, domain: 'localhost', tls: 'none', user: name, password: 'secret', resource: 'r', sm: true, ...options })
-    ends.push(() => client.destroy())
-    client.send('<presence/>')
-    await client.ping()
-    return client
-  }
-  async function component(index: number, domain = 'icq.localhost'): Promise<ComponentClient> {
-    const port = at(index).site.server.ports.find(({ module }) => module === 'ejabberd_service')?.port ?? 0
-    const client = await ComponentClient.connect({ host: '127.0.0.1', port, domain, secret: 'sesame' })
-    ends.push(() => client.connection.destroy())
-    return client
-  }
+  const homeOf = (unit: string): number => all.homeOf(unit)
+  const otherThan = (...taken: readonly number[]): number => all.otherThan(...taken)
+  const user = (name: string): Promise<Client> => all.user(name)
+  const component = (index: number): Promise<ComponentClient> => all.component(index, 'icq.localhost')
   const say = (client: Client, id: string, to = '123@icq.localhost'): void => client.send(`<message to='${to}' type='chat' id='${id}'><body>${id}</body></message>`)
   const isMessage = ({ name }: Stanza): boolean => name === 'message'
   const withId = (id: string) => (element: Element): boolean => element.attrs['id'] === id
@@ -76,9 +28,6 @@ describe('external components of several nodes', () => {
     const error = (await client.receive(withId(id))).getChild('error')
     return [error?.attrs['type'], error?.getChildElements()[0]?.getName()]
   }
-  /** A node at which neither the domain nor the account has its home. */
-  const otherThan = (...taken: number[]): number => [0, 1, 2].find((index) => !taken.includes(index)) as number
-
   it('get what users of all nodes send, in order, and answer them', async () => {
     await start()
     const [romeo, juliet] = [await user('romeo'), await user('juliet')]
@@ -115,7 +64,7 @@ describe('external components of several nodes', () => {
     await until(async () => (await itemsOf(romeo)).includes('icq.localhost') || undefined)
     for (let i = 0; i < 20; i++) say(romeo, `m${i}`)
     for (let i = 0; i < 20; i++) expect((await icq.receive(isMessage)).id).to.equal(`m${i}`)
-    await until(async () => (await at(home).node.storage.records.range('component-messages', ['icq.localhost'])).length === 0 || undefined)
+    await until(async () => (await all.at(home).node.storage.records.range('component-messages', ['icq.localhost'])).length === 0 || undefined)
   })
 
   async function itemsOf(client: Client): Promise<(string | undefined)[]> {
@@ -123,7 +72,7 @@ describe('external components of several nodes', () => {
   }
 
   it('of any domain are known at all nodes as long as they are connected', async () => {
-    await start(config('', 'password: sesame'))
+    await start('', 'password: sesame')
     const romeo = await user('romeo')
     say(romeo, 'early')
     expect(await condition(romeo, 'early')).to.deep.equal(['cancel', 'remote-server-not-found'])
@@ -149,7 +98,7 @@ describe('external components of several nodes', () => {
     const send = (count: number): void => { for (let i = 0; i < count; i++) romeo.send(`<message to='1@icq.localhost' type='chat' id='m${sent++}'><body>${body}</body></message>`) }
     send(150)
     await romeo.requestAck()
-    kill(dying)
+    all.kill(dying)
     send(30)
     await romeo.requestAck()
     const heir = await component(otherThan(dying))
@@ -173,14 +122,14 @@ describe('external components of several nodes', () => {
     say(romeo, 'early')
     await condition(romeo, 'early')
     const home = homeOf('icq.localhost')
-    const dying = [0, 1, 2].find((index) => index !== home && index !== homeOf('romeo@localhost')) as number
+    const dying = otherThan(home, homeOf('romeo@localhost'))
     const icq = await component(dying)
     await until(async () => (await itemsOf(romeo)).includes('icq.localhost') || undefined)
     icq.connection.stopReading()
     const body = 'x'.repeat(50_000)
     for (let i = 0; i < 150; i++) romeo.send(`<message to='1@icq.localhost' type='chat' id='m${i}'><body>${body}</body></message>`)
     await romeo.requestAck()
-    kill(dying)
+    all.kill(dying)
     const heir = await component(home)
     const order: number[] = []
     while (order.at(-1) !== 149) order.push(Number((await heir.receive(isMessage)).id?.slice(1)))
@@ -194,12 +143,12 @@ describe('external components of several nodes', () => {
     await start()
     const romeo = await user('romeo')
     const home = otherThan(homeOf('romeo@localhost'))
-    await at(home).node.storage.claim('icq.localhost')
+    await all.at(home).node.storage.claim('icq.localhost')
     const icq = await component(otherThan(home, homeOf('romeo@localhost')))
     await until(async () => (await itemsOf(romeo)).includes('icq.localhost') || undefined)
     for (let i = 0; i < 50; i++) say(romeo, `m${i}`)
     await romeo.requestAck()
-    kill(home)
+    all.kill(home)
     for (let i = 50; i < 60; i++) say(romeo, `m${i}`)
     for (let i = 0; i < 60; i++) expect((await icq.receive(isMessage)).id).to.equal(`m${i}`)
     await romeo.requestAck()
@@ -207,16 +156,16 @@ describe('external components of several nodes', () => {
   })
 
   it('that do not come back after their node died have what waited returned', async () => {
-    await start(config('negotiation_timeout: 2 s\n'))
+    await start('negotiation_timeout: 2 s\n')
     const romeo = await user('romeo')
     const dying = otherThan(homeOf('romeo@localhost'))
     await component(dying)
     await until(() => (homeOf('icq.localhost') === dying ? true : undefined))
-    kill(dying)
+    all.kill(dying)
     say(romeo, 'm1')
     expect(await condition(romeo, 'm1')).to.deep.equal(['wait', 'service-unavailable'])
     await until(() => (homeOf('icq.localhost') >= 0 ? true : undefined))
-    expect(await at(homeOf('icq.localhost')).node.storage.records.range('component-messages', ['icq.localhost'])).to.deep.equal([])
+    expect(await all.at(homeOf('icq.localhost')).node.storage.records.range('component-messages', ['icq.localhost'])).to.deep.equal([])
   })
 
   it('of which a node stops in good order find at another what came meanwhile', async () => {
@@ -225,13 +174,12 @@ describe('external components of several nodes', () => {
     const leaving = otherThan(homeOf('romeo@localhost'))
     await component(leaving)
     await until(() => (homeOf('icq.localhost') === leaving ? true : undefined))
-    const stopped = stop(at(leaving))
+    const stopped = all.stop(leaving)
     const messages: string[] = []
     const timer = setInterval(() => { say(romeo, `m${messages.push('')}`) }, 5)
     await stopped
     clearInterval(timer)
-    sites.splice(leaving, 1)
-    const icq = await component(0)
+    const icq = await component(otherThan())
     say(romeo, 'last')
     const got: string[] = []
     while (got.at(-1) !== 'last') got.push((await icq.receive(isMessage)).id ?? '')
@@ -247,10 +195,10 @@ describe('external components of several nodes', () => {
   })
 
   it('share a domain over nodes as domain_balancing says', async () => {
-    await start(config('domain_balancing: {icq.localhost: {type: bare_source, component_number: 2}}\n'))
+    await start('domain_balancing: {icq.localhost: {type: bare_source, component_number: 2}}\n')
     const [romeo, juliet] = [await user('romeo'), await user('juliet')]
     const both = [await component(0), await component(1)]
-    const status = (index: number): Promise<string> => at(index).site.server.metrics.render()
+    const status = (index: number): Promise<string> => all.at(index).site.server.metrics.render()
     await until(async () => ((await status(0)).includes('\ntidings_components 1\n') && (await status(1)).includes('\ntidings_components 1\n')) || undefined)
     await until(() => component(2).then((third) => { third.connection.destroy(); return undefined }, (error: unknown) => (error as { condition?: string }).condition === 'conflict' || undefined))
     const got: string[][] = [[], []]

@@ -277,6 +277,10 @@ export interface Router {
 export interface HomeCalls {
   /** Whether there is one node, so that everything is here. */
   readonly alone: boolean
+  /** This node, by its incarnation; empty where there is one. */
+  readonly self: string
+  /** The nodes that are there and not about to leave, this one among them, by their incarnations. */
+  readonly staying: readonly string[]
   /** Answers questions about units of which this node is the home, or, when nodes are asked, about this node; then the unit is empty. */
   serve(name: string, answer: (unit: string, args: Value) => MaybePromise<Value | undefined>): void
   /** Asks the home of a unit. Rejects with the StanzaError that was thrown there, `remote-server-timeout` when no answer comes, or `resource-constraint`. */

@@ -29,6 +29,10 @@ const SAYS_NOTHING = new Set(['http://jabber.org/protocol/chatstates', 'urn:xmpp
 
 /** Key [owner, JID of the app server, node]. */
 const TABLE = 'push'
+/** Where an account with registrations has its home, as its clients were last told; key [owner], value the incarnation of the node. */
+const HOMES = 'push-homes'
+/** The question to the home of an account whether its clients are to be woken. */
+const WAKE = 'push wake'
 /** In a session: the registration that its client made, for the device it runs on. */
 const REGISTRATION = 'push'
 /** Registrations of one account; the one that was enabled longest ago gives way. */
@@ -49,6 +53,8 @@ const FAILING_MS = 604_800_000
 const WAKE_BEFORE_MS = 120_000
 const WAKE_CHECK_MS = 30_000
 const WOKEN_AT_ONCE = 100
+/** When a client is woken again whose app server was not there, ms: at a start it may be slower than this server. */
+const WAKE_AGAIN_MS = [1000, 10_000, 60_000]
 const PASSING = new Set(['remote-server-not-found', 'remote-server-timeout', 'service-unavailable', 'resource-constraint', 'internal-server-error'])
 const NONE: readonly Registration[] = []
 const DEFAULT_BODY = 'New message'
@@ -98,6 +104,10 @@ interface Waker {
   /** Announces that there is something, without saying what. */
   wake(session: Session): void
   wakeAll(): Promise<void>
+  /** Whether an account has registrations: those that are woken. */
+  wakeAccount(owner: string): Promise<boolean>
+  has(owner: string): Promise<boolean>
+  registered: ((owner: string) => void) | undefined
   notified: ((session: Session) => void) | undefined
 }
 /** By host; in the part `lasting`. */
@@ -111,7 +121,7 @@ function startPush({ host, iq, disco, hooks, sessions, storage, log, metrics, no
   const failed = metrics.counter('tidings_push_failures_total', 'Notifications that app servers refused or did not answer')
   /** Inactive clients whose acknowledgement is awaited. */
   const asked = new WeakSet<Session>()
-  const waker: Waker = { wake, wakeAll, notified: undefined }
+  const waker: Waker = { wake, wakeAll, wakeAccount, has: async (owner) => (await registrations(owner)).length > 0, registered: undefined, notified: undefined }
   lasting<Wakers>(WAKERS, () => new Map()).set(host, waker)
   disco.feature('account', NS)
   hooks.released((units) => { for (const unit of units) cache.delete(unit) })
@@ -162,6 +172,7 @@ function startPush({ host, iq, disco, hooks, sessions, storage, log, metrics, no
       records.delete(TABLE, [owner, oldest.jid, oldest.node])
     }
     save(owner, registration)
+    waker.registered?.(owner)
     remember(owner, [...others, registration])
     // It is one device: what waited on it before waits no longer than others do.
     for (const session of sessions.of(owner)) {
@@ -323,8 +334,15 @@ function startPush({ host, iq, disco, hooks, sessions, storage, log, metrics, no
     }
   }
 
+  async function wakeAccount(owner: string): Promise<boolean> {
+    const list = await registrations(owner)
+    // Should this process be killed before, the next one wakes them.
+    if (list.length > 0) storage.afterCommit(() => { for (const registration of list) publish(owner, registration, undefined) })
+    return list.length > 0
+  }
+
   /** §7 */
-  function publish(owner: string, registration: Registration, stanza: Stanza | undefined): void {
+  function publish(owner: string, registration: Registration, stanza: Stanza | undefined, tries = 0): void {
     if (registration.underWay >= UNDER_WAY_MAX) {
       registration.waiting = stanza ?? registration.waiting
       return
@@ -335,6 +353,8 @@ function startPush({ host, iq, disco, hooks, sessions, storage, log, metrics, no
     iq.request(request, ANSWER_MS).then((answer) => {
       registration.underWay--
       answered(owner, registration, answer)
+      const againMs = stanza === undefined && answer?.type !== 'result' && refusalOf(answer).passing ? WAKE_AGAIN_MS[tries] : undefined
+      if (againMs !== undefined) setTimeout(() => { if (cache.get(owner)?.includes(registration) === true) publish(owner, registration, undefined, tries + 1) }, againMs).unref()
       const next = registration.waiting
       if (next === undefined || cache.get(owner)?.includes(registration) !== true) return
       registration.waiting = undefined
@@ -371,13 +391,14 @@ export const pushKeepalive = defineExtension({
   name: 'push-keepalive',
   ejabberd: 'mod_push_keepalive',
   specs: [],
-  needs: ['host', 'hooks', 'sessions', 'log', 'every', 'now', 'lasting'],
+  needs: ['host', 'here', 'calls', 'hooks', 'sessions', 'storage', 'log', 'every', 'now', 'lasting'],
   options: {
     resume_timeout: { type: duration({ min: 0, infinity: false }), default: 259_200_000, help: 'How long a session with push notifications waits for its client to come back, as long as there was nothing to announce; from then on as others do. 0: always as others do.' },
-    wake_on_start: { type: bool(), default: false, help: 'Notify all clients when the server has started.' },
+    wake_on_start: { type: bool(), default: false, help: 'Notify all clients when the server has started; of several nodes, those of an account when the node that had it has died or stopped and another has it.' },
     wake_on_timeout: { type: bool(), default: true, help: 'Notify a client shortly before its session ends.' },
   },
-  start({ host, hooks, sessions, log, every, now, lasting }, options: PushKeepaliveOptions) {
+  start(parts, options: PushKeepaliveOptions) {
+    const { host, calls, hooks, sessions, log, every, now, lasting } = parts
     const waker = lasting<Wakers>(WAKERS, () => new Map()).get(host)
     if (waker === undefined) {
       log.warn({ what: 'push_keepalive_without_push', host, text: 'mod_push_keepalive has no effect without mod_push.' })
@@ -414,11 +435,70 @@ export const pushKeepalive = defineExtension({
     const begun = lasting('push-started', () => new Set<string>())
     hooks.started(() => {
       for (const session of sessions.all()) if (!session.connected) wait(session)
-      if (options.wake_on_start && !begun.has(host)) waker.wakeAll().catch((error: unknown) => log.error({ what: 'push_failed', host, error }))
+      if (options.wake_on_start && calls.alone && !begun.has(host)) waker.wakeAll().catch((error: unknown) => log.error({ what: 'push_failed', host, error }))
       begun.add(host)
     })
+    if (options.wake_on_start && !calls.alone) wakeMoved(parts, waker)
   },
 })
+
+/**
+ * Wakes the clients of accounts whose node is gone, once each, when they have come to another. The node that keeps the host sees to it that they come
+ * somewhere, a number of them a second.
+ */
+function wakeMoved({ host, here, calls, hooks, storage: { records }, log }: Pick<Parts, 'host' | 'here' | 'calls' | 'hooks' | 'storage' | 'log'>, waker: Waker): void {
+  const failed = (error: unknown): void => log.error({ what: 'push_failed', host, error })
+  let isLooking = false
+  let isToLookAgain = false
+
+  waker.registered = (owner) => {
+    if (records.get(HOMES, [owner]) !== calls.self) records.put(HOMES, [owner], calls.self)
+  }
+  const moved = async (owner: string): Promise<void> => {
+    if (!await waker.has(owner) || !here(owner)) return
+    // What is stored of an account that is here is in memory: nothing comes between.
+    const before = records.get(HOMES, [owner]) as Value | undefined
+    if (before === calls.self) return
+    records.put(HOMES, [owner], calls.self)
+    // From a node that is there it came in peace: its clients are asleep, and were not cut off.
+    if (!calls.staying.includes(before as string)) await waker.wakeAccount(owner)
+  }
+  const look = async (): Promise<void> => {
+    isToLookAgain = true
+    if (isLooking) return
+    isLooking = true
+    try {
+      while (isToLookAgain && here(host)) {
+        isToLookAgain = false
+        await wakeAll()
+      }
+    } finally {
+      isLooking = false
+    }
+  }
+  const wakeAll = async (): Promise<void> => {
+    for (let after: readonly string[] | undefined; ;) {
+      const page = await records.range(TABLE, [host], { limit: WOKEN_AT_ONCE, ...(after === undefined ? {} : { after }) })
+      const owners = new Set(page.map(({ key }) => key[1] as string))
+      await Promise.all(Array.from(owners, (owner) => calls.ask(owner, WAKE).catch((error: unknown) => { log.warn({ what: 'not_woken', owner, error }) })))
+      after = page.at(-1)?.key
+      if (page.length < WOKEN_AT_ONCE) return
+      await new Promise((resolve) => { setTimeout(resolve, 1000).unref() })
+    }
+  }
+
+  calls.serve(WAKE, async (owner) => {
+    await moved(owner)
+    return null
+  })
+  hooks.came((unit) => {
+    if (unit === host) look().catch(failed)
+    else if (unit.endsWith(`@${host}`)) moved(unit).catch(failed)
+  })
+  hooks.nodesLost(() => { if (here(host)) look().catch(failed) })
+  hooks.started(() => { if (here(host)) look().catch(failed) })
+  hooks.accountRemoved((owner) => { records.delete(HOMES, [owner]) })
+}
 
 /** The request that announces a message, or with `undefined` that the client should come. */
 function publication(registration: Registration, stanza: Stanza | undefined, options: PushOptions): Element {

@@ -6,7 +6,7 @@
 import { decodePart, encodePart, isShortened, KEY_END } from '../../storage/ordered.ts'
 import { type Embedded } from '../../storage/embedded/embedded.ts'
 import { type Key, type StoredStream } from '../../storage/shapes.ts'
-import { HOSTED, HOSTED_TABLE, hostedKey, LISTED, SPREAD } from '../records.ts'
+import { HOSTED, HOSTED_TABLE, hostedKey, LISTED, listedKey, SPREAD } from '../records.ts'
 import { SPREAD_TABLE, unitOfSpread } from '../spread.ts'
 import { UnitStreams } from '../streams.ts'
 
@@ -45,7 +45,7 @@ export async function forSeveral(storage: Embedded): Promise<void> {
     })
   }
   for (const [table, listed] of LISTED) {
-    await each(storage, table, (key) => { records.put(SPREAD_TABLE, [unitOfSpread(table, key), table, ...key], listed(records.get(table, key) as never)) })
+    await each(storage, table, (key) => { records.put(SPREAD_TABLE, [unitOfSpread(table, listedKey(key)), table, ...listedKey(key)], listed(records.get(table, key) as never)) })
   }
   rows.put(SEVERAL, Buffer.from('whole'))
   await storage.committed()
