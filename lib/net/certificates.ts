@@ -35,6 +35,8 @@ export interface TlsChoices {
   readonly caFile?: string | undefined
   /** Whether clients get tickets by which they resume their session. */
   readonly tickets?: boolean | undefined
+  /** Whether the peer is asked for a certificate although no authorities are named; Node's own stand behind it then. */
+  readonly asks?: boolean | undefined
 }
 
 export interface SecureContexts {
@@ -290,8 +292,8 @@ export function contextOptions(choices: TlsChoices): SecureContextOptions {
 }
 
 /** Whether a client is asked for a certificate; what it is worth is for others to say. */
-function certificateRequest({ caFile }: TlsChoices): Pick<TLSSocketOptions, 'requestCert' | 'rejectUnauthorized'> {
-  return caFile === undefined ? {} : { requestCert: true, rejectUnauthorized: false }
+function certificateRequest({ caFile, asks }: TlsChoices): Pick<TLSSocketOptions, 'requestCert' | 'rejectUnauthorized'> {
+  return caFile === undefined && asks !== true ? {} : { requestCert: true, rejectUnauthorized: false }
 }
 
 /** The certificates of a PEM file, each in PEM. Throws when it cannot be read or holds none. */

@@ -566,7 +566,7 @@ listen:
     it('reports listeners that are not here, doubled ports, and options of other versions', () => {
       const { config, problems } = load(`hosts: [a.example]
 listen:
-  - {port: 5269, module: ejabberd_s2s_in}
+  - {port: 5269, module: ejabberd_sip}
   - {port: 5222, module: ejabberd_c2s, resend_on_timeout: true}
   - {port: 5222, ip: 127.0.0.1, module: ejabberd_c2s}
   - {port: 1, module: ejabberd_c2}
@@ -577,7 +577,7 @@ listen:
       expect(config.listen.map(({ port }) => port)).to.deep.equal([5222, 3, 4])
       expect(config.listen[2]?.maxStanzaBytes).to.equal(262_144)
       for (const expected of [
-        /^main\.yml:3: warning: listen\.module: "ejabberd_s2s_in".*5269 is not opened/m,
+        /^main\.yml:3: warning: listen\.module: "ejabberd_sip".*5269 is not opened/m,
         /^main\.yml:4: warning: listen\.resend_on_timeout/m,
         /^main\.yml:5: error: listen\.port: .*main\.yml:4/m,
         /^main\.yml:6: error: listen\.module: .*Did you mean "ejabberd_c2s"/m,

@@ -25,12 +25,13 @@ import { entryOf, show, textOf, toNode, toValue, type ConfigNode, type MapEntry,
 import { accessRule, anything, bool, duration, either, int, list, matching, map, oneOf, OptionError, parseOptions, record, size, text, type OptionSpec, type OptionTable, type OptionType } from './options.ts'
 import { didYouMean, type Problem } from './problems.ts'
 import { checkLdapFiles, ldapSettings, ldapTable, type LdapNames, type LdapSettings } from '../ldap/settings.ts'
+import { S2S_GLOBAL, s2sOf, s2sTable, s2sTlsOf, type S2sConfig, type S2sNames } from './s2s.ts'
 import { readTls, tlsTable, type TlsNames } from './tls.ts'
 import { joinValues, readConfigTree, withHost } from './yaml.ts'
 export { formatProblem, type Problem } from './problems.ts'
 
 /** The listeners this server has; others are reported and not opened. */
-export type ListenModule = 'ejabberd_c2s' | 'ejabberd_http' | 'ejabberd_service'
+export type ListenModule = 'ejabberd_c2s' | 'ejabberd_http' | 'ejabberd_service' | 'ejabberd_s2s_in'
 
 export interface ListenConfig {
   /** A TCP port; 0 picks a free one. */
@@ -189,6 +190,7 @@ export interface HostConfig {
   /** Of these the ones offered in SASL as of RFC 6120, where the account is not known beforehand. */
   readonly passwordHashesInSasl1: readonly ScramHash[]
   readonly registrationTimeoutMs: number
+  readonly s2s: S2sConfig
   readonly resourceConflict: 'setresource' | 'closeold' | 'closenew' | 'acceptnew'
   readonly tidings: TidingsOptions
   /** Any other top-level option of ejabberd as written for this host, as plain data. */
@@ -224,6 +226,12 @@ export interface Config {
   /** Networks of proxies whose X-Forwarded-For is believed. */
   readonly trustedProxies: readonly string[]
   readonly webSocket: WebSocketOptions
+  /** Whether anything is exchanged with other servers: there is a listener for them. */
+  readonly federated: boolean
+  /** TLS with other servers. */
+  readonly s2sTls: TlsChoices
+  /** The longest wait before a server that could not be reached is tried again. */
+  readonly s2sRetryMs: number
   readonly tidings: TidingsOptions
   readonly limits: Limits
 }
@@ -254,10 +262,11 @@ interface GlobalOptions extends RedisNames {
   auth_cache_life_time: number
   auth_cache_missed: boolean
   auth_cache_size: number
+  s2s_max_retry_delay: number
   domain_balancing: ReadonlyMap<string, { readonly type: BalancingType; readonly component_number: number }>
 }
 
-interface HostOptions extends TlsNames, LdapNames {
+interface HostOptions extends TlsNames, LdapNames, S2sNames {
   language: string
   auth_method: readonly string[]
   anonymous_protocol: 'sasl_anon' | 'login_anon' | 'both'
@@ -314,6 +323,7 @@ export const globalTable: OptionTable<GlobalOptions> = {
   auth_cache_life_time: { type: duration(), default: 3_600_000, help: 'How long is remembered whether an account of an LDAP directory exists.' },
   auth_cache_missed: { type: bool(), default: true, help: 'Whether is remembered too that one does not.' },
   auth_cache_size: { type: int({ min: 1, infinity: true }), default: 0, help: 'Accounts of which that is remembered; tidings.limits.account_cache unless set.' },
+  s2s_max_retry_delay: { type: duration({ timer: true }), default: 300_000, help: 'The longest wait before a server that could not be reached is tried again.' },
   websocket_origin: { type: either(oneOf('ignore'), list(text())), default: [], help: 'Origins such as https://chat.example.org whose pages may connect by WebSocket; all unless set.' },
   websocket_ping_interval: { type: duration({ min: 0, timer: true }), default: 60_000, help: 'Time between pings of WebSocket; two without an answer end the connection, not its session. 0 for none.' },
   websocket_timeout: { type: duration({ min: 0, timer: true }), default: 300_000, help: 'Silence after which a WebSocket is closed. 0 for any.' },
@@ -341,6 +351,7 @@ export const hostTable: OptionTable<HostOptions> = {
   resource_conflict: { type: oneOf('setresource', 'closeold', 'closenew', 'acceptnew'), default: 'acceptnew', help: 'What happens when a resource is already bound.' },
   max_fsm_queue: { type: int({ min: 1 }), default: 0, help: 'Stanzas waiting to be written to one connection, counted as 1 KiB each; beyond them it is closed.' },
   ...sharedTls,
+  ...s2sTable,
 }
 
 interface TidingsNames { data: string; processes: string; metrics: unknown; archive_retention: number; upload: unknown; s3: unknown; kafka: unknown; hbase: unknown; cassandra: unknown; cluster: unknown; auth: unknown; self_signed: boolean; reports: unknown; service_status: unknown; limits: unknown }
@@ -439,7 +450,7 @@ const INSTEAD: readonly (readonly [RegExp, string])[] = [
   [/^(sql_|default_db$|default_ram_db$|update_sql_schema|pgsql_|odbc_)/, 'has no effect: accounts, rosters and messages are kept in this server\'s own store, and no SQL database is read or written.'],
   [/^(extauth_|pam_|ext_api_|auth_external|auth_opts)/, 'has no effect: accounts are checked against this server\'s own store alone.'],
   [/^allow_multiple_connections$/, 'has no effect: an anonymous account is that of one session.'],
-  [/^(s2s_|outgoing_s2s_|max_s2s|route_subdomains)/, 'has no effect: this server does not talk to other servers.'],
+  [/^(max_s2s_connections|s2s_default_policy|route_subdomains)/, 'has no effect: there is one connection to each server, to which s2s_access has rules.'],
   [/^(oauth_|api_permissions$|commands|ejabberdctl_|access_commands)/, 'has no effect: there is no HTTP API and no OAuth.'],
   [/^captcha_/, 'has no effect: the picture of a captcha is sent with its form, over XMPP.'],
   [/^(cluster_|router_|sm_db|sm_cache|sm_use|net_ticktime|rpc_timeout)/, 'has no effect: this server runs as one process and keeps its state itself.'],
@@ -499,7 +510,7 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
     const hostNode: MapNode = { kind: 'map', entries: [...entries, ...appended], file: root.file, line: root.line }
     const values = hostNode.entries.length === 0 ? globalHost : { ...globalHost, ...readTable(hostTable, hostNode.entries, `host_config.${name}`, problems, true) }
     for (const { key, file: at, line } of hostNode.entries) {
-      if (key === 'max_fsm_queue' || Object.hasOwn(sharedTls, key)) report({ file: at, line }, `host_config.${name}.${key}`, 'warning', 'has no effect on one host: set it at the top level or on a listener.')
+      if (key === 'max_fsm_queue' || Object.hasOwn(sharedTls, key) || S2S_GLOBAL.has(key)) report({ file: at, line }, `host_config.${name}.${key}`, 'warning', 'has no effect on one host: set it at the top level or on a listener.')
     }
     if (hostNode.entries.length > 0) checkAuth(values, hostNode, `host_config.${name}.`, problems)
     const hostModules = entryOf({ ...hostNode, entries: [...entries] }, 'modules')?.value
@@ -529,6 +540,7 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
       disabledInSasl1: values.auth_password_types_hidden_in_sasl1.includes('plain') ? ['PLAIN'] : [],
       disabledMechanisms: values.disable_sasl_mechanisms.map((mechanism) => mechanism.toUpperCase()),
       registrationTimeoutMs: globals.registration_timeout,
+      s2s: s2sOf(values),
       resourceConflict: values.resource_conflict,
       tidings: tidings.options,
       get(option) {
@@ -547,7 +559,10 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
     ...(entryOf(root, 'negotiation_timeout') && !limitsSet.has('preAuthTimeoutMs') ? { preAuthTimeoutMs: globals.negotiation_timeout } : {}),
   }
   const c2sTls = readTls(globalHost, 'c2s_', folder, root, problems)
-  const { listen, certfiles: listenerCertfiles } = readListeners(entryOf(root, 'listen'), { limits: allLimits, c2sTls, folder, check: globalAccess.check, problems })
+  const s2sTls = s2sTlsOf(globalHost, folder, root, problems)
+  const { listen, certfiles: listenerCertfiles } = readListeners(entryOf(root, 'listen'), { limits: allLimits, c2sTls, s2sTls, folder, check: globalAccess.check, problems })
+  const federated = listen.some(({ module }) => module === 'ejabberd_s2s_in')
+  if (!federated) reportUnfederated(root, problems)
   const { metrics } = tidings.options
   const taken = metrics && metrics.port !== 0 ? listen.find((listener) => listener.unixPath === undefined && listener.port === metrics.port) : undefined
   if (taken) report(entryOf(root, 'tidings') ?? root, 'tidings.metrics.port', 'error', `"${taken.port}" is already opened by the listener at ${taken.file}:${taken.line}.`)
@@ -570,6 +585,7 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
       origins: globals.websocket_origin === 'ignore' ? [] : globals.websocket_origin.map((origin) => origin.replace(/\/$/, '').toLowerCase()),
       pingIntervalMs: globals.websocket_ping_interval, timeoutMs: globals.websocket_timeout,
     },
+    federated, s2sTls, s2sRetryMs: globals.s2s_max_retry_delay,
     tidings: tidings.options,
     limits: { ...allLimits, outboundBytes: Math.max(allLimits.outboundBytes, ...listen.map((listener) => listener.outboundBytes)) },
     host(name) {
@@ -580,6 +596,15 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
   }
   ruleChecks.set(config, checks)
   return { config, problems: inOrder(withoutRepeats(problems)) }
+}
+
+/** Options of federation where there is none. */
+function reportUnfederated(root: MapNode, problems: Problem[]): void {
+  for (const { key, value, file, line } of root.entries) {
+    if (!Object.hasOwn(s2sTable, key) && key !== 's2s_max_retry_delay') continue
+    if (SAME[key]?.includes(textOf(value) ?? '') === true) continue
+    problems.push({ file, line, option: key, level: 'warning', text: 'has no effect: this server does not talk to other servers without a listener of ejabberd_s2s_in.' })
+  }
 }
 
 /** History's module with `tidings.archive_retention` as its `expire`, unless it sets that itself. */

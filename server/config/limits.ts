@@ -48,6 +48,14 @@ export interface Limits {
   readonly addressLoginFailures: number
   readonly addressLoginFailureEveryMs: number
   readonly loginsRemembered: number
+  // Other servers
+  readonly remoteServers: number
+  readonly remoteQueueStanzas: number
+  readonly remoteQueueBytes: number
+  readonly remotePatienceMs: number
+  readonly remoteAnswerMs: number
+  readonly remotePairs: number
+  readonly remoteResumeMs: number
   // HTTP
   readonly ldapConnections: number
   readonly ldapWaiting: number
@@ -125,6 +133,14 @@ export const limitTable: OptionTable<Limits> = {
   addressLoginFailures: { type: count, default: 1_000, help: 'Failed logins from one network at once, to all accounts that were not used from it.' },
   addressLoginFailureEveryMs: { type: time, default: 1_000, help: 'How long until it may be one more.' },
   loginsRemembered: { type: count, default: 50_000, help: 'Accounts and networks whose failed logins, and networks whose use of an account, are remembered.' },
+
+  remoteServers: { type: count, default: 10_000, help: 'Other servers that are connected, are being connected to, or could not be reached lately.' },
+  remoteQueueStanzas: { type: count, default: 10_000, help: 'Stanzas that wait for one other server, or that it has not acknowledged.' },
+  remoteQueueBytes: { type: bytes, default: 16_777_216, help: 'Bytes of these.' },
+  remotePatienceMs: { type: time, default: 600_000, help: 'How long messages wait for a server that was connected before; those for one that cannot be reached otherwise come back at once.' },
+  remoteAnswerMs: { type: time, default: 30_000, help: 'How long another server may take for a step of the negotiation of a stream, or for the verification of a dialback key.' },
+  remotePairs: { type: count, default: 200, help: 'Pairs of domains on one stream with another server.' },
+  remoteResumeMs: { type: time, default: 300_000, help: 'How long the stream of another server waits to be resumed (XEP-0198).' },
 
   ldapConnections: { type: count, default: 8, help: 'Open connections of one host or module to LDAP directories for searches, and as many for logins.' },
   ldapWaiting: { type: count, default: 10_000, help: 'Requests that wait for one of these connections.' },

@@ -90,7 +90,7 @@ const unixSocketTable: OptionTable<SocketRights> = {
 const common: OptionTable<Common> = {
   port: { type: port, default: 0, help: 'TCP port, or unix:/path.' },
   ip: { type: ip, default: '0.0.0.0', help: 'Address to listen on; "::" is IPv6 and IPv4.' },
-  module: { type: text(), default: '', help: 'ejabberd_c2s, ejabberd_http or ejabberd_service.' },
+  module: { type: text(), default: '', help: 'ejabberd_c2s, ejabberd_s2s_in, ejabberd_http or ejabberd_service.' },
   transport: { type: oneOf('tcp'), default: 'tcp', help: 'tcp.' },
   accept_interval: { type: int(), default: 0, help: 'Unused.', ignored: 'has no effect: connections are accepted as they come, up to tidings.limits.connections.' },
   send_timeout: { type: anyValue, default: undefined, help: 'Unused.', ignored: 'has no effect: a slow reader is closed when tidings.limits.outbound_bytes is reached.' },
@@ -158,7 +158,19 @@ const componentTable: OptionTable<Common & Pick<Listener, keyof typeof tlsTableO
   max_fsm_queue: clientTable.max_fsm_queue,
 }
 
-const tables = { ejabberd_c2s: clientTable, ejabberd_http: httpTable, ejabberd_service: componentTable }
+const serverTable: OptionTable<Common & Pick<Listener, keyof typeof tlsTableOfListener | 'shaper' | 'max_stanza_size' | 'max_stanza_elements' | 'pre_auth_max_stanza_size' | 'pre_auth_max_stanza_elements' | 'max_fsm_queue'>> = {
+  ...common,
+  ...tlsTableOfListener,
+  cafile: { ...tlsTableOfListener.cafile, help: 'File of the authorities whose certificates of other servers are believed.' },
+  shaper: { type: shaperRule(), default: 'none', help: 'How fast another server may send.' },
+  max_stanza_size: { ...clientTable.max_stanza_size, help: 'Bytes of one stanza of a server that is known.' },
+  max_stanza_elements: { ...clientTable.max_stanza_elements, help: 'Elements of one stanza of a server that is known.' },
+  pre_auth_max_stanza_size: { ...clientTable.pre_auth_max_stanza_size, help: 'Bytes of one element before that.' },
+  pre_auth_max_stanza_elements: { ...clientTable.pre_auth_max_stanza_elements, help: 'Elements of one stanza before that.' },
+  max_fsm_queue: clientTable.max_fsm_queue,
+}
+
+const tables = { ejabberd_c2s: clientTable, ejabberd_s2s_in: serverTable, ejabberd_http: httpTable, ejabberd_service: componentTable }
 
 /** What the listener tables are, for the manual. */
 export const listenTables: typeof tables = tables
@@ -174,6 +186,8 @@ export interface ListenContext {
   readonly limits: Limits
   /** The `c2s_…` options of the top level. */
   readonly c2sTls: TlsChoices
+  /** The `s2s_…` options. */
+  readonly s2sTls: TlsChoices
   readonly folder: string
   readonly check: ReturnType<typeof createAccess>['check']
   readonly problems: Problem[]
@@ -200,13 +214,17 @@ export function readListeners(entry: MapEntry | undefined, context: ListenContex
   return { listen, certfiles }
 }
 
+function isModule(name: string): name is ListenModule {
+  return Object.hasOwn(tables, name)
+}
+
 function readListener(node: MapNode, context: ListenContext, certfiles: { path: string; at: { file: string; line: number } }[]): ListenConfig | undefined {
   const { problems, limits } = context
   const moduleEntry = entryOf(node, 'module')
   const module = moduleEntry && textOf(moduleEntry.value)
   const report = (at: { file: string; line: number }, option: string, level: Problem['level'], text: string): void => { problems.push({ file: at.file, line: at.line, option, level, text }) }
   if (module === undefined) { report(moduleEntry ?? node, 'listen.module', 'error', `is missing; expected ${MODULES}.`); return undefined }
-  if (module !== 'ejabberd_c2s' && module !== 'ejabberd_http' && module !== 'ejabberd_service') {
+  if (!isModule(module)) {
     if (listenerNames.has(module) || moduleNames.has(module)) report(moduleEntry ?? node, 'listen.module', 'warning', `"${module}" is a listener of ejabberd's that this server does not have; the port ${textOf(entryOf(node, 'port')?.value ?? toNode('')) ?? ''} is not opened.`)
     else report(moduleEntry ?? node, 'listen.module', 'error', `"${module}" is not allowed here; expected ${MODULES}.${didYouMean(module, listenerNames.keys())}`)
     return undefined
@@ -256,14 +274,14 @@ function readListener(node: MapNode, context: ListenContext, certfiles: { path: 
   const tlsRead = readTls({
     c2s_ciphers: options.ciphers ?? '', c2s_dhfile: options.dhfile ?? '', c2s_cafile: options.cafile ?? '',
     c2s_protocol_options: options.protocol_options ?? [], c2s_tls_compression: options.tls_compression ?? false,
-  }, '', context.folder, current, problems, module === 'ejabberd_c2s' ? context.c2sTls : undefined)
+  }, '', context.folder, current, problems, module === 'ejabberd_c2s' ? context.c2sTls : module === 'ejabberd_s2s_in' ? context.s2sTls : undefined)
   const verify = entryOf(current, 'tls_verify')
   if (verify && options.tls_verify && tlsRead.caFile === undefined) report(verify, 'listen.tls_verify', 'warning', 'has no effect without cafile or c2s_cafile, which say whose certificates are believed.')
   const cafile = entryOf(current, 'cafile')
-  if (cafile && module !== 'ejabberd_c2s') report(cafile, 'listen.cafile', 'warning', 'has no effect: certificates are asked of clients of ejabberd_c2s alone.')
+  if (cafile && module !== 'ejabberd_c2s' && module !== 'ejabberd_s2s_in') report(cafile, 'listen.cafile', 'warning', 'has no effect: certificates are asked of clients of ejabberd_c2s and of other servers alone.')
   const component = module === 'ejabberd_service' ? readComponents(current, options as Listener, report) : undefined
   const asksNobody = module !== 'ejabberd_c2s' || (verify !== undefined && options.tls_verify === false)
-  const tlsOptions = asksNobody ? { ...tlsRead, caFile: undefined } : tlsRead
+  const tlsOptions = module === 'ejabberd_s2s_in' ? { ...tlsRead, asks: true, tickets: false } : asksNobody ? { ...tlsRead, caFile: undefined } : tlsRead
   return {
     port: typeof options.port === 'number' ? options.port : 0,
     unixPath,
