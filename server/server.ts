@@ -1,5 +1,5 @@
 /** Builds the whole server from a configuration, top to bottom. */
-import { randomUUID } from 'node:crypto'
+import { createHmac, randomBytes, randomUUID } from 'node:crypto'
 import { Jid } from '../lib/jid.ts'
 import { networkOf } from '../lib/net/addresses.ts'
 import { createSecureContexts, type SecureContexts } from '../lib/net/certificates.ts'
@@ -51,6 +51,10 @@ import { Gate } from './sessions/gate.ts'
 import { createPresence } from './sessions/presence.ts'
 import { everySession, type EverySession } from './sessions/everywhere.ts'
 import { createRosters } from './sessions/rosters.ts'
+import { checkCertificate, createTrust, type Trust } from './s2s/certificate.ts'
+import { connectTo } from './s2s/connect.ts'
+import { createDns } from './s2s/resolve.ts'
+import { S2s, type ServerListener } from './s2s/s2s.ts'
 import type { Session } from './sessions/session.ts'
 import { SessionRegistry } from './sessions/sessions.ts'
 import { openEmbedded } from './storage/embedded/embedded.ts'
@@ -73,6 +77,8 @@ export interface ServerOptions {
   /** What this server does of all that the servers of a cluster do; everything unless set. */
   readonly roles?: readonly string[]
   readonly now?: () => number
+  /** Addresses of name servers that are asked where other servers are; the system's unless given. */
+  readonly nameServers?: readonly string[]
   /** How the process ends, or begins anew; without it, nobody who is connected can have it do so. */
   readonly ending?: {
     stop(): void
@@ -99,6 +105,8 @@ export interface Server extends AsyncDisposable {
   readonly everySession: EverySession
   /** What accounts have, wherever they are at home. */
   readonly accountData: AnyAccountData
+  /** Streams with other servers. */
+  readonly federation: S2s
   readonly storage: Storage
   readonly hosts: ReadonlyMap<string, Host>
   readonly certificates: SecureContexts | undefined
@@ -268,6 +276,24 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     access: () => config.access,
     balancing: (domain) => config.domainBalancing.get(domain),
   })
+  let trust: { readonly file: string | undefined; readonly authorities: Trust } | undefined
+  const s2s = new S2s({
+    hosts, services, router, pending, storage, limits, log, metrics, now,
+    secret: cluster === undefined ? randomBytes(32) : createHmac('sha256', cluster.secret).update('server dialback').digest(),
+    config: () => config,
+    certificates: () => certificates,
+    connect: (domain, { name, s2s: { outgoing } }) => connectTo(domain, {
+      dns: createDns({ servers: options.nameServers, timeoutMs: outgoing.dnsTimeoutMs, retries: outgoing.dnsRetries }),
+      families: outgoing.families, port: outgoing.port, timeoutMs: outgoing.timeoutMs, ipv4Address: outgoing.ipv4Address, ipv6Address: outgoing.ipv6Address,
+      tls: certificates && { secureContext: certificates.optionsFor(config.s2sTls, name).secureContext, rejectUnauthorized: false },
+    }),
+    certified(socket, domain) {
+      const { caFile } = config.s2sTls
+      if (trust === undefined || trust.file !== caFile) trust = { file: caFile, authorities: createTrust(caFile) }
+      return checkCertificate(socket, domain, trust.authorities, now)
+    },
+  })
+  if (config.federated) router.federation = s2s
   const webSockets = serveWebSocket({ http, streams: c2s, limits, log, options: () => config.webSocket })
 
   const routePresence = (stanza: Stanza, session?: Session): void => {
@@ -498,12 +524,12 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   async function loadCertificates({ hosts: names, certfiles, tidings, listen }: Config): Promise<void> {
     const wanted = { hosts: names, certfiles, selfSigned: tidings.selfSigned }
     if (certificates !== undefined) await certificates.reload(wanted)
-    else if (listen.some(({ tls, starttls }) => tls || starttls)) certificates = await createSecureContexts({ ...wanted, dataDir: options.dataDir })
+    else if (listen.some(({ tls, starttls, module }) => tls || starttls || module === 'ejabberd_s2s_in')) certificates = await createSecureContexts({ ...wanted, dataDir: options.dataDir })
     for (const problem of certificates?.problems ?? []) log.warn({ what: 'certificate_problem', problem })
   }
 
   /** By where they listen. */
-  const listeners = new Map<string, { listen: ListenConfig; readonly listener: ClientListener | HttpListener | ComponentListener }>()
+  const listeners = new Map<string, { listen: ListenConfig; readonly listener: ClientListener | HttpListener | ComponentListener | ServerListener }>()
   let health: HttpListener | undefined
 
   /** Opens, changes and closes listeners until they are those of the configuration. Rejects when one cannot be opened; the others are. */
@@ -534,18 +560,19 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     if (failures.length > 0) throw new Error(failures.join('\n'))
   }
 
-  function open(listen: ListenConfig): Promise<ClientListener | HttpListener | ComponentListener> {
+  function open(listen: ListenConfig): Promise<ClientListener | HttpListener | ComponentListener | ServerListener> {
     switch (listen.module) {
       case 'ejabberd_c2s': return c2s.listen(listen)
       case 'ejabberd_http': return http.listen(listen)
       case 'ejabberd_service': return components.listen(listen)
+      case 'ejabberd_s2s_in': return s2s.listen(listen)
     }
   }
 
   function warnOf(listen: ListenConfig, port: number): void {
     if (listen.starttls && !listen.starttlsRequired) log.warn({ what: 'starttls_optional', port, text: 'Clients may log in and register without encryption here; set starttls_required: true to forbid it.' })
     const ownMachine = listen.module === 'ejabberd_service' && (listen.unixPath !== undefined || listen.ip === '::1' || listen.ip.startsWith('127.'))
-    if (!listen.starttls && !listen.tls && !ownMachine) log.warn({ what: 'listener_unencrypted', port, text: 'This listener offers no encryption.' })
+    if (!listen.starttls && !listen.tls && !ownMachine && listen.module !== 'ejabberd_s2s_in') log.warn({ what: 'listener_unencrypted', port, text: 'This listener offers no encryption.' })
   }
 
   let closed: Promise<void> | undefined
@@ -639,6 +666,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   async function reload(next: Config): Promise<readonly string[]> {
     await loadCertificates(next)
     config = next
+    router.federation = next.federated ? s2s : undefined
     log.level = next.loglevel
     http.trust(next.trustedProxies)
     setUploadDefaults(storage, next.tidings.upload)
@@ -652,12 +680,13 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     for (const name of next.hosts) hosts.set(name, buildHost(name))
     for (const host of hosts.values()) host.hooks.runStarted()
     await setListeners()
+    s2s.update()
     log.info({ what: 'configuration_reloaded', hosts: next.hosts.length })
     return waitingForRestart(options.config, next)
   }
 
   const server: Server = {
-    accounts: allAccounts, sessions, everySession: sessionsOfAll, accountData, storage, hosts, metrics, log,
+    accounts: allAccounts, sessions, everySession: sessionsOfAll, accountData, federation: s2s, storage, hosts, metrics, log,
     dataDir: options.dataDir,
     get certificates() { return certificates },
     get ports() {
@@ -690,6 +719,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
         await front?.close()
         await c2s[Symbol.asyncDispose]()
         await components[Symbol.asyncDispose]()
+        await s2s[Symbol.asyncDispose]()
         await Promise.all(ending)
         // Until others have it, what comes for it is handled here as ever.
         await place?.leave()
@@ -727,10 +757,12 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     await finishRemovals()
     await c2s.restore()
     await components.restore()
+    if (place === undefined) await s2s.restore()
     for (const host of hosts.values()) host.hooks.runStarted()
     await loadCertificates(config)
     if (cluster !== undefined) failedLogins.learn().catch((error: unknown) => { log.warn({ what: 'failed_logins_not_learnt', error }) })
     await setListeners()
+    s2s.begin()
     front?.serve(c2s)
     if (config.tidings.metrics !== undefined) {
       health = await listenHealth({ ...config.tidings.metrics, log, metrics, health: () => server.status() })

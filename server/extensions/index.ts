@@ -20,6 +20,7 @@ import { entityTime } from './entity-time.ts'
 import type { Extension } from './extension.ts'
 import { externalServices } from './external-services.ts'
 import { fast } from './fast.ts'
+import { bidirectionalStreams, serverDialback } from './federation.ts'
 import { flexibleOffline } from './flexible-offline.ts'
 import { hints } from './hints.ts'
 import { hostMeta } from './host-meta.ts'
@@ -53,7 +54,7 @@ export const extensions = [
   blocking, hints, stanzaIds, delayedDelivery,
   // Then what stores and copies it.
   archive, carbons, offline,
-  streamManagement, streamLimits, clientState,
+  streamManagement, streamLimits, clientState, serverDialback, bidirectionalStreams,
   push, pushKeepalive,
   abuseReports, externalServices, serviceStatus, socks5Proxy, multicast,
   disco, caps, contactAddresses, adhoc, dataExport, serviceAdministration, announcements,

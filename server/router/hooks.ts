@@ -28,7 +28,7 @@ export interface Delivery {
   readonly fromLocal: boolean
   readonly toLocal: boolean
   /** Its sender was told, by another node, that it is safe. */
-  readonly promised?: boolean
+  promised?: boolean
   /** Set by `stampOutgoing` or `stampIncoming` (XEP-0334, XEP-0280 `<private/>`): not archived / not copied / not kept offline. */
   noArchive: boolean
   noCopy: boolean

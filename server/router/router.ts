@@ -26,6 +26,12 @@ export type Service = (stanza: Stanza, session: Session | undefined) => void | P
 /** What of a service has a home (cluster/shapes.ts): each address at it, the service as a whole, or nothing, so that each node answers for it. */
 export type ServiceUnit = 'address' | 'domain' | undefined
 
+/** The way to other servers. */
+export interface Federation {
+  /** Takes a stanza for a domain that is not ours; throws a StanzaError when it cannot. `kept`: its sender takes it for safe. */
+  send(stanza: Stanza, from: Jid, to: Jid, kept: boolean): void
+}
+
 export interface RouterParts {
   readonly hosts: ReadonlyMap<string, Host>
   readonly services: ReadonlyMap<string, Service>
@@ -44,6 +50,7 @@ export interface RouterParts {
 
 const CARBONS_NS = 'urn:xmpp:carbons:2'
 const MESSAGE_TYPES = new Set(['normal', 'chat', 'groupchat', 'headline', 'error'])
+const SUBSCRIPTIONS: ReadonlySet<string> = new Set(['subscribe', 'subscribed', 'unsubscribe', 'unsubscribed'])
 const IQ_TYPES = new Set(['get', 'set', 'result', 'error'])
 
 export class Router {
@@ -51,6 +58,8 @@ export class Router {
   pending!: PendingIqs
   /** Where accounts and rooms live, when there are several nodes. */
   homes: Homes | undefined
+  /** Undefined when nothing is exchanged with other servers. */
+  federation: Federation | undefined
 
   constructor(parts: RouterParts) {
     this.#parts = parts
@@ -60,7 +69,7 @@ export class Router {
    * Routes a stanza whose `from` is set. Without `to` it is for the sender's own account (RFC 6120 §10.3). The result is a
    * promise only for what a handler or service takes time for, and for the first stanza to an account that is kept elsewhere.
    */
-  route(stanza: Stanza, session?: Session, durable = false): void | Promise<void> {
+  route(stanza: Stanza, session?: Session, durable = false, promised = false): void | Promise<void> {
     try {
       const from = session !== undefined && stanza.from === session.jid.toString() ? session.jid : Jid.parse(stanza.from ?? '')
       let to: Jid
@@ -78,19 +87,24 @@ export class Router {
       }
       const looking = this.#parts.lookUp?.(to, from)
       if (looking !== undefined) {
-        return looking.then(() => this.#routeTo(stanza, from, to, session, durable)).catch((error: unknown) => this.bounce(stanza, error, session))
+        return looking.then(() => this.#routeTo(stanza, from, to, session, durable, promised)).catch((error: unknown) => this.bounce(stanza, error, session))
       }
-      return this.#routeTo(stanza, from, to, session, durable)
+      return this.#routeTo(stanza, from, to, session, durable, promised)
     } catch (error) {
       this.bounce(stanza, error, session)
     }
   }
 
-  #routeTo(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined, durable: boolean): void | Promise<void> {
+  /** A stanza of another server, which takes it for safe once it is acknowledged; its addresses have been checked. */
+  fromPeer(stanza: Stanza): void | Promise<void> {
+    return this.route(stanza, undefined, false, true)
+  }
+
+  #routeTo(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined, durable: boolean, promised: boolean): void | Promise<void> {
     try {
       switch (stanza.name) {
         case 'message':
-          return this.#inTime(this.#message(stanza, from, to, session, durable), stanza, session)
+          return this.#inTime(this.#message(stanza, from, to, session, durable, undefined, undefined, promised), stanza, session)
         case 'presence':
           return this.#presence(stanza, from, to, session)
         case 'iq':
@@ -278,11 +292,23 @@ export class Router {
     if (unit !== undefined) return this.homes?.send({ kind: 'reply', unit, stanza: reply.bytes(), durable: reply.name === 'message' })
     const service = this.#parts.services.get(to.domain)
     if (service !== undefined) return void this.#inTime(service(reply, undefined), reply)
+    if (!this.#parts.hosts.has(to.domain)) return this.#answerElsewhere(reply, to)
     if (to.resource === '') {
       if (reply.name === 'iq') this.#answered(reply)
       return
     }
     this.#parts.sessions.get(to.toString())?.send(reply)
+  }
+
+  /** An error for somebody at another server; it is lost when it cannot go there. */
+  #answerElsewhere(reply: Stanza, to: Jid): void {
+    const from = Jid.tryParse(reply.from ?? '')
+    if (this.federation === undefined || from === undefined) return
+    try {
+      this.federation.send(reply, from, to, false)
+    } catch (error) {
+      if (!(error instanceof StanzaError)) throw error
+    }
   }
 
   /** What answers an IQ of the server's own: the node that asked is in the id. */
@@ -292,13 +318,14 @@ export class Router {
     if (asker !== undefined && asker !== this.homes.inc) this.homes.sendTo(asker, { kind: 'reply', stanza: answer.bytes() })
   }
 
-  #message(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined, durable: boolean, others?: readonly Jid[], arrived?: Frame): void | Promise<void> {
+  #message(stanza: Stanza, from: Jid, to: Jid, session: Session | undefined, durable: boolean, others?: readonly Jid[], arrived?: Frame, promised = false): void | Promise<void> {
     const type = stanza.type
     // RFC 6121 §5.2.2: an unknown type is a normal message.
     if (type !== undefined && !MESSAGE_TYPES.has(type)) stanza = stanza.withAttrs({ type: undefined })
     if (stanza.to === undefined) stanza = stanza.withAttrs({ to: to.toString() })
     const delivery = this.#delivery(stanza, from, to, session, arrived)
     delivery.durable = durable
+    if (promised) delivery.promised = true
     const { hosts } = this.#parts
     const fromHost = delivery.fromLocal ? hosts.get(from.domain) : undefined
     // What has arrived is safe where it comes from until this has been stored.
@@ -317,7 +344,13 @@ export class Router {
       return service(delivery.stanza, session)
     }
     const toHost = hosts.get(to.domain)
-    if (toHost === undefined) throw new StanzaError('remote-server-not-found') // RFC 6120 §10.4
+    if (toHost === undefined) {
+      if (this.federation === undefined) throw new StanzaError('remote-server-not-found') // RFC 6120 §10.4
+      this.federation.send(delivery.stanza, from, to, this.#isPromised(delivery) || delivery.durable)
+      fromHost?.hooks.runStore(delivery)
+      fromHost?.hooks.runCopy(delivery)
+      return
+    }
     if (to.local === '') {
       if (type !== 'error' && toHost.hooks.runToHost(delivery)) {
         fromHost?.hooks.runStore(delivery)
@@ -448,7 +481,7 @@ export class Router {
         stanza = delivery.stanza
         // RFC 6120 §10.4; the other types change the sender's own roster, and may.
         const { type } = stanza
-        if ((type === undefined || type === 'subscribe' || type === 'probe') && !this.#parts.hosts.has(to.domain) && !this.#parts.services.has(to.domain)) throw new StanzaError('remote-server-not-found')
+        if ((type === undefined || type === 'subscribe' || type === 'probe') && this.federation === undefined && !this.#parts.hosts.has(to.domain) && !this.#parts.services.has(to.domain)) throw new StanzaError('remote-server-not-found')
         // RFC 6120 §10.5.1: a host has no presence to subscribe to.
         if (type === 'subscribe' && to.local === '' && this.#parts.hosts.has(to.domain)) throw new StanzaError('service-unavailable')
       } else {
@@ -475,6 +508,7 @@ export class Router {
     if (service !== undefined) return void this.#inTime(service(stanza, undefined), stanza)
     const host = this.#parts.hosts.get(to.domain)
     if (host === undefined) {
+      if (this.federation !== undefined) return this.federation.send(stanza, from, to, SUBSCRIPTIONS.has(stanza.type ?? ''))
       if (stanza.type === 'error' || stanza.type === 'unavailable') return
       throw new StanzaError('remote-server-not-found')
     }
@@ -508,6 +542,7 @@ export class Router {
     if (service !== undefined) return service(stanza, session)
     const host = hosts.get(to.domain)
     if (host === undefined) {
+      if (this.federation !== undefined) return this.federation.send(stanza, from, to, false)
       if (!request) return
       throw new StanzaError('remote-server-not-found')
     }

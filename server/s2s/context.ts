@@ -29,7 +29,7 @@ export interface S2sContext {
   readonly tls: TlsChoices
   readonly closing: boolean
   readonly defaultHost: string
-  now(): number
+  readonly now: () => number
   /** That of the host which a domain of ours belongs to. */
   policyOf(local: string): Policy | undefined
   isOurs(domain: string): boolean
@@ -41,7 +41,7 @@ export interface S2sContext {
   certificates(): SecureContexts | undefined
   connect(domain: string, local: string): Promise<Connection>
   /** Whether the other side has proven by its certificate to be this domain; else why not. */
-  certified(socket: TLSSocket, domain: string): { readonly trusted: boolean; readonly problem?: string | undefined }
+  readonly certified: (socket: TLSSocket, domain: string) => { readonly trusted: boolean; readonly problem?: string | undefined }
   /** Undefined when there are too many. */
   remote(domain: string): Remote | undefined
   wireParts(local: string, outboundBytes?: number): WireParts

@@ -105,9 +105,8 @@ export class OutgoingStream implements WireOwner {
   /** Ends it as nothing that can be used. */
   #fail(failure: Failure): void {
     this.#failure ??= failure
-    if (this.#wire === undefined) this.#end(failure)
-    else if (this.#wire.alive) this.#wire.close()
-    else this.#wire.destroy()
+    this.#end(failure)
+    this.#wire?.close()
   }
 
   // --- what comes

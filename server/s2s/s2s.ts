@@ -15,6 +15,8 @@ import { StreamError } from '../../lib/stream/errors.ts'
 import type { Access } from '../config/access.ts'
 import type { Config, HostConfig, ListenConfig } from '../config/config.ts'
 import type { Limits } from '../config/limits.ts'
+import { parseOptions } from '../config/options.ts'
+import { dialbackOptions } from '../extensions/federation.ts'
 import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import type { PendingIqs } from '../router/iq.ts'
@@ -41,8 +43,8 @@ export interface S2sParts {
   config(): Config
   certificates(): SecureContexts | undefined
   connect(domain: string, host: HostConfig): Promise<Connection>
-  certified(socket: TLSSocket, domain: string): { readonly trusted: boolean; readonly problem?: string | undefined }
-  now(): number
+  readonly certified: (socket: TLSSocket, domain: string) => { readonly trusted: boolean; readonly problem?: string | undefined }
+  readonly now: () => number
 }
 
 /** A listener that is open. */
@@ -97,14 +99,16 @@ export class S2s {
   }
 
   #makeContext(): S2sContext {
-    const self = this
+    const config = this.#parts.config.bind(this.#parts)
+    const isClosing = (): boolean => this.#closing
+    const defaultHost = (): string => this.#parts.hosts.keys().next().value ?? 'localhost'
     const { limits, storage, log, router, pending, secret, now, certified } = this.#parts
     return {
       limits, storage, log, secret, now, certified,
-      get retryMs() { return self.#parts.config().s2sRetryMs },
-      get tls() { return self.#parts.config().s2sTls },
-      get closing() { return self.#closing },
-      get defaultHost() { return self.#parts.hosts.keys().next().value ?? 'localhost' },
+      get retryMs() { return config().s2sRetryMs },
+      get tls() { return config().s2sTls },
+      get closing() { return isClosing() },
+      get defaultHost() { return defaultHost() },
       policyOf: (local) => this.#policyOf(local),
       isOurs: (domain) => this.isOurs(domain),
       allows: (local, remote) => this.#allows(local, remote),
@@ -172,7 +176,7 @@ export class S2s {
       const dialback = config.modules.get('mod_s2s_dialback')
       policy = {
         ...config.s2s,
-        dialback: dialback === undefined ? undefined : dialbackAccess(dialback),
+        dialback: dialback === undefined ? undefined : parseOptions(dialbackOptions, dialback, { option: 'modules.mod_s2s_dialback' }).options.access,
         bidi: config.modules.has('mod_s2s_bidi'),
         management: config.modules.has('mod_stream_mgmt'),
       }
@@ -206,7 +210,7 @@ export class S2s {
     if (!this.#allows(local, to.domain)) throw new StanzaError('forbidden', 'Access denied by service policy')
     const remote = this.#remote(to.domain)
     if (remote === undefined) throw new StanzaError('resource-constraint', 'Too many other servers are spoken to')
-    remote.send(stanza, local, kept && stanza.name === 'message' && stanza.type !== 'error')
+    remote.send(stanza, local, kept && stanza.type !== 'error')
   }
 
   #remote(domain: string): Remote | undefined {
@@ -374,7 +378,7 @@ export class S2s {
 
   // --- beginning and end
 
-  /** Finds what the last process had on the way, and connects for it. */
+  /** Finds what the last process had on the way. */
   async restore(): Promise<void> {
     const { storage, log, now } = this.#parts
     for (const { key, value } of await storage.records.range(EXCHANGES, [])) {
@@ -403,11 +407,12 @@ export class S2s {
         storage.records.delete(QUEUE, key)
       }
     }
-    for (const domain of new Set([...this.#remotes.keys(), ...found.keys()])) {
-      const remote = this.#remote(domain)
-      remote?.restore(found.get(domain) ?? [])
-      remote?.begin()
-    }
+    for (const domain of new Set([...this.#remotes.keys(), ...found.keys()])) this.#remote(domain)?.restore(found.get(domain) ?? [])
+  }
+
+  /** Connects for what was found: others may connect to us by now. */
+  begin(): void {
+    for (const remote of this.#remotes.values()) remote.begin()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -428,8 +433,3 @@ export class S2s {
 }
 
 const KINDS: Readonly<Record<string, Readonly<Record<string, string>>>> = { message: { kind: 'message' }, presence: { kind: 'presence' }, iq: { kind: 'iq' } }
-
-/** The option `access` of mod_s2s_dialback. */
-function dialbackAccess(node: Parameters<typeof readDialback>[0]): string {
-  return readDialback(node).access
-}

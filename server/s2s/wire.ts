@@ -48,7 +48,7 @@ export interface WireParts {
   readonly keepaliveMs: number
   readonly idleMs: number
   readonly outboundBytes: number
-  now(): number
+  readonly now: () => number
 }
 
 /** What is written together. */

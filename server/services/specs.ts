@@ -9,8 +9,8 @@ const ROOT = path.resolve(import.meta.dirname, '../..')
 
 /** What the core obeys, without an extension. */
 const CORE: readonly Spec[] = [
-  { rfc: 6120, status: 'partial', note: 'client streams; no server-to-server streams yet' },
-  { rfc: 6121, status: 'partial', note: 'among the accounts of this server' },
+  { rfc: 6120, status: 'complete' },
+  { rfc: 6121, status: 'complete' },
   { rfc: 7395, status: 'complete' },
   { rfc: 7622, status: 'complete' },
   { rfc: 7590, status: 'complete' },
@@ -21,7 +21,7 @@ const CORE: readonly Spec[] = [
   { rfc: 4505, status: 'complete' },
   { rfc: 7628, status: 'partial', note: 'bearer tokens that are JSON Web Tokens' },
   { xep: 175, version: '1.2', status: 'complete' },
-  { xep: 178, version: '1.2', status: 'partial', note: 'clients; no server-to-server streams yet' },
+  { xep: 178, version: '1.2', status: 'complete' },
   { xep: 388, version: '1.0.4', status: 'complete' },
   { xep: 386, version: '1.1.0', status: 'complete' },
   { xep: 440, version: '1.0.0', status: 'complete' },
@@ -46,7 +46,7 @@ const NAMES: Readonly<Record<string, string>> = {
   'XEP-0185': 'Dialback Key Generation', 'XEP-0190': 'Closing Idle Streams', 'XEP-0191': 'Blocking Command', 'XEP-0193': 'Proposed Resource Binding Improvements', 'XEP-0198': 'Stream Management',
   'XEP-0199': 'XMPP Ping', 'XEP-0202': 'Entity Time', 'XEP-0203': 'Delayed Delivery', 'XEP-0205': 'Denial of Service', 'XEP-0206': 'XMPP over BOSH', 'XEP-0220': 'Server Dialback',
   'XEP-0223': 'Persistent Storage of Private Data via PubSub', 'XEP-0227': 'Portable Import/Export Format', 'XEP-0237': 'Roster Versioning', 'XEP-0249': 'Direct MUC Invitations',
-  'XEP-0256': 'Last Activity in Presence', 'XEP-0280': 'Message Carbons', 'XEP-0286': 'Mobile Considerations', 'XEP-0296': 'Best Practices for Resource Locking', 'XEP-0297': 'Stanza Forwarding',
+  'XEP-0256': 'Last Activity in Presence', 'XEP-0280': 'Message Carbons', 'XEP-0288': 'Bidirectional Server-to-Server Connections', 'XEP-0286': 'Mobile Considerations', 'XEP-0296': 'Best Practices for Resource Locking', 'XEP-0297': 'Stanza Forwarding',
   'XEP-0300': 'Cryptographic Hash Functions', 'XEP-0308': 'Last Message Correction', 'XEP-0312': 'PubSub Since', 'XEP-0313': 'Message Archive Management', 'XEP-0317': 'Hats',
   'XEP-0333': 'Displayed Markers', 'XEP-0334': 'Message Processing Hints', 'XEP-0352': 'Client State Indication', 'XEP-0355': 'Namespace Delegation', 'XEP-0356': 'Privileged Entity',
   'XEP-0357': 'Push Notifications', 'XEP-0359': 'Unique and Stable Stanza IDs', 'XEP-0363': 'HTTP File Upload', 'XEP-0368': 'SRV Records for XMPP over TLS', 'XEP-0379': 'Pre-Authenticated Roster Subscription',
