@@ -216,6 +216,11 @@ export class Exchange {
     return { arrived: [], again: this.takeBack() }
   }
 
+  /** Whether something from this domain may not have arrived. */
+  holds(local: string): boolean {
+    return this.unacknowledged.some((outgoing) => outgoing.local === local) || this.stored?.some(({ outgoing }) => outgoing.local === local) === true
+  }
+
   /** Takes what is not known to have arrived away from it. */
   takeBack(): Outgoing[] {
     const all = this.stored === undefined ? this.unacknowledged : this.stored.map(({ outgoing }) => outgoing)

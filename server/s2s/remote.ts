@@ -139,12 +139,11 @@ export class Remote {
   /** Sees to it that the pair comes to have a stream. */
   #want(pair: Pair): void {
     if (pair.exchange?.connected === true || this.#context.closing) return
+    // RFC 6120 §10.1: what was sent before and may not have arrived goes first. Whoever began an exchange resumes it.
     for (const exchange of this.#exchanges) {
-      if (!exchange.locals.has(pair.local)) continue
-      if (exchange.connected) return this.#assign(pair, exchange)
-      // Whoever began it is about to resume it; else both would send the same.
-      if (!exchange.ours) return
+      if (!exchange.connected && exchange.holds(pair.local)) return exchange.ours ? this.#resumeSoon(exchange) : undefined
     }
+    for (const exchange of this.#exchanges) if (exchange.connected && exchange.locals.has(pair.local)) return this.#assign(pair, exchange)
     for (const stream of this.#streams) {
       if (stream.wants(pair.local)) return
       if (!stream.ready) {
@@ -226,8 +225,14 @@ export class Remote {
   }
 
   #resumeSoon(exchange: Exchange): void {
-    const pair = this.#pair(exchange.local)
-    this.#want(pair)
+    if (this.#context.closing) return
+    for (const stream of this.#streams) {
+      if (stream.established || stream.local !== exchange.local) continue
+      if (stream.ready && !stream.wants(exchange.local)) stream.authorise(exchange.local)
+      return
+    }
+    if (this.#context.now() < this.#retryAt) return this.#retryLater()
+    this.#begin(exchange.local)
   }
 
   #wantAll(): void {
