@@ -61,18 +61,19 @@ export class World implements AsyncDisposable {
       accounts: Object.fromEntries(users.flatMap((user) => hosts.map((host) => [`${user}@${host}`, 'secret']))),
       ...(storage === undefined ? {} : { storage }),
     })
-    const world = this
+    const list = (name: string, port: number): void => { this.list(name, port) }
+    const clients = this.#clients
     const site: Site = {
       domain, test,
       get s2sPort() { return test.server.ports.find(({ module }) => module === 'ejabberd_s2s_in')?.port ?? 0 },
       get listed() { return listed },
       set listed(port: number) {
         listed = port
-        for (const host of hosts) for (const name of [host, `conference.${host}`, `pubsub.${host}`]) world.list(name, port)
+        for (const host of hosts) for (const name of [host, `conference.${host}`, `pubsub.${host}`]) list(name, port)
       },
       async login(user = 'romeo', more = {}) {
         const client = await connect({ host: '127.0.0.1', port: test.port, domain, tls: 'none', user, password: 'secret', ...more })
-        world.#clients.push(client)
+        clients.push(client)
         return client
       },
       async [Symbol.asyncDispose]() { await test[Symbol.asyncDispose]() },
