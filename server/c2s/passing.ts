@@ -55,11 +55,14 @@ export interface Exchange {
   onGone(run: () => void): void
 }
 
+/** The process that keeps the session lives, but nothing comes from it any more: it may have the request. */
+export class SilentError extends Error {}
+
 /** Hands requests to the process that keeps the session. */
 export interface Relay {
   /** The name of this process in ids of the sessions that it keeps; undefined when it keeps none. */
   readonly process: string | undefined
-  /** Has a request answered by a process, or by any that keeps sessions. Rejects when that cannot be reached. */
+  /** Has a request answered by a process, or by any that keeps sessions. Rejects when that cannot be reached; with a SilentError when it cannot any more. */
   ask(process: string | undefined, request: RelayedRequest, exchange: Exchange): Promise<void>
   /** Answers requests that other processes hand on. */
   answerBy(handler: (request: RelayedRequest, exchange: Exchange) => void): void

@@ -6,7 +6,7 @@ import { FRAMING_NS } from '../../lib/stream/framing.ts'
 import { escapeXml } from '../../lib/xml/element.ts'
 import type { ParserLimits } from '../../lib/xml/scanner.ts'
 import { FramedConnection } from '../c2s/framed.ts'
-import type { Exchange, Relay } from '../c2s/passing.ts'
+import { type Exchange, type Relay, SilentError } from '../c2s/passing.ts'
 import type { StreamOptions } from '../config/config.ts'
 import { anything, bool, duration, int, text } from '../config/options.ts'
 import type { Limits } from '../config/limits.ts'
@@ -140,6 +140,8 @@ class ConnectionManager {
       if (session.secure && !path.secure) return drop()
       session.request(body, exchange)
     } catch (error) {
+      // §14.3: as when its connection broke; it sends the request again.
+      if (error instanceof SilentError) return drop()
       if (error instanceof HttpError && relayed) return exchange.answer(error.status, 'text/plain', Buffer.alloc(0))
       if (!(error instanceof BindingError)) throw error
       refuse(exchange, error.condition, legacy)
@@ -151,7 +153,8 @@ class ConnectionManager {
     const { access, shaper, maxStanzaBytes } = listener
     try {
       await relay.ask(keeperOf(sid, undefined), { address, secure, listener: { ...(access && { access }), ...(shaper && { shaper }), ...(maxStanzaBytes && { maxStanzaBytes }) }, body }, exchange)
-    } catch {
+    } catch (error) {
+      if (error instanceof SilentError) throw error
       // §17.2: the session has gone with its process.
       throw new BindingError(sid === undefined ? 'remote-connection-failed' : 'item-not-found')
     }

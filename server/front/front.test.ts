@@ -1,6 +1,7 @@
 /** Clients that connect to a node that is not the home of their account: three servers in one process. */
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { request } from 'node:https'
 import net from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
@@ -10,6 +11,7 @@ import { type Client, connect, type ConnectOptions, LoginError } from '../../lib
 import { Connection } from '../../lib/client/connection.ts'
 import { authenticate, loginBySasl2, type Sasl2Login, type Sasl2Options } from '../../lib/client/sasl2.ts'
 import { makeAuthority } from '../../lib/net/client-certificate.fixture.ts'
+import { parseElement } from '../../lib/xml/build.ts'
 import type { Element } from '../../lib/xml/element.ts'
 import type { NodeInfo } from '../cluster/shapes.ts'
 import { SharedNodes, type SharedNode } from '../cluster/shared-units.fixture.ts'
@@ -404,6 +406,28 @@ describe('a node that is not the home of an account', () => {
         expect(sessionsAt(1)).to.include(client.jid)
         await client.disconnect()
       }
+    })
+
+    it('a request of BOSH that waits there is let go unanswered, and is answered when it is sent again (XEP-0124 §14.3)', async () => {
+      const between = await wire(0, 1)
+      const ask = (index: number, attributes: string): Promise<Element> => new Promise((resolve, reject) => {
+        const { port } = at(index).site.server.ports.find(({ module, tls: isSecure }) => module === 'ejabberd_http' && isSecure) as { port: number }
+        const asked = request({ host: '127.0.0.1', port, path: '/bosh', method: 'POST', headers: { 'Content-Type': 'text/xml; charset=utf-8' }, rejectUnauthorized: false, agent: false }, (response) => {
+          const parts: Buffer[] = []
+          response.on('data', (part: Buffer) => parts.push(part)).on('error', reject).on('end', () => { resolve(parseElement(Buffer.concat(parts))) })
+        })
+        asked.on('error', reject)
+        asked.end(`<body xmlns='http://jabber.org/protocol/httpbind' xmlns:xmpp='urn:xmpp:xbosh' ${attributes}/>`)
+      })
+      const { attrs: { sid } } = await ask(1, "rid='10' to='localhost' xmpp:version='1.0' wait='5' hold='1' ver='1.6'")
+      const held = ask(0, `rid='11' sid='${sid}'`).then(() => 'answered', () => 'let go')
+      // It is there.
+      await new Promise((resolve) => { setTimeout(resolve, 300) })
+      between.cut()
+      expect(await held).to.equal('let go')
+      const answer = await ask(0, `rid='11' sid='${sid}'`)
+      expect([answer.getName(), answer.attrs['type']]).to.deep.equal(['body', undefined])
+      expect((await ask(0, `rid='12' sid='${sid}' type='terminate'`)).attrs['type']).to.equal('terminate')
     })
 
     it('the home lets the session go too, for its client to resume', async () => {

@@ -7,7 +7,7 @@ import type { Socket } from 'node:net'
 import { chooseNode } from '../cluster/rendezvous.ts'
 import type { NodeInfo } from '../cluster/shapes.ts'
 import type { Connection } from '../c2s/framed.ts'
-import type { Front, Passage, Passenger } from '../c2s/passing.ts'
+import { type Front, type Passage, type Passenger, SilentError } from '../c2s/passing.ts'
 import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import { carryBytes, carryElements, isFramed } from './carry.ts'
@@ -56,6 +56,8 @@ export class ClusterFront implements Front {
   /** A name of this process for those that it passes clients to. */
   readonly #name = randomBytes(12).toString('base64url')
   readonly #pulses: Pulses
+  /** By node, requests that wait for its answers. */
+  readonly #asked = new Map<string, Set<Socket>>()
   /** Until when (ms) nodes are looked for by way of others. */
   readonly #avoided = new Map<string, number>()
   readonly #refused
@@ -66,7 +68,11 @@ export class ClusterFront implements Front {
     this.#parts = parts
     this.relay = new RequestRelay({
       process: parts.self?.inc,
-      open: async (process, client) => (await this.#linkTo(process ?? await this.#homeOf(''), '', client, performance.now() + CONNECT_TIMEOUT_MS)).link,
+      open: async (process, client) => {
+        const { link, peer } = await this.#linkTo(process ?? await this.#homeOf(''), '', client, performance.now() + CONNECT_TIMEOUT_MS)
+        if (link.kind === 'taken' && peer !== undefined) this.#asks(peer, link.socket)
+        return link
+      },
     })
     this.#pulses = new Pulses({
       open: async (peer) => {
@@ -197,10 +203,23 @@ export class ClusterFront implements Front {
     for (const inc of this.#avoided.keys()) if (!live.has(inc)) this.#avoided.delete(inc)
   }
 
+  #asks(peer: string, socket: Socket): void {
+    let sockets = this.#asked.get(peer)
+    if (sockets === undefined) this.#asked.set(peer, sockets = new Set())
+    sockets.add(socket)
+    const over = this.#pulses.use(peer)
+    socket.once('close', () => {
+      over()
+      sockets.delete(socket)
+      if (sockets.size === 0 && this.#asked.get(peer) === sockets) this.#asked.delete(peer)
+    })
+  }
+
   /** A node is there, as far as is known, and nothing gets here from it: who has it is to come again, and gets there by another way. */
   #silent(peer: string): void {
     this.#avoided.set(peer, performance.now() + AVOID_MS)
     const ended = this.#end((one) => one.peer === peer)
+    for (const socket of this.#asked.get(peer) ?? []) socket.destroy(new SilentError(`nothing comes from ${peer} any more`))
     this.#parts.log.warn({ what: 'node_silent', inc: peer, connections: ended })
   }
 

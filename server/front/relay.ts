@@ -40,6 +40,7 @@ export class RequestRelay implements Relay {
         socket.destroy()
       }
     })
+    socket.on('error', reject)
     socket.on('close', () => { reject(new Error('the request was not answered there')) })
     socket.write(frame(KIND.element, body))
     socket.resume()
