@@ -11,7 +11,7 @@ import { install } from '../../services/install.ts'
 import { obstacle } from './network.ts'
 
 const ROOT = path.join(import.meta.dirname, '../..')
-const FILES = ['conformance/federation/pairs.ts']
+const FILES = ['conformance/federation/pairs.ts', 'conformance/federation/restarts.ts']
 const TIMEOUT_MS = 120_000
 
 install(['federation'])
