@@ -24,8 +24,15 @@ const SERVICES = ['conference', 'upload', 'pubsub']
 
 export interface Command { readonly file: string; readonly args: readonly string[]; readonly env?: NodeJS.ProcessEnv }
 
+export interface Choices {
+  /** Whether messages are archived, as they are unless told otherwise. */
+  readonly archive?: boolean
+  /** Where Tidings leaves a CPU profile when it stops. */
+  readonly profileDir?: string
+}
+
 /** What a configuration is made of. */
-interface Settings {
+interface Settings extends Choices {
   readonly dir: string
   readonly domain: string
   readonly node: Node
@@ -73,13 +80,13 @@ export class Peer implements AsyncDisposable {
   }
 
   /** Writes its configuration into a folder below `dir`; it does not run yet. */
-  static async create(kind: Kind, name: string, network: Network, authority: ServerAuthority, dir: string): Promise<Peer> {
+  static async create(kind: Kind, name: string, network: Network, authority: ServerAuthority, dir: string, choices: Choices = {}): Promise<Peer> {
     const domain = `${name}.lan`
     const node = network.node(name)
     const own = path.join(dir, name)
     mkdirSync(own, { recursive: true })
     const { cert, key } = await authority.issue({ dns: [domain, ...SERVICES.map((service) => `${service}.${domain}`)], commonName: domain })
-    const settings: Settings = { dir: own, domain, node, ca: path.join(own, 'ca.pem'), cert: path.join(own, 'cert.pem'), key: path.join(own, 'key.pem'), both: path.join(own, 'both.pem') }
+    const settings: Settings = { archive: true, ...choices, dir: own, domain, node, ca: path.join(own, 'ca.pem'), cert: path.join(own, 'cert.pem'), key: path.join(own, 'key.pem'), both: path.join(own, 'both.pem') }
     writeFileSync(settings.ca, authority.certificate)
     writeFileSync(settings.cert, cert)
     writeFileSync(settings.key, key, { mode: 0o600 })
@@ -88,6 +95,7 @@ export class Peer implements AsyncDisposable {
   }
 
   get host(): string { return this.node.ipv4 }
+  get port(): number { return CLIENT_PORT }
   get pid(): number { return this.#child?.pid ?? 0 }
   get #log(): string { return path.join(this.dir, 'output.log') }
 
@@ -118,18 +126,29 @@ export class Peer implements AsyncDisposable {
 
   /** Ends it as a crash does. */
   async kill(): Promise<void> {
+    await this.#end('SIGKILL')
+  }
+
+  /** Lets it end by itself. */
+  async stop(): Promise<void> {
+    await this.#end('SIGTERM')
+  }
+
+  async #end(signal: NodeJS.Signals): Promise<void> {
     const child = this.#child
     if (child === undefined || child.exitCode !== null || child.signalCode !== null) return
     const exited = once(child, 'exit')
-    this.killNow()
+    this.#signal(signal)
     await exited
   }
 
-  killNow(): void {
+  killNow(): void { this.#signal('SIGKILL') }
+
+  #signal(signal: NodeJS.Signals): void {
     const pid = this.#child?.pid
     if (pid === undefined || this.#child?.exitCode !== null || this.#child.signalCode !== null) return
     try {
-      process.kill(-pid, 'SIGKILL')
+      process.kill(-pid, signal)
     } catch {
       // It has ended by itself.
     }
@@ -156,7 +175,7 @@ function answers(host: string, port: number): Promise<boolean> {
   })
 }
 
-function tidings({ dir, domain, both, ca }: Settings): Command {
+function tidings({ dir, domain, both, ca, archive, profileDir }: Settings): Command {
   const file = path.join(dir, 'tidings.yml')
   writeFileSync(file, `hosts: [${domain}]
 loglevel: info
@@ -182,8 +201,7 @@ modules:
   mod_carboncopy: {}
   mod_disco: {}
   mod_http_upload: {put_url: "https://upload.@HOST@:${HTTPS_PORT}/upload"}
-  mod_mam: {default: always}
-  mod_muc: {default_room_options: {mam: true}}
+${archive ? '  mod_mam: {default: always}\n' : ''}  mod_muc: {default_room_options: {mam: ${archive}}}
   mod_offline: {access_max_user_messages: max_user_offline_messages}
   mod_ping: {}
   mod_pubsub: {plugins: [flat, pep]}
@@ -194,10 +212,10 @@ modules:
   mod_vcard: {}
 `)
   const program = path.join(import.meta.dirname, '../../bin/tidings.js')
-  return { file: process.execPath, args: [program, 'serve', '--config', file, '--data', path.join(dir, 'data')] }
+  return { file: process.execPath, args: [...(profileDir === undefined ? [] : ['--cpu-prof', '--cpu-prof-dir', profileDir]), program, 'serve', '--config', file, '--data', path.join(dir, 'data')] }
 }
 
-function ejabberd({ dir, domain, both, ca }: Settings): Command {
+function ejabberd({ dir, domain, both, ca, archive }: Settings): Command {
   const file = path.join(dir, 'ejabberd.yml')
   for (const folder of ['log', 'upload']) mkdirSync(path.join(dir, folder), { recursive: true })
   writeFileSync(file, `loglevel: info
@@ -232,8 +250,7 @@ modules:
   mod_carboncopy: {}
   mod_disco: {}
   mod_http_upload: {put_url: "https://upload.@HOST@:${HTTPS_PORT}/upload", docroot: "${dir}/upload"}
-  mod_mam: {default: always, assume_mam_usage: true}
-  mod_muc: {access_create: local, default_room_options: {mam: true}}
+${archive ? '  mod_mam: {default: always, assume_mam_usage: true}\n' : ''}  mod_muc: {access_create: local, default_room_options: {mam: ${archive}}}
   mod_offline: {access_max_user_messages: max_user_offline_messages}
   mod_ping: {}
   mod_pubsub: {access_createnode: local, plugins: [flat, pep], ignore_pep_from_offline: false, last_item_cache: false}
@@ -246,7 +263,7 @@ modules:
   return ejabberdCommand(placeOf(dir), file)
 }
 
-function prosody({ dir, domain, key, cert, ca }: Settings): Command {
+function prosody({ dir, domain, key, cert, ca, archive }: Settings): Command {
   const file = path.join(dir, 'prosody.cfg.lua')
   mkdirSync(path.join(dir, 'data'), { recursive: true })
   writeFileSync(file, `run_as_root = true
@@ -265,7 +282,7 @@ https_interfaces = { "*", "::" }
 s2s_require_encryption = true
 s2s_secure_auth = true
 modules_enabled = {
-  "disco"; "roster"; "saslauth"; "tls"; "blocklist"; "carbons"; "pep"; "private"; "smacks"; "vcard4"; "vcard_legacy"; "mam"; "offline";
+  "disco"; "roster"; "saslauth"; "tls"; "blocklist"; "carbons"; "pep"; "private"; "smacks"; "vcard4"; "vcard_legacy"; ${archive ? '"mam"; ' : ''}"offline";
   "ping"; "register"; "time"; "version"; "posix"; "dialback"; "s2s"; "s2s_bidi"; "s2s_auth_certs";
 }
 allow_registration = true
@@ -283,8 +300,7 @@ VirtualHost "${domain}"
   disco_items = { { "conference.${domain}", "Chatrooms" }; { "upload.${domain}", "Upload" }; }
 
 Component "conference.${domain}" "muc"
-  modules_enabled = { "muc_mam" }
-  muc_log_by_default = true
+${archive ? '  modules_enabled = { "muc_mam" }\n  muc_log_by_default = true' : ''}
 
 Component "upload.${domain}" "http_file_share"
   http_external_url = "https://upload.${domain}:${HTTPS_PORT}/"

@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { type ServerAuthority, makeServerAuthority } from '../../server/s2s/certificates.fixture.ts'
 import { Network } from './network.ts'
-import { type Kind, Peer, zoneOf } from './peers.ts'
+import { type Choices, type Kind, Peer, zoneOf } from './peers.ts'
 
-const ALL: Readonly<Record<string, Kind>> = { one: 'tidings', two: 'tidings', prosody: 'prosody', ejabberd: 'ejabberd' }
+const ALL: Readonly<Record<string, Kind>> = { one: 'tidings', two: 'tidings', prosody: 'prosody', ejabberd: 'ejabberd', 'prosody-two': 'prosody', 'ejabberd-two': 'ejabberd' }
 
 /** Names of the servers: Prosody and ejabberd, or those in the environment, parted by commas. */
 export const NAMES: readonly string[] = (process.env['TIDINGS_FEDERATION_PEERS'] ?? 'prosody,ejabberd').split(',')
@@ -33,11 +33,11 @@ export class World implements AsyncDisposable {
     this.#peers = peers
   }
 
-  static async start(names: readonly string[] = NAMES): Promise<World> {
+  static async start(names: readonly string[] = NAMES, choices: Choices = {}): Promise<World> {
     const dir = mkdtempSync(path.join(tmpdir(), 'tidings-federation-'))
     const network = await Network.create(names)
     const authority = await makeServerAuthority()
-    const peers = await Promise.all(names.map((name) => Peer.create(kindOf(name), name, network, authority, dir)))
+    const peers = await Promise.all(names.map((name) => Peer.create(kindOf(name), name, network, authority, dir, choices)))
     network.zone = Object.assign({}, ...peers.map(({ domain, kind, node }) => zoneOf(domain, kind, node)))
     const world = new World(network, authority, dir, peers)
     try {
