@@ -23,6 +23,8 @@ export interface NameServer extends AsyncDisposable {
 }
 
 const UDP_BYTES_MAX = 512
+const RECURSION_DESIRED = 0x0100
+const TRUNCATED = 0x0200
 const NXDOMAIN = 3
 const SERVFAIL = 2
 const CNAMES_MAX = 8
@@ -38,10 +40,12 @@ export async function startNameServer(zone: Zone, at: { readonly ip?: string; re
     questions.push(`${question.type} ${question.name}`)
     const found = answersTo(started.zone, question.name.toLowerCase(), question.type)
     if (found === 'silent') return undefined
-    const head: Packet = { type: 'response', id: asked.id ?? 0, flags: found.flags, questions: [question] }
+    // RFC 1035 §4.1.1: that recursion is desired is copied from the question; some take no other answer.
+    const flags = found.flags | ((asked.flags ?? 0) & RECURSION_DESIRED)
+    const head: Packet = { type: 'response', id: asked.id ?? 0, flags, questions: [question] }
     const whole = encode({ ...head, answers: [...found.answers] })
     // RFC 1035 §4.2.1: asked again over TCP.
-    return whole.length <= limit ? whole : encode({ ...head, flags: found.flags | 0x0200 })
+    return whole.length <= limit ? whole : encode({ ...head, flags: flags | TRUNCATED })
   }
   const tcp = createServer((socket) => {
     let read = Buffer.alloc(0)
