@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect } from 'chai'
 import type { Client, ResumeState } from '../../lib/client/client.ts'
+import type { Stanza } from '../../lib/stanza/stanza.ts'
 import { escapeXml } from '../../lib/xml/element.ts'
 import type { Peer } from './peers.ts'
 import { PAIRS, World, kindOf } from './world.ts'
@@ -91,7 +92,7 @@ class Lasting implements AsyncDisposable {
   }
 
   static async start(peer: Peer, user: string): Promise<Lasting> {
-    const client = await peer.login(user, { sm: true, inbox: false })
+    const client = await peer.login(user, { sm: true })
     client.send('<presence/>')
     return new Lasting(peer, user, client)
   }
@@ -140,7 +141,7 @@ class Lasting implements AsyncDisposable {
   }
 
   #attach(client: Client): void {
-    client.on((stanza) => {
+    const take = (stanza: Stanza): void => {
       if (stanza.name !== 'message') return
       this.#lastAt = performance.now()
       if (stanza.type === 'error') this.errors.push(stanza.id ?? '')
@@ -148,7 +149,10 @@ class Lasting implements AsyncDisposable {
         const body = stanza.element().getChildText('body')
         if (body !== null) this.bodies.push(body)
       }
-    })
+    }
+    // What came with the answer to the login is in the inbox.
+    for (const stanza of client.inbox.splice(0)) take(stanza)
+    client.on(take)
     void client.closed.then(() => this.#again(client))
   }
 
@@ -156,7 +160,7 @@ class Lasting implements AsyncDisposable {
     const resume: ResumeState = lost.resumeState()
     while (!this.#isOver) {
       try {
-        const client = await this.#peer.login(this.#user, { sm: true, inbox: false, resume, register: false, timeoutMs: LOGIN_MS })
+        const client = await this.#peer.login(this.#user, { sm: true, resume, register: false, timeoutMs: LOGIN_MS })
         this.#client = client
         this.#attach(client)
         if (!client.resumed) client.send('<presence/>')
