@@ -8,8 +8,8 @@ import { type Choices, type Kind, Peer, zoneOf } from './peers.ts'
 
 const ALL: Readonly<Record<string, Kind>> = { one: 'tidings', two: 'tidings', prosody: 'prosody', ejabberd: 'ejabberd', 'prosody-two': 'prosody', 'ejabberd-two': 'ejabberd' }
 
-/** Names of the servers: Prosody and ejabberd, or those in the environment, parted by commas. */
-export const NAMES: readonly string[] = (process.env['TIDINGS_FEDERATION_PEERS'] ?? 'prosody,ejabberd').split(',')
+/** Names of the servers: two of Tidings, Prosody and ejabberd, or those in the environment, parted by commas. */
+export const NAMES: readonly string[] = (process.env['TIDINGS_FEDERATION_PEERS'] ?? 'one,two,prosody,ejabberd').split(',')
 
 /** Both orders of every two of them. */
 export const PAIRS: readonly (readonly [from: string, to: string])[] = NAMES.flatMap((from) => NAMES.filter((to) => to !== from).map((to) => [from, to] as const))
