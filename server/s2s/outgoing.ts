@@ -68,7 +68,7 @@ export class OutgoingStream implements WireOwner {
 
   /** Whether this domain is being authorised on it, or about to be. */
   wants(local: string): boolean {
-    return !this.#over && !this.#exchange.locals.has(local) && (this.#asked.has(local) || (local === this.local && !this.#ready))
+    return !this.#over && !this.#exchange.locals.has(local) && (this.#asked.has(local) || (local === this.local && (!this.#ready || this.#authenticated)))
   }
 
   start(): void {

@@ -218,10 +218,13 @@ export class Remote {
     }
     this.#wantAll()
     // What the other server has for us may wait for it too.
-    if (exchange.ours && exchange.detachedAt !== undefined) {
-      if (exchange.unacknowledged.length > 0 || exchange.domains.size > 0) this.#resumeSoon(exchange)
-      else this.drop(exchange)
-    }
+    if (exchange.ours && exchange.detachedAt !== undefined && exchange.unacknowledged.length === 0 && exchange.domains.size === 0) this.drop(exchange)
+  }
+
+  /** Sees to it that an exchange of ours that is lost goes on, also when nothing of ours waits. */
+  #resumeLost(): void {
+    const lost = Array.from(this.#exchanges).find((exchange) => exchange.ours && !exchange.connected)
+    if (lost !== undefined) this.#resumeSoon(lost)
   }
 
   #resumeSoon(exchange: Exchange): void {
@@ -276,6 +279,7 @@ export class Remote {
     if (isShort) this.#wait()
     else this.#failures = 0
     this.#wantAll()
+    this.#resumeLost()
   }
 
   /** Before the next try, a while that grows. */
@@ -313,8 +317,7 @@ export class Remote {
     this.#retryTimer = setTimeout(() => {
       this.#retryTimer = undefined
       this.#wantAll()
-      const lost = Array.from(this.#exchanges).find((exchange) => exchange.ours && !exchange.connected)
-      if (lost !== undefined) this.#resumeSoon(lost)
+      this.#resumeLost()
     }, Math.max(0, this.#retryAt - this.#context.now()))
     this.#retryTimer.unref()
   }
@@ -426,8 +429,7 @@ export class Remote {
   /** Connects for what was restored. */
   begin(): void {
     this.#wantAll()
-    const lost = Array.from(this.#exchanges).find((exchange) => exchange.ours && !exchange.connected)
-    if (lost !== undefined) this.#resumeSoon(lost)
+    this.#resumeLost()
   }
 
   /** Ends what there is with it; stanzas that wait stay. */
