@@ -25,11 +25,16 @@ export class Machines implements AsyncDisposable {
   readonly #ends: (() => void)[] = []
   readonly #config: string
 
-  private constructor(config: string) { this.#config = config }
+  readonly #now: () => number
+
+  private constructor(config: string, now: () => number) {
+    this.#config = config
+    this.#now = now
+  }
 
   /** Starts so many, with these accounts on localhost, which are at home at the first. */
-  static async start(count: number, config: string, accounts: readonly string[]): Promise<Machines> {
-    const machines = new Machines(config)
+  static async start(count: number, config: string, accounts: readonly string[], now: () => number = Date.now): Promise<Machines> {
+    const machines = new Machines(config, now)
     while (machines.#all.length < count) await machines.join()
     for (const user of accounts) await machines.at(0).site.server.register(`${user}@localhost`, PASSWORD)
     return machines
@@ -38,7 +43,7 @@ export class Machines implements AsyncDisposable {
   /** Starts one more, and answers its place. */
   async join(): Promise<number> {
     const node = joinNode(this.world, String.fromCharCode(97 + this.#all.length), { framesOf, idleMs: 300 })
-    const site = await startTestServer({ storage: node.storage, config: this.#config, cluster: { units: node.storage, secret: Buffer.from('known to all') } })
+    const site = await startTestServer({ storage: node.storage, config: this.#config, now: this.#now, cluster: { units: node.storage, secret: Buffer.from('known to all') } })
     return this.#all.push({ node, site }) - 1
   }
 

@@ -43,6 +43,8 @@ export const HOSTED_TABLE = 'hosted'
 export const LISTED: ReadonlyMap<string, (row: Value) => Value> = new Map([['accounts', () => true], ['disabled-accounts', () => true], ['muc-rooms', listedRoom], ['push', () => true]])
 /** Read in a login, before it is known whose it is: whoever asks waits, until the account is here. */
 const FOR_LOGINS = new Set(['accounts', 'disabled-accounts', 'directory-accounts', 'tokens', 'clients', 'ended-streams'])
+/** Looked through for all units of a node together. */
+const TOGETHER = new Set(['pubsub_leases', 'pubsub_expiring'])
 /** Whose a record is; undefined when the key, perhaps the beginning of a range, does not say. */
 export function unitOfRecord(table: string, key: Key): string | undefined {
   const rule = RULES[table] ?? 'first'
@@ -170,6 +172,7 @@ export function recordsOfNode(records: Records, { here, claim, send, calls, secr
     },
     range(table, prefix, options) {
       if (HOSTED.has(table)) return rangeOfHosted(table, prefix, options)
+      if (prefix.length === 0 && TOGETHER.has(table)) return records.range(table, prefix, options)
       if (prefix.length > 0 && (SPREAD.has(table) || (LISTED.has(table) && prefix.length === 1 && prefix[0]?.includes('@') !== true))) return rangeOfSpread(readSpread, table, prefix, options)
       const unit = elsewhere(table, prefix)
       if (unit !== undefined) return readRange(unit, table, prefix, options)

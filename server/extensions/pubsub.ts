@@ -16,6 +16,7 @@ import { createEngine, reviewSubscriptions, type Engine } from './pubsub/engine.
 import { configOf, meets, type NodeConfig } from './pubsub/node-config.ts'
 import { exportNodes, importConfigurations, importItems } from './pubsub/moving.ts'
 import { createNodeStore, isAccount } from './pubsub/node-store.ts'
+import { meetOtherHomes } from './pubsub/other-homes.ts'
 import { answerOwnerGet, answerOwnerSet, OWNER_NS } from './pubsub/owner-requests.ts'
 import { answerGet, answerSet, PUBSUB_NS } from './pubsub/requests.ts'
 
@@ -85,6 +86,7 @@ export const pubsub = defineExtension({
     every(EXPIRE_EVERY_MS, () => { engine.expire() })
     hooks.unavailable((session) => { engine.left(session.jid) })
     hooks.started(() => { engine.left() })
+    if (!calls.alone) meetOtherHomes(parts, engine, domains)
     /** XEP-0060 §4.3: a subscriber that has become available hears the last items of the services' nodes. */
     hooks.available((session, _presence, first) => {
       if (first) engine.welcome(session)

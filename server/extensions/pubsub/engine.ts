@@ -13,8 +13,9 @@ import { pubsubError, unsupported } from './errors.ts'
 import { createEvents, hasExpired, itemsEvent, retractEvent, type Events } from './events.ts'
 import { configForm, PERSONAL_DEFAULTS, SERVICE_DEFAULTS, type NodeConfig } from './node-config.ts'
 import { escapeXml } from '../../../lib/xml/element.ts'
+import { LEFT, WELCOME } from './other-homes.ts'
 import { DEFAULT_OPTIONS, type SubscriptionOptions } from './subscription-options.ts'
-import { isAccount, itemBytes, type Item, type Node, type NodeStore, type Subscription } from './node-store.ts'
+import { bareOf, isAccount, itemBytes, type Item, type Node, type NodeStore, type Subscription } from './node-store.ts'
 
 export interface EngineOptions {
   /** Items of one node (`max` stands for it). */
@@ -32,7 +33,7 @@ export interface EngineOptions {
   forced(node: string): Partial<NodeConfig>
 }
 
-export type EngineParts = Pick<Parts, 'host' | 'router' | 'rosters' | 'sessions' | 'capabilities' | 'storage' | 'limits' | 'now' | 'metrics'>
+export type EngineParts = Pick<Parts, 'host' | 'router' | 'rosters' | 'sessions' | 'capabilities' | 'storage' | 'limits' | 'now' | 'metrics' | 'here' | 'pep'>
 
 /** An item as it is to be published. */
 export interface NewItem {
@@ -82,6 +83,16 @@ export interface Engine {
   expire(): void
   /** The presence of a client has ended (of all that are not here: without `client`), and with it the subscriptions that were to last as long (§12.4). */
   left(client?: Jid): void
+  /** The same, told of an account elsewhere, of one subscription. */
+  presenceEnded(service: string, node: string, jid: string): void
+  /** A client of an account elsewhere has become available: it hears the last item of a node that this address is subscribed to. */
+  welcomeElsewhere(service: string, node: string, jid: string, client: Jid): void
+  /** Accounts (bare JIDs) that have subscriptions that last as long as their presence. */
+  presentSubscribers(service: string): ReadonlySet<string>
+  /** Says something to this extension at the home of a unit. */
+  tell(unit: string, ...words: readonly string[]): void
+  /** Whether a subscriber's presence is known, here or at another node. */
+  knowsPresence(jid: Jid): boolean
   /** The account (a bare JID) is gone, and with it what it owns, subscribes to and may do. */
   forget(account: string): void
 }
@@ -99,7 +110,7 @@ export const SUBSCRIPTIONS_PER_ENTITY = 20
 export const GIVEN_SUBSCRIPTIONS_MAX = 1000
 
 export function createEngine(parts: EngineParts, store: NodeStore, options: EngineOptions): Engine {
-  const { rosters, limits, now, metrics } = parts
+  const { host, here, pep, router, rosters, limits, now, metrics } = parts
   const full = metrics.counter('tidings_pubsub_full_total', 'Items that were refused because the nodes of their owner hold as much as they may.')
   const access = createNodeAccess(store, rosters)
   const remote = createRemoteContacts()
@@ -298,6 +309,10 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
       const addresses = new Set([client.owner, client.jid.toString()])
       const places = store.placesOf(client.owner).filter(({ service, kind, jid }) => kind === 's' && !isAccount(service) && addresses.has(jid))
       for (const { service, node: name, jid } of places.slice(0, WELCOME_NODES)) {
+        if (!here(service)) {
+          router.tell(service, WELCOME, name, jid, client.jid.toString())
+          continue
+        }
         const node = store.node(service, name)
         const subscription = store.subscription(service, name, jid)
         if (node?.config.send_last_published_item === 'on_sub_and_presence' && subscription !== undefined) events.lastTo(node, subscription, client)
@@ -307,13 +322,35 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
       for (const { service, node: name, jid } of store.temporary(client?.bare)) {
         if (parts.sessions.get(jid)?.presence !== undefined) continue
         if (!jid.includes('/') && parts.sessions.of(jid).some(({ presence }) => presence !== undefined)) continue
-        const node = store.node(service, name)
-        if (node === undefined) store.unsubscribe(service, name, jid)
-        else engine.unsubscribe(node, jid)
+        if (here(service)) engine.presenceEnded(service, name, jid)
+        else router.tell(service, LEFT, name, jid)
       }
     },
+    presenceEnded(service, name, jid) {
+      const node = store.node(service, name)
+      if (node === undefined) store.unsubscribe(service, name, jid)
+      // It may have got other options meanwhile.
+      else if (store.subscription(service, name, jid)?.options?.expire === 'presence') engine.unsubscribe(node, jid)
+    },
+    welcomeElsewhere(service, name, jid, client) {
+      const node = store.node(service, name)
+      const subscription = store.subscription(service, name, jid)
+      if (node?.config.send_last_published_item === 'on_sub_and_presence' && subscription !== undefined) events.lastToElsewhere(node, subscription, client)
+    },
+    presentSubscribers(service) {
+      const accounts = new Set<string>()
+      for (const { name } of store.nodes(service)) {
+        for (const { jid, options: wanted } of store.subscriptions(service, name)) {
+          if (wanted?.expire === 'presence' && engine.knowsPresence(Jid.parse(jid))) accounts.add(bareOf(jid))
+        }
+      }
+      return accounts
+    },
+    tell(unit, ...words) { router.tell(unit, ...words) },
+    knowsPresence: ({ local, domain }) => local !== '' && (domain === host || pep.of(domain) !== undefined),
     expire() {
       for (const { service, node: name, jid } of store.ended(now(), EXPIRING_PER_STEP)) {
+        if (!here(service)) continue
         const node = store.node(service, name)
         const subscription = store.subscription(service, name, jid)
         if (node === undefined || subscription === undefined) store.unsubscribe(service, name, jid)
@@ -324,6 +361,7 @@ export function createEngine(parts: EngineParts, store: NodeStore, options: Engi
       }
       const places = store.expiring(expireAfter, EXPIRING_PER_STEP)
       for (const { service, node: name } of places) {
+        if (!here(service)) continue
         const node = store.node(service, name)
         if (node === undefined) continue
         for (const item of store.order(service, name)) {

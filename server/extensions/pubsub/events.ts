@@ -11,6 +11,7 @@ import type { NodeAccess } from './access.ts'
 import type { NodeConfig } from './node-config.ts'
 import type { RemoteContacts } from './contacts.ts'
 import { bareOf, isAccount, type Item, type Node, type NodeStore, type Subscription } from './node-store.ts'
+import { SHOWN } from './other-homes.ts'
 import { DEFAULT_OPTIONS, type Show } from './subscription-options.ts'
 import { summarises, summaryOf } from './summary.ts'
 
@@ -33,6 +34,10 @@ export interface Events {
   last(node: Node, to: Jid, session?: Session): void
   /** Sends the last item of a node to a subscriber, or to one of its clients, as the options of its subscription say. */
   lastTo(node: Node, subscription: Subscription, client?: Session): void
+  /** The same to a client of a subscriber whose account is elsewhere. */
+  lastToElsewhere(node: Node, subscription: Subscription, client: Jid): void
+  /** An event of a service elsewhere, for the clients of an account here that are in one of these states of presence. */
+  shown(to: Jid, shows: readonly Show[], event: Stanza): void
   /** A client has become available, or has got other interests: the last items of the nodes of one account that it wants. */
   greet(owner: string, client: Jid, interests: Interests, session?: Session): void
   /** One message about a node to one address. */
@@ -74,10 +79,10 @@ export function retractEvent(node: Node, ids: readonly string[]): string {
   return `<items node='${escapeXml(node.name)}'>${ids.map((id) => `<retract id='${escapeXml(id)}'/>`).join('')}</items>`
 }
 
-type Needed = Pick<Parts, 'host' | 'router' | 'rosters' | 'sessions' | 'capabilities' | 'storage' | 'now'>
+type Needed = Pick<Parts, 'host' | 'router' | 'rosters' | 'sessions' | 'capabilities' | 'storage' | 'now' | 'here' | 'pep'>
 
 export function createEvents(parts: Needed, store: NodeStore, access: NodeAccess, remote: RemoteContacts): Events {
-  const { host, router, rosters, sessions, capabilities, storage, now } = parts
+  const { host, router, rosters, sessions, capabilities, storage, now, here, pep } = parts
 
   /** Nodes whose newest item will be told to a client once its interests are known: it need not be told as the last item too. */
   const coming = new WeakMap<Session, Set<string>>()
@@ -101,6 +106,12 @@ export function createEvents(parts: Needed, store: NodeStore, access: NodeAccess
   function lastMessage(node: Node, item: Item): Stanza {
     return message(node.service, node.config.notification_type, itemsEvent(node, [item]))
       .append('delay', DELAY_NS, delayXml(node.service, timeOfMessageId(item.seq) ?? 0))
+  }
+
+  /** The last item, with a text when the subscriber wants one. */
+  function lastFor(node: Node, { options }: Subscription, item: Item): Stanza {
+    const body = options?.includeBody === true && summarises(node.config.type)
+    return body ? withBody(lastMessage(node, item), [item]) : lastMessage(node, item)
   }
 
   /** What tells of a write is shown after its commit; an inactive client may have it held back, and forgotten with the session. */
@@ -161,7 +172,12 @@ export function createEvents(parts: Needed, store: NodeStore, access: NodeAccess
     const alike: Recipient[] = []
     const readers: Recipient[] = []
     for (const subscription of store.subscriptions(node.service, node.name)) {
-      const list = text && subscription.options?.includeBody === true ? readers : alike
+      const withText = text && subscription.options?.includeBody === true
+      if (isShownElsewhere(node, subscription)) {
+        tellShown(subscription, subscription.jid, withText ? withBody(plain, items ?? []) : plain)
+        continue
+      }
+      const list = withText ? readers : alike
       for (const each of recipientsOf(node, subscription)) if (filter(each)) list.push(each)
     }
     multicast(plain, from, alike)
@@ -169,14 +185,33 @@ export function createEvents(parts: Needed, store: NodeStore, access: NodeAccess
   }
 
   /** Where events of a subscription go at present (§6.3): to the address that is subscribed, or to its clients in the presence asked for. */
-  function recipientsOf(node: Node, { jid, state, options }: Subscription): Recipient[] {
-    const to = state === 'subscribed' ? Jid.tryParse(jid) : undefined
-    if (to === undefined || !access.mayRead(node, to)) return []
-    const { deliver, expire, shows } = options ?? DEFAULT_OPTIONS
-    if (!deliver || (typeof expire === 'number' && expire <= now())) return []
+  function recipientsOf(node: Node, subscription: Subscription): Recipient[] {
+    const to = addressOf(node, subscription)
+    if (to === undefined) return []
+    const { jid, options } = subscription
+    const { shows } = options ?? DEFAULT_OPTIONS
     if (shows === undefined) return [recipient(to, sessions.get(jid))]
     const clients = to.resource === '' ? sessions.available(jid) : [sessions.get(jid)]
     return clients.flatMap((session) => (session !== undefined && isShown(session, shows) ? [recipient(session.jid, session)] : []))
+  }
+
+  /** The address of a subscription that is served at present. */
+  function addressOf(node: Node, { jid, state, options }: Subscription): Jid | undefined {
+    const to = state === 'subscribed' ? Jid.tryParse(jid) : undefined
+    if (to === undefined || !access.mayRead(node, to)) return undefined
+    const { deliver, expire } = options ?? DEFAULT_OPTIONS
+    return !deliver || (typeof expire === 'number' && expire <= now()) ? undefined : to
+  }
+
+  /** Whether the presence that its events go by is known at another node. */
+  function isShownElsewhere(node: Node, subscription: Subscription): boolean {
+    if (subscription.options?.shows === undefined || here(bareOf(subscription.jid))) return false
+    const to = addressOf(node, subscription)
+    return to !== undefined && to.local !== '' && (to.domain === host || pep.of(to.domain) !== undefined)
+  }
+
+  function tellShown({ options }: Subscription, to: string, event: Stanza): void {
+    router.tell(bareOf(to), SHOWN, to, (options?.shows ?? []).join(' '), event.toString())
   }
 
   return {
@@ -197,11 +232,21 @@ export function createEvents(parts: Needed, store: NodeStore, access: NodeAccess
     lastTo(node, subscription, client) {
       const item = lastItem(store, node, now())
       if (item === undefined || !node.config.deliver_notifications) return
+      if (isShownElsewhere(node, subscription)) return this.lastToElsewhere(node, subscription, Jid.parse(subscription.jid))
       const to = recipientsOf(node, subscription)
       const clientWants = client !== undefined && to.length > 0 && (subscription.options?.shows === undefined || to.some(({ session }) => session === client))
-      const body = subscription.options?.includeBody === true && summarises(node.config.type)
-      const told = body ? withBody(lastMessage(node, item), [item]) : lastMessage(node, item)
-      multicast(told, Jid.parse(node.service), client === undefined ? to : clientWants ? [recipient(client.jid, client)] : [])
+      multicast(lastFor(node, subscription, item), Jid.parse(node.service), client === undefined ? to : clientWants ? [recipient(client.jid, client)] : [])
+    },
+    lastToElsewhere(node, subscription, client) {
+      const item = lastItem(store, node, now())
+      if (item === undefined || !node.config.deliver_notifications || addressOf(node, subscription) === undefined) return
+      const told = lastFor(node, subscription, item)
+      if (subscription.options?.shows !== undefined) tellShown(subscription, client.toString(), told)
+      else multicast(told, Jid.parse(node.service), [recipient(client)])
+    },
+    shown(to, shows, event) {
+      const clients = to.resource === '' ? sessions.available(to.bare) : [sessions.get(to.toString())]
+      multicast(event, Jid.parse(event.from ?? ''), clients.flatMap((session) => (session !== undefined && isShown(session, shows) ? [recipient(session.jid, session)] : [])))
     },
     greet(owner, client, interests, session) {
       if (interests.size === 0) return

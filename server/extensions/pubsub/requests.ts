@@ -30,8 +30,8 @@ export function answerGet(engine: Engine, { payload, from, to, session }: IqRequ
     case 'items': return items(engine, service, from, payload, request)
     case 'subscriptions': return subscriptions(engine, service, from, request)
     case 'affiliations': return affiliations(engine, service, from, request)
-    case 'options': return options(engine, service, from, request, session !== undefined)
-    case 'default': return defaultOptions(engine, service, from, request, session !== undefined)
+    case 'options': return options(engine, service, from, request, session !== undefined || engine.knowsPresence(from))
+    case 'default': return defaultOptions(engine, service, from, request, session !== undefined || engine.knowsPresence(from))
     default: throw new StanzaError('bad-request')
   }
 }
@@ -50,12 +50,12 @@ export function answerSet(engine: Engine, { payload, from, to, session }: IqRequ
       return publish(engine, service, from, publishing, named('publish-options'))
     }
     case 'retract': return retract(engine, service, from, request)
-    case 'subscribe': return subscribe(engine, service, from, request, named('options'), session !== undefined)
+    case 'subscribe': return subscribe(engine, service, from, request, named('options'), session !== undefined || engine.knowsPresence(from))
     case 'unsubscribe': return unsubscribe(engine, service, from, request)
     case 'options': {
       // §6.3.7: what configures a subscription that is asked for follows it.
       if (named('subscribe') !== undefined) throw new StanzaError('bad-request', 'options follow subscribe')
-      return setOptions(engine, service, from, request, session !== undefined)
+      return setOptions(engine, service, from, request, session !== undefined || engine.knowsPresence(from))
     }
     default: throw new StanzaError('bad-request')
   }
