@@ -277,22 +277,25 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     balancing: (domain) => config.domainBalancing.get(domain),
   })
   let trust: { readonly file: string | undefined; readonly authorities: Trust } | undefined
+  const trusted = (): Trust => {
+    const { caFile } = config.s2sTls
+    if (trust === undefined || trust.file !== caFile) trust = { file: caFile, authorities: createTrust(caFile) }
+    return trust.authorities
+  }
   const s2s = new S2s({
     hosts, services, router, pending, storage, limits, log, metrics, now,
     secret: cluster === undefined ? randomBytes(32) : createHmac('sha256', cluster.secret).update('server dialback').digest(),
     config: () => config,
     certificates: () => certificates,
     connect: (domain, { name, s2s: { outgoing } }) => connectTo(domain, {
-      dns: createDns({ servers: options.nameServers, timeoutMs: outgoing.dnsTimeoutMs, retries: outgoing.dnsRetries }),
+      dns: createDns({ servers: options.nameServers ?? config.tidings.nameServers, timeoutMs: outgoing.dnsTimeoutMs, retries: outgoing.dnsRetries }),
       families: outgoing.families, port: outgoing.port, timeoutMs: outgoing.timeoutMs, ipv4Address: outgoing.ipv4Address, ipv6Address: outgoing.ipv6Address,
       tls: certificates && { secureContext: certificates.optionsFor(config.s2sTls, name).secureContext, rejectUnauthorized: false },
     }),
-    certified(socket, domain) {
-      const { caFile } = config.s2sTls
-      if (trust === undefined || trust.file !== caFile) trust = { file: caFile, authorities: createTrust(caFile) }
-      return checkCertificate(socket, domain, trust.authorities, now)
-    },
+    certified: (socket, domain) => checkCertificate(socket, domain, trusted(), now),
   })
+  // Before the first connection, whose authorities are those of that moment.
+  if (config.federated) trusted()
   if (config.federated) router.federation = s2s
   const webSockets = serveWebSocket({ http, streams: c2s, limits, log, options: () => config.webSocket })
 

@@ -25,7 +25,7 @@ import { entryOf, show, textOf, toNode, toValue, type ConfigNode, type MapEntry,
 import { accessRule, anything, bool, duration, either, int, list, matching, map, oneOf, OptionError, parseOptions, record, size, text, type OptionSpec, type OptionTable, type OptionType } from './options.ts'
 import { didYouMean, type Problem } from './problems.ts'
 import { checkLdapFiles, ldapSettings, ldapTable, type LdapNames, type LdapSettings } from '../ldap/settings.ts'
-import { S2S_GLOBAL, s2sOf, s2sTable, s2sTlsOf, type S2sConfig, type S2sNames } from './s2s.ts'
+import { S2S_GLOBAL, s2sOf, s2sTable, s2sTlsOf, tidingsS2sTable, type S2sConfig, type S2sNames } from './s2s.ts'
 import { readTls, tlsTable, type TlsNames } from './tls.ts'
 import { joinValues, readConfigTree, withHost } from './yaml.ts'
 export { formatProblem, type Problem } from './problems.ts'
@@ -127,6 +127,8 @@ export interface TidingsOptions {
   /** Who gets the reports of abuse (XEP-0377). */
   readonly reports: { readonly sendTo: readonly string[] }
   readonly serviceStatus: ServiceStatus
+  /** Name servers that say where other servers are; empty for those of the system. */
+  readonly nameServers: readonly string[]
 }
 
 /** What users can learn of the state of the service when they cannot reach it (XEP-0455). */
@@ -263,6 +265,7 @@ interface GlobalOptions extends RedisNames {
   auth_cache_missed: boolean
   auth_cache_size: number
   s2s_max_retry_delay: number
+  ca_file: string
   domain_balancing: ReadonlyMap<string, { readonly type: BalancingType; readonly component_number: number }>
 }
 
@@ -323,6 +326,7 @@ export const globalTable: OptionTable<GlobalOptions> = {
   auth_cache_life_time: { type: duration(), default: 3_600_000, help: 'How long is remembered whether an account of an LDAP directory exists.' },
   auth_cache_missed: { type: bool(), default: true, help: 'Whether is remembered too that one does not.' },
   auth_cache_size: { type: int({ min: 1, infinity: true }), default: 0, help: 'Accounts of which that is remembered; tidings.limits.account_cache unless set.' },
+  ca_file: { type: text(), default: '', help: 'PEM file of the authorities whose certificates are believed, where s2s_cafile is not set.' },
   s2s_max_retry_delay: { type: duration({ timer: true }), default: 300_000, help: 'The longest wait before a server that could not be reached is tried again.' },
   websocket_origin: { type: either(oneOf('ignore'), list(text())), default: [], help: 'Origins such as https://chat.example.org whose pages may connect by WebSocket; all unless set.' },
   websocket_ping_interval: { type: duration({ min: 0, timer: true }), default: 60_000, help: 'Time between pings of WebSocket; two without an answer end the connection, not its session. 0 for none.' },
@@ -354,7 +358,7 @@ export const hostTable: OptionTable<HostOptions> = {
   ...s2sTable,
 }
 
-interface TidingsNames { data: string; processes: string; metrics: unknown; archive_retention: number; upload: unknown; s3: unknown; kafka: unknown; hbase: unknown; cassandra: unknown; cluster: unknown; auth: unknown; self_signed: boolean; reports: unknown; service_status: unknown; limits: unknown }
+interface TidingsNames { data: string; processes: string; metrics: unknown; archive_retention: number; upload: unknown; s3: unknown; kafka: unknown; hbase: unknown; cassandra: unknown; cluster: unknown; auth: unknown; self_signed: boolean; reports: unknown; service_status: unknown; s2s: unknown; limits: unknown }
 
 /** The key `tidings`. */
 export const tidingsTable: OptionTable<TidingsNames> = {
@@ -372,6 +376,7 @@ export const tidingsTable: OptionTable<TidingsNames> = {
   self_signed: { type: bool(), default: true, help: 'Whether hosts without a certificate in certfiles get one that the server signs itself.' },
   reports: { type: anything(), default: undefined, help: 'Reports of abuse: send_to.' },
   service_status: { type: anything(), default: undefined, help: 'What users learn of outages: addresses and outage.' },
+  s2s: { type: anything(), default: undefined, help: 'Federation: nameservers.' },
   limits: { type: anything(), default: undefined, help: 'Limits by their names in snake_case.' },
 }
 
@@ -459,7 +464,6 @@ const INSTEAD: readonly (readonly [RegExp, string])[] = [
   [/^(oom_|queue_|validate_stream)/, 'has no effect: queues are in memory and bounded by tidings.limits; streams are always checked.'],
   [/^acme$/, 'has no effect: certificates are not fetched; keep them current in certfiles.'],
   [/^(allow_contrib_modules|install_contrib_modules)$/, 'has no effect: modules written for ejabberd cannot be loaded.'],
-  [/^ca_file$/, 'has no effect: the system\'s own certificate authorities are trusted.'],
 ]
 
 /** Values that say what this server does anyway, so nothing is worth reporting. */
@@ -559,7 +563,7 @@ export function loadConfig(file: string, options: LoadOptions = {}): { config: C
     ...(entryOf(root, 'negotiation_timeout') && !limitsSet.has('preAuthTimeoutMs') ? { preAuthTimeoutMs: globals.negotiation_timeout } : {}),
   }
   const c2sTls = readTls(globalHost, 'c2s_', folder, root, problems)
-  const s2sTls = s2sTlsOf(globalHost, folder, root, problems)
+  const s2sTls = s2sTlsOf(globalHost, globals.ca_file, folder, root, problems)
   const { listen, certfiles: listenerCertfiles } = readListeners(entryOf(root, 'listen'), { limits: allLimits, c2sTls, s2sTls, folder, check: globalAccess.check, problems })
   const federated = listen.some(({ module }) => module === 'ejabberd_s2s_in')
   if (!federated) reportUnfederated(root, problems)
@@ -983,6 +987,7 @@ function readTidings(entry: MapEntry | undefined, cluster: ClusterOptions | unde
         cluster,
         auth: auth && authEntry && authOptions(auth, authEntry, problems),
         selfSigned: read.options.self_signed,
+        nameServers: part('s2s', tidingsS2sTable)?.nameservers ?? [],
         reports: { sendTo: part('reports', reportsTable)?.send_to ?? [] },
         serviceStatus: { addresses: status?.addresses ?? [], outage: status?.outage },
       },

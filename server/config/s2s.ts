@@ -1,4 +1,5 @@
 /** Federation: ejabberd's options `s2s_…` and `outgoing_s2s_…`. */
+import { Resolver } from 'node:dns'
 import { isIP } from 'node:net'
 import type { TlsChoices } from '../../lib/net/certificates.ts'
 import { show, textOf, type MapNode } from './node.ts'
@@ -97,6 +98,26 @@ export const s2sTable: OptionTable<S2sNames> = {
   outgoing_s2s_timeout: { type: duration({ timer: true }), default: 10_000, help: 'How long a connection to another server may take.' },
 }
 
+/** The key `tidings.s2s`. */
+export const tidingsS2sTable: OptionTable<{ nameservers: readonly string[] }> = {
+  nameservers: { type: list(nameServer()), default: [], help: 'Name servers that say where other servers are, in place of the system\'s.' },
+}
+
+function nameServer(): OptionType<string> {
+  return {
+    expects: 'an address such as 192.0.2.53, "192.0.2.53:5353" or "[2001:db8::53]:53"',
+    parse(node) {
+      const written = textOf(node) ?? ''
+      try {
+        new Resolver().setServers([written])
+      } catch {
+        throw new OptionError(node, `${show(node)} is not allowed here; expected ${this.expects}.`)
+      }
+      return written
+    },
+  }
+}
+
 /** What cannot differ between hosts. */
 export const S2S_GLOBAL: ReadonlySet<string> = new Set(['s2s_ciphers', 's2s_dhfile', 's2s_cafile', 's2s_protocol_options', 's2s_tls_compression', 's2s_dns_timeout', 's2s_dns_retries'])
 
@@ -118,9 +139,9 @@ export function s2sOf(values: S2sNames): S2sConfig {
 }
 
 /** TLS with other servers, of both directions. Certificates are asked for; whether one is believed is decided by its name too. */
-export function s2sTlsOf(values: S2sNames, folder: string, node: MapNode, problems: Problem[]): TlsChoices {
+export function s2sTlsOf(values: S2sNames, caFile: string, folder: string, node: MapNode, problems: Problem[]): TlsChoices {
   const read = readTls({
-    c2s_ciphers: values.s2s_ciphers, c2s_dhfile: values.s2s_dhfile, c2s_cafile: values.s2s_cafile,
+    c2s_ciphers: values.s2s_ciphers, c2s_dhfile: values.s2s_dhfile, c2s_cafile: values.s2s_cafile || caFile,
     c2s_protocol_options: values.s2s_protocol_options, c2s_tls_compression: values.s2s_tls_compression,
   }, 's2s_', folder, node, problems)
   return { ...read, asks: true, tickets: false }

@@ -13,6 +13,7 @@ import type { Config, Problem } from '../config/config.ts'
 import type { Log } from '../log.ts'
 import type { Server } from '../server.ts'
 import type { ServeParts } from './processes.ts'
+import type { S2sCheck } from './s2s-check.ts'
 
 /** How long stopping may take before what is left is cut off; of a node, which has to write everything to where other nodes find it, longer. */
 const CLOSE_MS = 5_000
@@ -71,6 +72,10 @@ async function run(argv: readonly string[]): Promise<number> {
     if (args.length > 1) throw new UsageError('check-config takes one file')
     return checkConfig(args[0] ?? options.config ?? defaultConfig(), options)
   }
+  if (command === 's2s-check') {
+    if (args.length > 1) throw new UsageError('s2s-check takes one domain')
+    return checkServer({ domain: args[0], from: values.from }, values.json ?? false, options)
+  }
   if (command === 'migrate') {
     if (args.length > 0) throw new UsageError(`migrate takes no ${args[0]}; the cluster is named by --config FILE, the old data by --data DIR`)
     return migrateData(options)
@@ -112,7 +117,7 @@ async function serveSeveral(roles: readonly Role[], argv: readonly string[]): Pr
   return Math.max(...codes)
 }
 
-function parse(argv: readonly string[]): { values: { config?: string; data?: string; strict?: boolean; role?: string; place?: string; help?: boolean; version?: boolean }; positionals: string[] } {
+function parse(argv: readonly string[]): { values: { config?: string; data?: string; strict?: boolean; role?: string; place?: string; from?: string; json?: boolean; help?: boolean; version?: boolean }; positionals: string[] } {
   try {
     return parseArgs({
       args: [...argv],
@@ -123,6 +128,8 @@ function parse(argv: readonly string[]): { values: { config?: string; data?: str
         strict: { type: 'boolean' },
         role: { type: 'string' },
         place: { type: 'string' },
+        from: { type: 'string' },
+        json: { type: 'boolean' },
         help: { type: 'boolean', short: 'h' },
         version: { type: 'boolean', short: 'V' },
       },
@@ -143,6 +150,7 @@ function help(): string {
   ${'auth'.padEnd(42)} The same as serve --role auth: checks passwords for the others.
   ${'migrate'.padEnd(42)} Bring the data of a server alone (--data) into the cluster of --config.
   ${'check-config [FILE] [--strict]'.padEnd(42)} Say what of a configuration cannot be used.
+  ${'s2s-check [DOMAIN] [--from HOST] [--json]'.padEnd(42)} Explain whether another server can be reached, and ours by others.
 ${commands.join('\n')}
 
 Options:
@@ -233,6 +241,15 @@ async function checkConfig(file: string, options: Options): Promise<number> {
   const warnings = problems.length - errors
   console.log(`${file}: ${errors} errors, ${warnings} warnings; ${config.hosts.length} hosts, ${config.listen.length} listeners`)
   return errors > 0 ? 1 : 0
+}
+
+/** Explains whether another server can be reached; 1 when it cannot. */
+async function checkServer(check: S2sCheck, asJson: boolean, options: Options): Promise<number> {
+  const config = await readConfig(options)
+  const { checkFederation, reportLines } = await import('./s2s-check.ts')
+  const report = await checkFederation(config, check)
+  console.log(asJson ? JSON.stringify(report, undefined, 2) : reportLines(config, report).join('\n'))
+  return report.works ? 0 : 1
 }
 
 /** Runs an operation in the running server, or on the storage when none runs. */
