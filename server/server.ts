@@ -441,7 +441,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
 
   function partsOf(host: Host, isOn: (extension: Extension) => boolean): Parts {
     return {
-      host: host.name,
+      host: host.name, components,
       iq: host.iq, disco: host.disco, commands: host.commands, features: host.features, nonzas: host.nonzas, logins: host.logins, registrations: host.registrations, captchas, operations: host.operations, lifecycle: options.ending && { hosts: () => [...hosts.keys()], end }, sasl2: host.sasl2, bind2: host.bind2, tokens, hooks: host.hooks,
       sessions, everySession: sessionsOfAll, rosters, here: isHere, pin: (unit) => place?.pin(unit) ?? NOTHING_PINNED, calls: callsOf(calls, host.name, (end) => { host.stops.push(end) }), capabilities, pep, tell: host.hooks, storage, http, streams: c2s, log, metrics, limits, now,
       access: host.config.access, config: host.config,

@@ -20,6 +20,7 @@ import type { Access, Shaper } from '../config/access.ts'
 import type { Frame } from '../cluster/frames.ts'
 import type { Balancing, ComponentListen, ListenConfig } from '../config/config.ts'
 import type { Limits } from '../config/limits.ts'
+import type { Host } from '../host.ts'
 import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Router, Service, ServiceUnit } from '../router/router.ts'
@@ -31,7 +32,7 @@ import { announcement, type Announced, type OtherNodes, RemoteStream } from './e
 
 export interface ComponentsParts {
   /** Local domains. */
-  readonly hosts: ReadonlyMap<string, unknown>
+  readonly hosts: ReadonlyMap<string, Pick<Host, 'hooks'>>
   /** What the router routes by; those of components are added here. */
   readonly services: Map<string, Service>
   readonly serviceUnits: Map<string, ServiceUnit>
@@ -238,6 +239,7 @@ export class Components implements AsyncDisposable {
     this.log.info({ what: 'component_connected', domain: stream.domain, address: stream.address })
     this.update()
     this.#attach()
+    for (const { hooks } of this.#parts.hosts.values()) hooks.runComponentConnected(stream.domain, (stanza) => { stream.send(stanza) })
   }
 
   /** A stanza of a component, whose `from` has been checked. */
@@ -446,6 +448,9 @@ export class Components implements AsyncDisposable {
     if (others.nodes().some((node) => node.inc === inc && node.leaving)) this.#missed(ended)
     this.#yield()
     this.update()
+    for (const { number, domain } of announced) {
+      if (!before.some((each) => each.number === number)) for (const { hooks } of this.#parts.hosts.values()) hooks.runComponentConnected(domain)
+    }
   }
 
   /** Closes connections for which there are newer ones elsewhere, and those beyond the number that there is to be. */
@@ -657,6 +662,10 @@ export class Components implements AsyncDisposable {
     const hash = hashOf(type.startsWith('bare_') ? Jid.tryParse(key)?.bare ?? key : key)
     return (slots.length > 0 ? slots[hash % slots.length] : undefined) ?? streams[hash % streams.length]
   }
+
+  /** Domains that have a component of their own connected, at any node. */
+  domains(): readonly string[] { return Array.from(this.#domains).flatMap(([domain, { own }]) => (own.length > 0 ? [domain] : [])) }
+  isConnected(domain: string): boolean { return (this.#domains.get(domain)?.own.length ?? 0) > 0 }
 
   /** Domains below a host that components are connected for, and below no other host that is longer. */
   domainsOf(host: string): readonly string[] {

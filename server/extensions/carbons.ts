@@ -63,7 +63,8 @@ export const carbons = defineExtension({
       const sender = delivery.fromLocal && from.domain === host ? sessions.of(from.bare) : NONE
       const recipient = delivery.toLocal && to.domain === host && !toSelf ? sessions.of(to.bare) : NONE
       let eligible: boolean | undefined
-      if (sender.length > 1) {
+      // What a component has sent in the name of the account (XEP-0356) is news to all of its clients.
+      if (sender.length > (delivery.session === undefined ? 0 : 1)) {
         let build: Copy | undefined
         for (const session of sender) {
           if (session === delivery.session || session.get(CARBONS) !== true || reached.includes(session) || session.jid.equals(from)) continue

@@ -289,6 +289,13 @@ export interface HomeCalls {
   askNodes(name: string, args?: Value): Promise<readonly Value[]>
 }
 
+/** External components (XEP-0114), of all nodes. */
+export interface ConnectedComponents {
+  /** Domains that have a component of their own connected. */
+  domains(): readonly string[]
+  isConnected(domain: string): boolean
+}
+
 /** One of many that a stanza goes to. The router remembers its session here, and how its address is written. */
 export interface Recipient {
   readonly jid: Jid
@@ -424,6 +431,7 @@ export interface Parts {
   pep: PersonalEvents
   /** Tells the other extensions what was read or written. */
   tell: HookCalls
+  components: ConnectedComponents
   /** Broadcasts the presence of a session of this host again. */
   announce(session: Session): void
   accounts: Accounts

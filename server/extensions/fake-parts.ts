@@ -83,6 +83,7 @@ export function fakeParts(host = 'example.net') {
   const personal = new Map<string, PersonalNodes>()
   const parts: Parts = {
     tell: hooks,
+    components: { domains: () => [], isConnected: () => false },
     capabilities: createCapabilities((request, timeoutMs) => pending.request(request, timeoutMs)),
     pep: { of: (of) => personal.get(of), provide: (of, nodes) => { personal.set(of, nodes); return () => void personal.delete(of) } },
     announce: () => undefined,

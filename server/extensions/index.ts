@@ -33,6 +33,7 @@ import { multicast } from './multicast.ts'
 import { offline } from './offline.ts'
 import { ping } from './ping.ts'
 import { privateStorage } from './private-storage.ts'
+import { privilegedEntity } from './privileged-entity.ts'
 import { pubsub } from './pubsub.ts'
 import { push, pushKeepalive } from './push.ts'
 import { register } from './register.ts'
@@ -59,7 +60,7 @@ export const extensions = [
   abuseReports, externalServices, serviceStatus, socks5Proxy, multicast,
   disco, caps, contactAddresses, adhoc, dataExport, serviceAdministration, announcements,
   loginBans, fast, scramUpgrade, clientAccess,
-  roster, sharedRosterLdap, register, invites, privateStorage, vcard, userSearch, lastActivity, flexibleOffline,
+  roster, privilegedEntity, sharedRosterLdap, register, invites, privateStorage, vcard, userSearch, lastActivity, flexibleOffline,
   ping, version, entityTime, httpUpload, httpUploadQuota, bosh, hostMeta,
   muc,
   // What keeps things in personal nodes comes after them.

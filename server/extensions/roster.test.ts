@@ -40,6 +40,7 @@ function stage({ versioning = true, allowed = true } = {}) {
     host: 'example.net',
     iq,
     hooks,
+    tell: hooks,
     rosters,
     access,
     features: { beforeLogin: () => undefined, afterLogin: (feature) => { offered.push(feature()) } },

@@ -20,22 +20,23 @@ export const roster = defineExtension({
   ejabberd: 'mod_roster',
   specs: [{ rfc: 6121, status: 'complete', note: '§2' }, { xep: 237, version: '1.3', status: 'complete' }],
   features: [ROSTER_NS],
-  needs: ['host', 'iq', 'features', 'hooks', 'router', 'sessions', 'rosters', 'access', 'accountData'],
+  needs: ['host', 'iq', 'features', 'hooks', 'router', 'sessions', 'rosters', 'access', 'accountData', 'tell'],
   options: {
     versioning: { type: bool(), default: false, help: 'Sends only the changes to clients that have an earlier roster (XEP-0237).' },
     access: { type: accessRule(), default: 'all', help: 'Who may change their roster.' },
     store_current_id: { type: bool(), default: false, help: 'Versions are always stored.', ignored: 'has no effect: versions are always stored.' },
   },
-  start({ host, iq, features, hooks, router, sessions, rosters, access, accountData }, options) {
+  start({ host, iq, features, hooks, router, sessions, rosters, access, accountData, tell }, options) {
     if (options.versioning) features.afterLogin(() => "<ver xmlns='urn:xmpp:features:rosterver'/>") // RFC 6121 §2.6.1
     features.afterLogin(() => "<sub xmlns='urn:xmpp:features:pre-approval'/>") // RFC 6121 §3.4.1
 
     iq.get(`${ROSTER_NS} query`, 'account', ({ payload, from, to, session }) => {
-      if (from.bare !== to.bare) throw new StanzaError('service-unavailable')
+      if (from.bare !== to.bare && !tell.runManagesRoster(to.bare, from, 'get')) throw new StanzaError('service-unavailable')
       // RFC 6121 §2.1.3: a roster get holds no items; what other specifications put there is ignored (RFC 6120 §8.4).
       if (payload.getChildren('item', ROSTER_NS).length > 0) throw new StanzaError('bad-request', 'A roster get holds no items')
       const known = payload.attrs['ver']
-      const current = rosters.get(from.bare)
+      const current = rosters.get(to.bare)
+      if (from.bare !== to.bare) return queryOf(current, false)
       if (!options.versioning || known === undefined) {
         interest(session)
         return queryOf(current, false)
@@ -56,7 +57,7 @@ export const roster = defineExtension({
     })
 
     iq.set(`${ROSTER_NS} query`, 'account', ({ payload, from, to, session }) => {
-      if (from.bare !== to.bare) throw new StanzaError('forbidden') // RFC 6121 §2.3.3
+      if (from.bare !== to.bare) return manage(to.bare, from, payload)
       if (!access.allows(options.access, session ? { jid: from, address: session.address } : { jid: from })) throw new StanzaError('not-allowed')
       const [element, ...more] = payload.getChildren('item', ROSTER_NS)
       if (element === undefined || more.length > 0) throw new StanzaError('bad-request', 'A roster set holds exactly one item')
@@ -78,6 +79,33 @@ export const roster = defineExtension({
       // RFC 6121 §2.4.2: pushed also when it leaves the item as it was.
       rosters.set(from.bare, edited(rosters.item(from.bare, contact), contact, element), { announce: true })
     })
+
+    /** Somebody else changes the roster: one contact or several, with the subscription too. */
+    function manage(owner: string, manager: Jid, query: Element): undefined {
+      if (!tell.runManagesRoster(owner, manager, 'set')) throw new StanzaError('forbidden') // RFC 6121 §2.3.3
+      const items = query.getChildren('item', ROSTER_NS).map((element) => {
+        const contact = Jid.tryParse(element.attrs['jid'] ?? '')?.bare
+        if (contact === undefined) throw new StanzaError('bad-request', 'An item has no jid')
+        if (contact === owner) throw new StanzaError('not-allowed', 'Nobody is their own contact')
+        const before = rosters.item(owner, contact)
+        if (element.attrs['subscription'] === 'remove') {
+          if (before?.shared === true) throw new StanzaError('not-allowed', 'The contact is in a group that others keep')
+          return { contact, before, item: undefined }
+        }
+        const item = edited(before, contact, element)
+        return { contact, before, item: { ...item, subscription: SUBSCRIPTIONS.find((each) => each === element.attrs['subscription']) ?? item.subscription, ask: element.attrs['ask'] === 'subscribe' || (item.ask && element.attrs['subscription'] === undefined) } }
+      })
+      if (items.length === 0) throw new StanzaError('bad-request', 'A roster set holds an item')
+      // All are right, or none is written.
+      for (const { contact, before, item } of items) {
+        if (item !== undefined) rosters.set(owner, item, { announce: true })
+        else if (before !== undefined) {
+          endSubscriptions(owner, before)
+          rosters.remove(owner, contact)
+        }
+      }
+      return undefined
+    }
 
     function interest(session: Session | undefined): void {
       if (session === undefined || session.interested) return

@@ -39,6 +39,8 @@ export class HookRunner implements Hooks {
   readonly #removed: ((bareJid: string) => void | Promise<void>)[] = []
   readonly #passwordChanged: ((bareJid: string) => void)[] = []
   readonly #registered: ((bareJid: string) => void | Promise<void>)[] = []
+  readonly #componentConnected: ((domain: string, tell: ((stanza: Stanza) => void) | undefined) => void)[] = []
+  readonly #managesRoster: ((owner: string, manager: Jid, type: 'get' | 'set') => boolean)[] = []
   readonly #released: ((units: ReadonlySet<string>) => void)[] = []
   readonly #came: ((unit: string) => void)[] = []
   readonly #nodesLost: ((wasThere: (unit: string) => boolean) => void)[] = []
@@ -75,10 +77,15 @@ export class HookRunner implements Hooks {
   accountRemoved(handler: (bareJid: string) => void | Promise<void>): void { this.#removed.push(handler) }
   passwordChanged(handler: (bareJid: string) => void): void { this.#passwordChanged.push(handler) }
   accountRegistered(handler: (bareJid: string) => void | Promise<void>): void { this.#registered.push(handler) }
+  componentConnected(handler: (domain: string, tell: ((stanza: Stanza) => void) | undefined) => void): void { this.#componentConnected.push(handler) }
+  managesRoster(handler: (owner: string, manager: Jid, type: 'get' | 'set') => boolean): void { this.#managesRoster.push(handler) }
   released(handler: (units: ReadonlySet<string>) => void): void { this.#released.push(handler) }
   came(handler: (unit: string) => void): void { this.#came.push(handler) }
   nodesLost(handler: (wasThere: (unit: string) => boolean) => void): void { this.#nodesLost.push(handler) }
   told(handler: (unit: string, words: readonly string[]) => void): void { this.#told.push(handler) }
+
+  runComponentConnected(domain: string, tell?: (stanza: Stanza) => void): void { for (const handler of this.#componentConnected) handler(domain, tell) }
+  runManagesRoster(owner: string, manager: Jid, type: 'get' | 'set'): boolean { return this.#managesRoster.some((handler) => handler(owner, manager, type)) }
 
   runOutgoing(delivery: Delivery): void {
     for (const handler of this.#checkOutgoing) handler(delivery)

@@ -123,6 +123,12 @@ export interface Hooks {
   /** The account's password is another now; called in the turn in which that is written. */
   passwordChanged(handler: (bareJid: string) => void): void
   accountRegistered(handler: (bareJid: string) => void | Promise<void>): void
+  /**
+   * A component has connected for a domain, here or, without `tell`, at another node. `tell` sends to this very connection. Called on all hosts.
+   */
+  componentConnected(handler: (domain: string, tell: ((stanza: Stanza) => void) | undefined) => void): void
+  /** Whether somebody else than the owner of a roster may read or change it: true for yes, a StanzaError for no, false for whoever is not known. */
+  managesRoster(handler: (owner: string, manager: Jid, type: 'get' | 'set') => boolean): void
   /** This node is not the home of these units any more (cluster/shapes.ts): what is kept in memory of them may be out of date when they come again. */
   released(handler: (units: ReadonlySet<string>) => void): void
   /** This node has become the home of a unit; what is stored of it may be read. */
@@ -135,6 +141,7 @@ export interface Hooks {
 
 /** Hooks that extensions run. */
 export interface HookCalls {
+  runManagesRoster(owner: string, manager: Jid, type: 'get' | 'set'): boolean
   runVcardRead(owner: string, asker: Jid, vcard: Element): void
   runVcardWriting(owner: string, vcard: Element): Promise<void>
   runVcardWritten(owner: string, vcard: Element, before: Element | undefined): void
