@@ -696,7 +696,7 @@ modules:
       expect(config.limits).to.include({ stanzaBytes: 20_000, preAuthTimeoutMs: 5000, depth: 100 })
       expect(config.tidings).to.deep.equal({
         data: './d', processes: 1, metrics: { port: 0, ip: '127.0.0.1' }, archiveRetentionMs: 30 * 86_400_000,
-        upload: { quotaBytes: 1024 ** 3, expiryMs: Infinity }, s3: undefined, kafka: undefined, hbase: undefined, cassandra: undefined, cluster: undefined, auth: undefined, selfSigned: true,
+        upload: { quotaBytes: 1024 ** 3, expiryMs: Infinity }, s3: undefined, kafka: undefined, hbase: undefined, cassandra: undefined, cluster: undefined, auth: undefined, nameServers: [], selfSigned: true,
         reports: { sendTo: [] }, serviceStatus: { addresses: [], outage: undefined },
       })
       expect(good('hosts: [a.example]\ntidings: { s3: { endpoint: "http://s3.example:9000", access_key: a, secret_key: b } }\n').tidings.s3).to.deep.equal({
