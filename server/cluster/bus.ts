@@ -35,9 +35,15 @@ interface Target {
   lastNumber: number
   /** Committed, and not in its inbox yet. */
   queue: Outgoing[]
-  sending: Promise<void> | undefined
+  isSending: boolean
   /** Why nothing gets there at present. */
   problem?: string | undefined
+  /** Called when no number up to this one is in the queue. */
+  waiting: { readonly number: number; readonly resolve: () => void }[]
+}
+
+function newTarget(inc: string, lastNumber: number): Target {
+  return { inc, lastNumber, queue: [], isSending: false, waiting: [] }
 }
 
 /** What has come from one node. */
@@ -82,7 +88,7 @@ export class Bus implements Participant {
 
   outgoing(inc: string, frame: Buffer, durable: boolean): void {
     let target = this.#targets.get(inc)
-    if (!target) this.#targets.set(inc, target = { inc, lastNumber: 0, queue: [], sending: undefined })
+    if (!target) this.#targets.set(inc, target = newTarget(inc, 0))
     const outgoing: Outgoing = { to: inc, number: ++target.lastNumber, frame, isDurable: durable }
     if (durable) {
       this.#unsent.add(outgoing)
@@ -143,7 +149,15 @@ export class Bus implements Participant {
   async left(inc: string): Promise<void> {
     await this.#store.committed()
     const target = this.#targets.get(inc)
-    while (target?.sending !== undefined && !this.#isClosed) await target.sending
+    const last = target?.queue.at(-1)
+    if (target === undefined || last === undefined || this.#isClosed) return
+    await new Promise<void>((resolve) => { target.waiting.push({ number: last.number, resolve }) })
+  }
+
+  /** Resolves when everything that was sent so far is in the inboxes of its nodes, or has been handed back; not what has no node yet. */
+  async arrived(): Promise<void> {
+    await this.#store.committed()
+    await Promise.all([...this.#targets.keys()].map((inc) => this.left(inc)))
   }
 
   /** These are over for good. */
@@ -197,15 +211,18 @@ export class Bus implements Participant {
     this.#isClosed = true
     for (const { stop } of this.#waiting) stop()
     this.#waiting.clear()
+    for (const target of this.#targets.values()) this.#progressed(target)
   }
 
   #leave(group: readonly Outgoing[]): void {
     for (const outgoing of group) {
-      const target = this.#targets.get(outgoing.to) ?? { inc: outgoing.to, lastNumber: outgoing.number, queue: [], sending: undefined }
+      const target = this.#targets.get(outgoing.to) ?? newTarget(outgoing.to, outgoing.number)
       this.#targets.set(outgoing.to, target)
       target.queue.push(outgoing)
       this.#bytes += outgoing.frame.length
-      target.sending ??= this.#send(target).finally(() => { target.sending = undefined })
+      if (target.isSending) continue
+      target.isSending = true
+      void this.#send(target)
     }
   }
 
@@ -233,12 +250,15 @@ export class Bus implements Participant {
           this.#bytes -= bytes
           for (const outgoing of pieces) this.#over(outgoing)
         }
+        this.#progressed(target)
       } catch (error) {
         if (this.#isClosed) break
         this.#report(target, error)
         await new Promise((resolve) => { setTimeout(resolve, RETRY_MS).unref() })
       }
     }
+    // In the turn in which the queue was found empty: what is put there from now on begins anew.
+    target.isSending = false
   }
 
   /** Once for each reason, however often it is tried. */
@@ -269,6 +289,14 @@ export class Bus implements Participant {
         this.#store.afterCommit(() => { this.#over(outgoing) })
       }, target.inc)
     }
+  }
+
+  #progressed(target: Target): void {
+    if (target.waiting.length === 0) return
+    const first = this.#isClosed ? Infinity : target.queue[0]?.number ?? Infinity
+    const { waiting } = target
+    target.waiting = waiting.filter(({ number }) => number >= first)
+    for (const { number, resolve } of waiting) if (number < first) resolve()
   }
 
   #over(outgoing: Outgoing): void {
@@ -348,8 +376,10 @@ export class BusRecord<Place = undefined> {
     }
   }
 
-  /** Durable frames that it sent and that found no other way; they may have arrived. In order for each node. */
+  /** Durable frames that it sent and that found no other way; they may have arrived. In the order in which they were committed. */
   get sent(): Iterable<Sent & { readonly place: Place }> { return this.#sent.values() }
+
+  get hasSent(): boolean { return this.#sent.size > 0 }
 
   isDone(source: string, number: number): boolean {
     const received = this.#received.get(source)

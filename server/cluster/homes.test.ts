@@ -15,7 +15,7 @@ function unitsWith(more: Partial<Units>): Units {
     claim: () => Promise.reject(new Error('not asked for')),
     find: () => Promise.resolve(undefined),
     outgoing: nothing, keep: () => nothing, incoming: nothing, returned: nothing, left: () => Promise.resolve(), onChange: nothing, pin: () => nothing,
-    onClaimed: nothing, onReleased: nothing, onLost: nothing, leaving: () => Promise.resolve(), leave: () => Promise.resolve(),
+    onClaimed: nothing, onReleased: nothing, beforeMove: nothing, onLost: nothing, leaving: () => Promise.resolve(), leave: () => Promise.resolve(),
     ...more,
   }
 }
@@ -92,6 +92,7 @@ describe('homes of units', () => {
     const handled: string[] = []
     let here = false
     let incoming: Parameters<Units['incoming']>[0] = () => undefined
+    let came: Parameters<Units['onClaimed']>[0] = nothing
     const sent: { readonly inc: string; readonly frame: Buffer }[] = []
     const node = (inc: string): Units['nodes'][number] => ({ inc, name: inc, address: '', roles: [], leaving: inc === 'b' })
     const units = unitsWith({
@@ -99,8 +100,10 @@ describe('homes of units', () => {
       isHere: () => here,
       claim: () => {
         here = true
+        came(JULIET, [])
         return Promise.resolve('a')
       },
+      onClaimed: (listener) => { came = listener },
       find: () => Promise.resolve(here ? 'a' : 'b'),
       outgoing: (inc, frame) => { sent.push({ inc, frame }) }, 
       incoming: (handler) => { incoming = handler },

@@ -13,6 +13,7 @@ export interface TestCluster extends AsyncDisposable {
 }
 
 const JULIET = 'juliet@example.org'
+const ROMEO = 'romeo@montague.lit'
 
 export function testMembership(driver: string, open: () => Promise<TestCluster>): void {
   describe(`membership of ${driver}`, () => {
@@ -97,6 +98,20 @@ export function testMembership(driver: string, open: () => Promise<TestCluster>)
       expect(await a.receivedBy('nobody-1', a.self.inc)).to.equal(0)
     })
 
+    it('has handed out all that had come by the time of a claim once it has caught up', async () => {
+      const [a, b] = [await cluster.join('a'), await cluster.join('b')]
+      const got: number[] = []
+      b.receive(({ first, pieces }) => { pieces.forEach((_, i) => got.push(first + i)) })
+      for (let i = 1; i <= 30; i++) {
+        await a.send(b.self.inc, parcel(a, i, 1))
+        await b.claim(`${i}@capulet.lit`)
+        await b.caughtUp()
+        expect(new Set(got).size).to.equal(i)
+      }
+      // Also what is handed out and not done.
+      await b.caughtUp()
+    })
+
     it('hands a killed node on: its log, its inbox, its units', async () => {
       const [a, b, c] = [await cluster.join('a'), await cluster.join('b'), await cluster.join('c')]
       const gone: string[] = []
@@ -148,15 +163,19 @@ export function testMembership(driver: string, open: () => Promise<TestCluster>)
       await append(a, 'one')
       const begun: string[] = []
       let first: Inheritance | undefined
+      let ways: Inheritance['ways'] | undefined
       const finished: string[] = []
       for (const one of [b, c]) {
         one.inherit(async (inheritance) => {
           if (inheritance.inc === a.self.inc) begun.push(one.self.name)
           if (begun.length === 1 && inheritance.inc === a.self.inc) {
             first = inheritance
+            expect([...inheritance.ways]).to.deep.equal([])
+            await inheritance.noteWays(ROMEO, ['x', 'y'])
             await cluster.fence(one)
             return await new Promise(() => {})
           }
+          if (inheritance.inc === a.self.inc) ways = inheritance.ways
           await inheritance.finish(1, new Map())
           finished.push(inheritance.inc)
         })
@@ -164,6 +183,8 @@ export function testMembership(driver: string, open: () => Promise<TestCluster>)
       await cluster.kill(a)
       await until(() => finished.includes(a.self.inc))
       expect(begun.slice(0, 2).sort()).to.deep.equal(['b', 'c'])
+      expect([...ways ?? []]).to.deep.equal([[ROMEO, ['x', 'y']]])
+      await failure(first?.noteWays(ROMEO, ['z']) ?? Promise.resolve())
       await failure(first?.write([offline(JULIET, '0000001')], new Map()) ?? Promise.resolve())
       await failure(first?.finish(1, new Map()) ?? Promise.resolve())
     })

@@ -29,6 +29,7 @@ interface Member {
   readonly segments: Map<number, LogRecord[]>
   record: number
   readonly inbox: Entry[]
+  readonly ways: Map<string, readonly string[]>
   readonly membership: MemoryMembership
 }
 
@@ -49,7 +50,7 @@ export class MemoryCluster {
   join(name: string, roles: readonly string[] = [], address = ''): MemoryMembership {
     const info: NodeInfo = { inc: `${name}-${++this.#joined}`, name, address, roles, leaving: false }
     const membership = new MemoryMembership(this, info)
-    this.#members.set(info.inc, { info, state: 'live', isKilled: false, segments: new Map([[1, []]]), record: 0, inbox: [], membership })
+    this.#members.set(info.inc, { info, state: 'live', isKilled: false, segments: new Map([[1, []]]), record: 0, inbox: [], ways: new Map(), membership })
     this.changed([])
     return membership
   }
@@ -63,6 +64,8 @@ export class MemoryCluster {
 
   /** Lost nodes that are not recovered yet. */
   get lost(): readonly string[] { return this.#lost }
+
+  get isRecovering(): boolean { return this.#isRecovering || this.#lost.length > 0 }
 
   placeOf(unit: string): Place {
     let place = this.#places.get(unit)
@@ -223,6 +226,8 @@ export class MemoryCluster {
       inc, records,
       position: { segment: 0, record: 0, lastIdMs: 0 },
       parcels: member.inbox.map((entry) => entry.parcel),
+      ways: member.ways,
+      noteWays: (unit, nodes) => ask('noteWays', () => { member.ways.set(unit, nodes) }),
       load: (unit) => ask('load', () => this.load(unit)),
       write: (rows, tails) => ask('write', () => { this.write(inc, rows, tails) }),
       finish: (lastMs, received) => ask('finish', () => {
@@ -285,6 +290,10 @@ export class MemoryMembership implements Membership {
   receive(handler: (parcel: Parcel, done: () => void) => void): void {
     this.#receiver = handler
     this.handOut()
+  }
+
+  async caughtUp(): Promise<void> {
+    await this.#ask('caughtUp', () => { this.handOut() })
   }
 
   inherit(handler: (inheritance: Inheritance) => Promise<void>): void { this.inheritor = handler }

@@ -466,9 +466,8 @@ describe(`servers of one cluster over ${name}`, () => {
       if (id.startsWith('s')) inOrder.push(id)
       else if (id.startsWith('g')) got.push(id)
     }
-    // Not yet the order: docs/decisions/cluster.md.
-    expect(inOrder).to.have.members(Array.from({ length: sent }, (_, i) => `s${i}`))
-    expect(got).to.have.members(Array.from({ length: sent }, (_, i) => `g${i}`))
+    expect(inOrder).to.deep.equal(Array.from({ length: sent }, (_, i) => `s${i}`))
+    expect(got).to.deep.equal(Array.from({ length: sent }, (_, i) => `g${i}`))
     await back.ping()
     expect(back.inbox.filter(({ name }) => name === 'message')).to.deep.equal([])
     sites.splice(leaving, 1)

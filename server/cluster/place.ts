@@ -169,6 +169,7 @@ export class Place {
   async leave(): Promise<void> {
     this.#homes?.leave()
     await this.units.leave()
+    await this.#homes?.passedOn()
   }
 
   /** What belongs to a host as a whole is kept by one node: the first that is there and has accounts. */

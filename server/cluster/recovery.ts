@@ -6,7 +6,7 @@ import { RecordReader } from '../storage/groups/record.ts'
 import { BUS_SECTION, BusRecord, NOWHERE, type Sent } from './bus.ts'
 import { HISTORY_SECTION, packTail, type PlacedEntry, unpackEntry, unpackTail } from './history.ts'
 import { type HistoryEntry, type HistoryProgress, type HistoryQueue, type Inheritance, type Membership, type RowStore, type UnitRow } from './shapes.ts'
-import { frameKey, NAMED, RELEASED, UNITS_SECTION } from './storage.ts'
+import { frameRow, NAMED, RELEASED, UNITS_SECTION } from './storage.ts'
 import { formsOf, unitOfKey } from './unit-keys.ts'
 import { continueVersionsAfter, nextVersion } from './versions.ts'
 
@@ -18,13 +18,19 @@ export interface RecoveryParts {
   readonly framesOf: (frame: Buffer) => readonly { readonly unit: string; readonly frame: Buffer }[]
   /** This node is lost itself. */
   isLost(): boolean
+  isLive(inc: string): boolean
+  /** The home of a unit, if it has one. */
+  find(unit: string): Promise<string | undefined>
   /** The home of a unit, this node when it has none. */
   homeOf(unit: string): Promise<string>
+  /** Resolves when what has been sent on so far is at the homes of its units, or after a while. */
+  allHome(): Promise<void>
 }
 
 const ROWS_AT_ONCE = 1000
 const ROW_BYTES_AT_ONCE = 1024 * 1024
 const ENTRIES_AT_ONCE = 1000
+const PIECES_AT_ONCE = 100
 /** A frame for several units is so many; beyond this they would take the numbers of the next. */
 const PARTS = 1024
 
@@ -113,8 +119,16 @@ export async function recover(inheritance: Inheritance, parts: RecoveryParts): P
   const received = redone.bus.highest()
   for (const { source, first, pieces } of inheritance.parcels) received.set(source, Math.max(received.get(source) ?? 0, first + pieces.length - 1))
   const placed = new PlacedFrames(inheritance)
-  for (const orphan of [...ofInbox(inheritance, redone, parts), ...await sendAgain(inheritance.inc, redone, received, parts)]) await rehome(inheritance, parts, orphan, placed)
+  const ways = new Map(inheritance.ways)
+  let isSentOn = false
+  const bring = async (orphan: Orphan): Promise<void> => {
+    if (!await rehome(inheritance, parts, ways, orphan, placed)) isSentOn = true
+  }
+  // What it had sent itself, and passed on, is older than what it had not looked at.
+  await sendAgain(inheritance.inc, redone, received, parts, bring)
+  for (const orphan of ofInbox(inheritance, redone, parts)) await bring(orphan)
   await placed.written()
+  if (redone.bus.hasSent || isSentOn) await parts.allHome()
   if (parts.isLost()) throw new Error('this node is lost itself')
   await inheritance.finish(Math.max(lastIdMs, Date.now()), received)
   return [...placed.units]
@@ -130,10 +144,10 @@ class PlacedFrames {
 
   constructor(inheritance: Inheritance) { this.#inheritance = inheritance }
 
-  async add(unit: string, key: string, frame: Buffer): Promise<void> {
-    this.units.add(unit)
-    this.#rows.push({ unit, key, value: frame, version: nextVersion() })
-    this.#bytes += frame.length
+  async add(row: UnitRow): Promise<void> {
+    this.units.add(row.unit)
+    this.#rows.push(row)
+    this.#bytes += row.value?.length ?? 0
     if (this.#rows.length >= ROWS_AT_ONCE || this.#bytes >= ROW_BYTES_AT_ONCE) await this.written()
   }
 
@@ -145,13 +159,24 @@ class PlacedFrames {
   }
 }
 
-/** Brings a frame to its unit, or has it wait for it among its rows. */
-async function rehome(inheritance: Inheritance, parts: RecoveryParts, { source, number, unit, frame }: Orphan, placed: PlacedFrames): Promise<void> {
+/** Brings a frame to its unit: true when it waits for it among its rows. */
+async function rehome(inheritance: Inheritance, parts: RecoveryParts, ways: Map<string, readonly string[]>, { source, number, unit, frame }: Orphan, placed: PlacedFrames): Promise<boolean> {
   for (;;) {
-    const home = placed.units.has(unit) ? inheritance.inc : await parts.homeOf(unit)
-    if (home === inheritance.inc) return placed.add(unit, frameKey(unit, source, number), frame)
-    if (await parts.membership.send(home, { source, first: number, pieces: [frame] }) === 'sent') return
+    const nodes = ways.get(unit) ?? []
+    for (const [i, node] of nodes.entries()) {
+      if (i === nodes.length - 1 && await parts.membership.send(node, { source, first: number, pieces: [frame] }) === 'sent') return false
+      // It is over, and who recovered it has seen to what it had.
+      if (await parts.membership.receivedBy(node, source) >= number) return false
+    }
     if (parts.isLost()) throw new Error('this node is lost itself')
+    const home = placed.units.has(unit) ? inheritance.inc : await parts.homeOf(unit)
+    if (home === inheritance.inc) {
+      await placed.add(frameRow(unit, source, number, frame))
+      return true
+    }
+    const further = [...nodes, home]
+    await inheritance.noteWays(unit, further)
+    ways.set(unit, further)
   }
 }
 
@@ -165,9 +190,12 @@ function versionTime(redone: Redone): number {
 /** What had come and was not done. */
 function ofInbox({ inc, parcels }: Inheritance, redone: Redone, parts: RecoveryParts): Orphan[] {
   const orphans: Orphan[] = []
+  const seen = new Map<string, number>()
   for (const { source, first, pieces } of parcels) {
+    const last = seen.get(source) ?? 0
+    seen.set(source, Math.max(last, first + pieces.length - 1))
     pieces.forEach((piece, i) => {
-      if (!redone.bus.isDone(source, first + i)) orphans.push(...apart(`${source}>${inc}`, first + i, piece, parts))
+      if (first + i > last && !redone.bus.isDone(source, first + i)) orphans.push(...apart(`${source}>${inc}`, first + i, piece, parts))
     })
   }
   return orphans
@@ -210,22 +238,45 @@ async function recoverHistory(inheritance: Inheritance, parts: RecoveryParts, ow
   await inheritance.write([], new Map([[owner, left.length === 0 ? undefined : packTail(left)]]))
 }
 
-/** Sends what the node had committed to send; who has it already knows it. Answers what was for nodes that are gone and did not have it. */
-async function sendAgain(inc: string, redone: Redone, own: ReadonlyMap<string, number>, parts: RecoveryParts): Promise<Orphan[]> {
-  const byTarget = new Map<string, Sent[]>()
-  for (const sent of redone.bus.sent) {
-    const list = byTarget.get(sent.to)
-    if (list) list.push(sent)
-    else byTarget.set(sent.to, [sent])
-  }
-  const orphans: Orphan[] = []
-  for (const [to, list] of byTarget) {
-    list.sort((a, b) => a.number - b.number)
-    let received = to === NOWHERE ? 0 : to === inc ? own.get(inc) ?? 0 : undefined
-    for (const { number, frame } of list) {
-      if (received === undefined && await parts.membership.send(to, { source: inc, first: number, pieces: [frame] }) === 'gone') received = await parts.membership.receivedBy(to, inc)
-      if (received !== undefined && number > received) orphans.push(...apart(`${inc}>${to}`, number, frame, parts))
+/** How often lost nodes have had to wait for their turns. */
+const turns = new Map<string, number>()
+/** Two may wait for each other. */
+const TURNS_MAX = 3
+
+/** Whether a node that is lost itself is to pass these on: what their units send from their next homes must not come before that. */
+async function isPassedOnByLost(to: string, sent: readonly Sent[], parts: RecoveryParts): Promise<boolean> {
+  if (parts.isLive(to) || await parts.membership.send(to, { source: NOWHERE, first: 1, pieces: [] }) === 'gone') return false
+  for (const { frame } of sent) for (const { unit } of parts.framesOf(frame)) if (await parts.find(unit) !== to) return true
+  return false
+}
+
+/**
+ * Sends what the node had committed to send, in the order in which it was committed; who has it already knows it. `bring` has what was for nodes that are gone
+ * and did not have it.
+ */
+async function sendAgain(inc: string, redone: Redone, own: ReadonlyMap<string, number>, parts: RecoveryParts, bring: (orphan: Orphan) => Promise<void>): Promise<void> {
+  /** Of nodes that are gone: what they had. */
+  const received = new Map([[NOWHERE, 0], [inc, own.get(inc) ?? 0]])
+  const sent = [...redone.bus.sent]
+  for (let at = 0; at < sent.length;) {
+    const { to, number } = sent[at] as Sent
+    let end = at + 1
+    while (end < sent.length && end - at < PIECES_AT_ONCE && sent[end]?.to === to && sent[end]?.number === number + end - at) end++
+    const some = sent.slice(at, end)
+    at = end
+    let had = received.get(to)
+    if (had === undefined) {
+      if (turns.get(inc) !== TURNS_MAX && await isPassedOnByLost(to, some, parts)) {
+        turns.set(inc, (turns.get(inc) ?? 0) + 1)
+        throw new Error(`what ${inc} sent to ${to} is to be passed on first`)
+      }
+      if (await parts.membership.send(to, { source: inc, first: number, pieces: some.map(({ frame }) => frame) }) === 'sent') continue
+      had = await parts.membership.receivedBy(to, inc)
+      received.set(to, had)
+    }
+    for (const each of some) {
+      if (each.number <= had) continue
+      for (const orphan of apart(`${inc}>${to}`, each.number, each.frame, parts)) await bring(orphan)
     }
   }
-  return orphans
 }

@@ -96,6 +96,8 @@ export interface Membership extends AsyncDisposable {
    * committed, and then they leave the inbox.
    */
   receive(handler: (parcel: Parcel, done: () => void) => void): void
+  /** Resolves when everything that has come to this node's inbox before the call has been handed out, however much is not done. */
+  caughtUp(): Promise<void>
 
   /**
    * Called with what each lost node leaves that this node is to recover; when it rejects, or this node goes before it has called `finish`, it
@@ -155,6 +157,11 @@ export interface Units {
   pin(unit: string): () => void
   /** Told of each unit that has come, with the streams that were open there, before its claim resolves. */
   onClaimed(listener: (unit: string, streams: readonly StoredStream[]) => void): void
+  /**
+   * Called before units are given up, and when what a lost node (`source`) had sent has been sent again, before its units may be claimed: resolves
+   * when what was sent from there so far is at the homes of its units, or after a while. What these units send from their next homes comes after it.
+   */
+  beforeMove(wait: (source: string, units: ReadonlySet<string>) => Promise<void>): void
   /** Told of units that this node has given up: what others keep in memory of these is out of date from now on. */
   onReleased(listener: (units: readonly string[]) => void): void
   /** Told once when this node has lost its lease: it must not answer anybody any more. */
@@ -185,6 +192,13 @@ export interface Inheritance {
   load(unit: string): Promise<LoadedUnit>
   /** As Membership's, for the lost node's units. */
   write(rows: readonly UnitRow[], tails: ReadonlyMap<string, Buffer | undefined>): Promise<void>
+  /**
+   * By unit: the nodes that have been sent what was on its way to it, the last one last. Who does it again sends what they do not have to the same, so that nothing
+   * comes twice.
+   */
+  readonly ways: ReadonlyMap<string, readonly string[]>
+  /** Notes that before something is sent there. */
+  noteWays(unit: string, nodes: readonly string[]): Promise<void>
   /** All of it is done: nothing of that node is left, and its units have no home. `lastMs`: as of a LoadedUnit; `received`: for `receivedBy`. */
   finish(lastMs: number, received: ReadonlyMap<string, number>): Promise<void>
 }

@@ -154,6 +154,7 @@ export class SharedNode implements Units {
   pin(): () => void { return () => undefined }
   onClaimed(listener: (unit: string, streams: readonly StoredStream[]) => void): void { this.#claims.push(listener) }
   onReleased(listener: (units: readonly string[]) => void): void { this.#releases.push(listener) }
+  beforeMove(): void {}
   onLost(listener: () => void): void { this.#lost = listener }
 
   leaving(): Promise<void> {

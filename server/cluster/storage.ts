@@ -15,7 +15,7 @@ import { Bus } from './bus.ts'
 import { UnitHistory } from './history.ts'
 import { lastMs, LoadedUnits, type Unit } from './loaded.ts'
 import { recover } from './recovery.ts'
-import { type HistoryProgress, type HistoryQueue, type HistoryStore, type Inheritance, type Membership, type NodeInfo, type RowStore, type Units } from './shapes.ts'
+import { type HistoryProgress, type HistoryQueue, type HistoryStore, type Inheritance, type Membership, type NodeInfo, type RowStore, type UnitRow, type Units } from './shapes.ts'
 import { UnitStreams } from './streams.ts'
 import { continueVersionsAfter, nextVersion, timeOfLastVersion } from './versions.ts'
 
@@ -64,6 +64,8 @@ const TAIL_BYTES_MAX = 256 * 1024 * 1024
 const UNSENT_BYTES_MAX = 64 * 1024 * 1024
 const TICK_MS = 500
 const CLOSE_WAIT_MS = 10_000
+/** A node that is gone may have to be recovered before what was sent there has found another way. */
+const ARRIVED_WAIT_MS = 2000
 const RETRY_MS = 200
 /** A claim waits so long for room, ms. */
 const ROOM_WAIT_MS = 10_000
@@ -86,6 +88,7 @@ export class ClusterStorage implements Storage, Units {
   /** Units that are being given up. */
   readonly #leaving = new Map<string, Promise<void>>()
   readonly #onClaimed: ((unit: string, streams: readonly StoredStream[]) => void)[] = []
+  #beforeMove: (source: string, units: ReadonlySet<string>) => Promise<void> = () => Promise.resolve()
   readonly #onReleased: ((units: readonly string[]) => void)[] = []
   readonly #onLost: (() => void)[] = []
   readonly #onChange: ((gone: readonly string[]) => void)[] = []
@@ -183,6 +186,7 @@ export class ClusterStorage implements Storage, Units {
   /** Told of each unit that has come, with the streams that were open there, before its claim resolves. */
   onClaimed(listener: (unit: string, streams: readonly StoredStream[]) => void): void { this.#onClaimed.push(listener) }
   onReleased(listener: (units: readonly string[]) => void): void { this.#onReleased.push(listener) }
+  beforeMove(wait: (source: string, units: ReadonlySet<string>) => Promise<void>): void { this.#beforeMove = wait }
   onLost(listener: () => void): void {
     if (this.#isLost) setImmediate(listener)
     else this.#onLost.push(listener)
@@ -226,7 +230,8 @@ export class ClusterStorage implements Storage, Units {
     await this.#room()
     const claim = await this.#membership.claim(unit)
     if (!claim.here) return claim.inc
-    const records = await this.#options.records.load(unit)
+    // What earlier homes of the unit have sent to units of this node is here before the unit is: what it sends from now on comes after that.
+    const [records] = await Promise.all([this.#options.records.load(unit), this.#membership.caughtUp()])
     if (this.#isLost) throw new StorageError('this node has left the cluster')
     const { rows, tail, lastMs: last } = claim.unit
     continueIdsAfter(last)
@@ -238,17 +243,17 @@ export class ClusterStorage implements Storage, Units {
     this.#history.restore(unit, tail)
     const streams = this.streams.restore(unit, rows, last)
     for (const listener of this.#onClaimed) listener(unit, streams)
-    const frames = rows.filter(({ key }) => key.startsWith('d')).sort((a, b) => (a.key < b.key ? -1 : 1))
+    const frames = rows.filter(({ key }) => key.startsWith('d')).map(({ key, value }) => ({ key, order: value.readDoubleBE(), frame: frameOfRow(value) })).sort((a, b) => a.order - b.order)
     if (frames.length > 0) this.#handBack(loaded, frames)
     return this.inc
   }
 
   /** Frames that a lost node had not handled are a unit's rows. They come before all that waits for the claim. */
-  #handBack(unit: Unit, frames: readonly { readonly key: string; readonly value: Buffer }[]): void {
+  #handBack(unit: Unit, frames: readonly { readonly key: string; readonly frame: Buffer }[]): void {
     unit.pins++
     let left = frames.length
-    for (const { key, value } of frames) {
-      this.#bus.handBack(value, () => {
+    for (const { key, frame } of frames) {
+      this.#bus.handBack(frame, () => {
         this.#write(unit)
         this.#store.delete(key)
         if (--left === 0) unit.pins--
@@ -422,6 +427,7 @@ export class ClusterStorage implements Storage, Units {
 
   async #releaseNow(units: readonly Unit[]): Promise<void> {
     const names = units.map((unit) => unit.name)
+    await inTime(Promise.all([this.#bus.arrived(), this.#beforeMove(this.inc, new Set(names))]), ARRIVED_WAIT_MS)
     await this.#until(() => this.#units.writeTails(new Map(names.map((name) => [name, this.#history.packedTail(name)]))))
     this.#releases.released(names)
     await this.#committedOrLost()
@@ -476,7 +482,10 @@ export class ClusterStorage implements Storage, Units {
     const units = await recover(inheritance, {
       records, queue, progress, framesOf, membership: this.#membership,
       isLost: () => this.#isLost,
+      isLive: (inc) => this.nodes.some((node) => node.inc === inc),
+      find: (unit) => this.find(unit),
       homeOf: async (unit) => await this.find(unit) ?? await this.claim(unit),
+      allHome: () => inTime(this.#beforeMove(inheritance.inc, new Set()), ARRIVED_WAIT_MS),
     })
     // Whoever claims them finds what they had not taken. That should be soon.
     for (const unit of units) this.claim(unit).catch((error: unknown) => { this.#error(error) })
@@ -518,7 +527,7 @@ export class ClusterStorage implements Storage, Units {
   }
 }
 
-async function inTime(done: Promise<void>, ms: number): Promise<void> {
+async function inTime(done: Promise<unknown>, ms: number): Promise<void> {
   let timer: NodeJS.Timeout | undefined
   await Promise.race([done, new Promise<void>((resolve) => { timer = setTimeout(resolve, ms) })])
   clearTimeout(timer)
@@ -526,10 +535,17 @@ async function inTime(done: Promise<void>, ms: number): Promise<void> {
 
 const ABOVE_IDS = '\x7f'
 
-/** The row of a unit that has a frame. */
-export function frameKey(unit: string, source: string, number: number): string {
-  return `d${encodePart(unit)}${encodePart(source)}${number.toString(16).padStart(14, '0')}`
+/** The row of a unit that has a frame. Frames of a unit are handled in the order of their versions. */
+export function frameRow(unit: string, source: string, number: number, frame: Buffer): UnitRow {
+  const version = nextVersion()
+  const value = Buffer.allocUnsafe(8 + frame.length)
+  value.writeDoubleBE(version)
+  frame.copy(value, 8)
+  return { unit, key: `d${encodePart(unit)}${encodePart(source)}${number.toString(16).padStart(14, '0')}`, value, version }
 }
+
+/** The frame of such a row. */
+export function frameOfRow(value: Buffer): Buffer { return value.subarray(8) }
 
 /** What the log says of whole units, and the store of its turning over. */
 class Releases implements Participant {

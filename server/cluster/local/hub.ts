@@ -107,6 +107,8 @@ interface Member {
   readonly segments: Map<number, string[]>
   record: number
   readonly inbox: Map<number, Entry>
+  /** As of an Inheritance. */
+  readonly ways: Map<string, readonly string[]>
   inboxBytes: number
   /** The highest number that has come from each source: who recovers that sends again what is here. */
   readonly sources: Map<string, number>
@@ -350,6 +352,11 @@ export class Hub {
           return answer((to) => { writeUnit(to, this.#places.load(unit, this.#lastMsOf(unit))) })
         }
         case ASK.inheritedWrite: return this.#write(this.#inherited(member, body.text()).info.inc, body, answer)
+        case ASK.inheritedWays: {
+          // Should this process end, all end, and what they have sent each other meanwhile is lost with it.
+          this.#inherited(member, body.text()).ways.set(body.text(), readList(body, () => body.text()))
+          return answer(() => undefined)
+        }
         case ASK.inheritedFinish: return this.#finish(this.#inherited(member, body.text()), body.double(), readNumbers(body), answer)
         case ASK.inheritedFailed: return this.#giveBack(this.#inherited(member, body.text()))
         case ASK.secrets: {
@@ -705,6 +712,10 @@ export class Hub {
       to.text(member.info.inc)
       writeRecords(to, this.#recordsOf(member))
       writeList(to, [...member.inbox.values()], ({ parcel }) => { writeParcel(to, parcel) })
+      writeList(to, [...member.ways], ([unit, nodes]) => {
+        to.text(unit)
+        writeList(to, nodes, (node) => { to.text(node) })
+      })
     })
   }
 
@@ -801,7 +812,7 @@ const RECORD_DIGITS = 14
 function logPrefix(inc: string): string { return `l${encodePart(inc)}` }
 
 function newMember(info: NodeInfo, wire: Wire | undefined, state: Member['state']): Member {
-  return { info, wire, state, inherits: false, heardAt: performance.now(), segments: new Map(), record: 0, inbox: new Map(), inboxBytes: 0, sources: new Map(), waiting: [] }
+  return { info, wire, state, inherits: false, heardAt: performance.now(), segments: new Map(), record: 0, inbox: new Map(), ways: new Map(), inboxBytes: 0, sources: new Map(), waiting: [] }
 }
 
 function listOf<K>(map: Map<K, string[]>, key: K): string[] {

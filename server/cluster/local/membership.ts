@@ -140,6 +140,9 @@ export class LocalMembership implements Membership {
     for (const { number, parcel } of this.#parcels.splice(0)) this.#handOut(number, parcel, handler)
   }
 
+  /** The answer to a claim has come behind all that was in the inbox, by the same socket. */
+  caughtUp(): Promise<void> { return Promise.resolve() }
+
   inherit(handler: (inheritance: Inheritance) => Promise<void>): void {
     this.#inheritor = handler
     this.#wire.send(ASK.inherits, 0)
@@ -224,6 +227,7 @@ export class LocalMembership implements Membership {
     const inc = body.text()
     const records = readRecords(body)
     const parcels = readList(body, () => readParcel(body))
+    const ways = new Map(readList(body, () => [body.text(), readList(body, () => body.text())] as const))
     const ask = <T>(kind: number, write: (to: RecordWriter) => void, read: (from: RecordReader) => T): Promise<T> => this.#ask(kind, (to) => {
       to.text(inc)
       write(to)
@@ -231,12 +235,16 @@ export class LocalMembership implements Membership {
     let isFinished = false
     try {
       await this.#inheritor?.({
-        inc, records, parcels,
+        inc, records, parcels, ways,
         position: { segment: 0, record: (records[0]?.number ?? 1) - 1, lastIdMs: 0 },
         load: (unit): Promise<LoadedUnit> => ask(ASK.inheritedLoad, (to) => { to.text(unit) }, readUnit),
         write: (rows, tails) => ask(ASK.inheritedWrite, (to) => {
           writeRows(to, rows)
           writeTails(to, tails)
+        }, nothing),
+        noteWays: (unit, nodes) => ask(ASK.inheritedWays, (to) => {
+          to.text(unit)
+          writeList(to, nodes, (node) => { to.text(node) })
         }, nothing),
         finish: async (lastMs, received) => {
           await ask(ASK.inheritedFinish, (to) => {

@@ -5,6 +5,7 @@ import type { ServerOptions } from '../../server.ts'
 import type { Embedded } from '../../storage/embedded/embedded.ts'
 import { KEY_END } from '../../storage/ordered.ts'
 import { decodeFrame } from '../frames.ts'
+import { frameOfRow } from '../storage.ts'
 import { Hub } from './hub.ts'
 import { forOne, isOfSeveral } from './layout.ts'
 import { openLocalNode, processesPath } from './node.ts'
@@ -24,7 +25,7 @@ export async function settle(storage: Embedded, config: Config, dataDir: string,
       for (;;) {
         const waiting = storage.rows.keys('d', `d${KEY_END}`, Infinity, false)
         if (waiting.length === 0 && hub.isIdle) break
-        const units = new Set(waiting.map((key) => decodeFrame(storage.rows.get(key) as Buffer).unit))
+        const units = new Set(waiting.map((key) => decodeFrame(frameOfRow(storage.rows.get(key) as Buffer)).unit))
         for (const unit of units) if (hub.isRecovered) await node.units.claim(unit)
         await new Promise((resolve) => { setTimeout(resolve, LOOK_EVERY_MS) })
         await storage.committed()

@@ -16,6 +16,12 @@ const DONE_EVERY_MS = 25
 /** The least time between two reads, unless there is nothing for as long: each costs as much as several stanzas. */
 const READ_EVERY_MS = 3
 
+/** Somebody who waits until the entry with this id has been handed out. */
+interface Waiting {
+  readonly id: string
+  readonly resolve: () => void
+}
+
 export class Inbox {
   readonly #connection: RedisConnection
   readonly #commander: Commander
@@ -29,6 +35,10 @@ export class Inbox {
   #client: Client | undefined
   #reading: Promise<void> | undefined
   #hasRoom: (() => void) | undefined
+  /** Id of the entry read last. */
+  #after = '0'
+  #waiting: readonly Waiting[] = []
+  #looking: Promise<void> | undefined
   #isClosed = false
 
   constructor(connection: RedisConnection, commander: Commander, keys: NodeKeys, onProblem: (problem: string | undefined) => void) {
@@ -44,33 +54,47 @@ export class Inbox {
     this.#reading = this.#read(this.#client, handler)
   }
 
+  /** As of a Membership. */
+  caughtUp(): Promise<void> {
+    // Those who ask in the same turn are answered together.
+    return (this.#looking ??= Promise.resolve().then(() => {
+      this.#looking = undefined
+      return this.#catchUp()
+    }))
+  }
+
   /** What is done is removed still. */
   async close(): Promise<void> {
     if (this.#isClosed) return
     this.#isClosed = true
     this.#hasRoom?.()
+    this.#caughtUp()
     this.#client?.disconnect()
     await this.#reading
     await this.#removing
   }
 
   async #read(client: Client, handler: (parcel: Parcel, done: () => void) => void): Promise<void> {
-    let after = '0'
     let readAt = 0
     await connected(client)
     while (!this.#isClosed) {
-      if (this.#bytes > BYTES_MAX) {
+      if (this.#bytes > BYTES_MAX && this.#waiting.length === 0) {
         await new Promise<void>((resolve) => { this.#hasRoom = resolve })
         continue
       }
       try {
         readAt = performance.now()
-        const answer = await client.xreadBuffer('COUNT', ENTRIES_AT_ONCE, 'BLOCK', BLOCK_MS, 'STREAMS', this.#keys.inbox, after) as [Buffer, [Buffer, Buffer[]][]][] | null
+        const waiting = this.#waiting
+        const answer = await client.xreadBuffer('COUNT', ENTRIES_AT_ONCE, 'BLOCK', BLOCK_MS, 'STREAMS', this.#keys.inbox, this.#after) as [Buffer, [Buffer, Buffer[]][]][] | null
         this.#onProblem(undefined)
         for (const [id, flat] of answer?.[0]?.[1] ?? []) {
-          after = id.toString()
+          const after = id.toString()
+          this.#after = after
           if (!this.#isClosed && !this.#open.has(after)) this.#handOut(after, buffersOf(flat), handler)
         }
+        // An entry that is not there any more was handed out before this connection began.
+        if (answer === null) this.#caughtUp(waiting)
+        else this.#caughtUp()
         const early = READ_EVERY_MS - (performance.now() - readAt)
         if (early > 0.5) await pause(early)
       } catch (error) {
@@ -78,10 +102,29 @@ export class Inbox {
         this.#onProblem(`Redis: ${(error as Error).message}`)
         if (/timed out/i.test((error as Error).message)) client.disconnect(true)
         // What has taken its place may count otherwise: from the beginning, without what is handed out.
-        after = '0'
+        this.#after = '0'
         await pause(RETRY_MS)
       }
     }
+  }
+
+  /** Waits until the last entry that is there now has been handed out. */
+  async #catchUp(): Promise<void> {
+    const last = await this.#commander.persist(() => this.#commander.client.xrevrange(this.#keys.inbox, '+', '-', 'COUNT', 1))
+    const id = last[0]?.[0]
+    if (id === undefined || this.#isClosed || this.#open.has(id) || !isLater(id, this.#after)) return
+    await new Promise<void>((resolve) => {
+      this.#waiting = [...this.#waiting, { id, resolve }]
+      this.#hasRoom?.()
+    })
+  }
+
+  #caughtUp(known: readonly Waiting[] = []): void {
+    if (this.#waiting.length === 0) return
+    const isOver = (one: Waiting): boolean => this.#isClosed || known.includes(one) || !isLater(one.id, this.#after)
+    const over = this.#waiting.filter(isOver)
+    this.#waiting = this.#waiting.filter((one) => !over.includes(one))
+    for (const { resolve } of over) resolve()
   }
 
   #handOut(id: string, fields: ReadonlyMap<string, Buffer>, handler: (parcel: Parcel, done: () => void) => void): void {
@@ -111,6 +154,13 @@ export class Inbox {
       if (this.#bytes <= BYTES_MAX) this.#hasRoom?.()
     }
   }
+}
+
+/** Whether an entry of a stream comes after another. */
+function isLater(id: string, other: string): boolean {
+  const [ms = 0, count = 0] = id.split('-').map(Number)
+  const [otherMs = 0, otherCount = 0] = other.split('-').map(Number)
+  return ms > otherMs || (ms === otherMs && count > otherCount)
 }
 
 /** Waits for a client that is connecting, but not long: a server that is away is a problem to be shown. */

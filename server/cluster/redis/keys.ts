@@ -11,6 +11,7 @@
  *     {INC}:at           string  number of the last record
  *     {INC}:fence        string  number of the recovery that has closed log and inbox
  *     {INC}:inbox        stream  s: source, f: number of the first piece, p: pieces
+ *     {INC}:ways         hash    unit -> incarnations of nodes that were sent, by a recovery, what was on its way to it, in JSON
  *     {INC}:over         hash    last: ms; `r:` and a source: the highest number that it had
  *     {nodes}            hash    incarnation -> NodeInfo, also of lost nodes
  *     {nodes}:leases     hash    incarnation -> renewals; of live nodes alone
@@ -33,6 +34,7 @@ export interface NodeKeys {
   readonly at: string
   readonly fence: string
   readonly inbox: string
+  readonly ways: string
   readonly over: string
 }
 
@@ -63,7 +65,7 @@ export class Keys {
 
   node(inc: string): NodeKeys {
     const start = `${this.#prefix}${tagOf(inc)}`
-    return { node: `${start}:node`, log: `${start}:log`, at: `${start}:at`, fence: `${start}:fence`, inbox: `${start}:inbox`, over: `${start}:over` }
+    return { node: `${start}:node`, log: `${start}:log`, at: `${start}:at`, fence: `${start}:fence`, inbox: `${start}:inbox`, ways: `${start}:ways`, over: `${start}:over` }
   }
 }
 

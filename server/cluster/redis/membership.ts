@@ -14,7 +14,7 @@ import { RecoveredError } from '../errors.ts'
 import { buffersOf, Inbox, packPieces, parcelOf } from './inbox.ts'
 import { Keys } from './keys.ts'
 import { RedisLog } from './log.ts'
-import { BEAT, CHANGE, CLAIM, END_TURN, FENCE, FINISH, JOIN, LEAVE, LEFT, LOAD, LOSE, NUMBER, RELEASE, type Script, SEND, TAKE_TURN, WRITE } from './scripts.ts'
+import { BEAT, CHANGE, CLAIM, END_TURN, FENCE, FINISH, JOIN, LEAVE, LEFT, LOAD, NOTE_WAYS, LOSE, NUMBER, RELEASE, type Script, SEND, TAKE_TURN, WRITE } from './scripts.ts'
 import { argumentsOf, loadedOf } from './unit-rows.ts'
 
 export interface RedisMembershipOptions {
@@ -211,6 +211,7 @@ export class RedisMembership implements Membership {
   }
 
   receive(handler: (parcel: Parcel, done: () => void) => void): void { this.#inbox.receive(handler) }
+  caughtUp(): Promise<void> { return this.#inbox.caughtUp() }
 
   inherit(handler: (inheritance: Inheritance) => Promise<void>): void {
     this.#inheritor = handler
@@ -428,22 +429,26 @@ export class RedisMembership implements Membership {
   }
 
   async #inheritance(inc: string, token: number, finished: () => void): Promise<Inheritance> {
-    const { log, inbox } = this.#keys.node(inc)
+    const { node, fence, at, log, inbox, ways, over } = this.#keys.node(inc)
     const records: LogRecord[] = []
     await this.#entries(log, (id, fields) => {
       records.push({ number: Number(id.split('-')[1]), lastIdMs: Number(fields.get('l')?.toString()), payload: fields.get('p') ?? Buffer.alloc(0) })
     })
     const parcels: Parcel[] = []
     await this.#entries(inbox, (_, fields) => { parcels.push(parcelOf(fields)) })
+    const known = await this.#persist(() => this.#commander.client.hgetall(ways))
     return {
       inc, records, parcels,
       position: { segment: 0, record: (records[0]?.number ?? 1) - 1, lastIdMs: 0 },
       load: async (unit): Promise<LoadedUnit> => loadedOf(unit, await this.#persist(() => this.#onUnit(LOAD, unit, [])) as unknown[]),
       write: (rows, tails) => this.#write(inc, token, rows, tails),
+      ways: new Map(Object.entries(known).map(([unit, nodes]) => [unit, JSON.parse(nodes) as string[]])),
+      noteWays: async (unit, nodesSent) => {
+        if (Number(await this.#persist(() => this.#commander.run(NOTE_WAYS, [node, fence, ways], [token, unit, JSON.stringify(nodesSent)]))) !== 1) throw new FinalError(`${inc} is recovered by another`)
+      },
       finish: async (lastMs, received) => {
-        const { node, fence, at, over } = this.#keys.node(inc)
         const fields = ['last', lastMs, ...[...received].flatMap(([source, number]) => [`r:${source}`, number])]
-        const answer = Number(await this.#persist(() => this.#commander.run(FINISH, [node, fence, at, log, inbox, over], [token, REMEMBER_SECONDS, ...fields])))
+        const answer = Number(await this.#persist(() => this.#commander.run(FINISH, [node, fence, at, log, inbox, over, ways], [token, REMEMBER_SECONDS, ...fields])))
         if (answer !== 1) throw new FinalError(`${inc} is recovered by another`)
         finished()
       },

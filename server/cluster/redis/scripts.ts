@@ -245,14 +245,20 @@ if tonumber(redis.call('GET', KEYS[2]) or '0') > tonumber(ARGV[1]) then return 2
 redis.call('SET', KEYS[2], ARGV[1])
 return 1`)
 
-/** KEYS: node, fence, at, log, inbox, over; ARGV: number of the recovery, seconds to remember it, then fields and values of `over`. */
+/** KEYS: node, fence, at, log, inbox, over, ways; ARGV: number of the recovery, seconds to remember it, then fields and values of `over`. */
 export const FINISH = script(`
 if redis.call('EXISTS', KEYS[1]) == 0 then return 1 end
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
 for i = 3, #ARGV, 2 do redis.call('HSET', KEYS[6], ARGV[i], ARGV[i + 1]) end
 redis.call('EXPIRE', KEYS[6], ARGV[2])
-redis.call('UNLINK', KEYS[1], KEYS[3], KEYS[4], KEYS[5])
+redis.call('UNLINK', KEYS[1], KEYS[3], KEYS[4], KEYS[5], KEYS[7])
 redis.call('EXPIRE', KEYS[2], ARGV[2])
+return 1`)
+
+/** KEYS: node, fence, ways; ARGV: token, unit, nodes. */
+export const NOTE_WAYS = script(`
+if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[3], ARGV[2], ARGV[3])
 return 1`)
 
 /** KEYS: node, fence, at, log, inbox, over; ARGV: seconds. A node that has nothing left ends: 1; 0 when it has. */
