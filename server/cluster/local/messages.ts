@@ -16,7 +16,7 @@ export const ASK = {
   /** Not answered. */
   inheritedFailed: 15,
   leave: 16,
-  inheritedWays: 19,
+  inheritedWays: 37,
   /** Not answered: the process lives. */
   beat: 17,
   /** A secret that all processes know, and the records of secrets of hosts and services. */
