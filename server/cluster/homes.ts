@@ -241,13 +241,8 @@ export class Homes {
 
   /** Resolves when nothing waits any more for its way, or after a while. */
   async passedOn(): Promise<void> {
-    const late = Promise.withResolvers<void>()
-    const timer = setTimeout(late.resolve, HOME_MS)
-    const none = async (): Promise<void> => {
-      while (this.#finding.size + this.#claiming.size > 0) await Promise.allSettled([...this.#finding.values()].map(({ found }) => found).concat([...this.#claiming.values()].map(({ claimed }) => claimed.then(() => undefined))))
-    }
-    await Promise.race([none(), late.promise])
-    clearTimeout(timer)
+    const until = performance.now() + HOME_MS
+    while (!this.#closed && this.#finding.size + this.#claiming.size > 0 && performance.now() < until) await new Promise((resolve) => { setTimeout(resolve, GIVEN_UP_MS) })
   }
 
   /** Nothing is tried again from now on; what has found no way is left to who recovers this node. */
