@@ -5,7 +5,7 @@ import { randomOf } from '../storage/embedded/changes.fixture.ts'
 import { claimed, type TestNode } from './nodes.fixture.ts'
 import { type ClusterStorageOptions } from './storage.ts'
 
-const UNITS = ['romeo@montague.lit', 'juliet@capulet.lit', 'nurse@capulet.lit', 'orchard@rooms.capulet.lit', `${'l'.repeat(600)}@capulet.lit`]
+export const UNITS = ['romeo@montague.lit', 'juliet@capulet.lit', 'nurse@capulet.lit', 'orchard@rooms.capulet.lit', `${'l'.repeat(600)}@capulet.lit`]
 const MESSAGES = 150
 const KILL_EVERY = 25
 
@@ -31,7 +31,7 @@ export interface KillWorld {
 }
 
 /** A user of the storage as the router is: units write to themselves, and to others by frames. */
-class TestRouter {
+export class TestRouter {
   readonly node: KillNode
   constructor(node: KillNode) {
     this.node = node
@@ -40,11 +40,11 @@ class TestRouter {
     storage.returned((frame, done) => { void this.#arrived(frame, done) })
   }
 
-  /** Sends a message from one unit to another; resolves with whether it was sent, which is not the same as being safe. */
-  async send(from: string, to: string, n: number, onSafe: () => void): Promise<boolean> {
+  /** Sends a message from one unit to another, through the node that is its home, or is taken for that (`by`); resolves with whether it was sent, which is not the same as being safe. */
+  async send(from: string, to: string, n: number, onSafe: () => void, by?: string): Promise<boolean> {
     const { storage } = this.node
     if (await storage.claim(from) !== storage.inc) return false
-    const home = await storage.find(to) ?? await storage.claim(to)
+    const home = by ?? await storage.find(to) ?? await storage.claim(to)
     if (!storage.isHere(from)) return false
     const id = nextMessageId()
     storage.records.put('sent', [from, String(n)], [to, id])
