@@ -39,7 +39,12 @@ class Site {
 
   async start(): Promise<void> {
     const child = this.#child = spawn(process.execPath, [SCRIPT, path.join(this.dir, 'ejabberd.yml'), path.join(this.dir, 'data'), this.#names.address, ...this.#users.map((user) => `${user}@${this.domain}`)], { stdio: ['ignore', 'pipe', 'inherit'] })
-    await once(child.stdout as NodeJS.ReadableStream, 'data')
+    let text = ''
+    child.stdout.on('data', (chunk) => {
+      text += String(chunk)
+      if (process.env['TIDINGS_TEST_LOG'] !== undefined) process.stderr.write(`${this.domain} ${String(chunk)}`)
+    })
+    await until(() => text.includes('ready\n'), 60_000)
   }
 
   async kill(signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
@@ -165,6 +170,7 @@ async function history(site: Site, user: string): Promise<string[]> {
 for (const [how, modules, options] of [
   ['by dialback', 'mod_s2s_dialback: {}', ''],
   ['by certificates', '', 's2s_use_starttls: required'],
+  ['by certificates, in both directions of one stream', 'mod_s2s_bidi: {}', ''],
 ] as const) {
   describe(`federation under kills, ${how}`, function () {
     this.timeout(120_000)

@@ -68,7 +68,7 @@ export class OutgoingStream implements WireOwner {
 
   /** Whether this domain is being authorised on it, or about to be. */
   wants(local: string): boolean {
-    return !this.#over && !this.#exchange.locals.has(local) && (this.#asked.has(local) || (local === this.local && (!this.#ready || this.#authenticated)))
+    return !this.#over && !this.#exchange.locals.has(local) && (this.#asked.has(local) || (local === this.local && (!this.#ready || this.#authenticated)) || (this.#managing !== undefined && local === this.#exchange.local))
   }
 
   start(): void {
@@ -222,14 +222,14 @@ export class OutgoingStream implements WireOwner {
 
   /** Asks whether stanzas may be sent from this domain too; whether that can be asked. */
   authorise(local: string): boolean {
+    // The first decides whether stanzas are numbered.
+    if (this.#exchange.locals.size === 0 && (this.#managing !== undefined || this.#asked.size > 0)) return true
     if (!this.ready || !this.#offered.dialback || this.#context.policyOf(local)?.dialback === undefined || !this.#context.allowsDialback(local, this.#remote.domain)) {
       if (local !== this.local) return false
       this.#remote.refused(local, { condition: 'not-authorized', text: 'Neither certificates nor dialback prove who is who' })
       this.#fail({ condition: 'not-authorized', text: 'Neither certificates nor dialback prove who is who' })
       return true
     }
-    // The first decides whether stanzas are numbered.
-    if (this.#exchange.locals.size === 0 && (this.#managing !== undefined || this.#asked.size > 0)) return true
     this.#asked.add(local)
     this.#limitStep()
     const key = dialbackKey(this.#context.secret, { receiving: this.#remote.domain, originating: local, id: this.#id })
