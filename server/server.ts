@@ -23,6 +23,7 @@ import { accountDataAnywhere, type AnyAccountData } from './cluster/account-data
 import { Calls, callsOf } from './cluster/calls.ts'
 import { storageErrorsTo } from './cluster/errors.ts'
 import { LoginFailures } from './cluster/login-failures.ts'
+import { takesUnits } from './cluster/rendezvous.ts'
 import type { Units } from './cluster/shapes.ts'
 import { Components, type ComponentListener } from './components/components.ts'
 import { createCaptchas } from './captcha/captchas.ts'
@@ -224,6 +225,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     hosts, router, sessions, pending,
     streams: () => c2s,
     components: () => components,
+    federation: () => s2s,
     came(unit) {
       // Its removal had begun where it was.
       if (removing.has(unit) || !hosts.has(Jid.parse(unit).domain) || opened.storage.records.get(REMOVALS, [unit]) === undefined) return
@@ -286,6 +288,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     hosts, services, router, pending, storage, limits, log, metrics, now,
     secret: cluster === undefined ? randomBytes(32) : createHmac('sha256', cluster.secret).update('server dialback').digest(),
     config: () => config,
+    place,
     certificates: () => certificates,
     connect: (domain, { name, s2s: { outgoing } }) => connectTo(domain, {
       dns: createDns({ servers: options.nameServers ?? config.tidings.nameServers, timeoutMs: outgoing.dnsTimeoutMs, retries: outgoing.dnsRetries }),
@@ -297,6 +300,8 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   // Before the first connection, whose authorities are those of that moment.
   if (config.federated) trusted()
   if (config.federated) router.federation = s2s
+  /** A process that only changes something in the store does not. */
+  const speaksToOthers = (): boolean => place !== undefined || config.listen.some(({ module }) => module === 'ejabberd_s2s_in')
   const webSockets = serveWebSocket({ http, streams: c2s, limits, log, options: () => config.webSocket })
 
   const routePresence = (stanza: Stanza, session?: Session): void => {
@@ -537,7 +542,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
 
   /** Opens, changes and closes listeners until they are those of the configuration. Rejects when one cannot be opened; the others are. */
   async function setListeners(): Promise<void> {
-    const wanted = new Map(config.listen.map((listen, index) => [placeOf(listen, index), listen]))
+    const wanted = new Map(config.listen.map((listen, index) => [placeOf(listen, index), listen] as const).filter(([, { module }]) => listensTo(module, options.roles)))
     const closing = Array.from(listeners).filter(([place]) => !wanted.has(place)).map(async ([place, { listener }]) => {
       listeners.delete(place)
       await listener.close()
@@ -760,12 +765,12 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     await finishRemovals()
     await c2s.restore()
     await components.restore()
-    if (place === undefined) await s2s.restore()
+    if (place === undefined && speaksToOthers()) await s2s.restore()
     for (const host of hosts.values()) host.hooks.runStarted()
     await loadCertificates(config)
     if (cluster !== undefined) failedLogins.learn().catch((error: unknown) => { log.warn({ what: 'failed_logins_not_learnt', error }) })
     await setListeners()
-    s2s.begin()
+    if (speaksToOthers()) s2s.begin()
     front?.serve(c2s)
     if (config.tidings.metrics !== undefined) {
       health = await listenHealth({ ...config.tidings.metrics, log, metrics, health: () => server.status() })
@@ -796,7 +801,7 @@ async function openStorage({ storage, cluster, config, dataDir, roles }: ServerO
   }
   const onError = storageErrorsTo(log)
   if (config.tidings.cluster !== undefined) {
-    const node = await (await import('./cluster/node.ts')).openNode({ config, dataDir, log, onHealth, onError, ...(roles === undefined ? {} : { roles }) })
+    const node = await (await import('./cluster/node.ts')).openNode({ config, dataDir, log, onHealth, onError, ...(roles === undefined ? {} : { roles }), ...(roles !== undefined && !takesUnits({ roles }) ? { address: '' } : {}) })
     return { storage: node.storage, cluster: node, close: async () => { await node[Symbol.asyncDispose]() } }
   }
   const s3 = config.tidings.s3 === undefined ? undefined : await (await import('./storage/s3/blobs.ts')).openS3(config.tidings.s3)
@@ -818,6 +823,12 @@ async function inTurns<Item>(items: readonly Item[], atOnce: number, run: (item:
   await Promise.all(Array.from({ length: atOnce }, async () => {
     for (const item of left) await run(item)
   }))
+}
+
+/** Whether a process of these roles has listeners of a module; one that names none has all. */
+function listensTo(module: ListenConfig['module'], roles: readonly string[] = []): boolean {
+  const isForServers = module === 'ejabberd_s2s_in'
+  return roles.length === 0 || roles.includes(isForServers ? 'federation' : 'chat') || (!isForServers && !roles.includes('federation'))
 }
 
 /** Where a listener listens. Those on free ports are told apart by their place in the list. */

@@ -69,7 +69,7 @@ export interface TestServer extends AsyncDisposable {
  * Starts a server, on the embedded store unless told otherwise, with the accounts given as `name: password` (of localhost) or `jid: password`. `auth`: an auth process checks its passwords,
  * and keeps those of its own accounts too (`accounts`), or not (`others`); TIDINGS_TEST_AUTH in the environment says so for all tests.
  */
-export async function startTestServer(options: { auth?: 'accounts' | 'others' | undefined; accounts?: Readonly<Record<string, string>>; config?: string; storage?: Storage; cluster?: ServerOptions['cluster']; now?: () => number; nameServers?: readonly string[] | undefined; files?: Readonly<Record<string, string>> | undefined } = {}): Promise<TestServer> {
+export async function startTestServer(options: { auth?: 'accounts' | 'others' | undefined; accounts?: Readonly<Record<string, string>>; config?: string; storage?: Storage; cluster?: ServerOptions['cluster']; now?: () => number; nameServers?: readonly string[] | undefined; files?: Readonly<Record<string, string>> | undefined; roles?: readonly string[] } = {}): Promise<TestServer> {
   const dir = await mkdtemp(path.join(tmpdir(), 'tidings-'))
   const file = path.join(dir, 'ejabberd.yml')
   const text = options.config ?? TEST_CONFIG
@@ -83,7 +83,7 @@ export async function startTestServer(options: { auth?: 'accounts' | 'others' | 
     const { config, problems } = loadConfig(file)
     const errors = problems.filter((problem) => problem.level === 'error')
     if (errors.length > 0) throw new Error(JSON.stringify(errors))
-    return createServer({ config, dataDir, ...(options.nameServers === undefined ? {} : { nameServers: options.nameServers }), ...(options.storage === undefined ? {} : { storage: options.storage }), ...(options.cluster === undefined ? {} : { cluster: options.cluster }), ...(options.now === undefined ? {} : { now: options.now }), log: createLog(process.env['TIDINGS_TEST_LOG'] ?? 'silent') })
+    return createServer({ config, dataDir, ...(options.roles === undefined ? {} : { roles: options.roles }), ...(options.nameServers === undefined ? {} : { nameServers: options.nameServers }), ...(options.storage === undefined ? {} : { storage: options.storage }), ...(options.cluster === undefined ? {} : { cluster: options.cluster }), ...(options.now === undefined ? {} : { now: options.now }), log: createLog(process.env['TIDINGS_TEST_LOG'] ?? 'silent') })
   }
   let server = await start()
   for (const [name, password] of Object.entries(options.accounts ?? {})) await server.register(name.includes('@') ? name : `${name}@localhost`, password)

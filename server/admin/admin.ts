@@ -34,6 +34,12 @@ export interface AdminParts {
     reload(): Promise<readonly string[]>
     /** Lifts the ban of an address, or the network it counts as; whether there was one. */
     unban(address: string): boolean | Promise<boolean>
+    /** Streams with other servers, of this process. */
+    readonly federation?: {
+      incoming(): readonly { readonly domain: string; readonly local: string }[]
+      outgoing(): readonly { readonly domain: string; readonly local: string }[]
+      stop(domain?: string): number
+    }
     /** An operation of a host's extensions; undefined when none of them knows it. */
     operation(host: string, name: string, args: readonly string[]): Promise<readonly string[] | undefined>
   }
@@ -82,6 +88,11 @@ export const OPERATIONS: readonly { readonly name: string; readonly args: readon
   { name: 'kick_user', args: ['user', 'host'], help: 'End all sessions of an account; answers how many.' },
   { name: 'kick_session', args: ['user', 'host', 'resource', 'reason'], help: 'End one session.' },
   { name: 'unban_ip', args: ['address'], help: 'Forget failed logins from an address; answers how many addresses had any.' },
+  { name: 'incoming_s2s_number', args: [], help: 'Count the pairs of domains that other servers send by.' },
+  { name: 'outgoing_s2s_number', args: [], help: 'Count the pairs of domains that are sent by to other servers.' },
+  { name: 'list_s2s', args: [], help: 'List the pairs of domains of both directions.' },
+  { name: 'stop_s2s_connections', args: [], help: 'Close all streams with other servers; answers how many.' },
+  { name: 'stop_s2s_connection', args: ['domain'], help: 'Close the streams with one server; answers how many.' },
   { name: 'generate_invite', args: ['host'], help: 'Invite somebody to make an account; answers the invitation and its page.' },
   { name: 'generate_invite_with_username', args: ['user', 'host'], help: 'Invite somebody to make this account.' },
   { name: 'list_invites', args: ['host'], help: 'List the invitations that can be used: who made them, for what, for whom, and until when.' },
@@ -99,6 +110,11 @@ export function createAdmin(parts: AdminParts): Admin {
     const jid = Jid.of(user, onHost(host))
     if (jid.local === '') throw new Refused('The user name is empty')
     return jid.bare
+  }
+  const federation = (): NonNullable<NonNullable<AdminParts['running']>['federation']> => {
+    const found = running().federation
+    if (found === undefined) throw new Refused('This process does not speak to other servers')
+    return found
   }
   const onHost = (host: string): string => {
     const { domain } = Jid.parse(host)
@@ -222,6 +238,11 @@ export function createAdmin(parts: AdminParts): Admin {
     generate_invite: ([host = '']) => extended(host, 'mod_invites', 'generate_invite', []),
     generate_invite_with_username: ([user = '', host = '']) => extended(host, 'mod_invites', 'generate_invite_with_username', [user]),
     list_invites: ([host = '']) => extended(host, 'mod_invites', 'list_invites', []),
+    incoming_s2s_number: () => done(String(federation().incoming().length)),
+    outgoing_s2s_number: () => done(String(federation().outgoing().length)),
+    list_s2s: () => done(...federation().outgoing().map(({ local, domain }) => `${local} -> ${domain}`), ...federation().incoming().map(({ local, domain }) => `${domain} -> ${local}`)),
+    stop_s2s_connections: () => done(String(federation().stop())),
+    stop_s2s_connection: ([domain = '']) => done(String(federation().stop(Jid.parse(domain).domain))),
     expire_invite_tokens: ([user = '', host = '']) => extended(host, 'mod_invites', 'expire_invite_tokens', [user]),
     status() {
       const status = running().status()

@@ -13,9 +13,11 @@ import type { Router } from '../router/router.ts'
 import type { SessionRegistry } from '../sessions/sessions.ts'
 import type { Key, Storage, Value } from '../storage/shapes.ts'
 import { accountsAtHome } from './accounts-at-home.ts'
+import type { S2s } from '../s2s/s2s.ts'
 import type { Calls } from './calls.ts'
 import { Homes } from './homes.ts'
 import { recordsOfNode, takeRow, withRecords } from './records.ts'
+import { remoteOfUnit } from './remote-units.ts'
 import { takesUnits } from './rendezvous.ts'
 import type { Units } from './shapes.ts'
 
@@ -38,6 +40,7 @@ export interface Placed {
   readonly pending: PendingIqs
   readonly streams: () => Pick<C2s, 'bringBack' | 'abandon'>
   readonly components: () => Pick<Components, 'arrived' | 'came' | 'nodesChanged'>
+  readonly federation: () => Pick<S2s, 'came' | 'released'>
   /** An account or room has come here. */
   came(unit: string): void
   /** What is kept in memory of a unit is out of date. */
@@ -134,14 +137,20 @@ export class Place {
       try {
         for (const session of server.streams().bringBack(unit, streams)) server.hosts.get(session.host)?.presence.movedHere(session)
         for (const host of server.hosts.values()) host.hooks.runCame(unit)
-        if (!unit.includes('@')) server.components().came(unit)
+        const remote = remoteOfUnit(unit)
+        if (remote !== undefined) server.federation().came(remote)
+        else if (!unit.includes('@')) server.components().came(unit)
       } catch (error) {
         this.#log.error({ what: 'unit_not_restored', unit, error })
       }
       if (Jid.tryParse(unit)?.local) server.came(unit)
     })
     units.onReleased((released) => {
-      for (const unit of released) server.forget(unit)
+      for (const unit of released) {
+        server.forget(unit)
+        const remote = remoteOfUnit(unit)
+        if (remote !== undefined) server.federation().released(remote)
+      }
       for (const host of server.hosts.values()) host.hooks.runReleased(new Set(released))
     })
     units.onChange(() => {

@@ -1,4 +1,5 @@
 /** Which node is to be the home of a unit that has none: rendezvous hashing, so that a node that comes or goes moves no others' units. */
+import { remoteOfUnit } from './remote-units.ts'
 import type { NodeInfo } from './shapes.ts'
 
 /** Whether accounts and rooms live at a node; one that names no roles has all. */
@@ -6,12 +7,19 @@ export function takesUnits({ roles }: Pick<NodeInfo, 'roles'>): boolean {
   return roles.length === 0 || roles.includes('chat')
 }
 
-/** The node for a unit among those that take clients and are not about to leave; all of them if there is no such node. Nodes are told apart by name, so that one that comes back has its units again. */
+/** Whether a node speaks to other servers. */
+function takesRemotes({ roles }: Pick<NodeInfo, 'roles'>): boolean {
+  return roles.length === 0 || roles.includes('federation')
+}
+
+/** The node for a unit among those that take such and are not about to leave; all of them if there is no such node. Nodes are told apart by name, so that one that comes back has its units again. */
 export function chooseNode<Node extends Pick<NodeInfo, 'name' | 'roles' | 'leaving'>>(unit: string, nodes: readonly Node[]): Node | undefined {
   let chosen: Node | undefined
   let highest = -1
+  // Where no node is there for other servers, each of the rest is.
+  const takes = remoteOfUnit(unit) !== undefined && nodes.some(takesRemotes) ? takesRemotes : takesUnits
   for (const node of nodes) {
-    if (!takesUnits(node)) continue
+    if (!takes(node)) continue
     // One that leaves only when all do.
     const weight = hash(`${node.name}\0${unit}`) + (node.leaving ? 0 : 2 ** 32)
     if (weight > highest) {

@@ -21,8 +21,9 @@ export class SharedNodes {
   /** How long it takes to claim or find a unit, ms. */
   delayMs = 0
 
-  join(name: string): SharedNode {
+  join(name: string, roles: readonly string[] = ['chat']): SharedNode {
     const node = new SharedNode(this, name, this.#storage, this.#streams)
+    node.roles = roles
     this.nodes.set(node.inc, node)
     this.changed([])
     return node
@@ -50,6 +51,7 @@ export class SharedNode implements Units {
   dead = false
   isLeaving = false
   address = ''
+  roles: readonly string[] = []
   readonly #all: SharedNodes
   #handler: ((source: string, frame: Buffer, done: () => void) => void) | undefined
   #returned: ((frame: Buffer, done: () => void, inc: string | undefined) => void) | undefined
@@ -100,7 +102,7 @@ export class SharedNode implements Units {
   }
 
   get nodes(): readonly NodeInfo[] {
-    return Array.from(this.#all.nodes.values(), ({ inc, name, address, isLeaving }) => ({ inc, name, address, roles: ['chat'], leaving: isLeaving }))
+    return Array.from(this.#all.nodes.values(), ({ inc, name, roles, address, isLeaving }) => ({ inc, name, address, roles, leaving: isLeaving }))
   }
 
   isHere(unit: string): boolean { return this.#all.homes.get(unit) === this.inc }

@@ -11,6 +11,7 @@ import { errorReply, type Stanza } from '../../lib/stanza/stanza.ts'
 import { escapeXml } from '../../lib/xml/element.ts'
 import type { Frame } from '../cluster/frames.ts'
 import type { Homes } from '../cluster/homes.ts'
+import { unitOfRemote } from '../cluster/remote-units.ts'
 import type { Host } from '../host.ts'
 import type { Log } from '../log.ts'
 import type { Recipient } from '../extensions/extension.ts'
@@ -127,7 +128,8 @@ export class Router {
       const unit = serviceUnits.get(to.domain)
       return unit === 'domain' ? to.domain : unit === 'address' && to.local !== '' ? to.bare : undefined
     }
-    return to.local !== '' && hosts.has(to.domain) ? to.bare : undefined
+    if (hosts.has(to.domain)) return to.local === '' ? undefined : to.bare
+    return this.federation === undefined ? undefined : unitOfRemote(to.domain)
   }
 
   /** The unit of this address, when its home is another node, or may be. */
@@ -235,7 +237,7 @@ export class Router {
       if (sender !== undefined && sender !== host && sender.hooks.runCheckBroadcast(from, jid) === false) continue
       if (host?.hooks.runCheckBroadcast(from, jid) !== false) session.send(copyFor(to, escaped), options)
     }
-    if (elsewhere !== undefined) this.homes?.sendAll({ kind: 'multicast', stanza: stanza.withAttrs({ to: undefined }).bytes(), list: elsewhere, durable: options.durable === true, volatile: options.volatile === true }, bareOf)
+    if (elsewhere !== undefined) this.homes?.sendAll({ kind: 'multicast', stanza: stanza.withAttrs({ to: undefined }).bytes(), list: elsewhere, durable: options.durable === true, volatile: options.volatile === true }, (address) => this.#unitOf(Jid.parse(address)) ?? bareOf(address))
   }
 
   /** A private message of a service to the clients of one account that have the same nickname (XEP-0045 §7.5): checked and stored once, and sent to each. */
@@ -501,8 +503,8 @@ export class Router {
     if (unit !== undefined) {
       const { type } = stanza
       const isSubscription = type === 'subscribe' || type === 'subscribed' || type === 'unsubscribe' || type === 'unsubscribed'
-      // Where nobody is, nobody sees it; a room may be where nobody has it yet.
-      return this.homes?.send({ kind: 'stanza', unit, stanza: stanza.bytes(), durable: isSubscription, idle: !isSubscription && !this.#parts.services.has(to.domain) })
+      // Where nobody is, nobody sees it; a room may be where nobody has it yet, and another server where nothing was sent to it.
+      return this.homes?.send({ kind: 'stanza', unit, stanza: stanza.bytes(), durable: isSubscription, idle: !isSubscription && this.#parts.hosts.has(to.domain) })
     }
     const service = this.#parts.services.get(to.domain)
     if (service !== undefined) return void this.#inTime(service(stanza, undefined), stanza)

@@ -51,6 +51,9 @@ export interface S2sContext {
   bounce(stanza: Stanza, error: StanzaError): void
   /** A request of ours; undefined when nothing comes in time. */
   ask(stanza: Stanza, timeoutMs: number): Promise<Stanza | undefined>
+  /** Whether this node is that which keeps what there is of this server; undefined when it has to be asked for first. */
+  here(remote: string): boolean
+  claim(remote: string): Promise<boolean>
   /** Of the other server's making, waiting to be resumed. */
   exchange(id: string): Exchange | undefined
   keepExchange(exchange: Exchange): void

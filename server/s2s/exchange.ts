@@ -2,15 +2,16 @@
  * What is under way over one stream with another server: stanzas that were sent and are not known to have arrived, and how many came.
  * With XEP-0198 it outlives the connection when that can be resumed, and our process too.
  */
+import { unitOfRemote } from '../cluster/remote-units.ts'
 import type { Stanza } from '../../lib/stanza/stanza.ts'
 import { toContentNamespace } from '../../lib/stanza/content-namespace.ts'
 import { StreamError } from '../../lib/stream/errors.ts'
 import type { Key, Records, Value } from '../storage/shapes.ts'
 import { SERVER_NS, SM_NS, type Wire } from './wire.ts'
 
-/** Records: messages for other servers; key [their domain, id], value a StoredMessage. */
+/** Records: messages for other servers; key [the unit of their domain, id], value a StoredMessage. */
 export const QUEUE = 's2s-queue'
-/** Records: exchanges that can be resumed; key [domain, id], value a StoredExchange. */
+/** Records: exchanges that can be resumed; key [the unit of its domain, id], value a StoredExchange. */
 export const EXCHANGES = 's2s-exchanges'
 
 /** A stanza on its way to another server. */
@@ -116,7 +117,7 @@ export class Exchange {
   store(): void {
     if (!this.resumable) return
     this.#handledStored = this.handled
-    this.#parts.records.put(EXCHANGES, [this.remote, this.id as string], { ours: this.ours, local: this.local, domains: [...this.domains], handled: this.handled, at: this.#parts.now() } satisfies StoredExchange as unknown as Value)
+    this.#parts.records.put(EXCHANGES, [unitOfRemote(this.remote), this.id as string], { ours: this.ours, local: this.local, domains: [...this.domains], handled: this.handled, at: this.#parts.now() } satisfies StoredExchange as unknown as Value)
   }
 
   /** The stanzas of a read have been handled: their number is written in the same group as what they have caused. */
@@ -126,7 +127,7 @@ export class Exchange {
 
   /** It cannot be resumed any more. */
   forget(): void {
-    if (this.resumable) this.#parts.records.delete(EXCHANGES, [this.remote, this.id as string])
+    if (this.resumable) this.#parts.records.delete(EXCHANGES, [unitOfRemote(this.remote), this.id as string])
     this.resumable = false
   }
 
@@ -163,6 +164,11 @@ export class Exchange {
   /** Answers how many came, when all of it is safe. */
   answer(): void {
     this.wire?.writeCommitted(Buffer.from(`<a xmlns='${SM_NS}' h='${this.handled}'/>`))
+  }
+
+  /** The same before the stream is closed, which nobody asks for (§4). What is not safe yet is not said. */
+  lastAnswer(isDirty: boolean): void {
+    if (this.managed && !isDirty) this.wire?.write(Buffer.from(`<a xmlns='${SM_NS}' h='${this.handled}'/>`))
   }
 
   /** The other server has handled so many; answers with what has arrived by that. Throws a StreamError for more than there were (XEP-0198 §4). */

@@ -199,6 +199,7 @@ export class IncomingStream implements WireOwner {
     if (this.#exchange === undefined) {
       const exchange = this.#exchange = new Exchange(domain, this.#local, false, { records: this.#context.storage.records, now: () => this.#context.now() })
       exchange.wire = this.#wire
+      this.#wire.idle()
       if (this.#remote === '') this.#remote = domain
       clearTimeout(this.#timer)
       const { maxStanzaBytes, maxStanzaElements } = this.listener.listen
@@ -262,6 +263,8 @@ export class IncomingStream implements WireOwner {
   }
 
   #verifications = 0
+  /** Whether this node has tried to be the one that keeps what there is of the server. */
+  #isAsked = false
 
   /** XEP-0288: what we have for this domain goes by this stream too. */
   #sendBack(domain: string, local: string): void {
@@ -281,7 +284,8 @@ export class IncomingStream implements WireOwner {
     clearTimeout(this.#backTimer)
     const exchange = this.#exchange
     if (exchange === undefined || !this.#wire.alive) return
-    for (const local of this.#back) this.#context.remote(exchange.remote)?.authorised(exchange, local)
+    // At its home alone stanzas for it are to be had.
+    if (this.#context.here(exchange.remote)) for (const local of this.#back) this.#context.remote(exchange.remote)?.authorised(exchange, local)
     this.#back.clear()
   }
 
@@ -295,6 +299,11 @@ export class IncomingStream implements WireOwner {
     if (this.#policy?.management !== true) throw new StreamError('unsupported-stanza-type')
     const failed = (condition: string, h?: number): void => { this.#wire.writeText(`<failed xmlns='${SM_NS}'${h === undefined ? '' : ` h='${h}'`}><${condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>`) }
     if (exchange.managed || exchange.locals.size > 0) return failed('unexpected-request')
+    // What outlives the connection is kept by one node.
+    if (!this.#context.here(exchange.remote) && !this.#isAsked) {
+      this.#isAsked = true
+      return this.#wire.wait(this.#context.claim(exchange.remote).then(() => undefined, () => undefined), () => { this.#management(nonza) })
+    }
     if (nonza.name === 'enable') return this.#enable(exchange, ['true', '1'].includes(nonza.attrs['resume'] ?? ''))
     if (nonza.name !== 'resume') throw new StreamError('unsupported-stanza-type')
     const before = this.#context.exchange(nonza.attrs['previd'] ?? '')
@@ -317,7 +326,7 @@ export class IncomingStream implements WireOwner {
 
   #enable(exchange: Exchange, resume: boolean): void {
     const { remoteResumeMs } = this.#context.limits
-    exchange.manage(randomId(), resume)
+    exchange.manage(randomId(), resume && this.#context.here(exchange.remote))
     if (exchange.resumable) this.#context.keepExchange(exchange)
     const xml = exchange.resumable ? `<enabled xmlns='${SM_NS}' id='${exchange.id}' resume='true' max='${Math.floor(remoteResumeMs / 1000)}'/>` : `<enabled xmlns='${SM_NS}'/>`
     this.#wire.writeCommitted(Buffer.from(xml))
@@ -347,7 +356,15 @@ export class IncomingStream implements WireOwner {
   /** How it came to its end: whether all that we sent has arrived, and whether the other server wanted it to end. */
   get end(): { readonly isOrderly: boolean; readonly byPeer: boolean } { return { isOrderly: this.#endedByUs, byPeer: this.#peerClosed } }
 
-  close(error?: StreamError): void { this.#wire.close(error) }
+  get alive(): boolean { return this.#wire.alive }
+
+  closing(): void { this.#exchange?.lastAnswer(this.#context.storage.dirty) }
+
+  close(error?: StreamError): void {
+    // Whoever cannot resume says by its own end that it has had everything.
+    const isProof = this.#exchange !== undefined && this.#exchange.locals.size > 0 && !this.#exchange.resumable
+    this.#wire.close(isProof ? undefined : error)
+  }
 }
 
 const VERIFICATIONS_PER_PAIR = 10

@@ -233,13 +233,14 @@ for (const [how, modules, options] of [
         await talking
       }
       await Promise.all([romeo.settle(), juliet.settle()])
-      for (const [site, user, speaker] of [[b, 'juliet', romeo], [a, 'romeo', juliet]] as const) {
+      for (const [site, user, speaker, from, own] of [[b, 'juliet', romeo, a, 'romeo'], [a, 'romeo', juliet, b, 'juliet']] as const) {
         const heard = async (): Promise<string[]> => (await history(site, user)).filter((text) => text.startsWith(speaker === romeo ? 'romeo' : 'juliet'))
         await until(async () => new Set(await heard()).size >= speaker.said.length, 30_000).catch(() => {})
         const found = await heard()
         expect(speaker.said.filter((text) => !found.includes(text)), `lost on the way to ${user}`).to.deep.equal([])
         expect(found.filter((text, at) => found.indexOf(text) !== at), `doubled on the way to ${user}`).to.deep.equal([])
-        expect(found, 'in order').to.deep.equal(speaker.said)
+        const sent = (await history(from, own)).filter((text) => text.startsWith(own))
+        expect(found, 'in the order of the sender\'s archive').to.deep.equal(sent)
       }
     })
   })

@@ -216,6 +216,7 @@ export class OutgoingStream implements WireOwner {
     this.#offered = offered
     this.#ready = true
     this.#settled()
+    this.#wire?.idle()
     if (this.#authenticated) this.#firstAuthorised(this.local)
     else this.#remote.streamReady(this)
   }
@@ -337,8 +338,13 @@ export class OutgoingStream implements WireOwner {
     this.#remote.streamEnded(this, wasEstablished || wasIdle || isSecondTry ? undefined : failure ?? this.#failure ?? { condition: 'remote-server-timeout', text: 'The server has closed the connection' }, isShort)
   }
 
-  close(): void {
+  get alive(): boolean { return this.#wire === undefined ? !this.#over : this.#wire.alive }
+
+  closing(): void { this.#exchange.lastAnswer(this.#context.storage.dirty) }
+
+  /** `isPause`: what can be resumed will be. */
+  close(isPause = false): void {
     if (this.#wire === undefined) this.#end(undefined)
-    else this.#wire.close()
+    else this.#wire.close(isPause && this.#exchange.resumable ? new StreamError('system-shutdown') : undefined)
   }
 }

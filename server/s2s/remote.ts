@@ -2,6 +2,7 @@
 import { nextMessageId, timeOfMessageId } from '../../lib/stanza/ids.ts'
 import { StanzaError, type StanzaErrorCondition } from '../../lib/stanza/errors.ts'
 import { makeStanza, type Stanza } from '../../lib/stanza/stanza.ts'
+import { unitOfRemote } from '../cluster/remote-units.ts'
 import type { Value } from '../storage/shapes.ts'
 import type { Verdict } from './dialback.ts'
 import { Exchange, QUEUE, type Outgoing, type StoredMessage } from './exchange.ts'
@@ -79,7 +80,7 @@ export class Remote {
     if (this.#count >= limits.remoteQueueStanzas || this.#bytes + bytes > limits.remoteQueueBytes) throw new StanzaError('resource-constraint', 'Too much waits for that server')
     this.#count++
     this.#bytes += bytes
-    this.#take({ stanza, local, key: kept ? [this.domain, nextMessageId()] : undefined, stored: false, bytes, at: time })
+    this.#take({ stanza, local, key: kept ? [unitOfRemote(this.domain), nextMessageId()] : undefined, stored: false, bytes, at: time })
   }
 
   #take(outgoing: Outgoing): void {
@@ -138,11 +139,10 @@ export class Remote {
 
   /** Sees to it that the pair comes to have a stream. */
   #want(pair: Pair): void {
-    if (pair.exchange?.connected === true || this.#context.closing) return
+    if (pair.exchange?.connected === true || this.#isOver) return
     // RFC 6120 §10.1: what was sent before and may not have arrived goes first. Whoever began an exchange resumes it.
-    for (const exchange of this.#exchanges) {
-      if (!exchange.connected && exchange.holds(pair.local)) return exchange.ours ? this.#resumeSoon(exchange) : undefined
-    }
+    const before = this.#before(pair)
+    if (before !== undefined) return before.ours ? this.#resumeSoon(before) : undefined
     for (const exchange of this.#exchanges) if (exchange.connected && exchange.locals.has(pair.local)) return this.#assign(pair, exchange)
     for (const stream of this.#streams) {
       if (stream.wants(pair.local)) return
@@ -152,6 +152,12 @@ export class Remote {
     }
     if (this.#context.now() < this.#retryAt) return this.#retryLater()
     this.#begin(pair.local)
+  }
+
+  /** What has lost its connection with something of the pair that may not have arrived. */
+  #before({ local }: Pair): Exchange | undefined {
+    for (const exchange of this.#exchanges) if (!exchange.connected && exchange.holds(local)) return exchange
+    return undefined
   }
 
   #begin(local: string): void {
@@ -182,7 +188,8 @@ export class Remote {
     exchange.locals.add(local)
     this.#exchanges.add(exchange)
     const pair = this.#pair(local)
-    if (pair.exchange?.connected !== true) this.#assign(pair, exchange)
+    if (pair.exchange?.connected !== true && this.#before(pair) === undefined) this.#assign(pair, exchange)
+    this.#resumeLost()
   }
 
   #assign(pair: Pair, exchange: Exchange): void {
@@ -228,7 +235,7 @@ export class Remote {
   }
 
   #resumeSoon(exchange: Exchange): void {
-    if (this.#context.closing) return
+    if (this.#isOver) return
     for (const stream of this.#streams) {
       if (stream.established || stream.local !== exchange.local) continue
       if (stream.ready && !stream.wants(exchange.local)) stream.authorise(exchange.local)
@@ -274,13 +281,15 @@ export class Remote {
     for (const verification of this.#verifications.values()) {
       if (verification.sentOn === stream || (failure !== undefined && verification.sentOn === undefined && this.#streams.size === 0)) verification.settle({ error: failure?.condition ?? 'remote-server-timeout' })
     }
-    if (this.#context.closing) return
+    if (this.#isOver) return
     if (failure !== undefined) return this.#failed(failure)
     if (isShort) this.#wait()
     else this.#failures = 0
     this.#wantAll()
     this.#resumeLost()
   }
+
+  get #isOver(): boolean { return this.#context.closing || this.#isAbandoned }
 
   /** Before the next try, a while that grows. */
   #wait(): void {
@@ -413,18 +422,29 @@ export class Remote {
   restore(stored: readonly { readonly outgoing: Outgoing; readonly by: string | undefined; readonly seq: number | undefined }[]): void {
     this.#known = true
     const exchanges = new Map(Array.from(this.#exchanges, (exchange) => [exchange.id, exchange]))
+    const unsent: Outgoing[] = []
     for (const { outgoing, by, seq } of stored) {
       this.#count++
       this.#bytes += outgoing.bytes
       const exchange = by === undefined ? undefined : exchanges.get(by)
-      if (exchange === undefined || seq === undefined) this.#enqueue(this.#pair(outgoing.local), outgoing)
+      if (exchange === undefined || seq === undefined) unsent.push(outgoing)
       else {
         exchange.locals.add(outgoing.local)
         ;(exchange.stored ??= []).push({ outgoing, seq })
       }
     }
-    for (const exchange of this.#exchanges) if (exchange.stored === undefined) exchange.stored = []
+    for (const exchange of exchanges.values()) if (!exchange.connected && exchange.stored === undefined) exchange.stored = []
+    // What has come meanwhile is later.
+    this.takeBack(unsent)
   }
+
+  /** Nothing of it is this node's any more: it is kept for the one whose it is. */
+  abandon(): void {
+    this.#isAbandoned = true
+    this.close()
+  }
+
+  #isAbandoned = false
 
   /** Connects for what was restored. */
   begin(): void {
@@ -436,7 +456,7 @@ export class Remote {
   close(): void {
     clearTimeout(this.#retryTimer)
     for (const timer of this.#proofs.values()) if (timer !== 'asked') clearTimeout(timer)
-    for (const stream of this.#streams) stream.close()
+    for (const stream of this.#streams) stream.close(true)
   }
 }
 

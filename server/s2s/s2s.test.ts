@@ -1,6 +1,7 @@
 /** Servers that talk to each other (RFC 6120, XEP-0178, XEP-0220). */
 import { expect } from 'chai'
 import type { Client } from '../../lib/client/client.ts'
+import { createAdmin } from '../admin/admin.ts'
 import { until, World } from './federation.fixture.ts'
 
 const isMessage = (id: string) => ({ attrs }: { attrs: Record<string, string | undefined> }): boolean => attrs['id'] === id
@@ -94,7 +95,7 @@ describe('federation', () => {
   })
 
   it('a stream on which nothing happens is closed, and begun anew for the next stanza', async () => {
-    const options = 's2s_timeout: 300 ms'
+    const options = 's2s_timeout: 1'
     const [a, b] = [await world.site('a.test', { options }), await world.site('b.test', { options })]
     const [romeo, juliet] = [await a.login(), await b.login('juliet')]
     juliet.send('<presence/>')
@@ -109,8 +110,19 @@ describe('federation', () => {
     const [a, b] = [await world.site('a.test'), await world.site('b.test')]
     const romeo = await a.login()
     await romeo.sendIq("<iq type='get' id='v1' to='b.test'><ping xmlns='urn:xmpp:ping'/></iq>")
-    expect(a.test.server.federation.stop('c.test')).to.equal(0)
-    expect(a.test.server.federation.stop('b.test')).to.be.greaterThan(0)
+    const { server } = a.test
+    const admin = createAdmin({
+      hosts: () => ['a.test'], accounts: server.accounts, register: server.register, unregister: server.unregister,
+      running: { sessions: server.everySession, federation: server.federation, status: () => server.status(), stop() {}, restart: async () => {}, stopKindly() {}, reload: async () => [], unban: () => false, operation: async () => undefined },
+    })
+    const run = async (name: string, ...args: string[]): Promise<readonly string[]> => (await admin.run(name, args)).lines
+    await until(() => server.federation.incoming().length === 1)
+    expect(await run('outgoing_s2s_number')).to.deep.equal(['1'])
+    expect(await run('incoming_s2s_number')).to.deep.equal(['1'])
+    expect(await run('list_s2s')).to.deep.equal(['a.test -> b.test', 'b.test -> a.test'])
+    expect(await run('stop_s2s_connection', 'c.test')).to.deep.equal(['0'])
+    expect(await run('stop_s2s_connection', 'b.test')).to.deep.equal(['2'])
+    expect(await run('stop_s2s_connections')).to.deep.equal(['0'])
     await until(() => a.test.server.federation.outgoing().length === 0 && b.test.server.federation.incoming().length === 0)
   })
 

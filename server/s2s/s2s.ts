@@ -21,7 +21,8 @@ import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import type { PendingIqs } from '../router/iq.ts'
 import type { Router } from '../router/router.ts'
-import type { Storage } from '../storage/shapes.ts'
+import type { Key, Storage, Value } from '../storage/shapes.ts'
+import { remoteOfUnit, unitOfRemote } from '../cluster/remote-units.ts'
 import type { Connection } from './connect.ts'
 import type { Policy, S2sContext } from './context.ts'
 import { Exchange, EXCHANGES, QUEUE, type Outgoing, type StoredExchange, type StoredMessage } from './exchange.ts'
@@ -41,6 +42,8 @@ export interface S2sParts {
   /** For keys of dialback. */
   readonly secret: Uint8Array
   config(): Config
+  /** Its place among several nodes: what there is of another server is kept by one of them. */
+  readonly place?: { here(unit: string): boolean; claim(unit: string): Promise<boolean>; pin(unit: string): () => void } | undefined
   certificates(): SecureContexts | undefined
   connect(domain: string, host: HostConfig): Promise<Connection>
   readonly certified: (socket: TLSSocket, domain: string) => { readonly trusted: boolean; readonly problem?: string | undefined }
@@ -55,6 +58,8 @@ export interface ServerListener {
   /** Stops accepting, and closes what is connected. */
   close(): void
 }
+
+type Row = { readonly key: Key; readonly value: Value }
 
 /** How long other servers are waited for when this one stops. */
 const CLOSE_WAIT_MS = 2000
@@ -130,6 +135,8 @@ export class S2s {
       sent: (_remote, kind) => { this.#sent.inc(1, KINDS[kind]) },
       bounce: (stanza, error) => { router.bounce(stanza, error) },
       ask: (stanza, timeoutMs) => pending.request(stanza, timeoutMs),
+      here: (domain) => this.#parts.place?.here(unitOfRemote(domain)) ?? true,
+      claim: (domain) => this.#parts.place?.claim(unitOfRemote(domain)) ?? Promise.resolve(true),
       exchange: (id) => this.#exchanges.get(id),
       keepExchange: (exchange) => { this.#exchanges.set(exchange.id as string, exchange) },
       streamError: (direction, domain, error) => {
@@ -210,7 +217,39 @@ export class S2s {
     if (!this.#allows(local, to.domain)) throw new StanzaError('forbidden', 'Access denied by service policy')
     const remote = this.#remote(to.domain)
     if (remote === undefined) throw new StanzaError('resource-constraint', 'Too many other servers are spoken to')
+    this.#pin(to.domain)
     remote.send(stanza, local, kept && stanza.type !== 'error')
+  }
+
+  /** As long as there is something to do with a server, it stays this node's. */
+  #pin(domain: string): void {
+    const { place } = this.#parts
+    if (place === undefined || this.#pins.has(domain) || !place.here(unitOfRemote(domain))) return
+    this.#pins.set(domain, place.pin(unitOfRemote(domain)))
+  }
+
+  readonly #pins = new Map<string, () => void>()
+
+  #unpin(domain: string): void {
+    this.#pins.get(domain)?.()
+    this.#pins.delete(domain)
+  }
+
+  /** What there is of a server is this node's from now on. */
+  came(domain: string): void {
+    const found = this.#load(unitOfRemote(domain))
+    if (found instanceof Promise) found.then(() => { this.#remotes.get(domain)?.begin() }, (error: unknown) => { this.#parts.log.error({ what: 's2s_not_restored', domain, error }) })
+    else if (!this.#closing) queueMicrotask(() => { this.#remotes.get(domain)?.begin() })
+  }
+
+  /** It is another node's. */
+  released(domain: string): void {
+    this.#unpin(domain)
+    const remote = this.#remotes.get(domain)
+    if (remote === undefined) return
+    this.#remotes.delete(domain)
+    remote.abandon()
+    for (const [id, exchange] of this.#exchanges) if (exchange.remote === domain) this.#exchanges.delete(id)
   }
 
   #remote(domain: string): Remote | undefined {
@@ -228,11 +267,13 @@ export class S2s {
     for (const [id, exchange] of this.#exchanges) {
       if (exchange.connected || exchange.detachedAt === undefined || time - exchange.detachedAt < this.#parts.limits.remoteResumeMs) continue
       this.#exchanges.delete(id)
-      exchange.forget()
+      if (this.#context.here(exchange.remote)) exchange.forget()
     }
     for (const [domain, remote] of this.#remotes) {
       remote.expire()
-      if (remote.isIdle) this.#remotes.delete(domain)
+      if (!remote.isIdle) continue
+      this.#remotes.delete(domain)
+      this.#unpin(domain)
     }
   }
 
@@ -326,7 +367,8 @@ export class S2s {
     const { isOrderly, byPeer } = stream.end
     exchange.wire = undefined
     exchange.detachedAt = this.#parts.now()
-    if (exchange.resumable && (isOrderly || byPeer)) {
+    // Of its own accord: it will not go on with it.
+    if (exchange.resumable && byPeer) {
       this.#exchanges.delete(exchange.id as string)
       exchange.forget()
     }
@@ -362,13 +404,14 @@ export class S2s {
   stop(domain?: string): number {
     let count = 0
     for (const stream of this.#incoming) {
-      if (domain !== undefined && !stream.domains.has(domain)) continue
+      if (!stream.alive || (domain !== undefined && !stream.domains.has(domain))) continue
       stream.close()
       count++
     }
     for (const remote of this.#remotes.values()) {
       if (domain !== undefined && remote.domain !== domain) continue
       for (const stream of remote.streams) {
+        if (!stream.alive) continue
         stream.close()
         count++
       }
@@ -379,26 +422,40 @@ export class S2s {
   // --- beginning and end
 
   /** Finds what the last process had on the way. */
-  async restore(): Promise<void> {
+  async restore(): Promise<void> { await this.#load() }
+
+  /** The same of one server, by its unit. */
+  #load(unit?: string): void | Promise<void> {
+    const { records } = this.#parts.storage
+    const prefix = unit === undefined ? [] : [unit]
+    const exchanges = records.range(EXCHANGES, prefix)
+    const messages = records.range(QUEUE, prefix)
+    if (exchanges instanceof Promise || messages instanceof Promise) return Promise.all([exchanges, messages]).then(([some, others]) => { this.#take(some, others) })
+    this.#take(exchanges, messages)
+  }
+
+  #take(exchanges: readonly Row[], messages: readonly Row[]): void {
     const { storage, log, now } = this.#parts
-    for (const { key, value } of await storage.records.range(EXCHANGES, [])) {
-      const [domain = '', id = ''] = key
+    const found = new Map<string, { outgoing: Outgoing; by: string | undefined; seq: number | undefined }[]>()
+    for (const { key: [unit = '', id = ''], value } of exchanges) {
+      const domain = remoteOfUnit(unit) ?? ''
       const stored = value as unknown as StoredExchange
       const exchange = new Exchange(domain, stored.local, stored.ours, { records: storage.records, now })
       exchange.restore(id, stored)
       if (!stored.ours) this.#exchanges.set(id, exchange)
       // Those of the others carry something of ours when the other side let them.
       this.#remote(domain)?.keepExchange(exchange)
+      found.set(domain, [])
     }
-    const found = new Map<string, { outgoing: Outgoing; by: string | undefined; seq: number | undefined }[]>()
-    for (const { key, value } of await storage.records.range(QUEUE, [])) {
-      const [domain = '', id = ''] = key
+    for (const { key, value } of messages) {
+      const [unit = '', id = ''] = key
+      const domain = remoteOfUnit(unit) ?? ''
       try {
         const { bytes, by, seq } = value as unknown as StoredMessage
         const read = readStanza(Buffer.from(bytes))
         const local = Jid.parse(read.from ?? '').domain
         const at = timeOfKey(id, now())
-        const stanza = read.has('delay', DELAY_NS) ? read : withDelay(read, local, at)
+        const stanza = read.name !== 'message' || read.has('delay', DELAY_NS) ? read : withDelay(read, local, at)
         const list = found.get(domain) ?? []
         list.push({ outgoing: { stanza, local, key, stored: true, bytes: stanza.content.length + 200, at }, by, seq })
         found.set(domain, list)
@@ -407,7 +464,10 @@ export class S2s {
         storage.records.delete(QUEUE, key)
       }
     }
-    for (const domain of new Set([...this.#remotes.keys(), ...found.keys()])) this.#remote(domain)?.restore(found.get(domain) ?? [])
+    for (const [domain, list] of found) {
+      this.#pin(domain)
+      this.#remote(domain)?.restore(list)
+    }
   }
 
   /** Connects for what was found: others may connect to us by now. */
@@ -429,6 +489,7 @@ export class S2s {
     let timer: NodeJS.Timeout | undefined
     await Promise.race([over(), new Promise((resolve) => { timer = setTimeout(resolve, CLOSE_WAIT_MS) })])
     clearTimeout(timer)
+    for (const domain of this.#pins.keys()) this.#unpin(domain)
   }
 }
 

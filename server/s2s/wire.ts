@@ -31,6 +31,8 @@ export interface WireOwner {
   readEnded(): void
   /** About to write what is owed: the last chance to add to it. */
   flushing(): void
+  /** About to end the stream: the last chance to say something. */
+  closing(): void
   /** The peer has ended its stream, and has had everything if we ended ours before. */
   peerClosed(): void
   /** The stream ends with an error of ours. */
@@ -298,9 +300,9 @@ export class Wire implements StreamHandler {
       if (!this.alive) return
       const time = now()
       const idle = time - this.stanzaAt
-      if (idle >= idleMs) return this.close()
+      if (this.#idles && idle >= idleMs) return this.close()
       if (time - this.#writtenAt >= keepaliveMs) this.write(KEEPALIVE)
-      this.#idleTimer = setTimeout(check, Math.max(10, Math.min(idleMs - idle, keepaliveMs)))
+      this.#idleTimer = setTimeout(check, Math.max(10, Math.min(this.#idles ? idleMs - idle : idleMs, keepaliveMs)))
       this.#idleTimer.unref()
     }
     this.stanzaAt = now()
@@ -310,6 +312,13 @@ export class Wire implements StreamHandler {
 
   /** When the last stanza was sent or received, ms. */
   stanzaAt = 0
+  #idles = false
+
+  /** The negotiation, which has its own limits, is over: from now on it may be idle. */
+  idle(): void {
+    this.#idles = true
+    this.stanzaAt = this.#parts.now()
+  }
 
   // --- the end
 
@@ -317,6 +326,7 @@ export class Wire implements StreamHandler {
     if (!this.alive) return
     // RFC 6120 §4.9.1.2: an error before the header is sent inside a stream of its own.
     if (!this.#headerSent && error !== undefined) this.sendHeader()
+    this.#owner.closing()
     this.#closing = true
     if (error !== undefined) {
       this.writeText(error.toXml())

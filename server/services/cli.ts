@@ -92,7 +92,9 @@ async function run(argv: readonly string[]): Promise<number> {
 
 /** Of a node: it has accounts and rooms. */
 const CHAT = 'chat'
-const SERVES = { [CHAT]: serve, upload: serveUpload, 'archive-worker': serveArchive, proxy: serveProxy, auth: serveAuth } as const
+/** Of a node: it speaks to other servers, and has no accounts. */
+const FEDERATION = 'federation'
+const SERVES = { [CHAT]: serve, [FEDERATION]: serve, upload: serveUpload, 'archive-worker': serveArchive, proxy: serveProxy, auth: serveAuth } as const
 type Role = keyof typeof SERVES
 
 /** The roles that are asked for; none for everything. */
@@ -100,6 +102,7 @@ function rolesOf(text = 'all'): readonly Role[] {
   const names = [...new Set(text.split(','))]
   if (names.includes('all')) return []
   for (const name of names) if (!Object.hasOwn(SERVES, name)) throw new UsageError(`There is no role ${name}; there are ${Object.keys(SERVES).join(', ')}`)
+  if (names.includes(CHAT) && names.includes(FEDERATION)) throw new UsageError('chat and federation are nodes: each needs a configuration of its own, with its own name and data')
   return names as Role[]
 }
 
@@ -143,7 +146,7 @@ function help(): string {
   const commands = OPERATIONS.map((each) => `  ${usage(each).padEnd(42)} ${each.help}`)
   return `Usage: tidings COMMAND [--config FILE] [--data DIR]
 
-  ${'serve [--strict] [--role ROLE]'.padEnd(42)} Run the server, or roles of it: chat, proxy, upload, auth, archive-worker.
+  ${'serve [--strict] [--role ROLE]'.padEnd(42)} Run the server, or roles of it: chat, federation, proxy, upload, auth, archive-worker.
   ${'upload'.padEnd(42)} The same as serve --role upload: files alone.
   ${'archive-worker'.padEnd(42)} The same as serve --role archive-worker: history from Kafka into its store.
   ${'proxy'.padEnd(42)} The same as serve --role proxy: takes clients for the nodes of a cluster.
@@ -223,7 +226,7 @@ function atPlace(config: Config, place = 0): Config {
 /** What the modules of the configuration ask for that the extensions do not have, and what chat as a whole lacks. */
 async function moduleProblems(config: Config, options: Options): Promise<Problem[]> {
   const [{ checkModules }, { checkChatNode }, { extensions }] = await Promise.all([import('../config/config.ts'), import('../config/cluster.ts'), import('../extensions/index.ts')])
-  return [...checkModules(config, extensions, { strict: options.strict, handlers: ['tidings_status', 'ejabberd_http_ws'] }), ...(options.role === undefined || options.role === CHAT ? checkChatNode(config) : [])]
+  return [...checkModules(config, extensions, { strict: options.strict, handlers: ['tidings_status', 'ejabberd_http_ws'] }), ...(options.role === undefined || options.role === CHAT || options.role === FEDERATION ? checkChatNode(config) : [])]
 }
 
 function dataDirOf(options: Options, config: Config): string {
@@ -260,7 +263,7 @@ async function administer(name: string, args: readonly string[], options: Option
   const { isHeld } = await import('../storage/embedded/lock.ts')
   const answered = await askServer(dataDir, name, args, () => isHeld(dataDir))
   if (answered !== undefined) return answered
-  if (['status', 'stop', 'stop_kindly', 'restart', 'reload_config', 'kick_user', 'kick_session', 'user_resources', 'unban_ip'].includes(name) || name.includes('_invite') || name.startsWith('connected_')) {
+  if (['status', 'stop', 'stop_kindly', 'restart', 'reload_config', 'kick_user', 'kick_session', 'user_resources', 'unban_ip'].includes(name) || name.includes('_s2s') || name.includes('_invite') || name.startsWith('connected_')) {
     return { code: 1, lines: [`The server is not running on ${dataDir}`] }
   }
   return offline(name, args, config ?? (await readConfig(options)), dataDir)
@@ -308,7 +311,7 @@ function adminOf(server: Server, hosts: () => readonly string[], control?: { sto
       accountData: (host) => (server.hosts.has(host) ? server.accountData : undefined),
       committed: () => server.storage.committed(),
     },
-    ...(control === undefined ? {} : { running: { sessions: server.everySession, stopKindly: (delayMs: number, announcement: string) => { server.end('stop', delayMs, announcement) }, status: () => server.status(), unban: (address: string) => server.unban(address), operation: async (host: string, name: string, args: readonly string[]) => server.hosts.get(host)?.operations.run(name, args), ...control } }),
+    ...(control === undefined ? {} : { running: { sessions: server.everySession, federation: server.federation, stopKindly: (delayMs: number, announcement: string) => { server.end('stop', delayMs, announcement) }, status: () => server.status(), unban: (address: string) => server.unban(address), operation: async (host: string, name: string, args: readonly string[]) => server.hosts.get(host)?.operations.run(name, args), ...control } }),
   })
 }
 
@@ -348,6 +351,7 @@ async function serve(options: Options): Promise<number> {
 async function serveOnce(options: Options, started: (server: Server) => void): Promise<number | 'restart'> {
   const warnings: string[] = []
   let config = await readConfig(options, (line) => warnings.push(line))
+  if (options.role === FEDERATION && config.tidings.cluster === undefined) throw new Error('federation is a role of a node: tidings.cluster is not configured')
   if (config.tidings.processes > 1 && config.tidings.cluster === undefined) return (await import('./processes.ts')).serveProcesses(serveParts(options))
   for (const line of warnings) console.error(line)
   const dataDir = dataDirOf(options, config)
@@ -362,7 +366,7 @@ async function serveOnce(options: Options, started: (server: Server) => void): P
       })
     },
   }
-  const server = await createServer({ config, dataDir, ending, ...(options.role === CHAT ? { roles: [CHAT] } : {}) }).catch((error: Error) => {
+  const server = await createServer({ config, dataDir, ending, ...(options.role === undefined ? {} : { roles: [options.role] }) }).catch((error: Error) => {
     console.error(`Tidings cannot start: ${error.message}`)
     // Parts that were started already would keep the process.
     process.exit(1)

@@ -289,6 +289,12 @@ export async function serveProcesses(parts: ServeParts): Promise<number | 'resta
         const results = await Promise.all(chats.map((chat) => chat.ask<AdminResult>({ what: 'command', name, args })))
         return results.find(({ code, lines }) => code !== 0 || lines[0] === '1') ?? results[0] as AdminResult
       }
+      if (name.includes('_s2s')) {
+        const results = await Promise.all(chats.filter((each) => each.ports !== undefined).map((each) => each.ask<AdminResult>({ what: 'command', name, args })))
+        const lines = results.flatMap((result) => result.lines)
+        const failed = results.find(({ code }) => code !== 0)
+        return failed ?? { code: 0, lines: name === 'list_s2s' ? lines : [String(lines.reduce((sum, line) => sum + Number(line), 0))] }
+      }
       const chat = chats.find((each) => each.ports !== undefined)
       if (chat === undefined) return { code: 1, lines: ['Error: no process serves at the moment'] }
       return await chat.ask<AdminResult>({ what: 'command', name, args }, Infinity)
