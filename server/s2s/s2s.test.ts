@@ -112,7 +112,7 @@ describe('federation', () => {
     await romeo.sendIq("<iq type='get' id='v1' to='b.test'><ping xmlns='urn:xmpp:ping'/></iq>")
     const { server } = a.test
     const admin = createAdmin({
-      hosts: () => ['a.test'], accounts: server.accounts, register: server.register, unregister: server.unregister,
+      hosts: () => ['a.test'], accounts: server.accounts, register: (...args) => server.register(...args), unregister: (bare) => server.unregister(bare),
       running: { sessions: server.everySession, federation: server.federation, status: () => server.status(), stop() {}, restart: async () => {}, stopKindly() {}, reload: async () => [], unban: () => false, operation: async () => undefined },
     })
     const run = async (name: string, ...args: string[]): Promise<readonly string[]> => (await admin.run(name, args)).lines
