@@ -5,8 +5,9 @@
  *
  * Two kinds of load: a closed loop, where each user has one message in flight, so that the rate is what the machine gives; and a rate of so many
  * messages a second of all users together, whatever the servers do, for the one process and for nodes alike. Each user acknowledges what it is asked for.
+ * Before, so many messages (--warm) go through each server in a closed loop: until then much of what it costs is that its code is compiled.
  *
- *     node bench/nodes.ts [--rounds 3] [--messages 20000] [--users 100] [--nodes 1,2,3] [--rates 500,2000] [--seconds 10] [--no-closed] [--profile DIR]
+ *     node bench/nodes.ts [--rounds 3] [--messages 20000] [--users 100] [--nodes 1,2,3] [--rates 500,2000] [--seconds 10] [--no-closed] [--warm 40000] [--profile DIR]
  *       [--kafka HOST:PORT,PID --hbase HOST:PORT,PID]
  */
 import { mkdirSync } from 'node:fs'
@@ -22,7 +23,7 @@ import { type RunningServer, startServer } from './servers.ts'
 
 const MISSING_MS = 20_000
 /** A closed loop may be slow on a machine that does other things. */
-const MEASURE_MS = 40_000
+const MEASURE_MS = 60_000
 /** Of the load at a rate: between two looks at what is due. */
 const TICK_MS = 1
 /** With more than so many seconds' messages under way the servers are overloaded, and the load waits. */
@@ -32,7 +33,7 @@ const { values } = parseArgs({
   allowNegative: true,
   options: {
     rounds: { type: 'string', default: '3' }, messages: { type: 'string', default: '20000' }, users: { type: 'string', default: '100' }, nodes: { type: 'string', default: '1,2,3' },
-    rates: { type: 'string', default: '' }, seconds: { type: 'string', default: '10' }, closed: { type: 'boolean', default: true }, profile: { type: 'string' }, kafka: { type: 'string' }, hbase: { type: 'string' },
+    rates: { type: 'string', default: '' }, seconds: { type: 'string', default: '10' }, closed: { type: 'boolean', default: true }, warm: { type: 'string', default: '40000' }, profile: { type: 'string' }, kafka: { type: 'string' }, hbase: { type: 'string' },
   },
 })
 const messages = Number(values.messages)
@@ -189,6 +190,7 @@ async function talk(servers: readonly Address[], pids: readonly number[]): Promi
       people[index] = await RawUser.logIn(server, userName(index), PASSWORD, true)
     })
     const figures: Figures[] = []
+    await new Run(people, servers.length).run(undefined, Number(values.warm) * servers.length)
     for (const load of loads) {
       const count = load === undefined ? messages : load * Number(values.seconds)
       await new Run(people, servers.length).run(load, count >> 1)
