@@ -1,11 +1,11 @@
 /**
  * Frames to and from other nodes. Those to a node are numbered from 1, and leave in order after the commit of the turn that sent them; durable
  * ones are sections of its group. A receiver logs with what a frame caused that it is done, so that one that comes again is known. A segment of the
- * log is kept until the frames in it are in the inboxes of their nodes.
+ * log is kept until the frames in it are in the inboxes of their nodes. Where the log can, it puts them there in the step in which it takes the group.
  */
 import { FIRST_SECTION, type GroupedStore, type Participant } from '../storage/groups/groups.ts'
 import { type RecordReader } from '../storage/groups/record.ts'
-import { type Membership, type Parcel } from './shapes.ts'
+import { type Addressed, type Membership, type Parcel } from './shapes.ts'
 
 export const BUS_SECTION = FIRST_SECTION + 2
 const SENT = 1
@@ -58,6 +58,8 @@ export type IncomingHandler = (source: string, frame: Buffer, done: () => void) 
 /** `inc`: the node that is gone, of a frame that this one had sent there. */
 export type ReturnedHandler = (frame: Buffer, done: () => void, inc: string | undefined) => void
 
+const NOBODY: ReadonlySet<string> = new Set()
+
 export class Bus implements Participant {
   readonly section = BUS_SECTION
   readonly #store: GroupedStore
@@ -68,6 +70,9 @@ export class Bus implements Participant {
   /** Called when something that came twice is done. */
   readonly #again = new Map<string, (() => void)[]>()
   #group: Outgoing[] | undefined
+  /** Of the group that is being committed; and the nodes in whose inboxes that is already. */
+  #sealed: readonly Outgoing[] = []
+  #along: ReadonlySet<string> = NOBODY
   #returned: ReturnedHandler | undefined
   /** Durable frames that are not in an inbox, and returned ones that have found no other way. */
   readonly #unsent = new Set<Outgoing>()
@@ -172,6 +177,8 @@ export class Bus implements Participant {
   // As a part of the log.
 
   seal(): void {
+    this.#sealed = this.#group ?? []
+    this.#along = NOBODY
     this.#group = undefined
     if (!this.#isTurned) return
     // The new segment says all that the one before it, which will go, has said.
@@ -214,8 +221,31 @@ export class Bus implements Participant {
     for (const target of this.#targets.values()) this.#progressed(target)
   }
 
+  /** What may go with the group that is being committed: a parcel for each node for which nothing earlier waits. */
+  parcels(): Addressed[] {
+    const byNode = new Map<string, Outgoing[]>()
+    for (const outgoing of this.#sealed) {
+      const pieces = byNode.get(outgoing.to)
+      if (pieces) pieces.push(outgoing)
+      else byNode.set(outgoing.to, [outgoing])
+    }
+    const parcels: Addressed[] = []
+    for (const [to, pieces] of byNode) {
+      if ((this.#targets.get(to)?.queue.length ?? 0) > 0 || pieces.reduce((sum, { frame }) => sum + frame.length, 0) > PARCEL_BYTES) continue
+      parcels.push({ to, parcel: { source: this.#membership.self.inc, first: (pieces[0] as Outgoing).number, pieces: pieces.map(({ frame }) => frame) } })
+    }
+    return parcels
+  }
+
+  /** The parcels for these nodes went with the group. */
+  wentAlong(incs: ReadonlySet<string>): void { this.#along = incs }
+
   #leave(group: readonly Outgoing[]): void {
     for (const outgoing of group) {
+      if (this.#along.has(outgoing.to)) {
+        this.#over(outgoing)
+        continue
+      }
       const target = this.#targets.get(outgoing.to) ?? newTarget(outgoing.to, outgoing.number)
       this.#targets.set(outgoing.to, target)
       target.queue.push(outgoing)

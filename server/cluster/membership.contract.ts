@@ -112,6 +112,30 @@ export function testMembership(driver: string, open: () => Promise<TestCluster>)
       await b.caughtUp()
     })
 
+    it('puts parcels into inboxes with the record of the log, where it can', async function () {
+      const [a, b] = [await cluster.join('a'), await cluster.join('b')]
+      if (!a.log.appendAndSend) return this.skip()
+      const got: string[] = []
+      b.receive(({ source, first, pieces }, done) => {
+        pieces.forEach((piece, i) => got.push(`${source === a.self.inc ? 'a' : source} ${first + i} ${piece.toString()}`))
+        done()
+      })
+      const payload = Buffer.from('a record')
+      const buffer = Buffer.alloc(RECORD_ALIGN * Math.ceil((HEADER_BYTES + payload.length) / RECORD_ALIGN))
+      payload.copy(buffer, HEADER_BYTES)
+      const parcels = [{ to: b.self.inc, parcel: parcel(a, 1, 2) }, { to: 'nobody-1', parcel: parcel(a, 1, 1) }]
+      expect([...await a.log.appendAndSend(buffer, payload.length, 7, parcels)]).to.deep.equal([b.self.inc])
+      expect(await a.send(b.self.inc, parcel(a, 3, 1))).to.equal('sent')
+      await until(() => got.length >= 3)
+      expect(got).to.deep.equal(['a 1 piece 1', 'a 2 piece 2', 'a 3 piece 3'])
+      await cluster.fence(a)
+      const failed = await a.log.appendAndSend(buffer, payload.length, 8, [{ to: b.self.inc, parcel: parcel(a, 4, 1) }]).then(() => false, () => true)
+      expect(failed).to.equal(true)
+      await a.log.close()
+      await new Promise((resolve) => { setTimeout(resolve, 100) })
+      expect(got).to.have.length(3)
+    })
+
     it('hands a killed node on: its log, its inbox, its units', async () => {
       const [a, b, c] = [await cluster.join('a'), await cluster.join('b'), await cluster.join('c')]
       const gone: string[] = []

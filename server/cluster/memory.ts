@@ -5,7 +5,7 @@
 import { type LogRecord } from '../storage/groups/log.ts'
 import { HEADER_BYTES } from '../storage/groups/log.ts'
 import { RecoveredError } from './errors.ts'
-import { type Claim, type Inheritance, type LoadedUnit, type Membership, type NodeInfo, type NodeLog, type Parcel, type UnitRow } from './shapes.ts'
+import { type Claim, type Inheritance, type LoadedUnit, type Membership, type NodeInfo, type Addressed, type NodeLog, type Parcel, type UnitRow } from './shapes.ts'
 
 /** Called before and after each thing that a node asks; may throw. */
 export type Between = (inc: string, what: string, when: 'before' | 'after') => Promise<void> | void
@@ -146,6 +146,12 @@ export class MemoryCluster {
     for (const [unit, tail] of tails) this.placeOf(unit).tail = tail && Buffer.from(tail)
   }
 
+  /** Whether a node is there whose turn of being recovered has not come. */
+  takes(inc: string): boolean {
+    const member = this.#members.get(inc)
+    return member !== undefined && member.state !== 'being recovered'
+  }
+
   send(inc: string, parcel: Parcel): 'sent' | 'gone' {
     const member = this.#members.get(inc)
     if (!member) return 'gone'
@@ -157,14 +163,16 @@ export class MemoryCluster {
 
   receivedBy(inc: string, source: string): number { return this.#received.get(inc)?.get(source) ?? 0 }
 
-  append(member: Member, segment: number, record: LogRecord): void {
+  /** Whether it was not there before. */
+  append(member: Member, segment: number, record: LogRecord): boolean {
     assertLive(member)
-    if (record.number <= member.record) return
+    if (record.number <= member.record) return false
     if (record.number !== member.record + 1) throw new Error('a record is missing in between')
     const records = member.segments.get(segment)
     if (records) records.push(record)
     else member.segments.set(segment, [record])
     member.record = record.number
+    return true
   }
 
   drop(member: Member, upTo: number): void {
@@ -334,10 +342,19 @@ class MemoryLog implements NodeLog {
   }
 
   async append(buffer: Buffer, payloadBytes: number, lastIdMs: number): Promise<void> {
+    await this.appendAndSend(buffer, payloadBytes, lastIdMs, [])
+  }
+
+  async appendAndSend(buffer: Buffer, payloadBytes: number, lastIdMs: number, parcels: readonly Addressed[]): Promise<ReadonlySet<string>> {
     const payload = Buffer.from(buffer.subarray(HEADER_BYTES, HEADER_BYTES + payloadBytes))
-    await this.#cluster.ask(this.#inc, 'append', (member) => { this.#cluster.append(member, this.#segment, { number: this.#record + 1, lastIdMs, payload }) })
+    const arrived = new Set<string>()
+    await this.#cluster.ask(this.#inc, 'append', (member) => {
+      if (!this.#cluster.append(member, this.#segment, { number: this.#record + 1, lastIdMs, payload })) return
+      for (const { to, parcel } of parcels) if (this.#cluster.takes(to) && this.#cluster.send(to, parcel) === 'sent') arrived.add(to)
+    })
     this.#record++
     this.bytes += buffer.length
+    return arrived
   }
 
   async prepare(): Promise<void> {}

@@ -52,6 +52,12 @@ export interface Parcel {
   readonly pieces: readonly Buffer[]
 }
 
+/** A parcel, and the node that is to have it. */
+export interface Addressed {
+  readonly to: string
+  readonly parcel: Parcel
+}
+
 /** This node's place in a cluster. */
 export interface Membership extends AsyncDisposable {
   readonly self: NodeInfo
@@ -179,7 +185,13 @@ export interface Units {
  * first HEADER_BYTES of the buffer to the log; the payload follows. It rejects when it failed: then the same record is appended again,
  * and must be there once, and no other before it.
  */
-export type NodeLog = Log
+export interface NodeLog extends Log {
+  /**
+   * As `append`, and puts parcels into the inboxes of their nodes in the same step, where that can be done. Answers for which nodes it was; of the others, and
+   * after a failure, nothing is known.
+   */
+  appendAndSend?(buffer: Buffer, payloadBytes: number, lastIdMs: number, parcels: readonly Addressed[]): Promise<ReadonlySet<string>>
+}
 
 /** What a lost node leaves: a survivor does again what its log says, and then takes on what was sent to it. */
 export interface Inheritance {

@@ -15,7 +15,7 @@ import { Bus } from './bus.ts'
 import { UnitHistory } from './history.ts'
 import { lastMs, LoadedUnits, type Unit } from './loaded.ts'
 import { recover } from './recovery.ts'
-import { type HistoryProgress, type HistoryQueue, type HistoryStore, type Inheritance, type Membership, type NodeInfo, type RowStore, type UnitRow, type Units } from './shapes.ts'
+import { type HistoryProgress, type HistoryQueue, type HistoryStore, type Inheritance, type Membership, type NodeInfo, type NodeLog, type RowStore, type UnitRow, type Units } from './shapes.ts'
 import { UnitStreams } from './streams.ts'
 import { continueVersionsAfter, nextVersion, timeOfLastVersion } from './versions.ts'
 
@@ -321,7 +321,7 @@ export class ClusterStorage implements Storage, Units {
   }
 
   /** The log, behind which commits wait while what follows it is too far behind. */
-  #gatedLog(log: Log): Log {
+  #gatedLog(log: NodeLog): Log {
     const isOpen = (): boolean => this.#behind() === undefined || this.#isLost || this.#isClosing
     return {
       get bytes() { return log.bytes },
@@ -333,7 +333,10 @@ export class ClusterStorage implements Storage, Units {
         if (this.#isLost) throw new StorageError('this node has lost its place in the cluster')
         const version = nextVersion()
         // Whoever does it again makes versions after this one.
-        await log.append(buffer, payloadBytes, Math.max(lastIdMs, timeOfLastVersion()))
+        const last = Math.max(lastIdMs, timeOfLastVersion())
+        const parcels = log.appendAndSend ? this.#bus.parcels() : []
+        if (log.appendAndSend && parcels.length > 0) this.#bus.wentAlong(await log.appendAndSend(buffer, payloadBytes, last, parcels))
+        else await log.append(buffer, payloadBytes, last)
         this.#units.loggedVersion = version
       },
       prepare: () => log.prepare(),

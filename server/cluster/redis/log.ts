@@ -1,10 +1,13 @@
 /**
  * A node's log as a Redis Stream. The id of an entry is the record's segment and number, so a record is there once however often it
  * is appended. The latest records are kept here as well: when a replica becomes the primary that did not have the last ones, these are appended again.
+ * What a record's group sends to other nodes is put into their inboxes by the script that appends it, unless they are in other slots.
  */
-import { HEADER_BYTES, type Log } from '../../storage/groups/log.ts'
-import { type Commander, FinalError } from './connect.ts'
-import { type NodeKeys } from './keys.ts'
+import { HEADER_BYTES } from '../../storage/groups/log.ts'
+import { type Addressed, type NodeLog } from '../shapes.ts'
+import { type Argument, type Commander, FinalError } from './connect.ts'
+import { packPieces } from './inbox.ts'
+import { type Keys, type NodeKeys } from './keys.ts'
 import { APPEND, TRIM } from './scripts.ts'
 
 /** Of the latest records, as long as it takes a replica to hear of them or to become the primary. */
@@ -19,7 +22,23 @@ interface Recent {
   readonly at: number
 }
 
-export class RedisLog implements Log {
+/** What an inbox may have. */
+export interface InboxLimits {
+  readonly entries: number
+  readonly bytes: number
+}
+
+/** Keys of other nodes, which scripts may use. */
+interface Sending {
+  readonly keys: Keys
+  readonly limits: InboxLimits
+}
+
+const NOBODY: ReadonlySet<string> = new Set()
+const SENT = 1
+
+export class RedisLog implements NodeLog {
+  readonly appendAndSend?: (buffer: Buffer, payloadBytes: number, lastIdMs: number, parcels: readonly Addressed[]) => Promise<ReadonlySet<string>>
   readonly #commander: Commander
   readonly #keys: NodeKeys
   readonly #onLost: () => void
@@ -29,22 +48,19 @@ export class RedisLog implements Log {
   #record = 0
   #bytes = 0
   #isClosed = false
-  #appending: Promise<void> | undefined
+  #appending: Promise<unknown> | undefined
 
   /** `onLost`: it takes nothing any more, or has lost what it had. */
-  constructor(commander: Commander, keys: NodeKeys, onLost: () => void) {
+  constructor(commander: Commander, keys: NodeKeys, onLost: () => void, sending?: Sending) {
     this.#commander = commander
     this.#keys = keys
     this.#onLost = onLost
+    if (sending) this.appendAndSend = (buffer, payloadBytes, lastIdMs, parcels) => this.#begin(buffer, payloadBytes, lastIdMs, { ...sending, parcels })
   }
 
   get bytes(): number { return this.#bytes }
 
-  append(buffer: Buffer, payloadBytes: number, lastIdMs: number): Promise<void> {
-    if (this.#isClosed) return Promise.reject(new Error('the log is closed'))
-    this.#appending = this.#append(buffer.subarray(HEADER_BYTES, HEADER_BYTES + payloadBytes), lastIdMs)
-    return this.#appending
-  }
+  async append(buffer: Buffer, payloadBytes: number, lastIdMs: number): Promise<void> { await this.#begin(buffer, payloadBytes, lastIdMs) }
 
   async prepare(): Promise<void> {}
 
@@ -63,16 +79,24 @@ export class RedisLog implements Log {
     await Promise.allSettled([this.#appending])
   }
 
-  async #append(payload: Buffer, lastIdMs: number): Promise<void> {
+  #begin(buffer: Buffer, payloadBytes: number, lastIdMs: number, sending?: Sending & { readonly parcels: readonly Addressed[] }): Promise<ReadonlySet<string>> {
+    if (this.#isClosed) return Promise.reject(new Error('the log is closed'))
+    const appending = this.#append(buffer.subarray(HEADER_BYTES, HEADER_BYTES + payloadBytes), lastIdMs, sending)
+    this.#appending = appending
+    return appending
+  }
+
+  async #append(payload: Buffer, lastIdMs: number, sending?: Sending & { readonly parcels: readonly Addressed[] }): Promise<ReadonlySet<string>> {
     const number = this.#record + 1
     const id = `${this.#segment}-${number}`
-    let last = await this.#send(number, id, lastIdMs, payload)
+    let [last, ...went] = await this.#send(number, id, lastIdMs, payload, sending)
+    const parcels = sending?.parcels ?? []
     while (last !== -1) {
       const next = this.#recent.find((record) => record.number === last + 1)
       if (!next) return this.#lose(`Redis has lost records of the log after ${last}`)
-      last = await this.#send(next.number, next.id, next.lastIdMs, next.payload)
+      last = (await this.#send(next.number, next.id, next.lastIdMs, next.payload))[0]
       if (last !== -1) continue
-      last = next.number < number - 1 ? next.number : await this.#send(number, id, lastIdMs, payload)
+      last = next.number < number - 1 ? next.number : (await this.#send(number, id, lastIdMs, payload))[0]
     }
     this.#record = number
     this.#bytes += payload.length
@@ -80,13 +104,24 @@ export class RedisLog implements Log {
     this.#recent.push({ number, id, lastIdMs, payload: Buffer.from(payload), at: performance.now() })
     this.#recentBytes += payload.length
     this.#forget()
+    return went.length === 0 ? NOBODY : new Set(parcels.filter((_, i) => went[i] === SENT).map(({ to }) => to))
   }
 
-  /** -1, or the last record that is there when some before this one are not. */
-  async #send(number: number, id: string, lastIdMs: number, payload: Buffer): Promise<number> {
+  /** -1, or the last record that is there when some before this one are not; then how the parcels went. */
+  async #send(number: number, id: string, lastIdMs: number, payload: Buffer, sending?: Sending & { readonly parcels: readonly Addressed[] }): Promise<[number, ...number[]]> {
     const { node, fence, at, log } = this.#keys
-    const answer = Number(await this.#commander.run(APPEND, [node, fence, at, log], [number, id, lastIdMs, payload]))
-    if (answer === -2) this.#lose('this node has lost its lease')
+    const keys = [node, fence, at, log]
+    const args: Argument[] = [number, id, lastIdMs, payload]
+    if (sending) {
+      args.push(sending.limits.entries, sending.limits.bytes, sending.parcels[0]?.parcel.source ?? '')
+      for (const { to, parcel } of sending.parcels) {
+        const other = sending.keys.node(to)
+        keys.push(other.node, other.fence, other.inbox)
+        args.push(parcel.first, packPieces(parcel.pieces))
+      }
+    }
+    const answer = await this.#commander.run(APPEND, keys, args) as [number, ...number[]]
+    if (answer[0] === -2) this.#lose('this node has lost its lease')
     return answer
   }
 

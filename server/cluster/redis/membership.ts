@@ -13,7 +13,7 @@ import { type Client, Commander, FinalError, openClient, pause, type RedisConnec
 import { RecoveredError } from '../errors.ts'
 import { buffersOf, Inbox, packPieces, parcelOf } from './inbox.ts'
 import { Keys } from './keys.ts'
-import { RedisLog } from './log.ts'
+import { type InboxLimits, RedisLog } from './log.ts'
 import { BEAT, CHANGE, CLAIM, END_TURN, FENCE, FINISH, JOIN, LEAVE, LEFT, LOAD, NOTE_WAYS, LOSE, NUMBER, RELEASE, type Script, SEND, TAKE_TURN, WRITE } from './scripts.ts'
 import { argumentsOf, loadedOf } from './unit-rows.ts'
 
@@ -66,6 +66,7 @@ export class RedisMembership implements Membership {
   readonly #channel: string
   readonly #onChange: ((gone: readonly string[]) => void)[] = []
   readonly #onLost: (() => void)[] = []
+  readonly #limits: InboxLimits
   readonly #watched = new Map<string, Watched>()
   readonly #problems = new Map<string, string>()
   /** Units that this node is the home of. */
@@ -94,7 +95,10 @@ export class RedisMembership implements Membership {
     this.#keys = new Keys(options.redis.keyPrefix)
     this.#commander = new Commander(options.redis, (problem) => { this.#report('commands', problem) })
     this.#logCommander = new Commander(options.redis, (problem) => { this.#report('log', problem) })
-    this.log = new RedisLog(this.#logCommander, this.#keys.node(self.inc), () => { this.#lose() })
+    this.#limits = { entries: options.inboxEntries ?? INBOX_ENTRIES, bytes: options.inboxBytes ?? INBOX_BYTES }
+    // Keys of several nodes are in several slots of a Cluster.
+    const sending = options.redis.cluster.length > 0 ? undefined : { keys: this.#keys, limits: this.#limits }
+    this.log = new RedisLog(this.#logCommander, this.#keys.node(self.inc), () => { this.#lose() }, sending)
     this.#inbox = new Inbox(options.redis, this.#commander, this.#keys.node(self.inc), (problem) => { this.#report('inbox', problem) })
     this.#channel = `${options.redis.keyPrefix}${CHANNEL}`
     this.#hints = openClient(options.redis)
@@ -194,7 +198,7 @@ export class RedisMembership implements Membership {
     const pieces = packPieces(parcel.pieces)
     const answer = await this.#persist(async () => {
       for (;;) {
-        const answer = Number(await this.#commander.run(SEND, [node, fence, inbox], [this.#options.inboxEntries ?? INBOX_ENTRIES, parcel.source, parcel.first, pieces, this.#options.inboxBytes ?? INBOX_BYTES]))
+        const answer = Number(await this.#commander.run(SEND, [node, fence, inbox], [this.#limits.entries, this.#limits.bytes, parcel.source, parcel.first, pieces]))
         if (answer === 1) return 'sent'
         if (answer === 0) return 'gone'
         if (answer === 2) return 'recovered'

@@ -123,16 +123,41 @@ for _ = 1, tonumber(ARGV[11]) do
 end
 return 1`)
 
-/** KEYS: node, fence, at, log; ARGV: number, id, lastMs, payload. Answers -1 when it is there, -2 when the log takes nothing any more, or the number of the last record when some between are missing. */
-export const APPEND = script(`
-if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('EXISTS', KEYS[2]) == 1 then return -2 end
+/** 1; 0 when there is no such node; 2 when it is being recovered; 3 when its inbox is full. Bytes are looked at when there are more entries than a few. */
+const SENDING = `
+local function sendTo(node, fence, inbox, entriesMax, bytesMax, source, first, pieces)
+  if redis.call('EXISTS', node) == 0 then return 0 end
+  if redis.call('EXISTS', fence) == 1 then return 2 end
+  local entries = redis.call('XLEN', inbox)
+  if entries >= tonumber(entriesMax) then return 3 end
+  if entries >= 64 then
+    local bytes = redis.pcall('MEMORY', 'USAGE', inbox, 'SAMPLES', 0)
+    if type(bytes) == 'number' and bytes + #pieces > tonumber(bytesMax) then return 3 end
+  end
+  redis.call('XADD', inbox, '*', 's', source, 'f', first, 'p', pieces)
+  return 1
+end`
+
+/**
+ * KEYS: node, fence, at, log, then node, fence and inbox of each to whom parcels go (in one slot where there are slots: none in a Cluster). ARGV: number, id, lastMs, payload, entries and bytes
+ * that an inbox may have, source, then first number and pieces of each parcel. Answers -1 when the record is there, -2 when the log takes nothing any more, or the number of the last record when some between
+ * are missing; then, when it has been appended now, how each parcel went (see SENDING).
+ */
+export const APPEND = script(`${SENDING}
+if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('EXISTS', KEYS[2]) == 1 then return {-2} end
 local at = tonumber(redis.call('GET', KEYS[3]) or '0')
 local number = tonumber(ARGV[1])
-if at >= number then return -1 end
-if at < number - 1 then return at end
+if at >= number then return {-1} end
+if at < number - 1 then return {at} end
 redis.call('XADD', KEYS[4], ARGV[2], 'l', ARGV[3], 'p', ARGV[4])
 redis.call('SET', KEYS[3], ARGV[1])
-return -1`)
+local answer = {-1}
+local arg = 8
+for key = 5, #KEYS, 3 do
+  answer[#answer + 1] = sendTo(KEYS[key], KEYS[key + 1], KEYS[key + 2], ARGV[5], ARGV[6], ARGV[7], ARGV[arg], ARGV[arg + 1])
+  arg = arg + 2
+end
+return answer`)
 
 /** KEYS: node, fence, log; ARGV: the first id that stays. */
 export const TRIM = script(`
@@ -140,20 +165,9 @@ if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('EXISTS', KEYS[2]) == 1 then
 redis.call('XTRIM', KEYS[3], 'MINID', ARGV[1])
 return 1`)
 
-/**
- * KEYS: node, fence, inbox; ARGV: entries that it may have, source, first number, pieces, bytes that it may have (looked at when there are more entries than a few). Answers 1; 0 when there is no such node; 2 when it is being recovered; 3 when it is full.
- */
-export const SEND = script(`
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-if redis.call('EXISTS', KEYS[2]) == 1 then return 2 end
-local entries = redis.call('XLEN', KEYS[3])
-if entries >= tonumber(ARGV[1]) then return 3 end
-if entries >= 64 then
-  local bytes = redis.pcall('MEMORY', 'USAGE', KEYS[3], 'SAMPLES', 0)
-  if type(bytes) == 'number' and bytes + #ARGV[4] > tonumber(ARGV[5]) then return 3 end
-end
-redis.call('XADD', KEYS[3], '*', 's', ARGV[2], 'f', ARGV[3], 'p', ARGV[4])
-return 1`)
+/** KEYS: node, fence, inbox; ARGV: entries and bytes that it may have, source, first number, pieces. Answers as SENDING says. */
+export const SEND = script(`${SENDING}
+return sendTo(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])`)
 
 /** KEYS: node, fence, inbox; ARGV: ids. */
 export const TAKE_OUT = script(`
