@@ -13,7 +13,7 @@ import type { HistoryChange, HistoryEntry, HistoryProgress, HistoryStore } from 
 
 /** A fetch answers when it has so much, or after so long: nobody waits for a few messages, and a batch of few costs as much as one of hundreds. */
 const FETCH_BYTES_MIN = 1_048_576
-const FETCH_WAIT_MS = 250
+const FETCH_WAIT_MS = 1000
 const FETCH_PARTITION_BYTES = 4_194_304
 const FETCH_BYTES_MAX = 16_777_216
 /** The store is given so many at once. */

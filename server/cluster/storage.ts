@@ -50,9 +50,11 @@ export const RELEASED = 1
 /** Units whose names keys do not tell. */
 export const NAMED = 2
 
-const COMMIT_EVERY_MS = 4
+/** Each commit costs as much CPU as several messages. The first after a pause comes at once. */
+const COMMIT_EVERY_MS = 8
 const SEGMENT_BYTES = 16 * 1024 * 1024
-const SEGMENT_MS = 5000
+/** Each turning over writes the tails of all who have written a moment ago. */
+const SEGMENT_MS = 20_000
 const IDLE_MS = 120_000
 /** What has been claimed is not given up before its claimant has come to use it. */
 const IDLE_LEAST_MS = 5000

@@ -20,7 +20,7 @@ const SLOW_MS = 3_000
 const CLOSE_MS = 5_000
 const RETRY_MS = 1_000
 /** How long entries are collected for one batch: nobody waits for these, and a batch costs as much as a hundred entries. */
-const LINGER_MS = 100
+const LINGER_MS = 250
 /** Entries of one owner are one message, up to so many bytes: a message costs more than what is in it. */
 const JOINED_BYTES_MAX = 65_536
 

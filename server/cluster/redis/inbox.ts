@@ -12,9 +12,9 @@ const ENTRIES_AT_ONCE = 64
 const BYTES_MAX = 16 * 1024 * 1024
 const RETRY_MS = 200
 const DONE_AT_ONCE = 500
-const DONE_EVERY_MS = 25
+const DONE_EVERY_MS = 100
 /** The least time between two reads, unless there is nothing for as long: each costs as much as several stanzas. */
-const READ_EVERY_MS = 3
+const READ_EVERY_MS = 8
 
 /** Somebody who waits until the entry with this id has been handed out. */
 interface Waiting {
