@@ -266,7 +266,7 @@ describe('what Redis has', () => {
     const { home, offline, streams, tail } = keys.unit(unit)
     const write = (by: string, seq: number, token: number): Promise<unknown> =>
       commander.run(WRITE, [home, offline, streams, tail], [by, seq, a.self.inc, token, 'keep', '', 0, ...argumentsOf(unit, [row(`by ${by}`)])])
-    const take = (number: number): Promise<unknown> => commander.run(APPEND, [node, fence, at, log], [number, `1-${number}`, 1, 'record'])
+    const take = async (number: number): Promise<unknown> => (await commander.run(APPEND, [node, fence, at, log], [number, `1-${number}`, 1, 'record']) as unknown[])[0]
     const finish = (token: number): Promise<unknown> => commander.run(FINISH, [node, fence, at, log, inbox, over], [token, 60, 'last', 1])
     try {
       await insist(async () => { expect(await take(1)).to.equal(-1) })
@@ -274,7 +274,7 @@ describe('what Redis has', () => {
       expect(await take(3)).to.equal(1)
       expect(await commander.run(FENCE, [node, fence], [4])).to.equal(1)
       expect(await take(2)).to.equal(-2)
-      expect(await commander.run(SEND, [node, fence, inbox], [9, 'x', 1, '', 1e6])).to.equal(2)
+      expect(await commander.run(SEND, [node, fence, inbox], [9, 1e6, 'x', 1, ''])).to.equal(2)
       expect(await write('slow', 1, 4)).to.equal(1)
       expect(await write(a.self.inc, 99, 0)).to.equal(0)
       expect(await commander.run(FENCE, [node, fence], [5])).to.equal(1)
@@ -284,7 +284,7 @@ describe('what Redis has', () => {
       expect(await finish(4)).to.equal(0)
       expect(await finish(5)).to.equal(1)
       expect(await take(2)).to.equal(-2)
-      expect(await commander.run(SEND, [node, fence, inbox], [9, 'x', 1, '', 1e6])).to.equal(0)
+      expect(await commander.run(SEND, [node, fence, inbox], [9, 1e6, 'x', 1, ''])).to.equal(0)
       expect(await client.keys(`${redis.keyPrefix}{${a.self.inc}}:*`)).to.have.members([fence, over])
       expect(await b.claim(unit)).to.have.property('here', true)
       expect(await write('quick', 2, 5)).to.equal(0)
