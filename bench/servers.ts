@@ -40,12 +40,16 @@ export interface Place {
 interface BenchPlace extends Place {
   readonly archive: boolean
   readonly profileDir: string | undefined
+  /** Of Tidings: how many serve clients. */
+  readonly processes: number
 }
 
 export interface Command {
   readonly file: string
   readonly args: readonly string[]
   readonly env?: NodeJS.ProcessEnv
+  /** What it says once all of it serves; unless given its ports tell. */
+  readonly ready?: string
 }
 
 const EXECUTABLES: Record<ServerName, string | undefined> = { tidings: undefined, ejabberd: 'ejabberdctl', prosody: 'prosody' }
@@ -75,9 +79,9 @@ process.on('exit', () => {
   for (const dir of folders) rmSync(dir, { recursive: true, force: true })
 })
 
-/** Starts a server and waits until both its ports are open. With `profileDir`, Tidings leaves a CPU profile there when it stops. */
-export async function startServer(name: ServerName, variant: Variant, profileDir?: string): Promise<RunningServer> {
-  return launch(name, (place) => ({ tidings, ejabberd, prosody })[name]({ ...place, archive: variant === 'archive', profileDir }))
+/** Starts a server and waits until both its ports are open. With `profileDir`, Tidings leaves a CPU profile of each process there when it stops. */
+export async function startServer(name: ServerName, variant: Variant, profileDir?: string, processes = 1): Promise<RunningServer> {
+  return launch(name, (place) => ({ tidings, ejabberd, prosody })[name]({ ...place, archive: variant === 'archive', profileDir, processes }))
 }
 
 /** Starts what `configure` makes for a place, and waits until both its ports for clients are open. */
@@ -122,7 +126,7 @@ export async function launch(name: ServerName, configure: (place: Place) => Comm
     folders.delete(dir)
   }
   const deadline = performance.now() + START_MS
-  while (!(await answers(port)) || !(await answers(tlsPort))) {
+  while (!(await answers(port)) || !(await answers(tlsPort)) || !readFileSync(log, 'utf8').includes(command.ready ?? '')) {
     if (ended || performance.now() > deadline) {
       const said = readFileSync(log, 'utf8').slice(-2000)
       await stop()
@@ -171,6 +175,7 @@ function tidings(place: BenchPlace): Command {
 loglevel: error
 certfiles: ["${place.both}"]
 registration_timeout: infinity
+tidings: {processes: ${place.processes}}
 listen:
   - {port: ${place.port}, ip: "127.0.0.1", module: ejabberd_c2s, max_stanza_size: 262144, access: all, starttls: true}
   - {port: ${place.tlsPort}, ip: "127.0.0.1", module: ejabberd_c2s, max_stanza_size: 262144, access: all, tls: true}
@@ -196,7 +201,7 @@ ${place.archive ? '  mod_mam: {default: always}\n  mod_muc: {default_room_option
   mod_version: {}
 `)
   const program = path.join(import.meta.dirname, '../bin/tidings.js')
-  return { file: process.execPath, args: [...(place.profileDir === undefined ? [] : ['--cpu-prof', '--cpu-prof-dir', place.profileDir]), program, 'serve', '--config', file, '--data', path.join(place.dir, 'data')] }
+  return { file: process.execPath, ...(place.processes > 1 && { ready: 'processes take clients' }), args: [...(place.profileDir === undefined ? [] : ['--cpu-prof', '--cpu-prof-dir', place.profileDir]), program, 'serve', '--config', file, '--data', path.join(place.dir, 'data')] }
 }
 
 /** As Debian sets it up, at its best: no busy-waiting schedulers, no shapers, logging errors alone; the archive in Mnesia, its default. */

@@ -93,7 +93,8 @@ export async function serveProcess(parts: ServeParts): Promise<number> {
       }
     })()
   })
-  const stopped = new Promise<void>((resolve) => { process.once('SIGTERM', () => { resolve() }) })
+  // It may be told twice: by who stops all processes of the service at once, and by the main process.
+  const stopped = new Promise<void>((resolve) => { process.on('SIGTERM', () => { resolve() }) })
   // Sent to all processes of a terminal; the main process tells when to stop.
   process.on('SIGINT', () => undefined).on('SIGHUP', () => undefined)
   const renewing = setInterval(() => {

@@ -102,6 +102,8 @@ interface Member {
   /** `gone`: nothing is left of it. */
   state: 'live' | 'lost' | 'being recovered' | 'gone'
   inherits: boolean
+  /** It has said that it does nothing any more. */
+  hasLeft: boolean
   heardAt: number
   /** Keys of the records of its log, by segment. */
   readonly segments: Map<number, string[]>
@@ -668,7 +670,7 @@ export class Hub {
     member.wire = undefined
     for (const end of member.waiting.splice(0)) end()
     if (this.#isClosed) return
-    this.#options.onLost?.(member.info.inc)
+    if (!member.hasLeft) this.#options.onLost?.(member.info.inc)
     this.#recoversNoMore(member)
     this.#lost.push(member)
     this.#changed([])
@@ -681,6 +683,7 @@ export class Hub {
   }
 
   #leave(member: Member, answer: () => void): void {
+    member.hasLeft = true
     const isEmpty = member.inbox.size === 0 && [...member.segments.values()].every((keys) => keys.length === 0)
     if (isEmpty) this.#end(member, 0, new Map(), () => { answer() })
     else answer()
@@ -812,7 +815,7 @@ const RECORD_DIGITS = 14
 function logPrefix(inc: string): string { return `l${encodePart(inc)}` }
 
 function newMember(info: NodeInfo, wire: Wire | undefined, state: Member['state']): Member {
-  return { info, wire, state, inherits: false, heardAt: performance.now(), segments: new Map(), record: 0, inbox: new Map(), ways: new Map(), inboxBytes: 0, sources: new Map(), waiting: [] }
+  return { info, wire, state, inherits: false, hasLeft: false, heardAt: performance.now(), segments: new Map(), record: 0, inbox: new Map(), ways: new Map(), inboxBytes: 0, sources: new Map(), waiting: [] }
 }
 
 function listOf<K>(map: Map<K, string[]>, key: K): string[] {

@@ -1,4 +1,5 @@
 import { expect } from 'chai'
+import { HEADER_BYTES } from '../../storage/groups/log.ts'
 import { testHistoryStore } from '../history-store.contract.ts'
 import { testMembership } from '../membership.contract.ts'
 import { testRowStore } from '../row-store.contract.ts'
@@ -28,12 +29,16 @@ describe('a process that leaves in good order', () => {
     const gone: string[] = []
     stays.onChange((over) => { gone.push(...over) })
     await leaves[Symbol.asyncDispose]()
+    // With something left, too, that another is to do.
+    const full = await hub.join('full')
+    await full.log.append(Buffer.alloc(HEADER_BYTES), 0, 1)
+    await full[Symbol.asyncDispose]()
     const killed = await hub.join('killed')
     killed.abort()
     while (!gone.includes(killed.self.inc)) await new Promise((resolve) => { setTimeout(resolve, 5) })
     expect(lost).to.deep.equal([killed.self.inc])
-    expect(recovered).to.deep.equal([killed.self.inc])
-    expect(gone).to.deep.equal([leaves.self.inc, killed.self.inc])
+    expect(recovered).to.deep.equal([full.self.inc, killed.self.inc])
+    expect(gone).to.deep.equal([leaves.self.inc, full.self.inc, killed.self.inc])
   })
 })
 
