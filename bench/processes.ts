@@ -47,7 +47,7 @@ function partners(processes: number, how: 'alone' | 'across' | 'within'): number
   const homes = Array.from({ length: processes }, (_, place) => ({ name: String(place + 1), roles: [], leaving: false }))
   const at = Array.from({ length: users }, (_, index) => homes.findIndex((home) => home === chooseNode(`${userName(index)}@localhost`, homes)))
   const by = homes.map((_, place) => at.flatMap((home, index) => (home === place ? [index] : [])))
-  const count = new Array<number>(processes).fill(0)
+  const count = homes.map(() => 0)
   return at.map((home) => {
     const place = how === 'across' ? (home + 1) % processes : home
     const list = by[place] as number[]
