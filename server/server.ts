@@ -518,7 +518,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
       const reply = (answer: Stanza): void => (session !== undefined ? session.send(answer, { durable: stanza.type === 'set' && storage.dirty }) : void router.route(answer))
       const answer = iq.dispatch(stanza, from, to, 'host', session)
       if (answer instanceof Promise) void answer.then(reply)
-      else reply(answer)
+      else if (answer !== undefined) reply(answer)
     })
     host.stops.push(() => void services.delete(domain))
     return { iq, disco }

@@ -64,6 +64,8 @@ export type IqHandler = (request: IqRequest) => Element | undefined | void | Pro
 export interface IqRegistry {
   get(payload: string, target: IqTarget | readonly IqTarget[], handler: IqHandler): void
   set(payload: string, target: IqTarget | readonly IqTarget[], handler: IqHandler): void
+  /** Asked before the handlers, of requests to the host and to accounts: true when it answers by itself, perhaps much later. Nothing waits for that. */
+  divert(handler: (stanza: Stanza, from: Jid) => boolean): void
   /** Sends an IQ from the host (or from `from`) and resolves with the answer's stanza (result or error), or undefined after `timeoutMs`. */
   request(stanza: Stanza, timeoutMs: number): Promise<Stanza | undefined>
 }

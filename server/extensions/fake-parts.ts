@@ -188,7 +188,9 @@ export function fakeParts(host = 'example.net') {
       const target = Jid.parse(to ?? sender.bare)
       const request = stanza(`<iq xmlns='jabber:client' type='${type}' id='1' from='${from}' to='${target.toString()}'>${payload}</iq>`)
       const session = online.find((each) => each.jid.toString() === from) as Session | undefined
-      return (await iq.dispatch(request, sender, target, target.local === '' ? 'host' : 'account', session)).element()
+      const answer = await iq.dispatch(request, sender, target, target.local === '' ? 'host' : 'account', session)
+      if (answer === undefined) throw new Error('somebody else answers')
+      return answer.element()
     },
 
     delivery(text: string): Delivery {

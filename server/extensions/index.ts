@@ -30,6 +30,7 @@ import { lastActivity } from './last-activity.ts'
 import { loginBans } from './login-bans.ts'
 import { muc } from './muc/muc.ts'
 import { multicast } from './multicast.ts'
+import { namespaceDelegation } from './namespace-delegation.ts'
 import { offline } from './offline.ts'
 import { ping } from './ping.ts'
 import { privateStorage } from './private-storage.ts'
@@ -60,7 +61,7 @@ export const extensions = [
   abuseReports, externalServices, serviceStatus, socks5Proxy, multicast,
   disco, caps, contactAddresses, adhoc, dataExport, serviceAdministration, announcements,
   loginBans, fast, scramUpgrade, clientAccess,
-  roster, privilegedEntity, sharedRosterLdap, register, invites, privateStorage, vcard, userSearch, lastActivity, flexibleOffline,
+  roster, privilegedEntity, namespaceDelegation, sharedRosterLdap, register, invites, privateStorage, vcard, userSearch, lastActivity, flexibleOffline,
   ping, version, entityTime, httpUpload, httpUploadQuota, bosh, hostMeta,
   muc,
   // What keeps things in personal nodes comes after them.

@@ -67,7 +67,7 @@ function stage({ versioning = true, allowed = true } = {}) {
   }
   async function asks(client: Client, type: 'get' | 'set', query: string, to = client.owner): Promise<string> {
     const stanza = makeStanza('iq', { type, id: 'r1', from: client.jid.toString(), to }, [{ name: 'query', xmlns: 'jabber:iq:roster', text: query }])
-    return (await iq.dispatch(stanza, client.jid, Jid.parse(to), 'account', client as unknown as Session)).toString()
+    return String(await iq.dispatch(stanza, client.jid, Jid.parse(to), 'account', client as unknown as Session))
   }
   const gets = (client: Client, ver?: string): Promise<string> => asks(client, 'get', `<query xmlns='jabber:iq:roster'${ver === undefined ? '' : ` ver='${ver}'`}/>`)
   const sets = (client: Client, items: string): Promise<string> => asks(client, 'set', `<query xmlns='jabber:iq:roster'>${items}</query>`)

@@ -57,6 +57,7 @@ export class PendingIqs {
 
 export class IqDispatcher implements IqRegistry {
   readonly #handlers = new Map<string, IqHandler>()
+  readonly #diverting: ((stanza: Stanza, from: Jid) => boolean)[] = []
   readonly #pending: PendingIqs
   readonly #log: Log
 
@@ -73,6 +74,8 @@ export class IqDispatcher implements IqRegistry {
     this.#add('set', payload, target, handler)
   }
 
+  divert(handler: (stanza: Stanza, from: Jid) => boolean): void { this.#diverting.push(handler) }
+
   request(stanza: Stanza, timeoutMs: number): Promise<Stanza | undefined> {
     return this.#pending.request(stanza, timeoutMs)
   }
@@ -85,11 +88,12 @@ export class IqDispatcher implements IqRegistry {
     }
   }
 
-  /** Answers an IQ of type get or set; the answer is undefined only for what must not be answered. */
-  dispatch(stanza: Stanza, from: Jid, to: Jid, target: IqTarget, session: Session | undefined): Stanza | Promise<Stanza> {
+  /** Answers an IQ of type get or set; undefined when somebody else answers it. */
+  dispatch(stanza: Stanza, from: Jid, to: Jid, target: IqTarget, session: Session | undefined): Stanza | Promise<Stanza> | undefined {
     const child = stanza.children[0]
     // RFC 6120 §8.2.3: exactly one child.
     if (child === undefined || stanza.children.length !== 1) return errorReply(stanza, new StanzaError('bad-request', 'an IQ of type get or set has exactly one child'))
+    if (target !== 'nobody' && this.#diverting.some((divert) => divert(stanza, from))) return undefined
     const handler = this.#handlers.get(`${stanza.type} ${target} ${child.xmlns} ${child.name}`)
     if (handler === undefined) {
       // A payload that is known but not with this type is a different mistake from one that is not known (RFC 6120 §8.4).

@@ -565,7 +565,7 @@ export class Router {
     const target = to.local === '' ? 'host' : from.bare === to.bare || this.#parts.accountExists(to.bare) ? 'account' : 'nobody'
     const answer = host.iq.dispatch(stanza, from, to, target, session)
     if (answer instanceof Promise) return answer.then((reply) => this.#answer(reply, session, type === 'set'))
-    this.#answer(answer, session, type === 'set')
+    if (answer !== undefined) this.#answer(answer, session, type === 'set')
   }
 
   #answer(reply: Stanza, session: Session | undefined, durable: boolean): void {

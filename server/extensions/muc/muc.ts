@@ -272,7 +272,7 @@ class RoomService implements Rooms {
     disco.feature('host', SEARCH_NS)
     const commands = createCommands({
       jid: domain, disco: this.disco, now: () => parts.now(),
-      iq: { get: () => undefined, set: (_payload, _target, handler) => { this.#command = handler }, request: () => Promise.resolve(undefined) },
+      iq: { get: () => undefined, set: (_payload, _target, handler) => { this.#command = handler }, request: () => Promise.resolve(undefined), divert: () => undefined },
     })
     serveHats(commands, (jid) => this.room(jid.local))
     parts.calls.serve(`${USERS} ${domain}`, () => Array.from(this.#occupied, ([local, { occupants }]) => [local, occupants.size]))
