@@ -155,6 +155,23 @@ describe('XEP-0356: privileged entities', () => {
     })
   }
 
+  it('§3: users do not hear what a component says to presence that they have not sent there', async () => {
+    await alone()
+    const bridge = await place.component()
+    const juliet = await place.user('juliet')
+    const refuse = async (): Promise<void> => {
+      const presence = await bridge.receive(({ name }) => name === 'presence')
+      bridge.send(`<presence type='error' from='${DOMAIN}' to='${presence.from}'><error type='auth'><registration-required xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></presence>`)
+      expect((await ask(bridge, 'get', 'localhost', "<ping xmlns='urn:xmpp:ping'/>")).attrs['type']).to.equal('result')
+      await juliet.ping()
+    }
+    await refuse()
+    expect(juliet.inbox.filter(({ type }) => type === 'error')).to.deep.equal([])
+    juliet.send(`<presence to='${DOMAIN}'/>`)
+    await refuse()
+    expect((await juliet.receive((element) => element.attrs['type'] === 'error')).attrs['from']).to.equal(DOMAIN)
+  })
+
   it('§7.2: a component hears of contacts elsewhere, if it may read rosters', async () => {
     await alone()
     const [juliet, bridge, other] = [await place.user('juliet'), await place.component(), await place.component('other.localhost')]

@@ -175,6 +175,11 @@ function startPrivileges({ host, iq, hooks, router, components, sessions, roster
   const ofUser = (session: Session, presence: Stanza): void => { announce(presence.withAttrs({ from: session.jid.toString() }), ({ presence: of }) => of !== 'none') }
   hooks.available((session, presence, first) => { if (first && session.host === host) ofUser(session, presence) })
   hooks.unavailable((session) => { if (session.host === host) ofUser(session, makeStanza('presence', { type: 'unavailable' })) })
+  // What a component says to a presence that the user has not sent there is no matter of theirs (§3).
+  hooks.checkIncoming(({ stanza, from, to }) => {
+    if (stanza.name !== 'presence' || stanza.type !== 'error' || (permissionsOf(from)?.presence ?? 'none') === 'none') return
+    if (sessions.get(to.toString())?.directed.has(from.domain) !== true && rosters.item(to.bare, from.domain) === undefined) throw new StanzaError('not-acceptable')
+  })
   hooks.stampIncoming(({ stanza, from, to }) => {
     if (stanza.name !== 'presence' || (stanza.type !== undefined && stanza.type !== 'unavailable') || from.domain === host || from.resource === '') return
     if (rosters.isSubscribedTo(to.bare, from.bare)) announce(stanza, ({ presence: of }) => of === 'roster')
