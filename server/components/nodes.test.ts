@@ -97,10 +97,10 @@ describe('external components of several nodes', () => {
     let sent = 0
     const send = (count: number): void => { for (let i = 0; i < count; i++) romeo.send(`<message to='1@icq.localhost' type='chat' id='m${sent++}'><body>${body}</body></message>`) }
     send(150)
-    await romeo.requestAck()
+    await romeo.requestAck(30_000)
     all.kill(dying)
     send(30)
-    await romeo.requestAck()
+    await romeo.requestAck(30_000)
     const heir = await component(otherThan(dying))
     send(1)
     const order: number[] = []
@@ -128,7 +128,7 @@ describe('external components of several nodes', () => {
     icq.connection.stopReading()
     const body = 'x'.repeat(50_000)
     for (let i = 0; i < 150; i++) romeo.send(`<message to='1@icq.localhost' type='chat' id='m${i}'><body>${body}</body></message>`)
-    await romeo.requestAck()
+    await romeo.requestAck(30_000)
     all.kill(dying)
     const heir = await component(home)
     const order: number[] = []
@@ -147,11 +147,11 @@ describe('external components of several nodes', () => {
     const icq = await component(otherThan(home, homeOf('romeo@localhost')))
     await until(async () => (await itemsOf(romeo)).includes('icq.localhost') || undefined)
     for (let i = 0; i < 50; i++) say(romeo, `m${i}`)
-    await romeo.requestAck()
+    await romeo.requestAck(30_000)
     all.kill(home)
     for (let i = 50; i < 60; i++) say(romeo, `m${i}`)
     for (let i = 0; i < 60; i++) expect((await icq.receive(isMessage)).id).to.equal(`m${i}`)
-    await romeo.requestAck()
+    await romeo.requestAck(30_000)
     expect(await icq.receive(isMessage, 100).catch((error: Error) => error.message)).to.equal('nothing arrived in 100 ms')
   })
 
