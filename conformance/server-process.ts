@@ -127,7 +127,7 @@ export class ServerProcess implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     running.delete(this)
     if (!this.ended) await this.kill('SIGKILL')
-    await rm(this.#dir, { recursive: true, force: true })
+    await rm(this.#dir, { recursive: true, force: true, maxRetries: 5 })
   }
 }
 
