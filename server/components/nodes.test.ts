@@ -95,11 +95,11 @@ describe('external components of several nodes', () => {
     icq.connection.stopReading()
     const body = 'x'.repeat(50_000)
     let sent = 0
-    const send = (count: number): void => { for (let i = 0; i < count; i++) romeo.send(`<message to='1@icq.localhost' type='chat' id='m${sent++}'><body>${body}</body></message>`) }
+    const send = (count: number, text = body): void => { for (let i = 0; i < count; i++) romeo.send(`<message to='1@icq.localhost' type='chat' id='m${sent++}'><body>${text}</body></message>`) }
     send(150)
     await romeo.requestAck(30_000)
     all.kill(dying)
-    send(30)
+    send(30, 'later')
     await romeo.requestAck(30_000)
     const heir = await component(otherThan(dying))
     send(1)
