@@ -338,13 +338,19 @@ export class IncomingStream implements WireOwner {
   readEnded(): void { this.#exchange?.storeHandled() }
   flushing(): void { this.#exchange?.flushing() }
   peerClosed(): void {
-    this.#endedByUs = this.#wire.closing
+    // One that we have ended with an error goes on: it is resumed, if it can be.
+    this.#endedByUs = this.#wire.closing && !this.#hasFailed
     this.#peerClosed = !this.#wire.closing
   }
 
   #peerClosed = false
 
-  failed(error: StreamError): void { this.#context.streamError('in', this.#remote, error) }
+  #hasFailed = false
+
+  failed(error: StreamError): void {
+    this.#hasFailed = true
+    this.#context.streamError('in', this.#remote, error)
+  }
 
   ended(): void {
     clearTimeout(this.#timer)

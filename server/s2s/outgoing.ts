@@ -316,7 +316,8 @@ export class OutgoingStream implements WireOwner {
 
   readEnded(): void { this.#exchange.storeHandled() }
   flushing(): void { if (this.established) this.#exchange.flushing() }
-  peerClosed(): void { if (this.#wire?.closing === true) this.#endedByUs = true }
+  /** A stream that we have ended with an error goes on: it is resumed, if it can be. */
+  peerClosed(): void { if (this.#wire?.closing === true && this.#failure === undefined) this.#endedByUs = true }
 
   failed(error: StreamError): void {
     this.#context.streamError('out', this.#remote.domain, error)
