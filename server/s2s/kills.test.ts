@@ -104,7 +104,14 @@ class Speaker {
     this.#user = user
   }
 
-  async #connected(): Promise<Client> {
+  #connecting: Promise<Client> | undefined
+
+  /** One connection at a time, whoever asks. */
+  #connected(): Promise<Client> {
+    return (this.#connecting ??= this.#connect().finally(() => { this.#connecting = undefined }))
+  }
+
+  async #connect(): Promise<Client> {
     for (let client = this.#client; ; client = undefined) {
       if (client !== undefined && !client.closed) return client
       try {
