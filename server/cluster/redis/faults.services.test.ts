@@ -262,12 +262,12 @@ describe('what Redis has', () => {
   it('is closed to a node that does not know yet that it is lost, and to who has recovered it too slowly', async () => {
     const commander = new Commander(redis, () => undefined)
     const keys = new Keys(redis.keyPrefix)
-    const { node, fence, at, log, inbox, over } = keys.node(a.self.inc)
+    const { node, fence, at, log, inbox, ways, over } = keys.node(a.self.inc)
     const { home, offline, streams, tail } = keys.unit(unit)
     const write = (by: string, seq: number, token: number): Promise<unknown> =>
       commander.run(WRITE, [home, offline, streams, tail], [by, seq, a.self.inc, token, 'keep', '', 0, ...argumentsOf(unit, [row(`by ${by}`)])])
     const take = async (number: number): Promise<unknown> => (await commander.run(APPEND, [node, fence, at, log], [number, `1-${number}`, 1, 'record']) as unknown[])[0]
-    const finish = (token: number): Promise<unknown> => commander.run(FINISH, [node, fence, at, log, inbox, over], [token, 60, 'last', 1])
+    const finish = (token: number): Promise<unknown> => commander.run(FINISH, [node, fence, at, log, inbox, over, ways], [token, 60, 'last', 1])
     try {
       await insist(async () => { expect(await take(1)).to.equal(-1) })
       expect(await take(1)).to.equal(-1)
