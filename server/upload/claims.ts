@@ -4,6 +4,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import { type Client, openClient, type RedisConnection } from '../cluster/redis/connect.ts'
+import { connected } from '../cluster/redis/inbox.ts'
 
 export interface UploadClaims {
   /** Whether this process has the upload now, and no other has it. Rejects when that cannot be found out. */
@@ -30,6 +31,8 @@ export function openUploadClaims(redis: RedisConnection): UploadClaims {
       if (held.has(key)) return false
       held.add(key)
       try {
+        // A process that has just started.
+        await connected(client)
         if (await client.set(nameOf(key), self, 'PX', CLAIM_MS, 'NX') === 'OK') return true
       } catch (error) {
         held.delete(key)

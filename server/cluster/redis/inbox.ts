@@ -164,7 +164,7 @@ function isLater(id: string, other: string): boolean {
 }
 
 /** Waits for a client that is connecting, but not long: a server that is away is a problem to be shown. */
-async function connected(client: Client): Promise<void> {
+export async function connected(client: Client): Promise<void> {
   if (client.status === 'ready') return
   const late = new AbortController()
   await Promise.race([once(client, 'ready', { signal: late.signal }).catch(() => undefined), pause(GRACE_MS)])
