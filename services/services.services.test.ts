@@ -49,7 +49,10 @@ describe('services', () => {
     expect(stdout).to.equal('a\n')
     await service.kill()
     await service.restart()
-    while (!(await run('redis-cli', ['-p', String(port), 'cluster', 'info'])).stdout.includes('cluster_state:ok')) await new Promise((resolve) => setTimeout(resolve, 100))
+    // Each node finds out for itself that all slots are served again.
+    for (const each of service.ports) {
+      while (!(await run('redis-cli', ['-p', String(each), 'cluster', 'info'])).stdout.includes('cluster_state:ok')) await new Promise((resolve) => setTimeout(resolve, 100))
+    }
     expect((await run('redis-cli', ['-c', '-p', String(port), 'get', 'd'])).stdout).to.equal('d\n')
   })
 
